@@ -1,0 +1,217 @@
+"""The graph of one training step: tensors with named dims, ops in execution order, and the builder that appends them.
+
+Names and sizes only, never values. The cost model counts this graph, the reference runs it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from costsim.kinds import Dims, Env, Kind, bind, contracted, expand, linear_equation
+from costsim.ops import kind_of
+
+ROLES = ("data", "weight", "activation", "gradient", "weight_gradient", "state")
+PHASES = ("forward", "backward", "update")
+VALUES = ("float", "index", "mask")
+
+# What the operands of a GEMM are to the layer y = x w, whichever of its three GEMMs reads them.
+GEMM_OPERANDS = {"forward": ("x", "w"), "dgrad": ("dy", "w"), "wgrad": ("x", "dy")}
+
+# What op of which phase writes a tensor decides its role, unless the builder is told.
+_ROLE_OF_PHASE = {"forward": "activation", "backward": "gradient", "update": "state"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named array. `alias` names the tensor in whose place it is written (updates in place)."""
+
+    name: str
+    dims: Dims
+    role: str
+    layer: str
+    values: str = "float"  # float, index (ids and labels) or mask
+    alias: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """One op: a kind, the tensors it reads and writes, when it runs and how often in a step.
+
+    `gemm` is set on products of two matrices: `forward`, or in the backward `dgrad` (the gradient of the first operand)
+    and `wgrad` (of the second; in attention that is the key or value, which stands where a layer has its weight).
+    """
+
+    name: str
+    kind: Kind
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    phase: str
+    layer: str
+    times: int  # runs per training step
+    gemm: str | None
+    params: Mapping[str, Any]
+    env: Env  # what the indices of the kind's patterns stand for
+
+    def contracted_dims(self, operand: int) -> Dims:
+        """The dims of that operand of a GEMM over which it sums, flattened in equation order."""
+        kind_operand = self.kind.inputs[operand]
+        at = contracted(self.kind.name)[operand]
+        return tuple(self.env[kind_operand.pattern[i]][0] for i in at)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A whole training step. `ops` are in execution order and each tensor is written at most once."""
+
+    sizes: Mapping[str, int]
+    tensors: Mapping[str, Tensor]
+    ops: tuple[Op, ...]
+    micro_batches: int = 1
+
+    @cached_property
+    def producer(self) -> Mapping[str, Op]:
+        """The op that writes each tensor; tensors given from outside are missing."""
+        return {name: op for op in self.ops for name in op.outputs}
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of trainable parameters; a tied weight counts once."""
+        return sum(self.elements(t.dims) for t in self.tensors.values() if t.role == "weight" and t.alias is None)
+
+    @cached_property
+    def _elements(self) -> dict[Dims, int]:
+        return {}
+
+    def elements(self, dims: Dims) -> int:
+        """Exact number of elements of a tensor with these dims."""
+        found = self._elements.get(dims)
+        if found is None:
+            found = self._elements[dims] = math.prod(self.sizes[dim] for dim in dims)
+        return found
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The sizes of a tensor's dims."""
+        return tuple(self.sizes[dim] for dim in self.tensors[name].dims)
+
+    def root(self, name: str) -> str:
+        """The tensor whose memory this one takes: itself, or what it updates in place."""
+        while (alias := self.tensors[name].alias) is not None:
+            name = alias
+        return name
+
+
+@lru_cache(maxsize=4096)
+def _bound(kind: Kind, inputs: tuple[Dims, ...], outputs: tuple[Dims, ...] | None) -> tuple[Env, tuple[Dims, ...]]:
+    """Bind once for all layers of the same dims: the environment, and the dims of the results."""
+    env = bind(kind, inputs, outputs)
+    return env, tuple(expand(operand.pattern, env) for operand in kind.outputs)
+
+
+class GraphBuilder:
+    """Appends ops to a graph and names what they make. Model families and autodiff write through it."""
+
+    def __init__(self, sizes: Mapping[str, int], micro_batches: int = 1) -> None:
+        self.sizes = dict(sizes)
+        self.micro_batches = micro_batches
+        self.tensors: dict[str, Tensor] = {}
+        self.ops: list[Op] = []
+        self.phase = "forward"
+        self.times = micro_batches
+        self.layer = ""
+        self._prefix = ""
+
+    @contextmanager
+    def scope(self, name: str, layer: bool = False) -> Iterator[None]:
+        """Prefix the names made inside with `name.`; `layer=True` also makes it the layer they belong to."""
+        before = self._prefix, self.layer
+        self._prefix += name + "."
+        if layer:
+            self.layer = self._prefix[:-1]
+        yield
+        self._prefix, self.layer = before
+
+    def tensor(self, tensor: Tensor) -> str:
+        """Add a tensor under its full name. Raises ValueError on a name taken or a dim unknown."""
+        if tensor.name in self.tensors:
+            raise ValueError(f"tensor {tensor.name!r} exists already")
+        for dim in tensor.dims:
+            if dim not in self.sizes:
+                raise ValueError(f"tensor {tensor.name!r}: unknown dim {dim!r}")
+        self.tensors[tensor.name] = tensor
+        return tensor.name
+
+    def given(self, name: str, dims: Dims, role: str = "data", values: str = "float") -> str:
+        """A tensor that no op writes: data, a weight, a state. `name` is prefixed by the scope."""
+        return self.tensor(Tensor(self._prefix + name, dims, role, self.layer, values))
+
+    def op(
+        self,
+        kind: str,
+        *inputs: str,
+        name: str,
+        outputs: Sequence[Tensor] | None = None,
+        dims: Dims | None = None,
+        gemm: str | None = None,
+        **params: Any,
+    ) -> str:
+        """Append an op named `name` under the scope; returns the (first) tensor that it writes.
+
+        The results' dims come from binding the inputs' dims to the kind's patterns; `dims` (or whole `outputs`, as
+        autodiff gives them) must be said for a kind whose result has an index that no input has. Raises ValueError.
+        """
+        record = kind_of(kind)
+        if tuple(params) != record.params:
+            raise ValueError(f"{kind}: takes params {record.params}, got {tuple(params)}")
+        input_dims = tuple([self.tensors[i].dims for i in inputs])
+        said = tuple([t.dims for t in outputs]) if outputs is not None else (dims,) if dims is not None else None
+        env, output_dims = _bound(record, input_dims, said)
+        full_name = self._prefix + name
+        if outputs is None:
+            role = _ROLE_OF_PHASE[self.phase]
+            names = [full_name] + [f"{full_name}.{operand.name}" for operand in record.outputs[1:]]
+            outputs = [
+                Tensor(n, d, role, self.layer, record.values) for n, d in zip(names, output_dims, strict=True)
+            ]
+        for tensor in outputs:
+            self.tensor(tensor)
+        if gemm is None and record.is_contraction:
+            gemm = "forward"
+        names_out = tuple([t.name for t in outputs])
+        self.ops.append(
+            Op(full_name, record, inputs, names_out, self.phase, self.layer, self.times, gemm, params, env)
+        )
+        return names_out[0]
+
+    def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True) -> str:
+        """y = x w (+ b): contracts the last `inner` dims of x, appends the dims `outer`; makes the weights."""
+        x_dims = self.tensors[x].dims
+        batch = len(x_dims) - inner
+        weight = self.given(f"{name}.weight", x_dims[batch:] + outer, role="weight")
+        y = self.op(linear_equation(batch, inner, len(outer)), x, weight, name=name)
+        if bias:
+            b = self.given(f"{name}.bias", outer, role="weight")
+            y = self.op("add_bias", y, b, name=f"{name}.add_bias")
+        return y
+
+    def layer_norm(self, x: str, name: str, eps: float = 1e-5) -> str:
+        """Layer norm over the last dim of x; makes its weight and bias."""
+        dims = self.tensors[x].dims[-1:]
+        w = self.given(f"{name}.weight", dims, role="weight")
+        b = self.given(f"{name}.bias", dims, role="weight")
+        return self.op("layer_norm", x, w, b, name=name, eps=eps)
+
+    def dropout(self, x: str, rate: float, name: str = "dropout") -> str:
+        """Dropout with a stored mask; nothing at all if the rate is 0."""
+        if not rate:
+            return x
+        mask = self.op("bernoulli", name=f"{name}.mask", dims=self.tensors[x].dims, rate=rate)
+        return self.op("dropout", x, mask, name=name, rate=rate)
+
+    def build(self) -> Graph:
+        """The finished graph."""
+        return Graph(self.sizes, self.tensors, tuple(self.ops), self.micro_batches)

@@ -1,0 +1,209 @@
+"""What an op kind is: one record that says the shapes, the work, the traffic, the gradient and the NumPy meaning.
+
+A kind is a row of the op table (`ops.py`), declared by the decorator `op`, or an einsum equation of two operands, for
+which `contraction` derives the same record mechanically. Nothing here imports NumPy.
+"""
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+Dims = tuple[str, ...]
+Pattern = tuple[str, ...]  # tokens: `k` is one dim, `...` and `*k` any number of dims
+Env = dict[str, Dims]  # what each token stands for in one op
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A named operand or result and the index pattern that its dims must match."""
+
+    name: str
+    pattern: Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class GradRule:
+    """How the gradients of some operands are made: by op `kind` of the named arguments.
+
+    `kind == ""` passes the gradient through: the gradient of the operand *is* the one argument, no op is needed.
+    """
+
+    operands: tuple[str, ...]  # the gradients of these come out, in this order
+    kind: str
+    arguments: tuple[str, ...]  # operands, results, or `dy`: the gradient of the result `y`
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """One row of the op table. Everything that costsim knows of an op comes from here."""
+
+    name: str
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    work: tuple[tuple[Pattern, Mapping[str, int]], ...]  # so many of each operation per point of the index pattern
+    grads: tuple[GradRule, ...]  # operands that no rule makes get no gradient, and said so (`None`)
+    run: Callable[..., Any]
+    params: tuple[str, ...] = ()  # fixed when the op is made
+    runtime: tuple[str, ...] = ()  # given by whoever runs it (step, shape, key)
+    touches: Mapping[str, Pattern] | None = None  # operands of which only this much is read
+    values: str = "float"  # what the results hold: float or mask
+    fuses: bool = True  # may run in one kernel with the op before it
+    source: str = ""
+
+    @property
+    def is_contraction(self) -> bool:
+        """Whether this is an einsum equation of two operands: a GEMM, or a batch of them."""
+        return "->" in self.name
+
+
+def _tokens(text: str) -> Pattern:
+    return tuple(text.split())
+
+
+def _operands(text: str) -> tuple[Operand, ...]:
+    return tuple(Operand(name, _tokens(inner)) for name, inner in re.findall(r"(\w+)\[([^\]]*)\]", text))
+
+
+def _is_variadic(token: str) -> bool:
+    return token == "..." or token.startswith("*")
+
+
+def _match(operand: Operand, dims: Dims, env: Env, kind: str) -> None:
+    """Bind the tokens of one operand to its dims; raises ValueError that names the clash."""
+    open_tokens = [token for token in operand.pattern if _is_variadic(token) and token not in env]
+    fixed = sum(len(env[t]) if _is_variadic(t) else 1 for t in operand.pattern if t not in open_tokens)
+    spare = len(dims) - fixed
+    at = 0
+    if spare < 0 or (spare and not open_tokens):
+        raise ValueError(f"{kind}: {operand.name}[{' '.join(operand.pattern)}] does not fit dims {dims}")
+    for token in operand.pattern:
+        length = spare if token in open_tokens else len(env[token]) if _is_variadic(token) else 1
+        here = dims[at : at + length]
+        at += length
+        if env.setdefault(token, here) != here:
+            raise ValueError(f"{kind}: {token} is {env[token]} elsewhere but {here} in {operand.name}{dims}")
+
+
+def bind(kind: Kind, inputs: Sequence[Dims], outputs: Sequence[Dims] | None = None) -> Env:
+    """What every token of the kind's patterns stands for. Raises ValueError if dims clash.
+
+    `outputs` is needed where an index is in no input (a gradient that scatters, a mask that is drawn).
+    """
+    if len(inputs) != len(kind.inputs):
+        raise ValueError(f"{kind.name}: takes {len(kind.inputs)} operands, got {len(inputs)}")
+    env: Env = {}
+    todo = list(zip(kind.inputs, inputs, strict=True))
+    if outputs is not None:
+        todo += zip(kind.outputs, outputs, strict=True)
+    while todo:  # the operand with fewest unbound variadic tokens first: `b[*k]` tells what `x[... *k]` means
+        todo.sort(key=lambda item: sum(_is_variadic(t) and t not in env for t in item[0].pattern))
+        operand, dims = todo.pop(0)
+        _match(operand, dims, env, kind.name)
+    return env
+
+
+def expand(pattern: Pattern, env: Env) -> Dims:
+    """The dims that a pattern stands for."""
+    return tuple(dim for token in pattern for dim in env[token])
+
+
+def _parse_grads(kind: str, inputs: tuple[Operand, ...], grads: Mapping[str, str | None]) -> tuple[GradRule, ...]:
+    listed = [name for names in grads for name in names.split()]
+    if sorted(listed) != sorted(operand.name for operand in inputs):
+        raise ValueError(f"{kind}: grads must list every operand once, {[o.name for o in inputs]}, has {listed}")
+    rules = []
+    for names, text in grads.items():
+        if text is None:
+            continue
+        match = re.fullmatch(r"(?:(\w+)\(([^)]*)\)|(\w+))", text)
+        if match is None:
+            raise ValueError(f"{kind}: cannot read the gradient {text!r}")
+        grad_kind, arguments, passed = match.groups()
+        rules.append(GradRule(tuple(names.split()), grad_kind or "", tuple(re.findall(r"\w+", passed or arguments))))
+    return tuple(rules)
+
+
+def make_kind(
+    name: str,
+    signature: str,
+    run: Callable[..., Any],
+    work: Mapping[str, Mapping[str, int]],
+    grads: Mapping[str, str | None],
+    touches: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Kind:
+    """A Kind from the text form that the decorator takes; raises ValueError if a part is missing or unreadable."""
+    left, _, right = signature.partition("->")
+    inputs, outputs = _operands(left), _operands(right)
+    if not outputs:
+        raise ValueError(f"{name}: {signature!r} has no result")
+    if not (run.__doc__ or "").strip():
+        raise ValueError(f"{name}: say in a docstring what the op computes")
+    known = {token for operand in (*inputs, *outputs) for token in operand.pattern}
+    patterns = tuple((_tokens(pattern), dict(counts)) for pattern, counts in work.items())
+    if any(token not in known for pattern, _ in patterns for token in pattern):
+        raise ValueError(f"{name}: work names an index that the signature lacks")
+    touched = {operand: _tokens(pattern) for operand, pattern in (touches or {}).items()}
+    rules = _parse_grads(name, inputs, grads)
+    return Kind(name, inputs, outputs, patterns, rules, run, touches=touched or None, **more)
+
+
+def _einsum(equation: str) -> Callable[..., Any]:
+    def run(x: Any, w: Any) -> Any:
+        """A sum of products over the contracted indices."""
+        import numpy as np
+
+        return np.einsum(equation, x, w, optimize=x.dtype != object)
+
+    return run
+
+
+@lru_cache(maxsize=None)
+def contraction(equation: str) -> Kind:
+    """The record of an einsum equation of two operands, such as `bsd,df->bsf`: one MAC per point of the index space.
+
+    The gradient of an operand is the equation with that operand and the result swapped, which holds if no index
+    stands twice in an operand and every index of an operand is in the result or in the other operand; both are checked.
+    """
+    match = re.fullmatch(r"([a-z]+),([a-z]+)->([a-z]*)", equation)
+    if match is None:
+        raise ValueError(f"not an einsum equation of two operands: {equation!r}")
+    x, w, y = match.groups()
+    for own, other in ((x, w + y), (w, x + y), (y, x + w)):
+        if len(set(own)) != len(own):
+            raise ValueError(f"{equation}: an index stands twice in {own!r}")
+        if not set(own) <= set(other):
+            raise ValueError(f"{equation}: an index of {own!r} is in no other term")
+    indices = "".join(dict.fromkeys(x + w))
+    return Kind(
+        name=equation,
+        inputs=(Operand("x", tuple(x)), Operand("w", tuple(w))),
+        outputs=(Operand("y", tuple(y)),),
+        work=((tuple(indices), {"mac": 1}),),
+        grads=(GradRule(("x",), f"{y},{w}->{x}", ("dy", "w")), GradRule(("w",), f"{x},{y}->{w}", ("x", "dy"))),
+        run=_einsum(equation),
+        source="einsum; gradients by swapping an operand and the result",
+    )
+
+
+def contracted(equation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the contracted indices stand in each operand, in equation order (of the first operand that has them)."""
+    left, _, y = equation.partition("->")
+    x, w = left.split(",")
+    letters = [letter for letter in x if letter in w and letter not in y]
+    return tuple(x.index(letter) for letter in letters), tuple(w.index(letter) for letter in letters)
+
+
+@lru_cache(maxsize=None)
+def linear_equation(batch: int, inner: int, outer: int) -> str:
+    """The equation of x[batch.. inner..] w[inner.. outer..] -> y[batch.. outer..]; arguments are numbers of dims.
+
+    >>> linear_equation(2, 1, 2)
+    'abc,cde->abde'
+    """
+    letters = string.ascii_lowercase
+    b, i, o = letters[:batch], letters[batch : batch + inner], letters[batch + inner : batch + inner + outer]
+    return f"{b}{i},{i}{o}->{b}{o}"

@@ -1,0 +1,81 @@
+"""Encoder-only Transformers with a classification head: BERT and RoBERTa fine-tuned on a sentence task."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from costsim.graph import GraphBuilder
+from costsim.models.blocks import Tokens, Transformer, encoder_layer
+from costsim.schema import Count, Rate, Strict
+
+
+class Model(Transformer):
+    """RobertaForSequenceClassification's layout: three embeddings and a norm, layers, dense-tanh-projection head."""
+
+    family: Literal["encoder-classifier"]
+    layers: Count
+    vocab: Count
+    max_positions: Count = Field(description="rows of the learned position table")
+    token_types: int = Field(default=1, ge=0, le=1000, description="rows of the token type table; 0: none")
+    classes: Count
+    head_dropout: Rate = Field(default=0.0, description="before each of the head's two linear layers")
+
+
+class Batch(Strict):
+    """One micro-batch, padded to its longest sequence."""
+
+    sequences: Tokens
+    tokens: Tokens = Field(description="per sequence, padding included")
+    padding_mask: bool = Field(default=True, description="mask padded keys in every attention")
+
+
+def sizes(model: Model, batch: Batch) -> dict[str, int]:
+    """The dims of a training step. Raises ValueError if a sequence is longer than the positions."""
+    if batch.tokens > model.max_positions:
+        raise ValueError(f"max_positions {model.max_positions} is less than the sequences' {batch.tokens} tokens")
+    return {
+        "batch": batch.sequences,
+        "tokens": batch.tokens,
+        "vocab": model.vocab,
+        "positions": model.max_positions,
+        "types": model.token_types,
+        "classes": model.classes,
+        "pooled": model.d_model,
+        **model.sizes(),
+    }
+
+
+def _embed(b: GraphBuilder, model: Model) -> str:
+    tables = [("tokens", "vocab"), ("positions", "positions")] + [("types", "types")] * (model.token_types > 0)
+    x = ""
+    for name, rows in tables:
+        table = b.given(f"{name}.weight", (rows, "model"), role="weight")
+        ids = b.given(f"{name}.ids", ("batch", "tokens"), values="index")
+        part = b.op("embed", table, ids, name=name)
+        x = b.op("add", x, part, name=f"add_{name}") if x else part
+    x = b.layer_norm(x, "norm", model.norm_eps)
+    return b.dropout(x, model.dropout)
+
+
+def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
+    """Append the forward ops up to the loss, whose name is returned."""
+    with b.scope("embedding", layer=True):
+        keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
+        x = _embed(b, model)
+    for i in range(model.layers):
+        with b.scope(f"encoder.{i}", layer=True):
+            x = encoder_layer(b, model, x, keep)
+    with b.scope("head", layer=True):
+        if model.norm == "pre":
+            x = b.layer_norm(x, "norm", model.norm_eps)
+        x = b.op("select_first", x, name="first_token")
+        x = b.dropout(x, model.head_dropout, name="input_dropout")
+        x = b.linear(x, "dense", ("pooled",))
+        x = b.op("tanh", x, name="tanh")
+        x = b.dropout(x, model.head_dropout, name="output_dropout")
+        logits = b.linear(x, "logits", ("classes",))
+        labels = b.given("labels", ("batch",), values="index")
+        share = 1 / b.micro_batches
+        return b.op(
+            "cross_entropy", logits, labels, name="cross_entropy", smoothing=label_smoothing, ignore=-1, share=share
+        )

@@ -1,0 +1,106 @@
+"""Encoder-decoder Transformers: fairseq's `transformer` family, torch.nn.Transformer with embeddings and a head."""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from costsim.graph import GraphBuilder
+from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer
+from costsim.schema import Count, Strict
+
+
+class Model(Transformer):
+    """Vaswani et al. 2017, with the choices that fairseq offers."""
+
+    family: Literal["encoder-decoder"]
+    encoder_layers: Count
+    decoder_layers: Count
+    source_vocab: Count
+    target_vocab: Count
+    final_norm: bool = Field(default=False, description="a layer norm after the last layer of encoder and decoder")
+    tied: Literal["none", "decoder", "all"] = Field(
+        default="decoder", description="decoder: target embedding and head; all: the source embedding too"
+    )
+    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    max_positions: Count = 1024
+    scale_embedding: bool = Field(default=True, description="multiply embeddings by sqrt(d_model)")
+
+
+class Batch(Strict):
+    """One micro-batch, padded to its longest sentences."""
+
+    sequences: Tokens = Field(description="sentence pairs")
+    source_tokens: Tokens = Field(description="per sentence, padding included")
+    target_tokens: Tokens = Field(description="per sentence, padding included")
+    padding_mask: bool = Field(default=True, description="mask padded keys in every attention")
+
+
+def sizes(model: Model, batch: Batch) -> dict[str, int]:
+    """The dims of a training step. Raises ValueError if a sentence is longer than the positions, or vocabularies clash."""
+    longest = max(batch.source_tokens, batch.target_tokens)
+    if longest > model.max_positions:
+        raise ValueError(f"max_positions {model.max_positions} is less than the sentences' {longest} tokens")
+    if model.tied == "all" and model.source_vocab != model.target_vocab:
+        raise ValueError(f"tied: all needs one vocabulary, got {model.source_vocab} and {model.target_vocab}")
+    return {
+        "batch": batch.sequences,
+        "source": batch.source_tokens,
+        "target": batch.target_tokens,
+        "source_vocab": model.source_vocab,
+        "target_vocab": model.target_vocab,
+        "positions": model.max_positions,
+        **model.sizes(),
+    }
+
+
+def _embed(b: GraphBuilder, model: Model, side: str, length: str, table: str) -> str:
+    ids = b.given(f"{side}_ids", ("batch", length), values="index")
+    x = b.op("embed", table, ids, name=f"{side}_tokens")
+    if model.scale_embedding:
+        x = b.op("scale", x, name=f"{side}_scale", factor=math.sqrt(model.d_model))
+    role = "weight" if model.positions == "learned" else "data"
+    positions = b.given(f"{side}_position_table", ("positions", "model"), role=role)
+    at = b.given(f"{side}_positions", ("batch", length), values="index")
+    p = b.op("embed", positions, at, name=f"{side}_position")
+    x = b.op("add", x, p, name=f"{side}_add_position")
+    return b.dropout(x, model.dropout, name=f"{side}_dropout")
+
+
+def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
+    """Append the forward ops up to the loss, whose name is returned."""
+    with b.scope("embedding", layer=True):
+        target_table = b.given("target.weight", ("target_vocab", "model"), role="weight")
+        source_table = target_table
+        if model.tied != "all":
+            source_table = b.given("source.weight", ("source_vocab", "model"), role="weight")
+        source_keep = target_keep = None
+        if batch.padding_mask:
+            source_keep = b.given("source_keep", ("batch", "source"), values="mask")
+            target_keep = b.given("target_keep", ("batch", "target"), values="mask")
+        x = _embed(b, model, "source", "source", source_table)
+    for i in range(model.encoder_layers):
+        with b.scope(f"encoder.{i}", layer=True):
+            x = encoder_layer(b, model, x, source_keep)
+    if model.final_norm:
+        with b.scope("encoder.final", layer=True):
+            x = b.layer_norm(x, "norm", model.norm_eps)
+    memory = x
+    with b.scope("embedding", layer=True):
+        y = _embed(b, model, "target", "target", target_table)
+    for i in range(model.decoder_layers):
+        with b.scope(f"decoder.{i}", layer=True):
+            y = decoder_layer(b, model, y, memory, target_keep, source_keep)
+    if model.final_norm:
+        with b.scope("decoder.final", layer=True):
+            y = b.layer_norm(y, "norm", model.norm_eps)
+    with b.scope("head", layer=True):
+        table = target_table
+        if model.tied == "none":
+            table = b.given("logits.weight", ("target_vocab", "model"), role="weight")
+        logits = b.op("btd,vd->btv", y, table, name="logits")
+        labels = b.given("labels", ("batch", "target"), values="index")
+        share = 1 / b.micro_batches
+        return b.op(
+            "cross_entropy", logits, labels, name="cross_entropy", smoothing=label_smoothing, ignore=-1, share=share
+        )
