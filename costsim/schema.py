@@ -23,7 +23,7 @@ MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
 
-Path_ = tuple[Hashable, ...]  # where in a document: keys and list indices
+Where = tuple[Hashable, ...]  # where in a document: keys and list indices
 Grade = Literal["stated", "inferred", "recalled", "fitted", "ours"]
 
 Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
@@ -42,9 +42,10 @@ class Strict(BaseModel):
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
+            known = {info.alias or name for name, info in cls.model_fields.items()}
             for key in data:
-                if key not in cls.model_fields:
-                    hint = nearest(key, cls.model_fields, most=20)
+                if key not in known:
+                    hint = nearest(key, known, most=20)
                     raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": repr(key), "hint": hint})
         return data
 
@@ -153,10 +154,10 @@ class Document:
 
     path: str
     data: dict[str, Any]
-    marks: Mapping[Path_, tuple[int, int]] = field(default_factory=dict)  # 1-based line and column
-    overrides: Mapping[Path_, str] = field(default_factory=dict)
+    marks: Mapping[Where, tuple[int, int]] = field(default_factory=dict)  # 1-based line and column
+    overrides: Mapping[Where, str] = field(default_factory=dict)
 
-    def error(self, at: Path_, message: str) -> InputError:
+    def error(self, at: Where, message: str) -> InputError:
         """The error for a field: file, line, column, field, message."""
         name = ".".join(str(part) for part in at)
         if at in self.overrides:
@@ -209,7 +210,7 @@ class _Reader:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.marks: dict[Path_, tuple[int, int]] = {}
+        self.marks: dict[Where, tuple[int, int]] = {}
 
     def fail(self, mark: Any, message: str) -> InputError:
         return InputError(f"{self.path}:{mark.line + 1}:{mark.column + 1}: {message}")
@@ -224,7 +225,7 @@ class _Reader:
             if depth > MAX_DEPTH:
                 raise self.fail(event.start_mark, f"nested more than {MAX_DEPTH} deep")
 
-    def build(self, node: yaml.Node, at: Path_) -> Any:
+    def build(self, node: yaml.Node, at: Where) -> Any:
         self.marks.setdefault(at, (node.start_mark.line + 1, node.start_mark.column + 1))
         if isinstance(node, yaml.MappingNode):
             return self.build_mapping(node, at)
@@ -235,7 +236,7 @@ class _Reader:
         except ValueError as error:
             raise self.fail(node.start_mark, f"{'.'.join(map(str, at))}: {error}") from None
 
-    def build_mapping(self, node: yaml.MappingNode, at: Path_) -> dict[str, Any]:
+    def build_mapping(self, node: yaml.MappingNode, at: Where) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value
@@ -291,7 +292,7 @@ def read_text(path: Path) -> str:
 def override(document: Document, assignments: Iterable[str]) -> Document:
     """The document with `a.b=value` assignments (the values are YAML). Raises InputError."""
     data = json.loads(json.dumps(document.data))
-    overrides: dict[Path_, str] = {}
+    overrides: dict[Where, str] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
@@ -370,11 +371,14 @@ def list_shipped(folder: str) -> dict[str, Path]:
     return {}
 
 
-def find(name: str, folder: str, what: str) -> Path:
-    """A path that exists, else the shipped file of that name, with or without .yaml. Raises InputError."""
-    path = Path(name)
-    if name and path.exists():
-        return path
+def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
+    """A path that exists (from here, or beside another file), else the shipped file of that name, with or without .yaml.
+
+    Raises InputError that names the nearest shipped one.
+    """
+    for path in (Path(name), *([beside.parent / name] if beside else [])):
+        if name and path.exists():
+            return path
     shipped = list_shipped(folder)
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     if stem in shipped:

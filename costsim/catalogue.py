@@ -1,0 +1,111 @@
+"""What costsim knows, by name: shipped files, formats, op kinds and families; and the schemas of files."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from costsim import formats, models, ops, schema
+from costsim.errors import InputError, nearest
+from costsim.formats import Format
+from costsim.kinds import Kind
+
+
+def _files(folder: str) -> Callable[[], dict[str, str]]:
+    def entries() -> dict[str, str]:
+        found = {}
+        for name, path in schema.list_shipped(folder).items():
+            document = schema.parse_yaml(schema.read_text(path), str(path))
+            found[name] = str(document.data.get("description", ""))
+        return found
+
+    return entries
+
+
+def _format_line(format: Format) -> str:
+    return f"{format.bits_per_element:g} bit per element, {format.width} in a multiplier; {format.source}"
+
+
+def _formats() -> dict[str, str]:
+    return {name: _format_line(formats.parse_format(name)) for name in formats.EXAMPLES}
+
+
+def _ops() -> dict[str, str]:
+    names = {name.replace("_", "-"): (kind.run.__doc__ or "").splitlines()[0] for name, kind in ops.OPS.items()}
+    return dict(sorted(names.items()))
+
+
+CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
+    "workloads": _files("workloads"),
+    "policies": _files("policies"),
+    "formats": _formats,
+    "ops": _ops,
+}
+
+
+def _describe_format(format: Format) -> str:
+    lines = [
+        f"format {format.name}",
+        f"  family: {format.family}",
+        f"  bits per element: {format.element_bits}",
+        f"  width in a multiplier: {format.width} bit",
+    ]
+    if format.exponent_bits:
+        lines.append(f"  exponent bits per element: {format.exponent_bits}")
+    if format.shared_bits:
+        lines.append(f"  shared exponent: {format.shared_bits} bit per box of {format.box}")
+        lines.append(f"  bits per element of full boxes: {format.bits_per_element:g}")
+    lines.append(f"  source: {format.source}")
+    for family in formats.FAMILIES:
+        if family.spelling.startswith(format.family):
+            bounds = ", ".join(f"{what} {low}..{high}" for what, low, high in family.bounds)
+            lines.append(f"  spelling: {family.spelling}, with {bounds}")
+    return "\n".join(lines) + "\n"
+
+
+def _describe_kind(kind: Kind) -> str:
+    def operands(which: Any) -> str:
+        return ", ".join(f"{operand.name}[{' '.join(operand.pattern)}]" for operand in which)
+
+    lines = [f"op {kind.name}: {operands(kind.inputs)} -> {operands(kind.outputs)}"]
+    lines += [f"  {line.strip()}" for line in (kind.run.__doc__ or "").strip().splitlines() if line.strip()]
+    for pattern, counts in kind.work:
+        work = ", ".join(f"{n} {operation}" for operation, n in counts.items())
+        lines.append(f"  work per point of [{' '.join(pattern)}]: {work}")
+    for rule in kind.grads:
+        made = f"{rule.kind}({', '.join(rule.arguments)})" if rule.kind else rule.arguments[0]
+        lines.append(f"  gradient of {', '.join(rule.operands)}: {made}")
+    return "\n".join(lines) + "\n"
+
+
+def describe(name: str) -> str:
+    """A shipped file's text, or what a format or op kind is. Raises InputError with the nearest name."""
+    stem = name.removesuffix(".yaml")
+    for folder in ("workloads", "policies"):
+        shipped = schema.list_shipped(folder)
+        if stem in shipped:
+            return schema.read_text(shipped[stem])
+    kind = ops.OPS.get(name.replace("-", "_"))
+    if kind is not None:
+        return _describe_kind(kind)
+    try:
+        return _describe_format(formats.parse_format(name))
+    except InputError as error:
+        if str(error).startswith("format "):
+            raise
+    known = [entry for entries in CATALOGUES.values() for entry in entries()]
+    raise InputError(f"unknown name {name[:80]!r}{nearest(stem, known, most=0)}; see costsim list")
+
+
+def json_schema(what: str) -> str:
+    """The JSON schema of a `workload` (with every model family) or a `policy` file."""
+    if what == "policy":
+        return json.dumps(schema.Policy.model_json_schema(), indent=2) + "\n"
+    found = schema.Workload.model_json_schema()
+    for part, class_name in (("model", "Model"), ("batch", "Batch")):
+        variants = []
+        for family in models.families():
+            section = getattr(models.family(family), class_name).model_json_schema()
+            found.setdefault("$defs", {}).update(section.pop("$defs", {}))
+            variants.append({**section, "title": f"{part} of {family}"})
+        found["properties"][part] = {"oneOf" if part == "model" else "anyOf": variants}
+    return json.dumps(found, indent=2) + "\n"

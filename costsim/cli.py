@@ -1,0 +1,130 @@
+"""The command line: parse, one library call, write. Imports nothing heavy before a command runs."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import click
+
+BY = ("policy", "phase", "kind", "layer", "role", "tensor", "op", "pair")
+FORMATS = ("table", "json", "csv", "markdown", "latex")
+
+
+class _Group(click.Group):
+    """Turns an InputError into one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from costsim.errors import InputError
+
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"costsim: {error}", err=True)
+            ctx.exit(2)
+
+
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        click.echo(f"costsim {import_module('costsim').__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version.")
+def main() -> None:
+    """Exact arithmetic and DRAM traffic of training quantized Transformers."""
+
+
+@main.command()
+@click.argument("workload")
+@click.option("--policy", "policies", multiple=True, help="Policy to run instead of the workload's; repeatable.")
+@click.option("--baseline", help="Policy that ratios compare with.")
+@click.option("--by", type=click.Choice(BY), default="policy", show_default=True, help="What a row is.")
+@click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model.")
+@click.option("--scope", type=click.Choice(("gemm", "layer", "step")), help="Which ops count.")
+@click.option("--law", type=click.Choice(("product",)), help="What a MAC costs.")
+@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
+@click.option("--format", "style", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format.")
+@click.option("--out", type=click.Path(), help="Folder to write every format to, instead of printing.")
+def run(
+    workload: str,
+    policies: tuple[str, ...],
+    baseline: str | None,
+    by: str,
+    traffic: str | None,
+    scope: str | None,
+    law: str | None,
+    assignments: tuple[str, ...],
+    style: str,
+    out: str | None,
+) -> None:
+    """Count WORKLOAD under its policies: a path, or a shipped name.
+
+    \b
+    costsim run iwslt17-dsq.yaml
+    costsim run iwslt17-dsq --policy dsq --by layer --format csv
+    costsim run iwslt17-dsq --set model.encoder_layers=12 --scope step
+    """
+    from costsim import report, simulate
+
+    result = simulate.run(workload, policies, baseline, law, traffic, scope, assignments)
+    if out is None:
+        click.echo(report.render(result, by, style), nl=False)
+        return
+    from pathlib import Path
+
+    for path in report.write_all(result, by, Path(out)):
+        click.echo(path)
+
+
+def _catalogue(what: str) -> dict[str, str]:
+    from costsim import catalogue
+
+    entries: Callable[[], dict[str, str]] = catalogue.CATALOGUES[what]
+    return entries()
+
+
+@main.command("list")
+@click.argument("what", type=click.Choice(("workloads", "policies", "formats", "ops")))
+def list_(what: str) -> None:
+    """List what costsim knows, a line each, the name first.
+
+    \b
+    costsim list policies
+    """
+    entries = _catalogue(what)
+    width = max((len(name) for name in entries), default=0)
+    for name, text in entries.items():
+        click.echo(f"{name:{width}}  {text}".rstrip())
+
+
+@main.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a shipped workload or policy with its sources, a format, or an op kind.
+
+    \b
+    costsim show dsq
+    costsim show bfp4
+    """
+    from costsim import catalogue
+
+    click.echo(catalogue.describe(name), nl=False)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(("workload", "policy")))
+def schema(what: str) -> None:
+    """Print the JSON schema of a file, for editors and checks.
+
+    \b
+    costsim schema policy
+    """
+    from costsim import catalogue
+
+    click.echo(catalogue.json_schema(what), nl=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

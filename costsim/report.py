@@ -1,0 +1,281 @@
+"""Results as records, and records as tables: terminal, JSON, CSV, Markdown, LaTeX.
+
+Exact integers leave as decimal strings, ratios as numbers. tabulate draws the tables.
+"""
+
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from costsim.count import GROUPINGS, LAWS, Total, group
+from costsim.errors import InputError
+from costsim.simulate import CountedPolicy, Result
+
+Record = dict[str, Any]
+BY = ("policy", *GROUPINGS)
+WIDTH = 80  # columns of a terminal table
+
+
+def _ratio(numerator: int, denominator: int) -> float | None:
+    """Correctly rounded, of integers that may be too large for floats; None if nothing is there to divide by."""
+    return float(Fraction(numerator, denominator)) if denominator else None
+
+
+def policy_record(result: Result, counted: CountedPolicy) -> Record:
+    """The row of one policy: totals of the run and ratios to the baseline."""
+    total = Total()
+    for part in group(counted.weighted_rows(), "phase", result.convention.law).values():
+        total.read_bits += part.read_bits
+        total.written_bits += part.written_bits
+        total.vector += part.vector
+    base = result.baseline
+    square = result.convention.law == "product"
+    return {
+        "policy": counted.policy.name,
+        "setup": " > ".join(counted.policy.setup),
+        "grade": counted.policy.file.grade,
+        "macs": str(counted.macs),
+        "arithmetic_cost": str(counted.arithmetic_cost),
+        "arithmetic_reduction": _ratio(base.arithmetic_cost, counted.arithmetic_cost),
+        "dram_bits": str(counted.dram_bits),
+        "dram_read_bits": str(total.read_bits),
+        "dram_written_bits": str(total.written_bits),
+        "dram_reduction": _ratio(base.dram_bits, counted.dram_bits),
+        "square_bits_per_mac": _ratio(counted.arithmetic_cost, counted.macs) if square else None,
+        "bits_per_element_moved": _ratio(counted.dram_bits, counted.elements_moved),
+        "vector_ops": str(sum(n for name, n in total.vector.items() if name != "quantize")),
+        "quantize_ops": str(total.vector["quantize"]),
+    }
+
+
+def group_records(result: Result, by: str) -> list[Record]:
+    """A row per policy and group: the group's part of the policy's totals."""
+    records = []
+    for counted in result.policies:
+        for name, total in group(counted.weighted_rows(), by, result.convention.law).items():
+            records.append(
+                {
+                    "policy": counted.policy.name,
+                    by: name,
+                    "macs": str(total.macs),
+                    "arithmetic_cost": str(total.arithmetic_cost),
+                    "arithmetic_share": _ratio(total.arithmetic_cost, counted.arithmetic_cost),
+                    "dram_bits": str(total.dram_bits),
+                    "dram_read_bits": str(total.read_bits),
+                    "dram_written_bits": str(total.written_bits),
+                    "dram_share": _ratio(total.dram_bits, counted.dram_bits),
+                    "vector_ops": str(sum(n for op, n in total.vector.items() if op != "quantize")),
+                    "quantize_ops": str(total.vector["quantize"]),
+                }
+            )
+    return records
+
+
+def records(result: Result, by: str) -> list[Record]:
+    """The rows of a table, one of BY."""
+    if by == "policy":
+        return [policy_record(result, counted) for counted in result.policies]
+    return group_records(result, by)
+
+
+def published(result: Result) -> list[Record]:
+    """Each stated figure beside ours, for the policies that ran; the difference is relative to the stated one."""
+    rows = {counted.policy.name: policy_record(result, counted) for counted in result.policies}
+    entries = []
+    for figure in result.file.published:
+        if figure.policy not in rows:
+            continue
+        ours = rows[figure.policy][figure.quantity]
+        entries.append(
+            {
+                "quantity": figure.quantity,
+                "policy": figure.policy,
+                "stated": figure.stated,
+                "ours": ours,
+                "difference": ours / figure.stated - 1,
+                "scope": result.convention.scope,
+                "traffic": result.convention.traffic,
+                "source": figure.source,
+            }
+        )
+    return entries
+
+
+def convention(result: Result) -> Record:
+    """What all numbers of a result depend on."""
+    said = result.convention
+    return {
+        "law": said.law,
+        "law_unit": LAWS[said.law].unit,
+        "law_source": LAWS[said.law].source,
+        "traffic": said.traffic,
+        "scope": said.scope,
+        "steps": said.steps,
+        "micro_batches": said.micro_batches,
+        "baseline": said.baseline,
+        "causal_attention": "full square",
+        "parameters": result.graph.parameters,
+    }
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def _short(value: Any) -> str:
+    """A number as tables print it: 4 significant digits, exact integers in powers of ten."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, float):
+        return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+    digits = f"{int(value):.2e}" if len(value) > 6 else value
+    return digits.replace("e+", "e").replace("e0", "e")
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
+def _clip(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width // 2 - 1]}..{text[len(text) - (width - width // 2 - 1) :]}"
+
+
+def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
+    """Headers of a human-readable table and how to fill each column; line breaks are for terminals."""
+    unit = LAWS[result.convention.law].unit
+    if by == "policy":
+        return {
+            "policy": lambda r: _clip(r["policy"], 15),
+            "setup": lambda r: r["setup"].replace(" > ", "\n"),
+            f"arith.\n{unit}": lambda r: _short(r["arithmetic_cost"]),
+            "x": lambda r: _short(r["arithmetic_reduction"]),
+            "DRAM\nbit": lambda r: _short(r["dram_bits"]),
+            "x ": lambda r: _short(r["dram_reduction"]),
+            f"{unit}\n/MAC": lambda r: _short(r["square_bits_per_mac"]),
+            "bit\n/elem": lambda r: _short(r["bits_per_element_moved"]),
+        }
+    return {
+        "policy": lambda r: _clip(r["policy"], 12),
+        by: lambda r: _clip(r[by], 22),
+        "MACs": lambda r: _short(r["macs"]),
+        "arith.\n%": lambda r: _percent(r["arithmetic_share"]),
+        "read\nbit": lambda r: _short(r["dram_read_bits"]),
+        "written\nbit": lambda r: _short(r["dram_written_bits"]),
+        "DRAM\n%": lambda r: _percent(r["dram_share"]),
+    }
+
+
+def _grid(result: Result, by: str, style: str, line_break: str) -> str:
+    columns = _columns(result, by)
+    rows = [[fill(record).replace("\n", line_break) for fill in columns.values()] for record in records(result, by)]
+    headers = [header.replace("\n", line_break if line_break == "\n" else " ") for header in columns]
+    align = ["left"] * 2 + ["right"] * (len(columns) - 2)
+    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
+
+
+def notes(result: Result) -> list[str]:
+    """The lines under a table: the convention, the phases, what is recalled, the published figures beside ours."""
+    said = result.convention
+    lines = [
+        f"law {said.law}, traffic {said.traffic}, scope {said.scope}, {said.steps} steps; "
+        f"x: times less than {_clip(said.baseline, 15)}"
+    ]
+    for counted in result.policies:
+        if len(counted.phases) > 1:
+            setups = zip(counted.phases, counted.policy.setup, strict=True)
+            lines.append(f"{counted.policy.name}: " + ", ".join(f"{p.steps} steps {setup}" for p, setup in setups))
+    if any(counted.policy.recalled for counted in result.policies):
+        lines.append("* levels recalled, not stated by the paper")
+    for entry in published(result):
+        name = entry["quantity"].removesuffix("_reduction").replace("dram", "DRAM")
+        lines.append(
+            f"{entry['policy']} {name}: stated {entry['stated']:g}x, ours {entry['ours']:.2f}x "
+            f"({100 * entry['difference']:+.1f} %); {entry['source']}"
+        )
+    return lines
+
+
+def to_table(result: Result, by: str) -> str:
+    """For a terminal, at most 80 columns."""
+    return "\n".join([_grid(result, by, "simple", "\n"), "", *notes(result)]) + "\n"
+
+
+def to_markdown(result: Result, by: str) -> str:
+    """GitHub's pipe table and the notes."""
+    return _grid(result, by, "pipe", " > ") + "\n\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n"
+
+
+def to_latex(result: Result, by: str) -> str:
+    """A booktabs tabular, escaped; the notes as comments above it."""
+    comments = "".join(f"% {line}\n" for line in notes(result))
+    return f"{comments}{_grid(result, by, 'latex_booktabs', ' > ')}\n"
+
+
+def to_json(result: Result, by: str) -> str:
+    """One object; exact integers as decimal strings."""
+    data = {
+        "workload": result.workload,
+        "baseline": result.convention.baseline,
+        "convention": convention(result),
+        "rows": records(result, by),
+        "published": published(result),
+    }
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def to_csv(result: Result, by: str) -> str:
+    """A header and the records; full precision."""
+    rows: Sequence[Mapping[str, Any]] = records(result, by)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+FORMATS: dict[str, tuple[str, Callable[[Result, str], str]]] = {
+    "table": ("txt", to_table),
+    "json": ("json", to_json),
+    "csv": ("csv", to_csv),
+    "markdown": ("md", to_markdown),
+    "latex": ("tex", to_latex),
+}
+
+
+def render(result: Result, by: str, style: str) -> str:
+    """A result in one of FORMATS."""
+    return FORMATS[style][1](result, by)
+
+
+def write_all(result: Result, by: str, folder: Path) -> list[Path]:
+    """Write every format to `folder` as WORKLOAD[-by-X].ext; made if missing, each file replaced whole or not at all.
+
+    Raises InputError if the folder cannot be written.
+    """
+    stem = result.workload + ("" if by == "policy" else f"-by-{by}")
+    texts = {f"{stem}.{extension}": make(result, by) for extension, make in FORMATS.values()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_replace(folder / name, text) for name, text in texts.items()]
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror or error}") from None
+
+
+def _replace(path: Path, text: str) -> Path:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,133 @@
+"""The whole program as one function; read this first.
+
+A workload file names a model, a batch, an optimizer and policies. The model becomes the graph of a training step; a
+policy gives its tensors formats, phase by phase; counting gives rows of exact integers; totals weigh each phase by its
+steps. Formatting is left to `report`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from costsim import schema
+from costsim.count import Row, arithmetic_cost, count, dram_bits
+from costsim.errors import InputError
+from costsim.graph import Graph
+from costsim.models import build
+from costsim.policy import Policy, assign, load_policy, schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """What every printed number depends on besides the workload and the policy."""
+
+    law: str
+    traffic: str
+    scope: str
+    baseline: str
+    steps: int
+    micro_batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountedPhase:
+    """One phase of a policy: so many steps, each of which costs these rows."""
+
+    steps: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class CountedPolicy:
+    """A policy's phases and their totals over the run, as exact integers."""
+
+    policy: Policy
+    phases: tuple[CountedPhase, ...]
+    macs: int
+    arithmetic_cost: int  # in the law's unit
+    dram_bits: int
+    elements_moved: int
+
+    def weighted_rows(self) -> Iterator[tuple[int, Row]]:
+        """Every row with the number of steps that it stands for."""
+        for phase in self.phases:
+            for row in phase.rows:
+                yield phase.steps, row
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run found: policies side by side, under one convention."""
+
+    workload: str
+    file: schema.Workload
+    graph: Graph
+    convention: Convention
+    policies: tuple[CountedPolicy, ...]
+    baseline: CountedPolicy
+
+
+def count_policy(graph: Graph, policy: Policy, convention: Convention) -> CountedPolicy:
+    """Count each phase of a policy once and weigh it by its steps. Raises InputError if the policy does not fit."""
+    phases = []
+    for phase, steps in schedule(policy, convention.steps):
+        assignment = assign(graph, policy, phase)
+        phases.append(CountedPhase(steps, count(graph, assignment, convention.traffic, convention.scope)))
+    return CountedPolicy(
+        policy,
+        tuple(phases),
+        macs=sum(p.steps * sum(row.macs for row in p.rows) for p in phases),
+        arithmetic_cost=sum(p.steps * arithmetic_cost(p.rows, convention.law) for p in phases),
+        dram_bits=sum(p.steps * dram_bits(p.rows) for p in phases),
+        elements_moved=sum(p.steps * sum(m.elements for row in p.rows for m in row.moves) for p in phases),
+    )
+
+
+def _load(name: str, workload: schema.Document, at: schema.Where | None) -> Policy:
+    """A policy by name; `at` is the field of the workload that names it, None if the command line does."""
+    try:
+        path = schema.find(name, "policies", "policy", beside=Path(workload.path))
+    except InputError as error:
+        raise (error if at is None else workload.error(at, str(error))) from None
+    return load_policy(path)
+
+
+def run(
+    workload: str,
+    policies: Sequence[str] = (),
+    baseline: str | None = None,
+    law: str | None = None,
+    traffic: str | None = None,
+    scope: str | None = None,
+    assignments: Sequence[str] = (),
+) -> Result:
+    """Count a workload file under its policies (or those given). Arguments override the file's convention.
+
+    `workload` and policies are paths or shipped names; `assignments` are `field=value` texts over the file's fields.
+    Raises InputError, one line, for anything wrong in the input.
+    """
+    path = schema.find(workload, "workloads", "workload")
+    document = schema.parse_yaml(schema.read_text(path), str(path))
+    document = schema.override(document, assignments)
+    file = schema.validate(schema.Workload, document)
+    convention = Convention(
+        law=law or file.law,
+        traffic=traffic or file.traffic,
+        scope=scope or file.scope,
+        baseline=baseline or file.baseline,
+        steps=file.training.steps,
+        micro_batches=file.training.micro_batches,
+    )
+    names = policies or file.policies
+    loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
+    base = _load(convention.baseline, document, None if baseline else ("baseline",))
+    graph = build(file, document)
+    counted = {policy.document.path: count_policy(graph, policy, convention) for policy in (base, *loaded)}
+    return Result(
+        Path(path).stem,
+        file,
+        graph,
+        convention,
+        tuple(counted[policy.document.path] for policy in loaded),
+        counted[base.document.path],
+    )
