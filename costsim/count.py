@@ -4,9 +4,10 @@ A traffic model is a way to group ops into kernels: tensors born and consumed in
 ops of a group read is read once. `unfused` has one op a group. Everything else is the same for all models.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from costsim.formats import Format
 from costsim.graph import Graph, Op, Tensor
@@ -33,8 +34,7 @@ LAWS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """Bits that cross the DRAM interface for one op, of one tensor or copy, over a whole training step."""
 
     tensor: str  # what is moved: a tensor's or a copy's name
@@ -44,8 +44,7 @@ class Move:
     elements: int  # moved in either direction
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One op of a training step, counted over all its runs in the step."""
 
     op: str
@@ -60,7 +59,8 @@ class Row:
     moves: tuple[Move, ...]
 
 
-def group_ops(graph: Graph, traffic: str, scope: str) -> list[int]:
+@lru_cache(maxsize=8)
+def group_ops(graph: Graph, traffic: str, scope: str) -> tuple[int, ...]:
     """The kernel that each op belongs to. Groups are runs of consecutive ops, so any grouping can be executed.
 
     `fused`: an op joins the kernel of the op before it if its kind fuses, it reads something made in that kernel, and
@@ -68,7 +68,7 @@ def group_ops(graph: Graph, traffic: str, scope: str) -> list[int]:
     In scope `gemm` only GEMMs exist, so there is nothing to fuse.
     """
     if traffic == "unfused" or scope == "gemm":
-        return list(range(len(graph.ops)))
+        return tuple(range(len(graph.ops)))
     groups: list[int] = []
     made: set[str] = set()
     before: Op | None = None
@@ -85,7 +85,7 @@ def group_ops(graph: Graph, traffic: str, scope: str) -> list[int]:
         groups.append(groups[-1] if joins else len(groups))
         made.update(op.outputs)
         before = op
-    return groups
+    return tuple(groups)
 
 
 def in_scope(op: Op, scope: str) -> bool:
@@ -95,147 +95,136 @@ def in_scope(op: Op, scope: str) -> bool:
     return scope == "step" or op.phase != "update"
 
 
+_SEVERAL = -1
+
 Held = str | Copy  # what lies in DRAM: a tensor, or a copy of it
 
 
-@dataclass
 class _Traffic:
-    """What each op reads from and writes to DRAM, found in two passes: who reads what, then what must be written."""
+    """Who reads what from DRAM, and which copies must be made for it: known before any op is counted."""
 
-    graph: Graph
-    assignment: Assignment
-    groups: list[int]
-    reads: list[tuple[Held, ...]] = field(default_factory=list)  # of each op, by operand
-    made_on_chip: dict[str, list[Copy]] = field(default_factory=dict)  # by op: copies made at each read
-    casts: dict[Copy, int] = field(default_factory=dict)  # stored copies, with the op before which they are made
-    written: dict[str, list[Copy]] = field(default_factory=dict)  # by op: copies written along with the source
-    readers: dict[Held, set[int]] = field(default_factory=dict)  # the kernels that read it
-    maker: dict[str, Op] = field(default_factory=dict)  # who writes a tensor's memory last
+    def __init__(self, graph: Graph, assignment: Assignment, groups: Sequence[int]) -> None:
+        self.graph, self.groups = graph, groups
+        self.reads: list[tuple[Held, ...]] = []  # of each op, by operand
+        self.made_on_chip: dict[str, list[Copy]] = {}  # by op: copies made at each read
+        self.written: dict[str, dict[Copy, None]] = {}  # by op: copies written along with their source
+        self.casts: dict[Copy, int] = {}  # stored copies, with the op before which they are made
+        self.reader: dict[Held, int] = {}  # the kernel that reads it, _SEVERAL if more than one does
+        chained = {name for name, _ in assignment.copies}
+        reader = self.reader
+        for at, op in enumerate(graph.ops):
+            held: tuple[Held, ...] = op.inputs
+            if op.name in chained:
+                held = tuple([self._follow(at, op, i, assignment) for i in range(len(op.inputs))])
+            self.reads.append(held)
+            group = groups[at]
+            for item in held:
+                if reader.setdefault(item, group) != group:
+                    reader[item] = _SEVERAL
 
-    def __post_init__(self) -> None:
-        for op in self.graph.ops:
-            for name in op.outputs:
-                self.maker[self.graph.root(name)] = op
-        for at, op in enumerate(self.graph.ops):
-            self.reads.append(tuple([self._read(at, op, i, name) for i, name in enumerate(op.inputs)]))
-
-    def _read(self, at: int, op: Op, operand: int, name: str) -> Held:
-        """What that operand is read as; notes which copies must be made for it, and where."""
-        chain = self.assignment.copies.get((op.name, operand), ())
-        held: Held = name
-        for copy in chain:
+    def _follow(self, at: int, op: Op, operand: int, assignment: Assignment) -> Held:
+        """What that operand is read as, down its chain of copies; notes where each of them is made."""
+        held: Held = op.inputs[operand]
+        for copy in assignment.copies.get((op.name, operand), ()):
             if copy.placement == "on_chip":
                 self.made_on_chip.setdefault(op.name, []).append(copy)
                 continue
-            self._make(at, copy, held)
+            maker = self.graph.maker.get(copy.tensor)
+            if copy.placement == "at_producer" and maker is not None:
+                self.written.setdefault(maker.name, {})[copy] = None
+            elif copy not in self.casts:
+                self.casts[copy] = at
+                self.reader[held] = _SEVERAL  # the cast is a kernel of its own
             held = copy
-        self.readers.setdefault(held, set()).add(self.groups[at])
         return held
-
-    def _make(self, at: int, copy: Copy, source: Held) -> None:
-        maker = self.maker.get(copy.tensor)
-        if copy.placement == "at_producer" and maker is not None:
-            copies = self.written.setdefault(maker.name, [])
-            if copy not in copies:
-                copies.append(copy)
-        elif copy not in self.casts:
-            self.casts[copy] = at
-            self.readers.setdefault(source, set()).add(-1)  # a kernel of its own
 
     def must_write(self, held: Held, group: int) -> bool:
         """Whether it goes to DRAM: someone outside the kernel that makes it reads it, or nobody does (a result)."""
-        readers = self.readers.get(held)
-        return readers is None or bool(readers - {group})
+        return self.reader.get(held) != group
 
 
 class _Counter:
-    """Turns ops into rows. Sizes and bits are worked out once for all tensors of the same dims."""
+    """Turns ops into rows. What ops of the same kind, dims and formats share is worked out once."""
 
     def __init__(self, graph: Graph, assignment: Assignment, traffic: _Traffic) -> None:
         self.graph, self.assignment, self.traffic = graph, assignment, traffic
-        self.bits_of: dict[tuple[Dims, Format, Dims], int] = {}
-        self.work_of: dict[int, dict[str, int]] = {}
+        self.sizes: dict[tuple[Dims, Dims, str], tuple[int, int]] = {}
+        self.works: dict[tuple[int, int], tuple[int, Mapping[str, int]]] = {}
 
-    def size(self, held: Held, touched: Dims | None = None) -> tuple[int, int]:
-        """Bits and elements of a tensor or copy, or of the part of it that is touched."""
-        if isinstance(held, Copy):
-            dims, format, along = self.graph.tensors[held.tensor].dims, held.format, held.along
-        else:
-            dims, format = self.graph.tensors[held].dims, self.assignment.formats[held]
-            along = dims[-1:]
-        if touched is not None:
-            dims = touched
-        elements = self.graph.elements(dims)
-        key = (dims, format, along)
-        bits = self.bits_of.get(key)
-        if bits is None:
-            bits = self.bits_of[key] = format.stored_bits(elements, self.graph.elements(along))
-        return bits, elements
-
-    def work(self, op: Op) -> dict[str, int]:
-        """Operations of one run of an op, by name; `mac` among them."""
-        key = id(op.env)  # one environment per kind and dims
-        found = self.work_of.get(key)
+    def size(self, dims: Dims, along: Dims, format: Format) -> tuple[int, int]:
+        """Bits and elements of something stored with boxes along these dims."""
+        key = (dims, along, format.name)
+        found = self.sizes.get(key)
         if found is None:
-            found = {}
-            for pattern, counts in op.kind.work:
-                points = self.graph.elements(expand(pattern, op.env))
-                for name, n in counts.items():
-                    found[name] = found.get(name, 0) + n * points
-            self.work_of[key] = found
+            elements = self.graph.elements(dims)
+            found = self.sizes[key] = format.stored_bits(elements, self.graph.elements(along)), elements
         return found
 
-    def quantize(self, vector: dict[str, int], copy: Copy, times: int) -> None:
-        """The work of making a copy: one conversion an element, and for shared exponents the largest of each box."""
-        elements = self.size(copy)[1] * times
-        vector["quantize"] = vector.get("quantize", 0) + elements
-        if copy.format.shared_bits:
-            vector["cmp"] = vector.get("cmp", 0) + elements
+    def work(self, op: Op) -> tuple[int, Mapping[str, int]]:
+        """MACs and vector operations of all runs of an op."""
+        key = (id(op.env), op.times)  # one environment per kind and dims
+        found = self.works.get(key)
+        if found is None:
+            vector: dict[str, int] = {}
+            for pattern, counts in op.kind.work:
+                points = self.graph.elements(expand(pattern, op.env)) * op.times
+                for name, n in counts.items():
+                    vector[name] = vector.get(name, 0) + n * points
+            found = self.works[key] = vector.pop("mac", 0), vector
+        return found
+
+    def quantize(self, vector: Mapping[str, int], copy: Copy, times: int) -> Mapping[str, int]:
+        """Work plus that of making a copy: a conversion an element, for shared exponents the largest of each box."""
+        elements = self.graph.elements(self.graph.tensors[copy.tensor].dims) * times
+        more = {"quantize": elements, "cmp": elements if copy.format.shared_bits else 0}
+        return {name: vector.get(name, 0) + more.get(name, 0) for name in (vector | more)}
 
     def move(self, held: Held, times: int, read: bool, touched: Dims | None = None) -> Move:
-        bits, elements = self.size(held, touched)
+        """One crossing of the DRAM interface; `touched` is the part that is read, if not all."""
+        if isinstance(held, Copy):
+            tensor, name = self.graph.tensors[held.tensor], held.name
+            bits, elements = self.size(tensor.dims, held.along, held.format)
+        else:
+            tensor, name = self.graph.tensors[held], held
+            dims = tensor.dims if touched is None else touched
+            bits, elements = self.size(dims, dims[-1:], self.assignment.formats[held])
         bits *= times
-        tensor = self.graph.tensors[held.tensor if isinstance(held, Copy) else held]
-        name = held.name if isinstance(held, Copy) else held
         return Move(name, tensor.role, bits if read else 0, 0 if read else bits, elements * times)
 
     def row(self, at: int, op: Op, loaded: set[Held]) -> Row:
         """The counts of one op; `loaded` is what its kernel has on chip already."""
+        traffic, times = self.traffic, op.times
         moves: list[Move] = []
-        for i, held in enumerate(self.traffic.reads[at]):
+        for i, held in enumerate(traffic.reads[at]):
             if held in loaded:
                 continue
             loaded.add(held)
-            pattern = (op.kind.touches or {}).get(op.kind.inputs[i].name)
-            moves.append(self.move(held, op.times, True, pattern and expand(pattern, op.env)))
-        vector = {name: n * op.times for name, n in self.work(op).items()}
-        macs = vector.pop("mac", 0)
-        for copy in self.traffic.made_on_chip.get(op.name, ()):
-            self.quantize(vector, copy, op.times)
-        group = self.traffic.groups[at]
+            pattern = op.kind.touches.get(op.kind.inputs[i].name) if op.kind.touches else None
+            moves.append(self.move(held, times, True, pattern and expand(pattern, op.env)))
+        macs, vector = self.work(op)
+        for copy in traffic.made_on_chip.get(op.name, ()):
+            vector = self.quantize(vector, copy, times)
+        group = traffic.groups[at]
         for name in op.outputs:
-            if self.graph.tensors[name].alias is not None or self.traffic.must_write(name, group):
-                moves.append(self.move(name, op.times, False))
+            if traffic.must_write(name, group) or self.graph.tensors[name].alias is not None:
+                moves.append(self.move(name, times, False))
             loaded.add(name)
-        for copy in self.traffic.written.get(op.name, ()):
-            self.quantize(vector, copy, op.times)
-            if self.traffic.must_write(copy, group):
-                moves.append(self.move(copy, op.times, False))
+        for copy in traffic.written.get(op.name, ()):
+            vector = self.quantize(vector, copy, times)
+            if traffic.must_write(copy, group):
+                moves.append(self.move(copy, times, False))
             loaded.add(copy)
         pair = None
         if op.gemm is not None:
             multiplied = self.assignment.multiplied
             pair = (multiplied(op, 0), multiplied(op, 1), self.assignment.accumulator)
         result = self.graph.tensors[op.outputs[0]]
-        return Row(
-            op.name, op.kind.name, op.phase, op.layer, op.gemm, result, macs, pair, vector, tuple(moves)
-        )
+        return Row(op.name, op.kind.name, op.phase, op.layer, op.gemm, result, macs, pair, vector, tuple(moves))
 
     def cast_row(self, copy: Copy, reader: Op) -> Row:
         """A quantize kernel of its own: source read, copy written, as often as its first reader runs."""
         source: Held = copy.of if copy.of is not None and copy.of.placement != "on_chip" else copy.tensor
-        vector: dict[str, int] = {}
-        self.quantize(vector, copy, reader.times)
+        vector = self.quantize({}, copy, reader.times)
         moves = (self.move(source, reader.times, True), self.move(copy, reader.times, False))
         result = self.graph.tensors[copy.tensor]
         phase = "forward" if copy.why == "stash" else reader.phase
@@ -267,17 +256,6 @@ def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope:
     return rows
 
 
-def arithmetic_cost(rows: Iterable[Row], law: str) -> int:
-    """The cost of all MACs under a law, in the law's unit (exact)."""
-    cost = LAWS[law].cost
-    return sum(row.macs * cost(row.pair[0], row.pair[1]) for row in rows if row.pair is not None)
-
-
-def dram_bits(rows: Iterable[Row]) -> int:
-    """All bits read and written."""
-    return sum(move.read_bits + move.written_bits for row in rows for move in row.moves)
-
-
 @dataclass(slots=True)
 class Total:
     """Sums over some rows, as exact integers."""
@@ -287,12 +265,46 @@ class Total:
     read_bits: int = 0
     written_bits: int = 0
     elements: int = 0
-    vector: Counter[str] = field(default_factory=Counter)
+    vector: dict[str, int] = field(default_factory=dict)  # operations on elements, by name
 
     @property
     def dram_bits(self) -> int:
         """Bits that cross the DRAM interface, both ways."""
         return self.read_bits + self.written_bits
+
+    def add_work(self, weight: int, row: Row, law: Law) -> None:
+        """Add what a row computes, `weight` times."""
+        if row.pair is not None:
+            self.macs += weight * row.macs
+            self.arithmetic_cost += weight * row.macs * law.cost(row.pair[0], row.pair[1])
+        for name, n in row.vector.items():
+            self.vector[name] = self.vector.get(name, 0) + weight * n
+
+    def add_move(self, weight: int, move: Move) -> None:
+        """Add what a move carries, `weight` times."""
+        self.read_bits += weight * move.read_bits
+        self.written_bits += weight * move.written_bits
+        self.elements += weight * move.elements
+
+    def add(self, weight: int, other: "Total") -> None:
+        """Add another total, `weight` times."""
+        self.macs += weight * other.macs
+        self.arithmetic_cost += weight * other.arithmetic_cost
+        self.read_bits += weight * other.read_bits
+        self.written_bits += weight * other.written_bits
+        self.elements += weight * other.elements
+        for name, n in other.vector.items():
+            self.vector[name] = self.vector.get(name, 0) + weight * n
+
+
+def sum_rows(rows: Iterable[Row], law: str) -> Total:
+    """The total of some rows of one step."""
+    total = Total()
+    for row in rows:
+        total.add_work(1, row, LAWS[law])
+        for move in row.moves:
+            total.add_move(1, move)
+    return total
 
 
 def _pair_name(row: Row) -> str:
@@ -323,14 +335,7 @@ def group(weighted_rows: Iterable[tuple[int, Row]], by: str, law: str) -> dict[s
     of_row, of_move = GROUPINGS[by]
     totals: dict[str, Total] = {}
     for weight, row in weighted_rows:
-        total = totals.setdefault(of_row(row), Total())
-        total.macs += weight * row.macs
-        total.arithmetic_cost += weight * arithmetic_cost((row,), law)
-        for name, n in row.vector.items():
-            total.vector[name] += weight * n
+        totals.setdefault(of_row(row), Total()).add_work(weight, row, LAWS[law])
         for move in row.moves:
-            total = totals.setdefault(of_move(row, move), Total())
-            total.read_bits += weight * move.read_bits
-            total.written_bits += weight * move.written_bits
-            total.elements += weight * move.elements
+            totals.setdefault(of_move(row, move), Total()).add_move(weight, move)
     return totals

@@ -31,6 +31,9 @@ class Format:
     box: int = 1  # elements that share one exponent
     shared_bits: int = 0  # bits of the exponent that a box shares
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # a name means one format
+
     @property
     def blocked(self) -> bool:
         """Whether it matters along which dims the boxes lie."""

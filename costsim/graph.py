@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from costsim.kinds import Dims, Env, Kind, bind, contracted, expand, linear_equation
+from costsim.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.ops import kind_of
 
 ROLES = ("data", "weight", "activation", "gradient", "weight_gradient", "state")
@@ -26,8 +26,7 @@ GEMM_OPERANDS = {"forward": ("x", "w"), "dgrad": ("dy", "w"), "wgrad": ("x", "dy
 _ROLE_OF_PHASE = {"forward": "activation", "backward": "gradient", "update": "state"}
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):  # named tuples: they exist by the thousand, and are cheaper to make than dataclasses
     """A named array. `alias` names the tensor in whose place it is written (updates in place)."""
 
     name: str
@@ -38,8 +37,7 @@ class Tensor:
     alias: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Op:
+class Op(NamedTuple):
     """One op: a kind, the tensors it reads and writes, when it runs and how often in a step.
 
     `gemm` is set on products of two matrices: `forward`, or in the backward `dgrad` (the gradient of the first operand)
@@ -57,14 +55,8 @@ class Op:
     params: Mapping[str, Any]
     env: Env  # what the indices of the kind's patterns stand for
 
-    def contracted_dims(self, operand: int) -> Dims:
-        """The dims of that operand of a GEMM over which it sums, flattened in equation order."""
-        kind_operand = self.kind.inputs[operand]
-        at = contracted(self.kind.name)[operand]
-        return tuple(self.env[kind_operand.pattern[i]][0] for i in at)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A whole training step. `ops` are in execution order and each tensor is written at most once."""
 
@@ -94,15 +86,27 @@ class Graph:
             found = self._elements[dims] = math.prod(self.sizes[dim] for dim in dims)
         return found
 
+    def contracted_dims(self, op: Op, operand: int) -> Dims:
+        """The dims of that operand of a GEMM over which it sums, flattened in equation order."""
+        dims = self.tensors[op.inputs[operand]].dims
+        return tuple([dims[at] for at in op.kind.contracted[operand]])
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a tensor's dims."""
         return tuple(self.sizes[dim] for dim in self.tensors[name].dims)
 
-    def root(self, name: str) -> str:
-        """The tensor whose memory this one takes: itself, or what it updates in place."""
-        while (alias := self.tensors[name].alias) is not None:
-            name = alias
-        return name
+    @cached_property
+    def root(self) -> Mapping[str, str]:
+        """The tensor whose memory each one takes: itself, or what it updates in place."""
+        roots: dict[str, str] = {}
+        for name, tensor in self.tensors.items():  # a tensor is made after what it updates
+            roots[name] = name if tensor.alias is None else roots[tensor.alias]
+        return roots
+
+    @cached_property
+    def maker(self) -> Mapping[str, Op]:
+        """The op that last writes each tensor's memory: of a weight, the update."""
+        return {self.root[name]: op for op in self.ops for name in op.outputs}
 
 
 @lru_cache(maxsize=4096)
@@ -136,17 +140,20 @@ class GraphBuilder:
         self._prefix, self.layer = before
 
     def tensor(self, tensor: Tensor) -> str:
-        """Add a tensor under its full name. Raises ValueError on a name taken or a dim unknown."""
+        """Add a tensor under its full name. Raises ValueError on a name taken."""
         if tensor.name in self.tensors:
             raise ValueError(f"tensor {tensor.name!r} exists already")
-        for dim in tensor.dims:
-            if dim not in self.sizes:
-                raise ValueError(f"tensor {tensor.name!r}: unknown dim {dim!r}")
         self.tensors[tensor.name] = tensor
         return tensor.name
 
     def given(self, name: str, dims: Dims, role: str = "data", values: str = "float") -> str:
-        """A tensor that no op writes: data, a weight, a state. `name` is prefixed by the scope."""
+        """A tensor that no op writes: data, a weight, a state. `name` is prefixed by the scope.
+
+        Raises ValueError on an unknown dim.
+        """
+        for dim in dims:
+            if dim not in self.sizes:
+                raise ValueError(f"tensor {name!r}: unknown dim {dim!r}")
         return self.tensor(Tensor(self._prefix + name, dims, role, self.layer, values))
 
     def op(

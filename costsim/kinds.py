@@ -51,12 +51,13 @@ class Kind:
     touches: Mapping[str, Pattern] | None = None  # operands of which only this much is read
     values: str = "float"  # what the results hold: float or mask
     fuses: bool = True  # may run in one kernel with the op before it
+    contracted: tuple[tuple[int, ...], ...] = ()  # of a contraction: where the summed indices stand in each operand
     source: str = ""
 
     @property
     def is_contraction(self) -> bool:
         """Whether this is an einsum equation of two operands: a GEMM, or a batch of them."""
-        return "->" in self.name
+        return bool(self.contracted)
 
 
 def _tokens(text: str) -> Pattern:
@@ -161,6 +162,12 @@ def _einsum(equation: str) -> Callable[..., Any]:
     return run
 
 
+def _contracted(x: str, w: str, y: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the contracted indices stand in each operand, in the order of the first."""
+    letters = [letter for letter in x if letter in w and letter not in y]
+    return tuple(x.index(letter) for letter in letters), tuple(w.index(letter) for letter in letters)
+
+
 @lru_cache(maxsize=None)
 def contraction(equation: str) -> Kind:
     """The record of an einsum equation of two operands, such as `bsd,df->bsf`: one MAC per point of the index space.
@@ -185,16 +192,9 @@ def contraction(equation: str) -> Kind:
         work=((tuple(indices), {"mac": 1}),),
         grads=(GradRule(("x",), f"{y},{w}->{x}", ("dy", "w")), GradRule(("w",), f"{x},{y}->{w}", ("x", "dy"))),
         run=_einsum(equation),
+        contracted=_contracted(x, w, y),
         source="einsum; gradients by swapping an operand and the result",
     )
-
-
-def contracted(equation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where the contracted indices stand in each operand, in equation order (of the first operand that has them)."""
-    left, _, y = equation.partition("->")
-    x, w = left.split(",")
-    letters = [letter for letter in x if letter in w and letter not in y]
-    return tuple(x.index(letter) for letter in letters), tuple(w.index(letter) for letter in letters)
 
 
 @lru_cache(maxsize=None)

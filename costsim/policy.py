@@ -6,11 +6,13 @@ live, is all that a policy says; no policy's name is known to the code.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from costsim import schema
 from costsim.autodiff import is_stashed
@@ -24,7 +26,7 @@ _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # an assignment makes each copy once: identity is equality
 class Copy:
     """A tensor's values once more, in another format or with boxes along other dims.
 
@@ -165,7 +167,7 @@ class _Rules:
         self.compiled = [self._compile(rule) for rule in rules]
         self.formats = [_fill(policy, ("rules", i, "format"), rule.format, phase) for i, rule in enumerate(rules)]
         self.matched: set[int] = set()
-        self.copies = {rule.copy_ for rule in rules}
+        self.copies = any(rule.copy_ for rule in rules)
         self.by_layer = any(rule.layer is not None for rule in rules)
         self.by_name = any(rule.name is not None for rule in rules)
         self.memo: dict[tuple[str | None, ...], tuple[Format, str] | None] = {}
@@ -235,11 +237,12 @@ def _passes(test: frozenset[str] | re.Pattern[str], value: str | None) -> bool:
 
 def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
     formats: dict[str, Format] = {}
+    producer = graph.producer
     for name, tensor in graph.tensors.items():
         if tensor.alias is not None:  # written in place: one memory, one format
-            formats[name] = formats[graph.root(name)]
+            formats[name] = formats[graph.root[name]]
             continue
-        op = graph.producer.get(name)
+        op = producer.get(name)
         chosen = rules.choose(tensor, op and op.phase, op and op.gemm)
         if chosen is not None:
             formats[name] = chosen[0]
@@ -250,19 +253,32 @@ def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
     return formats
 
 
-def _reads(graph: Graph, rules: _Rules) -> Iterator[tuple[Op, int, Tensor, bool]]:
-    """The reads that may go through a copy, and whether through the stash."""
-    stashes = "stash" in rules.copies
-    if not stashes and "operand" not in rules.copies:
-        return
+class _Read(NamedTuple):
+    """A read that may go through copies: of a floating-point tensor, by a GEMM or from the stash."""
+
+    op: Op
+    operand: int
+    label: str | None  # x, w or dy, if a GEMM reads
+    tensor: Tensor
+    stashed: bool
+    along: Dims  # over which the GEMM sums, else the last dim
+
+
+@lru_cache(maxsize=4)  # the same for all policies
+def _reads(graph: Graph) -> tuple[_Read, ...]:
+    reads = []
     for op in graph.ops:
-        backward = stashes and op.phase == "backward"
+        backward = op.phase == "backward"
         if op.gemm is None and not backward:
             continue
         for i, name in enumerate(op.inputs):
             tensor = graph.tensors[name]
-            if tensor.values == "float":
-                yield op, i, tensor, backward and is_stashed(graph, name)
+            stashed = backward and is_stashed(graph, name)
+            if tensor.values == "float" and (op.gemm or stashed):
+                label = GEMM_OPERANDS[op.gemm][i] if op.gemm else None
+                along = graph.contracted_dims(op, i) if op.gemm else tensor.dims[-1:]
+                reads.append(_Read(op, i, label, tensor, stashed, along))
+    return tuple(reads)
 
 
 class _Copies:
@@ -296,18 +312,13 @@ def assign(graph: Graph, policy: Policy, phase: schema.Phase) -> Assignment:
     formats = _stored_formats(graph, rules)
     copies = _Copies(formats)
     chains: dict[tuple[str, int], tuple[Copy, ...]] = {}
-    for op, i, tensor, stashed in _reads(graph, rules):
-        gemm = op.gemm
-        label = GEMM_OPERANDS[gemm][i] if gemm else None
-        operand = rules.choose(tensor, op.phase, gemm, label, "operand", op.layer) if gemm else None
+    for op, i, label, tensor, stashed, along in _reads(graph) if rules.copies else ():
+        operand = rules.choose(tensor, op.phase, op.gemm, label, "operand", op.layer) if label else None
         chain: tuple[Copy, ...] = ()
-        if stashed:
-            stash = rules.choose(tensor, op.phase, gemm, label, "stash", op.layer)
-            if stash is not None:
-                direct = gemm is not None and operand is None
-                chain = copies.extend(chain, tensor, "stash", stash, op.contracted_dims(i) if direct else tensor.dims[-1:])
-        if operand is not None:
-            chain = copies.extend(chain, tensor, "operand", operand, op.contracted_dims(i))
+        if stashed and (stash := rules.choose(tensor, op.phase, op.gemm, label, "stash", op.layer)):
+            chain = copies.extend(chain, tensor, "stash", stash, tensor.dims[-1:] if operand else along)
+        if operand:
+            chain = copies.extend(chain, tensor, "operand", operand, along)
         if chain:
             chains[op.name, i] = chain
     rules.check_all_matched()

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -29,54 +28,52 @@ def _ratio(numerator: int, denominator: int) -> float | None:
     return float(Fraction(numerator, denominator)) if denominator else None
 
 
+def _vector_ops(total: Total) -> Record:
+    quantize = total.vector.get("quantize", 0)
+    return {"vector_ops": str(sum(total.vector.values()) - quantize), "quantize_ops": str(quantize)}
+
+
 def policy_record(result: Result, counted: CountedPolicy) -> Record:
     """The row of one policy: totals of the run and ratios to the baseline."""
-    total = Total()
-    for part in group(counted.weighted_rows(), "phase", result.convention.law).values():
-        total.read_bits += part.read_bits
-        total.written_bits += part.written_bits
-        total.vector += part.vector
-    base = result.baseline
+    total, base = counted.total, result.baseline.total
     square = result.convention.law == "product"
     return {
         "policy": counted.policy.name,
         "setup": " > ".join(counted.policy.setup),
         "grade": counted.policy.file.grade,
-        "macs": str(counted.macs),
-        "arithmetic_cost": str(counted.arithmetic_cost),
-        "arithmetic_reduction": _ratio(base.arithmetic_cost, counted.arithmetic_cost),
-        "dram_bits": str(counted.dram_bits),
+        "macs": str(total.macs),
+        "arithmetic_cost": str(total.arithmetic_cost),
+        "arithmetic_reduction": _ratio(base.arithmetic_cost, total.arithmetic_cost),
+        "dram_bits": str(total.dram_bits),
         "dram_read_bits": str(total.read_bits),
         "dram_written_bits": str(total.written_bits),
-        "dram_reduction": _ratio(base.dram_bits, counted.dram_bits),
-        "square_bits_per_mac": _ratio(counted.arithmetic_cost, counted.macs) if square else None,
-        "bits_per_element_moved": _ratio(counted.dram_bits, counted.elements_moved),
-        "vector_ops": str(sum(n for name, n in total.vector.items() if name != "quantize")),
-        "quantize_ops": str(total.vector["quantize"]),
+        "dram_reduction": _ratio(base.dram_bits, total.dram_bits),
+        "square_bits_per_mac": _ratio(total.arithmetic_cost, total.macs) if square else None,
+        "bits_per_element_moved": _ratio(total.dram_bits, total.elements),
+        **_vector_ops(total),
     }
 
 
 def group_records(result: Result, by: str) -> list[Record]:
     """A row per policy and group: the group's part of the policy's totals."""
-    records = []
+    found = []
     for counted in result.policies:
-        for name, total in group(counted.weighted_rows(), by, result.convention.law).items():
-            records.append(
+        for name, part in group(counted.weighted_rows(), by, result.convention.law).items():
+            found.append(
                 {
                     "policy": counted.policy.name,
                     by: name,
-                    "macs": str(total.macs),
-                    "arithmetic_cost": str(total.arithmetic_cost),
-                    "arithmetic_share": _ratio(total.arithmetic_cost, counted.arithmetic_cost),
-                    "dram_bits": str(total.dram_bits),
-                    "dram_read_bits": str(total.read_bits),
-                    "dram_written_bits": str(total.written_bits),
-                    "dram_share": _ratio(total.dram_bits, counted.dram_bits),
-                    "vector_ops": str(sum(n for op, n in total.vector.items() if op != "quantize")),
-                    "quantize_ops": str(total.vector["quantize"]),
+                    "macs": str(part.macs),
+                    "arithmetic_cost": str(part.arithmetic_cost),
+                    "arithmetic_share": _ratio(part.arithmetic_cost, counted.total.arithmetic_cost),
+                    "dram_bits": str(part.dram_bits),
+                    "dram_read_bits": str(part.read_bits),
+                    "dram_written_bits": str(part.written_bits),
+                    "dram_share": _ratio(part.dram_bits, counted.total.dram_bits),
+                    **_vector_ops(part),
                 }
             )
-    return records
+    return found
 
 
 def records(result: Result, by: str) -> list[Record]:
@@ -197,8 +194,9 @@ def notes(result: Result) -> list[str]:
         name = entry["quantity"].removesuffix("_reduction").replace("dram", "DRAM")
         lines.append(
             f"{entry['policy']} {name}: stated {entry['stated']:g}x, ours {entry['ours']:.2f}x "
-            f"({100 * entry['difference']:+.1f} %); {entry['source']}"
+            f"({100 * entry['difference']:+.1f} %)"
         )
+    lines += dict.fromkeys(f"stated by {figure.source}" for figure in result.file.published)
     return lines
 
 
@@ -269,6 +267,8 @@ def write_all(result: Result, by: str, folder: Path) -> list[Path]:
 
 
 def _replace(path: Path, text: str) -> Path:
+    import tempfile  # slow to import
+
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from costsim import schema
-from costsim.count import Row, arithmetic_cost, count, dram_bits
+from costsim.count import Row, Total, count, sum_rows
 from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.models import build
@@ -39,14 +39,11 @@ class CountedPhase:
 
 @dataclass(frozen=True, slots=True)
 class CountedPolicy:
-    """A policy's phases and their totals over the run, as exact integers."""
+    """A policy's phases and their total over the run."""
 
     policy: Policy
     phases: tuple[CountedPhase, ...]
-    macs: int
-    arithmetic_cost: int  # in the law's unit
-    dram_bits: int
-    elements_moved: int
+    total: Total
 
     def weighted_rows(self) -> Iterator[tuple[int, Row]]:
         """Every row with the number of steps that it stands for."""
@@ -70,17 +67,13 @@ class Result:
 def count_policy(graph: Graph, policy: Policy, convention: Convention) -> CountedPolicy:
     """Count each phase of a policy once and weigh it by its steps. Raises InputError if the policy does not fit."""
     phases = []
+    total = Total()
     for phase, steps in schedule(policy, convention.steps):
         assignment = assign(graph, policy, phase)
-        phases.append(CountedPhase(steps, count(graph, assignment, convention.traffic, convention.scope)))
-    return CountedPolicy(
-        policy,
-        tuple(phases),
-        macs=sum(p.steps * sum(row.macs for row in p.rows) for p in phases),
-        arithmetic_cost=sum(p.steps * arithmetic_cost(p.rows, convention.law) for p in phases),
-        dram_bits=sum(p.steps * dram_bits(p.rows) for p in phases),
-        elements_moved=sum(p.steps * sum(m.elements for row in p.rows for m in row.moves) for p in phases),
-    )
+        rows = count(graph, assignment, convention.traffic, convention.scope)
+        phases.append(CountedPhase(steps, rows))
+        total.add(steps, sum_rows(rows, convention.law))
+    return CountedPolicy(policy, tuple(phases), total)
 
 
 def _load(name: str, workload: schema.Document, at: schema.Where | None) -> Policy:
@@ -106,8 +99,8 @@ def run(
     `workload` and policies are paths or shipped names; `assignments` are `field=value` texts over the file's fields.
     Raises InputError, one line, for anything wrong in the input.
     """
-    path = schema.find(workload, "workloads", "workload")
-    document = schema.parse_yaml(schema.read_text(path), str(path))
+    file_path = schema.find(workload, "workloads", "workload")
+    document = schema.parse_yaml(schema.read_text(file_path), str(file_path))
     document = schema.override(document, assignments)
     file = schema.validate(schema.Workload, document)
     convention = Convention(
@@ -122,9 +115,10 @@ def run(
     loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
     base = _load(convention.baseline, document, None if baseline else ("baseline",))
     graph = build(file, document)
-    counted = {policy.document.path: count_policy(graph, policy, convention) for policy in (base, *loaded)}
+    different = {policy.document.path: policy for policy in (base, *loaded)}
+    counted = {path: count_policy(graph, policy, convention) for path, policy in different.items()}
     return Result(
-        Path(path).stem,
+        file_path.stem,
         file,
         graph,
         convention,

@@ -4,7 +4,6 @@ A family's file has `Model` and `Batch` (what its sections of a workload file ho
 (appends the forward ops, returns the loss). A new file is a new family, named like the file with hyphens.
 """
 
-import gc
 import importlib
 import pkgutil
 from types import ModuleType
@@ -61,29 +60,23 @@ def training_step(model: Any, batch: Any, optimizer: Optimizer, micro_batches: i
     into the loss. Raises ValueError if sizes clash.
     """
     module = family(model.family)
-    collecting = gc.isenabled()
-    gc.disable()  # only small immutable objects are made here, none in cycles
-    try:
-        b = GraphBuilder(module.sizes(model, batch), micro_batches)
-        loss = module.forward(b, model, batch, label_smoothing)
-        gradients: dict[str, str] = {}
+    b = GraphBuilder(module.sizes(model, batch), micro_batches)
+    loss = module.forward(b, model, batch, label_smoothing)
+    gradients: dict[str, str] = {}
 
-        def finished(weight: str, gradient: str) -> None:
-            gradients[weight] = gradient
-            if micro_batches > 1:
-                of = b.tensors[weight]
-                acc = b.tensor(Tensor(f"{weight}.grad_sum", of.dims, "weight_gradient", of.layer))
-                total = Tensor(f"{weight}.grad_sum.next", of.dims, "weight_gradient", of.layer, alias=acc)
-                b.times = micro_batches - 1
-                gradients[weight] = b.op("accumulate", acc, gradient, name=f"{weight}.accumulate", outputs=[total])
-                b.times = micro_batches
+    def finished(weight: str, gradient: str) -> None:
+        gradients[weight] = gradient
+        if micro_batches > 1:
+            of = b.tensors[weight]
+            acc = b.tensor(Tensor(f"{weight}.grad_sum", of.dims, "weight_gradient", of.layer))
+            total = Tensor(f"{weight}.grad_sum.next", of.dims, "weight_gradient", of.layer, alias=acc)
+            b.times = micro_batches - 1
+            gradients[weight] = b.op("accumulate", acc, gradient, name=f"{weight}.accumulate", outputs=[total])
+            b.times = micro_batches
 
-        backward(b, loss, finished)
-        _update(b, optimizer, gradients)
-        return b.build()
-    finally:
-        if collecting:
-            gc.enable()
+    backward(b, loss, finished)
+    _update(b, optimizer, gradients)
+    return b.build()
 
 
 def build(workload: Workload, document: Document) -> Graph:
