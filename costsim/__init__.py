@@ -3,11 +3,11 @@
 Importing this loads nothing heavy. Start reading at `costsim.simulate`, which is the whole program in one function.
 """
 
-from importlib import import_module
-
 
 def __getattr__(name: str) -> object:
     """`costsim.__version__`, read from the installed package when asked for."""
     if name == "__version__":
-        return import_module("importlib.metadata").version("costsim")
+        from importlib.metadata import version
+
+        return version("costsim")
     raise AttributeError(f"module 'costsim' has no attribute {name!r}")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from costsim import formats, models, ops, schema
+from costsim import files, formats, models, ops, schema
 from costsim.errors import InputError, nearest
 from costsim.formats import Format
 from costsim.kinds import Kind
@@ -13,8 +13,8 @@ from costsim.kinds import Kind
 def _files(folder: str) -> Callable[[], dict[str, str]]:
     def entries() -> dict[str, str]:
         found = {}
-        for name, path in schema.list_shipped(folder).items():
-            document = schema.parse_yaml(schema.read_text(path), str(path))
+        for name, path in files.list_shipped(folder).items():
+            document = files.parse_yaml(files.read_text(path), str(path))
             found[name] = str(document.data.get("description", ""))
         return found
 
@@ -81,9 +81,9 @@ def describe(name: str) -> str:
     """A shipped file's text, or what a format or op kind is. Raises InputError with the nearest name."""
     stem = name.removesuffix(".yaml")
     for folder in ("workloads", "policies"):
-        shipped = schema.list_shipped(folder)
+        shipped = files.list_shipped(folder)
         if stem in shipped:
-            return schema.read_text(shipped[stem])
+            return files.read_text(shipped[stem])
     kind = ops.OPS.get(name.replace("-", "_"))
     if kind is not None:
         return _describe_kind(kind)

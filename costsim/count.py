@@ -29,7 +29,9 @@ class Law:
 
 LAWS = {
     "product": Law(
-        "bit^2", lambda a, b: a.width * b.width, "area and energy of an array multiplier grow as the product of its widths"
+        "bit^2",
+        lambda a, b: a.width * b.width,
+        "area and energy of an array multiplier grow as the product of its widths",
     ),
 }
 
@@ -110,6 +112,7 @@ class _Traffic:
         self.written: dict[str, dict[Copy, None]] = {}  # by op: copies written along with their source
         self.casts: dict[Copy, int] = {}  # stored copies, with the op before which they are made
         self.reader: dict[Held, int] = {}  # the kernel that reads it, _SEVERAL if more than one does
+        self.replaced: set[Held] = set()  # what copies made along with it stand for
         chained = {name for name, _ in assignment.copies}
         reader = self.reader
         for at, op in enumerate(graph.ops):
@@ -132,6 +135,7 @@ class _Traffic:
             maker = self.graph.maker.get(copy.tensor)
             if copy.placement == "at_producer" and maker is not None:
                 self.written.setdefault(maker.name, {})[copy] = None
+                self.replaced.add(held)
             elif copy not in self.casts:
                 self.casts[copy] = at
                 self.reader[held] = _SEVERAL  # the cast is a kernel of its own
@@ -139,8 +143,9 @@ class _Traffic:
         return held
 
     def must_write(self, held: Held, group: int) -> bool:
-        """Whether it goes to DRAM: someone outside the kernel that makes it reads it, or nobody does (a result)."""
-        return self.reader.get(held) != group
+        """Whether it goes to DRAM: a kernel other than its maker's reads it, or it is a result that nobody reads."""
+        reader = self.reader.get(held)
+        return held not in self.replaced if reader is None else reader != group
 
 
 class _Counter:
@@ -177,7 +182,7 @@ class _Counter:
         """Work plus that of making a copy: a conversion an element, for shared exponents the largest of each box."""
         elements = self.graph.elements(self.graph.tensors[copy.tensor].dims) * times
         more = {"quantize": elements, "cmp": elements if copy.format.shared_bits else 0}
-        return {name: vector.get(name, 0) + more.get(name, 0) for name in (vector | more)}
+        return {name: vector.get(name, 0) + more.get(name, 0) for name in {**vector, **more}}
 
     def move(self, held: Held, times: int, read: bool, touched: Dims | None = None) -> Move:
         """One crossing of the DRAM interface; `touched` is the part that is read, if not all."""
@@ -314,15 +319,15 @@ def _pair_name(row: Row) -> str:
     return f"{a.name} x {b.name} + {accumulator.name}"
 
 
-# How to group: the group of a row's work, and of each of its moves.
-GROUPINGS: dict[str, tuple[Callable[[Row], str], Callable[[Row, Move], str]]] = {
-    "phase": (lambda row: row.phase, lambda row, move: row.phase),
-    "kind": (lambda row: row.kind, lambda row, move: row.kind),
-    "layer": (lambda row: row.layer, lambda row, move: row.layer),
-    "op": (lambda row: row.op, lambda row, move: row.op),
-    "pair": (_pair_name, lambda row, move: _pair_name(row)),
-    "role": (lambda row: row.result.role, lambda row, move: move.role),
-    "tensor": (lambda row: row.result.name, lambda row, move: move.tensor),
+# How to group: the group of a row's work, and of a move where that is not the row's.
+GROUPINGS: dict[str, tuple[Callable[[Row], str], Callable[[Move], str] | None]] = {
+    "phase": (lambda row: row.phase, None),
+    "kind": (lambda row: row.kind, None),
+    "layer": (lambda row: row.layer, None),
+    "op": (lambda row: row.op, None),
+    "pair": (_pair_name, None),
+    "role": (lambda row: row.result.role, lambda move: move.role),
+    "tensor": (lambda row: row.result.name, lambda move: move.tensor),
 }
 
 
@@ -337,5 +342,6 @@ def group(weighted_rows: Iterable[tuple[int, Row]], by: str, law: str) -> dict[s
     for weight, row in weighted_rows:
         totals.setdefault(of_row(row), Total()).add_work(weight, row, LAWS[law])
         for move in row.moves:
-            totals.setdefault(of_move(row, move), Total()).add_move(weight, move)
+            key = of_move(move) if of_move else of_row(row)
+            totals.setdefault(key, Total()).add_move(weight, move)
     return totals

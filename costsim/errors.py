@@ -1,6 +1,5 @@
 """The one error a user meets for bad input, and the nearest valid name that it offers."""
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -13,6 +12,8 @@ class InputError(Exception):
 
 def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
     """A clause to end a message with: the nearest valid name if one is near, and what is valid."""
+    import difflib  # only errors need it
+
     names = sorted(valid)
     close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
     known = ", ".join(names[:most]) + (", ..." if len(names) > most else "")

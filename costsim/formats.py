@@ -8,7 +8,7 @@ meets a multiplier) is derived from a few numbers. Names are the grammar that po
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from costsim.errors import InputError, nearest
 
@@ -106,7 +106,7 @@ FAMILIES = (
 EXAMPLES = (*NAMED, *(name for family in FAMILIES for name in family.examples))
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse_format(name: str) -> Format:
     """The format of that name. Raises InputError with the nearest name, or the bound that a number breaks.
 

@@ -181,17 +181,13 @@ class GraphBuilder:
         if outputs is None:
             role = _ROLE_OF_PHASE[self.phase]
             names = [full_name] + [f"{full_name}.{operand.name}" for operand in record.outputs[1:]]
-            outputs = [
-                Tensor(n, d, role, self.layer, record.values) for n, d in zip(names, output_dims, strict=True)
-            ]
+            outputs = [Tensor(n, d, role, self.layer, record.values) for n, d in zip(names, output_dims, strict=True)]
         for tensor in outputs:
             self.tensor(tensor)
         if gemm is None and record.is_contraction:
             gemm = "forward"
         names_out = tuple([t.name for t in outputs])
-        self.ops.append(
-            Op(full_name, record, inputs, names_out, self.phase, self.layer, self.times, gemm, params, env)
-        )
+        self.ops.append(Op(full_name, record, inputs, names_out, self.phase, self.layer, self.times, gemm, params, env))
         return names_out[0]
 
     def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True) -> str:

@@ -8,7 +8,7 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 Dims = tuple[str, ...]
@@ -168,7 +168,7 @@ def _contracted(x: str, w: str, y: str) -> tuple[tuple[int, ...], tuple[int, ...
     return tuple(x.index(letter) for letter in letters), tuple(w.index(letter) for letter in letters)
 
 
-@lru_cache(maxsize=None)
+@cache
 def contraction(equation: str) -> Kind:
     """The record of an einsum equation of two operands, such as `bsd,df->bsf`: one MAC per point of the index space.
 
@@ -197,7 +197,7 @@ def contraction(equation: str) -> Kind:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def linear_equation(batch: int, inner: int, outer: int) -> str:
     """The equation of x[batch.. inner..] w[inner.. outer..] -> y[batch.. outer..]; arguments are numbers of dims.
 

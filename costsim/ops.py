@@ -2,35 +2,32 @@
 
 The decorator says the index patterns, how much work is done per point of a pattern, and which op of which arguments
 makes each operand's gradient (`None` for integers and masks; "dy" passes the gradient through). Conventions of work:
-a subtraction is an `add`, a maximum a `cmp`, a reduction of n counts n. DRAM traffic needs no entry: every input is read
-once, every output written once, unless `touches` narrows what is read. Matrix products are einsum equations
-(`kinds.contraction`) and are not listed here.
+a subtraction is an `add`, a maximum a `cmp`, a reduction of n counts n; what only applies a mask or a label (choosing,
+not computing) counts nothing. DRAM traffic needs no entry: every input is read once, every output written once, unless
+`touches` narrows what is read. Matrix products are einsum equations (`kinds.contraction`) and are not listed here.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from costsim.errors import nearest
 from costsim.kinds import Kind, contraction, make_kind
 
-if TYPE_CHECKING:
-    import numpy as np
 
-    Array = np.ndarray[Any, Any]
-else:
+class _LazyNumpy:
+    """NumPy on first use: counting reads this table without ever running it."""
 
-    class _LazyNumpy:
-        """NumPy on first use: counting reads this table without ever running it."""
+    def __getattr__(self, name: str) -> Any:
+        import numpy
 
-        def __getattr__(self, name: str) -> Any:
-            import numpy
+        return getattr(numpy, name)
 
-            return getattr(numpy, name)
 
-    np = _LazyNumpy()
+np: Any = _LazyNumpy()
+Array = Any  # a NumPy array, of floats or of objects that count their own operations
 
 OPS: dict[str, Kind] = {}
 
@@ -310,9 +307,7 @@ def _row_weights(labels: Array, ignore: int, share: float) -> Array:
     params=("smoothing", "ignore", "share"),
     fuses=False,
 )
-def cross_entropy(
-    logits: Array, labels: Array, smoothing: float, ignore: int, share: float
-) -> tuple[Array, Array]:
+def cross_entropy(logits: Array, labels: Array, smoothing: float, ignore: int, share: float) -> tuple[Array, Array]:
     """loss = share x mean over rows of -(1-s) logp[label] - s/V sum logp; rows labelled `ignore` do not count.
 
     Keeps logp for the backward. Label smoothing as in torch.nn.functional.cross_entropy; `share` is 1 / micro-batches.
@@ -332,9 +327,7 @@ def cross_entropy(
     params=("smoothing", "ignore", "share"),
     fuses=False,
 )
-def cross_entropy_grad(
-    dloss: Array, logp: Array, labels: Array, smoothing: float, ignore: int, share: float
-) -> Array:
+def cross_entropy_grad(dloss: Array, logp: Array, labels: Array, smoothing: float, ignore: int, share: float) -> Array:
     """dlogits = (softmax - s/V) w, minus (1-s) w at the label, with w = dloss share / rows that count."""
     w = (dloss * _row_weights(labels, ignore, share))[..., None]
     dlogits = (np.exp(logp) - smoothing / logp.shape[-1]) * w
@@ -410,5 +403,5 @@ def adam(w: Array, g: Array, m: Array, v: Array, step: int, **h: float) -> tuple
     fuses=False,
 )
 def adamw(w: Array, g: Array, m: Array, v: Array, step: int, **h: float) -> tuple[Array, Array, Array]:
-    """Adam with decoupled decay, w (1 - lr weight_decay); one fused kernel. Source: Loshchilov & Hutter, algorithm 2."""
+    """Adam with decoupled decay, w (1 - lr weight_decay); one fused kernel. Source: Loshchilov & Hutter, alg. 2."""
     return _adam(w * (1 - h["lr"] * h["weight_decay"]), g, m, v, step, **h)

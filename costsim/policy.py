@@ -14,13 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from costsim import schema
+from costsim import files, schema
 from costsim.autodiff import is_stashed
 from costsim.errors import InputError, nearest
+from costsim.files import Document
 from costsim.formats import Format, parse_format
 from costsim.graph import GEMM_OPERANDS, Graph, Op, Tensor
 from costsim.kinds import Dims
-from costsim.schema import Document, validate
+from costsim.schema import validate
 
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
@@ -76,7 +77,8 @@ class Policy:
         if not self.file.levels:
             return (self.file.setup or self.name,)
         return tuple(
-            f"[{','.join(map(str, phase.levels))}]{'*' if phase.grade == 'recalled' else ''}" for phase in self.file.phases
+            f"[{','.join(map(str, phase.levels))}]{'*' if phase.grade == 'recalled' else ''}"
+            for phase in self.file.phases
         )
 
     @property
@@ -87,7 +89,7 @@ class Policy:
 
 def load_policy(path: Path) -> Policy:
     """The policy of that file. Raises InputError, with the place in the file, for anything wrong."""
-    document = schema.parse_yaml(schema.read_text(path), str(path))
+    document = files.parse_yaml(files.read_text(path), str(path))
     file = validate(schema.Policy, document)
     policy = Policy(path.stem, file, document)
     _check(policy)
@@ -110,7 +112,9 @@ def _check(policy: Policy) -> None:
         if i and file.monotone:
             for level, before, now in zip(file.levels, file.phases[i - 1].levels, phase.levels, strict=True):
                 if now < before:
-                    raise error((*at, "levels"), f"level {level} falls from {before} to {now}, but the policy is monotone")
+                    raise error(
+                        (*at, "levels"), f"level {level} falls from {before} to {now}, but the policy is monotone"
+                    )
         for j, rule in enumerate(file.rules):
             _fill(policy, ("rules", j, "format"), rule.format, phase)
     for j, rule in enumerate(file.rules):
@@ -249,7 +253,9 @@ def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
         elif tensor.values in _DEFAULT_FORMAT:
             formats[name] = parse_format(_DEFAULT_FORMAT[tensor.values])
         else:
-            raise rules.policy.document.error(("rules",), f"no rule gives tensor {name!r} (role {tensor.role}) a format")
+            raise rules.policy.document.error(
+                ("rules",), f"no rule gives tensor {name!r} (role {tensor.role}) a format"
+            )
     return formats
 
 
@@ -288,7 +294,9 @@ class _Copies:
         self.formats = formats
         self.made: dict[tuple[object, ...], Copy] = {}
 
-    def extend(self, chain: tuple[Copy, ...], tensor: Tensor, why: str, choice: tuple[Format, str], along: Dims) -> tuple[Copy, ...]:
+    def extend(
+        self, chain: tuple[Copy, ...], tensor: Tensor, why: str, choice: tuple[Format, str], along: Dims
+    ) -> tuple[Copy, ...]:
         format, placement = choice
         of = chain[-1] if chain else None
         source = of.format if of else self.formats[tensor.name]

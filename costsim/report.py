@@ -30,7 +30,11 @@ def _ratio(numerator: int, denominator: int) -> float | None:
 
 def _vector_ops(total: Total) -> Record:
     quantize = total.vector.get("quantize", 0)
-    return {"vector_ops": str(sum(total.vector.values()) - quantize), "quantize_ops": str(quantize)}
+    return {
+        "vector_ops": str(sum(total.vector.values()) - quantize),
+        "quantize_ops": str(quantize),
+        "vector_ops_by_operation": {name: str(n) for name, n in sorted(total.vector.items()) if name != "quantize"},
+    }
 
 
 def policy_record(result: Result, counted: CountedPolicy) -> Record:
@@ -229,10 +233,11 @@ def to_json(result: Result, by: str) -> str:
 
 
 def to_csv(result: Result, by: str) -> str:
-    """A header and the records; full precision."""
+    """A header and the records, full precision; what does not fit a cell is left to JSON."""
     rows: Sequence[Mapping[str, Any]] = records(result, by)
+    columns = [name for name, value in rows[0].items() if not isinstance(value, dict)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

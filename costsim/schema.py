@@ -1,29 +1,20 @@
-"""What workload and policy files hold, and how they are read: YAML with positions, one clear error for bad input.
+"""What workload and policy files hold, and how that is checked: one clear error for bad input.
 
 pydantic ends here: the rest of the package reads these frozen objects as plain data.
 """
 
-from __future__ import annotations
-
-import json
-import math
 import re
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim.errors import InputError, nearest
+from costsim.errors import nearest
+from costsim.files import Document
 
-MAX_FILE_BYTES = 1_000_000
-MAX_DEPTH = 32
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
 
-Where = tuple[Hashable, ...]  # where in a document: keys and list indices
 Grade = Literal["stated", "inferred", "recalled", "fitted", "ours"]
 
 Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
@@ -46,7 +37,9 @@ class Strict(BaseModel):
             for key in data:
                 if key not in known:
                     hint = nearest(key, known, most=20)
-                    raise PydanticCustomError("unknown_key", "unknown key {key}{hint}", {"key": repr(key), "hint": hint})
+                    raise PydanticCustomError(
+                        "unknown_key", "unknown key {key}{hint}", {"key": repr(key), "hint": hint}
+                    )
         return data
 
 
@@ -145,177 +138,7 @@ class Policy(Strict):
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = (Phase(),)
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A parsed file: its data, where each field stands, and fields set from outside (`--set`)."""
-
-    path: str
-    data: dict[str, Any]
-    marks: Mapping[Where, tuple[int, int]] = field(default_factory=dict)  # 1-based line and column
-    overrides: Mapping[Where, str] = field(default_factory=dict)
-
-    def error(self, at: Where, message: str) -> InputError:
-        """The error for a field: file, line, column, field, message."""
-        name = ".".join(str(part) for part in at)
-        if at in self.overrides:
-            return InputError(f"--set {self.overrides[at]}: {message}")
-        known = at
-        while known and known not in self.marks:
-            known = known[:-1]
-        line, column = self.marks.get(known, (1, 1))
-        return InputError(f"{self.path}:{line}:{column}: {name + ': ' if name else ''}{message}")
-
-
-class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
-    """Scalars as in YAML 1.2: no base 60 (16:4:4:16), no yes/no, no octal by a leading zero."""
-
-    yaml_implicit_resolvers: ClassVar = {}
-
-
-_SCALARS = (
-    ("null", r"null|Null|NULL|~|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+0123456789.")),
-)
-for _tag, _pattern, _first in _SCALARS:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
-
-
-def _scalar(tag: str, text: str) -> Any:
-    kind = tag.rpartition(":")[2]
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text.lower() == "true"
-    if kind == "int":
-        if len(text) > 20:
-            raise ValueError(f"an integer of {len(text)} digits is out of range")
-        return int(text)
-    if kind == "float":
-        value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        if not math.isfinite(value):
-            raise ValueError(f"expected a finite number, got {text[:40]}")
-        return value
-    if kind != "str":
-        raise ValueError(f"tag {tag[:60]!r} is not allowed")
-    return text
-
-
-class _Reader:
-    """Builds plain data from YAML nodes and notes where each field stands."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.marks: dict[Where, tuple[int, int]] = {}
-
-    def fail(self, mark: Any, message: str) -> InputError:
-        return InputError(f"{self.path}:{mark.line + 1}:{mark.column + 1}: {message}")
-
-    def check_events(self, text: str) -> None:
-        """Refuse aliases and deep nesting before anything recursive runs."""
-        depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.AliasEvent):
-                raise self.fail(event.start_mark, "YAML aliases are not allowed; write the value out")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise self.fail(event.start_mark, f"nested more than {MAX_DEPTH} deep")
-
-    def build(self, node: yaml.Node, at: Where) -> Any:
-        self.marks.setdefault(at, (node.start_mark.line + 1, node.start_mark.column + 1))
-        if isinstance(node, yaml.MappingNode):
-            return self.build_mapping(node, at)
-        if isinstance(node, yaml.SequenceNode):
-            return tuple(self.build(child, (*at, i)) for i, child in enumerate(node.value))
-        try:
-            return _scalar(node.tag, node.value)
-        except ValueError as error:
-            raise self.fail(node.start_mark, f"{'.'.join(map(str, at))}: {error}") from None
-
-    def build_mapping(self, node: yaml.MappingNode, at: Where) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value
-            if not isinstance(key, str) or key_node.tag != "tag:yaml.org,2002:str":
-                raise self.fail(key_node.start_mark, "expected a name as key")
-            if key in result:
-                line = self.marks[(*at, key)][0]
-                raise self.fail(key_node.start_mark, f"duplicate key {key[:60]!r}, first on line {line}")
-            self.marks[(*at, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            result[key] = self.build(value_node, (*at, key))
-        return result
-
-
-def parse_yaml(text: str, path: str) -> Document:
-    """A YAML mapping as plain data with positions; sequences become tuples. Raises InputError."""
-    reader = _Reader(path)
-    try:
-        reader.check_events(text)
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
-        raise InputError(f"{where}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if node is None:
-        raise InputError(f"{path}: the file is empty")
-    if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{path}:1:1: expected fields (`name: value`), got {node.id}")
-    return Document(path, reader.build(node, ()), reader.marks)
-
-
-def read_text(path: Path) -> str:
-    """The text of a small UTF-8 file. Raises InputError for a folder, a missing, huge or binary file."""
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder, expected a YAML file")
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file (byte {error.start})") from None
-    if "\0" in text:
-        raise InputError(f"{path}: a binary file, expected YAML")
-    return text
-
-
-def override(document: Document, assignments: Iterable[str]) -> Document:
-    """The document with `a.b=value` assignments (the values are YAML). Raises InputError."""
-    data = json.loads(json.dumps(document.data))
-    overrides: dict[Where, str] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"--set {assignment[:80]}: expected FIELD=VALUE, such as model.encoder_layers=12")
-        *parents, last = name.strip().split(".")
-        target = data
-        for depth, part in enumerate(parents):
-            if not isinstance(target.get(part), dict):
-                hint = nearest(part, (k for k, v in target.items() if isinstance(v, dict)))
-                raise InputError(f"--set {assignment[:80]}: no section {'.'.join(parents[: depth + 1])!r}{hint}")
-            target = target[part]
-        value = parse_yaml(f"value: {text}", f"--set {assignment[:80]}").data["value"]
-        target[last] = value
-        overrides[(*parents, last)] = assignment[:80]
-    return Document(document.path, _tuples(data), document.marks, {**document.overrides, **overrides})
-
-
-def _tuples(value: Any) -> Any:
-    """JSON lists as tuples again, which is what strict sections take."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
+# --- checking -------------------------------------------------------------------------------------------------------
 
 Section = TypeVar("Section", bound=Strict)
 
@@ -360,27 +183,3 @@ def validate(section: type[Section], document: Document, at: tuple[str, ...] = (
         if error["type"] == "unknown_key":
             where = (*where, error["ctx"]["key"].strip("'"))
         raise document.error(where, _message(error)) from None
-
-
-def list_shipped(folder: str) -> dict[str, Path]:
-    """The files that come with costsim in `folder` (workloads, policies), by name, sorted."""
-    package = Path(__file__).parent
-    for root in (package / folder, package.parent / folder):  # an installed wheel carries them; a checkout has them beside
-        if root.is_dir():
-            return {path.stem: path for path in sorted(root.glob("*.yaml"))}
-    return {}
-
-
-def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
-    """A path that exists (from here, or beside another file), else the shipped file of that name, with or without .yaml.
-
-    Raises InputError that names the nearest shipped one.
-    """
-    for path in (Path(name), *([beside.parent / name] if beside else [])):
-        if name and path.exists():
-            return path
-    shipped = list_shipped(folder)
-    stem = name.removesuffix(".yaml").removesuffix(".yml")
-    if stem in shipped:
-        return shipped[stem]
-    raise InputError(f"{what} {name[:80]!r}: no such file, nor a shipped {what}{nearest(stem, shipped, most=12)}")

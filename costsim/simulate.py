@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from costsim import schema
+from costsim import files, schema
 from costsim.count import Row, Total, count, sum_rows
 from costsim.errors import InputError
 from costsim.graph import Graph
@@ -76,10 +76,10 @@ def count_policy(graph: Graph, policy: Policy, convention: Convention) -> Counte
     return CountedPolicy(policy, tuple(phases), total)
 
 
-def _load(name: str, workload: schema.Document, at: schema.Where | None) -> Policy:
+def _load(name: str, workload: files.Document, at: files.Where | None) -> Policy:
     """A policy by name; `at` is the field of the workload that names it, None if the command line does."""
     try:
-        path = schema.find(name, "policies", "policy", beside=Path(workload.path))
+        path = files.find(name, "policies", "policy", beside=Path(workload.path))
     except InputError as error:
         raise (error if at is None else workload.error(at, str(error))) from None
     return load_policy(path)
@@ -99,9 +99,9 @@ def run(
     `workload` and policies are paths or shipped names; `assignments` are `field=value` texts over the file's fields.
     Raises InputError, one line, for anything wrong in the input.
     """
-    file_path = schema.find(workload, "workloads", "workload")
-    document = schema.parse_yaml(schema.read_text(file_path), str(file_path))
-    document = schema.override(document, assignments)
+    file_path = files.find(workload, "workloads", "workload")
+    document = files.parse_yaml(files.read_text(file_path), str(file_path))
+    document = files.override(document, assignments)
     file = schema.validate(schema.Workload, document)
     convention = Convention(
         law=law or file.law,

@@ -11,8 +11,9 @@ from typing import Any
 
 from costsim.autodiff import backward
 from costsim.errors import nearest
+from costsim.files import Document
 from costsim.graph import Graph, GraphBuilder, Tensor
-from costsim.schema import Document, Optimizer, Workload, validate
+from costsim.schema import Optimizer, Workload, validate
 
 _SHARED = ("blocks",)
 
@@ -47,12 +48,16 @@ def _update(b: GraphBuilder, optimizer: Optimizer, gradients: dict[str, str]) ->
             clipped = Tensor(f"{grad}.clipped", of.dims, "weight_gradient", of.layer, alias=grad)
             grad = b.op("rescale", grad, clip, name=f"{grad}.rescale", outputs=[clipped])
         states = [b.given(f"{weight}.{state}", of.dims, role="state") for state in ("m", "v")]
-        outputs = [Tensor(f"{name}.next", of.dims, b.tensors[name].role, of.layer, alias=name) for name in (weight, *states)]
+        outputs = [
+            Tensor(f"{name}.next", of.dims, b.tensors[name].role, of.layer, alias=name) for name in (weight, *states)
+        ]
         b.op(optimizer.kind, weight, grad, *states, name=f"{weight}.{optimizer.kind}", outputs=outputs, **hyper)
     b.layer = ""
 
 
-def training_step(model: Any, batch: Any, optimizer: Optimizer, micro_batches: int = 1, label_smoothing: float = 0.0) -> Graph:
+def training_step(
+    model: Any, batch: Any, optimizer: Optimizer, micro_batches: int = 1, label_smoothing: float = 0.0
+) -> Graph:
     """The graph of one whole training step: forward and backward (`micro_batches` times) and update.
 
     `model` and `batch` are a family's sections. Gradients of micro-batches are summed in place: the first becomes the

@@ -37,7 +37,7 @@ class Batch(Strict):
 
 
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
-    """The dims of a training step. Raises ValueError if a sentence is longer than the positions, or vocabularies clash."""
+    """The dims of a training step. Raises ValueError for too long sentences or clashing vocabularies."""
     longest = max(batch.source_tokens, batch.target_tokens)
     if longest > model.max_positions:
         raise ValueError(f"max_positions {model.max_positions} is less than the sentences' {longest} tokens")

@@ -1,0 +1,56 @@
+"""Small graphs and the shipped files, for all tests."""
+
+import pytest
+
+from costsim import files
+from costsim.models import encoder_classifier, encoder_decoder, training_step
+from costsim.policy import load_policy
+from costsim.schema import Optimizer
+
+SMALL = {"d_model": 8, "ffn_dim": 12, "heads": 2}
+SMALL_ENCODER_DECODER = {
+    **SMALL,
+    "family": "encoder-decoder",
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "source_vocab": 11,
+    "target_vocab": 13,
+    "max_positions": 9,
+}
+SMALL_CLASSIFIER = {
+    **SMALL,
+    "family": "encoder-classifier",
+    "layers": 2,
+    "vocab": 11,
+    "max_positions": 7,
+    "classes": 3,
+}
+
+
+def adamw(**changes):
+    return Optimizer(**{"kind": "adamw", "lr": 0.01, "weight_decay": 0.1, **changes})
+
+
+def translation_step(optimizer=None, micro_batches=1, label_smoothing=0.1, batch=None, **changes):
+    model = encoder_decoder.Model(**{**SMALL_ENCODER_DECODER, **changes})
+    given = {"sequences": 3, "source_tokens": 5, "target_tokens": 4, **(batch or {})}
+    return training_step(model, encoder_decoder.Batch(**given), optimizer or adamw(), micro_batches, label_smoothing)
+
+
+def classifier_step(optimizer=None, micro_batches=1, label_smoothing=0.0, batch=None, **changes):
+    model = encoder_classifier.Model(**{**SMALL_CLASSIFIER, **changes})
+    given = {"sequences": 3, "tokens": 5, **(batch or {})}
+    return training_step(model, encoder_classifier.Batch(**given), optimizer or adamw(), micro_batches, label_smoothing)
+
+
+STEPS = {"encoder-decoder": translation_step, "encoder-classifier": classifier_step}
+
+
+def shipped_policy(name):
+    return load_policy(files.find(name, "policies", "policy"))
+
+
+@pytest.fixture(params=sorted(STEPS))
+def step(request):
+    """A maker of small training steps, one per family."""
+    return STEPS[request.param]

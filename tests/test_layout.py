@@ -1,0 +1,86 @@
+"""The structure of the package: who may import whom, and what an import loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import costsim
+
+PACKAGE = Path(costsim.__file__).parent
+
+# A module imports only from levels below its own.
+LEVELS = [
+    ["errors"],
+    ["formats", "kinds", "files"],
+    ["ops", "schema"],
+    ["graph"],
+    ["autodiff", "reference"],
+    ["policy"],
+    ["count"],
+    ["models.blocks"],
+    ["models.encoder_decoder", "models.encoder_classifier"],
+    ["models"],
+    ["simulate"],
+    ["report", "catalogue"],
+    ["cli"],
+    ["__main__"],
+]
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        yield name.removesuffix(".__init__"), path
+
+
+def imported(path):
+    """The package's modules that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            assert not isinstance(node, ast.ImportFrom), f"{path}: relative import"
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "costsim":
+                inner = ".".join(parts[1:])
+                while inner and inner not in LEVEL:
+                    inner = inner.rpartition(".")[0]
+                if inner:
+                    yield inner
+
+
+@pytest.mark.parametrize(("name", "path"), [(n, p) for n, p in modules() if n != "__init__"])
+def test_imports_go_down(name, path):
+    assert name in LEVEL, "give the new module a level"
+    for other in imported(path):
+        assert LEVEL[other] < LEVEL[name], f"{name} (level {LEVEL[name]}) imports {other} (level {LEVEL[other]})"
+
+
+def test_every_level_exists():
+    assert {name for name, _ in modules()} - {"__init__"} == set(LEVEL)
+
+
+HEAVY = ("numpy", "pandas", "pydantic", "matplotlib", "yaml")
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import costsim", ()),
+        ("import sys; sys.argv = ['costsim', '--help']; from costsim.cli import main; main(standalone_mode=False)", ()),
+        ("from costsim import simulate; simulate.run('iwslt17-dsq')", ("pydantic", "yaml")),
+    ],
+)
+def test_what_is_loaded(code, allowed):
+    program = f"{code}\nimport sys; print('LOADED', *(m for m in {HEAVY} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = done.stdout.rpartition("LOADED")[2].split()
+    assert set(loaded) <= set(allowed)

@@ -1,0 +1,340 @@
+"""The op table against independent measurements: scalars that count, finite differences, the law of adjoints."""
+
+import math
+
+import numpy as np
+import pytest
+
+from costsim.graph import GraphBuilder, Tensor
+from costsim.kinds import bind, contraction, expand, linear_equation, make_kind
+from costsim.ops import OPS, kind_of
+
+SIZES = {"a": 2, "b": 3, "c": 4, "v": 5}
+
+# Dims for every kind's operands: (inputs, outputs). Outputs are said where no input has the index.
+DIMS = {
+    "embed": ("vc ab", "abc"),
+    "embed_grad": ("abc ab", "vc"),
+    "select_first": ("abc", "ac"),
+    "select_first_grad": ("ac", "abc"),
+    "scale": ("ab", "ab"),
+    "add": ("ab ab", "ab"),
+    "add_bias": ("abc bc", "abc"),
+    "sum_leading": ("abc", "bc"),
+    "bernoulli": ("", "ab"),
+    "dropout": ("ab ab", "ab"),
+    "mask_padding": ("avbc ac", "avbc"),
+    "mask_causal": ("avbc", "avbc"),
+    "relu": ("ab", "ab"),
+    "relu_grad": ("ab ab", "ab"),
+    "gelu": ("ab", "ab"),
+    "gelu_grad": ("ab ab", "ab"),
+    "tanh": ("ab", "ab"),
+    "tanh_grad": ("ab ab", "ab"),
+    "softmax": ("abc", "abc"),
+    "softmax_grad": ("abc abc", "abc"),
+    "layer_norm": ("abc c c", "abc ab ab"),
+    "layer_norm_grad": ("abc abc c ab ab", "abc"),
+    "layer_norm_grad_weights": ("abc abc ab ab", "c c"),
+    "cross_entropy": ("abv ab", "- abv"),
+    "cross_entropy_grad": ("- abv ab", "abv"),
+    "accumulate": ("ab ab", "ab"),
+    "square_sum": ("ab", "-"),
+    "clip_factor": ("-", "-"),
+    "rescale": ("ab -", "ab"),
+    "adam": ("ab ab ab ab", "ab ab ab"),
+    "adamw": ("ab ab ab ab", "ab ab ab"),
+}
+PARAMS = {
+    "scale": {"factor": 3.0},
+    "bernoulli": {"rate": 0.25},
+    "dropout": {"rate": 0.25},
+    "layer_norm": {"eps": 1e-5},
+    "cross_entropy": {"smoothing": 0.1, "ignore": -1, "share": 0.5},
+    "cross_entropy_grad": {"smoothing": 0.1, "ignore": -1, "share": 0.5},
+    "clip_factor": {"max_norm": 0.5},
+    "adam": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1},
+    "adamw": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1},
+}
+INTEGERS = {"ids": 5, "labels": 5}  # exclusive bounds
+
+
+def dims_of(text):
+    return [() if word == "-" else tuple(word) for word in text.split()]
+
+
+def shape(dims):
+    return tuple(SIZES[dim] for dim in dims)
+
+
+def draw(kind, seed=0, make=float):
+    """Random operands of a kind, all floating-point values passed through `make`."""
+    rng = np.random.default_rng(seed)
+    operands = []
+    for operand, dims in zip(kind.inputs, dims_of(DIMS[kind.name][0]), strict=True):
+        if operand.name in INTEGERS:
+            operands.append(rng.integers(0, INTEGERS[operand.name], shape(dims)))
+        elif operand.name in ("mask", "keep"):
+            operands.append(rng.random(shape(dims)) < 0.7)
+            operands[-1][..., 0] = True
+        else:
+            values = rng.uniform(0.3, 1.2, shape(dims)) * rng.choice([-1, 1], shape(dims))
+            if operand.name in ("v", "rstd", "total"):
+                values = abs(values)
+            operands.append(values if make is float else np.vectorize(make, otypes=[object])(values))
+    return operands
+
+
+def runtime(kind):
+    out = dims_of(DIMS[kind.name][1])[0]
+    values = {"shape": shape(out), "step": 3, "key": (0, 1, 2, 3)}
+    return {name: values[name] for name in kind.runtime}
+
+
+def run(kind, operands):
+    result = kind.run(*operands, **PARAMS.get(kind.name, {}), **runtime(kind))
+    return result if isinstance(result, tuple) else (result,)
+
+
+def stated_work(kind):
+    env = bind(kind, dims_of(DIMS[kind.name][0]), dims_of(DIMS[kind.name][1]))
+    total = {}
+    for pattern, counts in kind.work:
+        points = math.prod(shape(expand(pattern, env)))
+        for name, n in counts.items():
+            total[name] = total.get(name, 0) + n * points
+    return total
+
+
+class Counting:
+    """A number that counts what is done with it."""
+
+    counts: dict
+
+    def __init__(self, value):
+        self.value = float(value)
+
+    def _do(name, function):
+        def method(self, other=None):
+            Counting.counts[name] = Counting.counts.get(name, 0) + 1
+            other = other.value if isinstance(other, Counting) else other
+            return Counting(function(self.value, other))
+
+        return method
+
+    __add__ = __radd__ = _do("add", lambda a, b: a + b)
+    __sub__ = _do("add", lambda a, b: a - b)
+    __rsub__ = _do("add", lambda a, b: b - a)
+    __mul__ = __rmul__ = _do("mul", lambda a, b: a * float(b))
+    __truediv__ = _do("div", lambda a, b: a / b)
+    __rtruediv__ = _do("div", lambda a, b: b / a)
+    exp = _do("exp", lambda a, _: math.exp(a))
+    log = _do("log", lambda a, _: math.log(a))
+    sqrt = _do("sqrt", lambda a, _: math.sqrt(a))
+    tanh = _do("tanh", lambda a, _: math.tanh(a))
+    erf = _do("erf", lambda a, _: math.erf(a))
+
+    def _compare(function):
+        def method(self, other):
+            Counting.counts["cmp"] = Counting.counts.get("cmp", 0) + 1
+            return function(self.value, other.value if isinstance(other, Counting) else other)
+
+        return method
+
+    __lt__ = _compare(lambda a, b: a < b)
+    __gt__ = _compare(lambda a, b: a > b)
+    __le__ = _compare(lambda a, b: a <= b)
+    __ge__ = _compare(lambda a, b: a >= b)
+
+
+# What counting scalars cannot run, counted by hand: a scatter-add adds each row once; drawing takes a random number and
+# a comparison per element; a lookup does nothing.
+BY_HAND = {
+    "embed_grad": {"add": 2 * 3 * 4},
+    "bernoulli": {"random": 6, "cmp": 6},
+}
+
+
+def test_every_kind_has_a_case():
+    assert set(DIMS) == set(OPS)
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_work_equals_counted_operations(name):
+    kind = OPS[name]
+    if name in BY_HAND:
+        assert stated_work(kind) == BY_HAND[name]
+        return
+    Counting.counts = {}
+    run(kind, draw(kind, make=Counting))
+    assert stated_work(kind) == Counting.counts
+
+
+def test_a_contraction_counts_one_multiplication_and_one_addition_per_mac():
+    kind = contraction("abc,cv->abv")
+    Counting.counts = {}
+    make = np.vectorize(Counting, otypes=[object])
+    kind.run(make(np.ones((2, 3, 4))), make(np.ones((4, 5))))
+    macs = 2 * 3 * 4 * 5
+    assert kind.work == ((tuple("abcv"), {"mac": 1}),)
+    assert Counting.counts["mul"] == macs
+    assert macs - 2 * 3 * 5 <= Counting.counts["add"] <= macs  # a sum may or may not start from zero
+
+
+@pytest.mark.parametrize("name", sorted(OPS))
+def test_shapes_follow_the_patterns(name):
+    kind = OPS[name]
+    results = run(kind, draw(kind))
+    assert [np.shape(r) for r in results] == [shape(d) for d in dims_of(DIMS[name][1])]
+
+
+def gradient(kind, rule, operands, results, cotangents):
+    """The gradients that a rule's op computes, given those of the results."""
+    values = dict(zip([o.name for o in kind.inputs], operands, strict=True))
+    values |= dict(zip([o.name for o in kind.outputs], results, strict=True))
+    values |= {f"d{o.name}": c for o, c in zip(kind.outputs, cotangents, strict=True)}
+    arguments = [values[name] for name in rule.arguments]
+    if not rule.kind:
+        return arguments
+    grad_kind = kind_of(rule.kind)
+    params = {name: PARAMS[kind.name][name] for name in grad_kind.params}
+    given = {"shape": np.shape(values[rule.operands[0]])}
+    made = grad_kind.run(*arguments, **params, **{name: given[name] for name in grad_kind.runtime})
+    return list(made) if isinstance(made, tuple) else [made]
+
+
+# mask_causal adds minus infinity, which has no difference quotient; it has a test of its own.
+DIFFERENTIABLE = sorted(name for name, kind in OPS.items() if kind.grads and name != "mask_causal")
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_equal_finite_differences(name):
+    kind = OPS[name]
+    operands = draw(kind)
+    if name == "mask_padding":
+        operands[1][:] = True  # minus infinity has no difference quotient
+    results = run(kind, operands)
+    rng = np.random.default_rng(1)
+    used = {argument for rule in kind.grads for argument in rule.arguments}
+    cotangents = [
+        rng.normal(size=np.shape(r)) if f"d{o.name}" in used else np.zeros(np.shape(r))
+        for o, r in zip(kind.outputs, results, strict=True)
+    ]
+    for rule in kind.grads:
+        grads = gradient(kind, rule, operands, results, cotangents)
+        for operand_name, grad in zip(rule.operands, grads, strict=True):
+            at = [o.name for o in kind.inputs].index(operand_name)
+            direction = rng.normal(size=operands[at].shape)
+            h = 1e-6
+            moved = []
+            for sign in (1, -1):
+                shifted = list(operands)
+                shifted[at] = operands[at] + sign * h * direction
+                moved.append(
+                    sum(np.sum(r * c) for r, c in zip(run(kind, shifted), cotangents, strict=True) if np.any(c))
+                )
+            measured = (moved[0] - moved[1]) / (2 * h)
+            assert np.sum(grad * direction) == pytest.approx(measured, rel=1e-6, abs=1e-8), operand_name
+
+
+def test_the_causal_mask_passes_the_gradient():
+    kind = OPS["mask_causal"]
+    x = np.zeros((2, 5, 3, 3))
+    y = kind.run(x)
+    visible = np.isfinite(y[0, 0])
+    assert visible.tolist() == np.tril(np.ones((3, 3), bool)).tolist()
+    assert (y[:, :, visible] == 0).all()
+    assert [(rule.operands, rule.kind, rule.arguments) for rule in kind.grads] == [(("x",), "", ("dy",))]
+
+
+EQUATIONS = {
+    "abc,cv->abv": "linear layer",
+    "abc,cvd->abvd": "projection to heads",
+    "abcd,cdv->abv": "projection from heads",
+    "aqhe,akhe->ahqk": "attention scores",
+    "ahqk,akhe->aqhe": "attention over values",
+    "btd,vd->btv": "tied head",
+}
+LETTERS = dict(zip("abcdehkqtv", (2, 3, 4, 2, 3, 2, 4, 5, 3, 6), strict=True))
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_contractions_are_multilinear_and_gradients_their_adjoints(equation):
+    kind = contraction(equation)
+    rng = np.random.default_rng(0)
+    x, w, y = (rng.normal(size=[LETTERS[i] for i in o.pattern]) for o in (*kind.inputs, *kind.outputs))
+    forward = np.sum(y * kind.run(x, w))
+    values = {"x": x, "w": w, "dy": y}
+    for rule in kind.grads:
+        grad = contraction(rule.kind).run(*(values[name] for name in rule.arguments))
+        assert np.sum(grad * values[rule.operands[0]]) == pytest.approx(forward, rel=1e-12)
+        assert contraction(rule.kind).work[0][1] == {"mac": 1}
+        assert set(contraction(rule.kind).work[0][0]) == set(kind.work[0][0])  # as many MACs as the forward
+    other = rng.normal(size=x.shape)
+    np.testing.assert_allclose(kind.run(x + 2 * other, w), kind.run(x, w) + 2 * kind.run(other, w), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("equation", "message"),
+    [
+        ("aab,bc->ac", "twice"),
+        ("ab,cd->acd", "in no other term"),
+        ("ab,bc->acz", "in no other term"),
+        ("ab->a", "not an einsum equation"),
+        ("ab,bc,cd->ad", "not an einsum equation"),
+    ],
+)
+def test_equations_whose_gradients_would_be_wrong_are_refused(equation, message):
+    with pytest.raises(ValueError, match=message):
+        contraction(equation)
+
+
+def test_linear_equation():
+    assert linear_equation(2, 1, 1) == "abc,cd->abd"
+    assert linear_equation(2, 2, 1) == "abcd,cde->abe"
+
+
+def documented(x):
+    """y = x."""
+    return x
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grads": {}}, "must list every operand"),
+        ({"grads": {"x": "dy", "z": None}}, "must list every operand"),
+        ({"grads": {"x": "what?"}}, "cannot read"),
+        ({"signature": "x[k]"}, "no result"),
+        ({"work": {"z": {"add": 1}}}, "signature lacks"),
+        ({"run": lambda x: x}, "docstring"),
+    ],
+)
+def test_a_kind_without_all_parts_cannot_exist(change, message):
+    parts = {"signature": "x[k] -> y[k]", "run": documented, "work": {}, "grads": {"x": "dy"}, **change}
+    with pytest.raises(ValueError, match=message):
+        make_kind("kind", **parts)
+
+
+def test_binding_names_the_clash():
+    with pytest.raises(ValueError, match=r"layer_norm: k is \('b',\) elsewhere but \('c',\) in b"):
+        bind(OPS["layer_norm"], [("a", "c"), ("b",), ("c",)])
+    with pytest.raises(ValueError, match="does not fit"):
+        bind(OPS["embed"], [("v",), ("a",)])
+    with pytest.raises(ValueError, match="takes 2 operands, got 1"):
+        bind(OPS["add"], [("a",)])
+
+
+def test_the_builder_refuses_what_does_not_fit():
+    b = GraphBuilder({"a": 2, "b": 3})
+    x = b.given("x", ("a", "b"))
+    with pytest.raises(ValueError, match="exists already"):
+        b.given("x", ("a",))
+    with pytest.raises(ValueError, match="unknown dim 'z'"):
+        b.given("z", ("z",))
+    with pytest.raises(ValueError, match="takes params"):
+        b.op("scale", x, name="y")
+    with pytest.raises(ValueError, match="unknown op kind 'sofmax'; did you mean 'softmax'"):
+        b.op("sofmax", x, name="y")
+    with pytest.raises(ValueError, match="exists already"):
+        b.op("relu", x, name="y", outputs=[Tensor("x", ("a", "b"), "activation", "")])
