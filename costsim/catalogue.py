@@ -37,6 +37,7 @@ def _ops() -> dict[str, str]:
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "workloads": _files("workloads"),
     "policies": _files("policies"),
+    "hardware": _files("hardware_profiles"),
     "formats": _formats,
     "ops": _ops,
 }

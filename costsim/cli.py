@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+# The width is fixed because click would import shutil, a twentieth of the time of --help, to ask the terminal.
+_SETTINGS = {"help_option_names": ["-h", "--help"], "terminal_width": 80}
+
 BY = ("policy", "phase", "kind", "layer", "role", "tensor", "op", "pair")
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 
@@ -31,7 +34,7 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, context_settings=_SETTINGS)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
@@ -99,7 +102,7 @@ def _catalogue(what: str) -> dict[str, str]:
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(("workloads", "policies", "formats", "ops")))
+@click.argument("what", type=click.Choice(("workloads", "policies", "hardware", "formats", "ops")))
 def list_(what: str) -> None:
     """List what costsim knows, a line each, the name first.
 
@@ -110,6 +113,8 @@ def list_(what: str) -> None:
     width = max((len(name) for name in entries), default=0)
     for name, text in entries.items():
         click.echo(f"{name:{width}}  {text}".rstrip())
+    if not entries:
+        click.echo(f"costsim: no {what} are shipped yet", err=True)
 
 
 @main.command()

@@ -8,7 +8,6 @@ import inspect
 import re
 import time
 import tracemalloc
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -23,6 +22,8 @@ RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature
 TRANSLATION = find("iwslt17-dsq", "workloads", "workload").read_text(encoding="utf-8")
 CLASSIFIER = find("glue-mrpc-dsq", "workloads", "workload").read_text(encoding="utf-8")
 DSQ = find("dsq", "policies", "policy").read_text(encoding="utf-8")
+AT_MODEL, CLASSIFIER_AT_MODEL = (text.replace("\nmodel:", "\n¶model:") for text in (TRANSLATION, CLASSIFIER))
+NO_MODEL = re.sub("(?m)^model:\n(  .*\n)+", "¶model:\n", TRANSLATION)
 FIXED16 = find("fixed16", "policies", "policy").read_text(encoding="utf-8")
 WORKLOAD_FILE, POLICY_FILE = ["bad.yaml"], ["iwslt17-dsq", "--policy", "bad.yaml"]
 
@@ -35,7 +36,8 @@ class Case(NamedTuple):
     args: list[str]
     content: bytes = b""
     place: str = ""  # the message starts with it
-    bug: str = ""
+    bug: str = ""  # why it is not refused as it should be
+    file: str = "bad.yaml"
 
 
 def edited(text, edits):
@@ -96,10 +98,11 @@ def assigned(name, assignment, *says, **kwargs):
     return Case(f"--set {name}", list(says), ["iwslt17-dsq", "--set", assignment], place="--set ", **kwargs)
 
 
-LAST_RULE = "bfp<q1>, placement: at_producer}\nphases:"
 ALIAS_BOMB = "a0: &a0 [x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n".replace("[*", "[¶*" if i == 1 else "[*") for i in range(1, 30)
 )
+TIED = "tied: all needs one vocabulary, got 8192 and 16384"
+FAMILY = "model.family: unknown model family 'encoder-decodr'; did you mean 'encoder-decoder'?"
 NESTED = "model: " + "[" * 31 + "¶" + "[" * 969 + "]" * 1000  # the file itself is one level, 32 are allowed
 HOSTILE = [
     raw("alias bomb", ALIAS_BOMB, "YAML aliases are not allowed"),
@@ -108,18 +111,19 @@ HOSTILE = [
     raw("file over 1 MB", b"# " + b"x" * 1_000_000, "larger than 1000000 bytes"),
     raw("file under 1 MB, one text", "¶model: " + "x" * 990_000, ""),
     raw(
-        "file under 1 MB, many items",
-        "¶model: [" + "[]," * 330_000 + "1]",
-        "",
-        bug="a file just under the size limit takes seconds and up to 240 MB: values are not limited in number",
-    ),
-    raw(
         "key of 900,000 letters",
         "¶? " + "k" * 900_000 + "\n: 1",
         "unknown key",
         bug="a long key is printed whole, twice: a message of 1.8 MB",
     ),
 ]
+MANY_ITEMS = raw("file under 1 MB, many items", "¶model: [" + "[]," * 330_000 + "1]")
+KNOWN_BUG = "' (known: , ...)' ends the message: errors.nearest(most=0)"
+TAG_BUG = "a tag on fields or on a list is ignored"
+QUOTE_BUG = "the place of a key that holds a quote is lost: schema.validate strips quotes off its repr"
+BREAK_BUG = "a line break in a key or in --set breaks the message's line"
+BLAME_BUG = "Document.error blames the file for what --set said, unless the very field was set"
+LONG_BUG = "OSError (file name too long) escapes from files.find"
 
 CASES = [
     # Files as a whole.
@@ -128,9 +132,8 @@ CASES = [
     given_args("folder as workload", ["."], "is a folder, expected a YAML file"),
     given_args("folder as policy", ["iwslt17-dsq", "--policy", "."], "is a folder, expected a YAML file"),
     given_args("workload without name", [""], "workload ''"),
-    given_args(
-        "path too long", ["x" * 5000], "no such file", bug="OSError (file name too long) escapes from files.find"
-    ),
+    given_args("path too long", ["x" * 5000], "no such file", bug=LONG_BUG),
+    workload("policy name too long", "baseline: ", f"¶baseline: {'x' * 5000} # ", "no such file", bug=LONG_BUG),
     raw("empty file", b"", "the file is empty"),
     raw("blank file", b"  \n\n \n", "the file is empty"),
     raw("comments only", b"# nothing\n# here\n", "the file is empty"),
@@ -144,16 +147,9 @@ CASES = [
     raw("top-level text", "¶iwslt17\n", "expected fields (`name: value`)"),
     raw("empty mapping", "¶{}\n", "description: missing"),
     workload("duplicate key", "\nlaw:", "\n§law: product\n¶law:", "duplicate key 'law', first on line §"),
-    workload(
-        "duplicate key, nested",
-        "  heads: 4",
-        "  §heads: 4\n  # again\n  ¶heads: 8",
-        "duplicate key 'heads', first on line §",
-    ),
+    workload("duplicate key, nested", "  heads: 4", "  §heads: 4\n  # again\n  ¶heads: 8", "'heads', first on line §"),
     workload("tab", "  heads:", "¶\theads:", "not valid YAML: found character that cannot start any token"),
-    workload(
-        "unclosed bracket", "stash-bfp, dsq]", "stash-bfp, dsq", "not valid YAML: did not find expected ',' or ']'"
-    ),
+    workload("unclosed bracket", ", dsq]", ", dsq", "not valid YAML: did not find expected ',' or ']'"),
     workload("unclosed quote", "law: product", "law: 'product", "not valid YAML: found unexpected end of stream"),
     workload("second document", "\nlaw:", "\n¶---\nlaw:", "not valid YAML"),
     workload("alias", "law: product", "law: ¶*product", "YAML aliases are not allowed; write the value out"),
@@ -167,23 +163,10 @@ CASES = [
     workload("tag", "law: product", "law: ¶!!python/name:os.system x", ["law", "is not allowed", "python/name"]),
     workload("tag !!binary", "law: product", "law: ¶!!binary aGk=", "tag 'tag:yaml.org,2002:binary' is not allowed"),
     workload("tag !!int of text", "steps: 9100", "steps: ¶!!int abc", "training.steps: "),
-    *(
-        workload(f"tag, {name}", old, new, "is not allowed", bug=bug)
-        for name, old, new, bug in (
-            ("of fields", "\nmodel:", "\nmodel: ¶!!python/object:os.system", "a tag on fields or a list is ignored"),
-            ("of a list", "policies: [", "policies: ¶!!python/tuple [", "a tag on fields or a list is ignored"),
-        )
-    ),
-    workload(
-        "tag !!bool of text",
-        "padding_mask: true",
-        "padding_mask: ¶!!bool maybe",
-        "batch.padding_mask",
-        bug="!!bool of any text is false",
-    ),
-    workload(
-        "tag !!null of text", "clip_norm: null", "clip_norm: ¶!!null 5", "clip_norm", bug="!!null of text is null"
-    ),
+    workload("tag of fields", "\nmodel:", "\nmodel: ¶!!python/object:a.b", "not allowed", bug=TAG_BUG),
+    workload("tag of a list", "policies: [", "policies: ¶!!python/tuple [", "not allowed", bug=TAG_BUG),
+    workload("tag !!bool of text", "_mask: true", "_mask: ¶!!bool maybe", "_mask", bug="!!bool of any text is false"),
+    workload("tag !!null of text", "norm: null", "norm: ¶!!null 5", "norm", bug="!!null of any text is null"),
     # Keys.
     workload("unknown key", "\nlaw:", "\n¶lwa: product\nlaw:", "unknown key 'lwa'; did you mean 'law'? (known: "),
     workload("unknown key, model", "  heads:", "  ¶head: 4\n  heads:", "unknown key 'head'; did you mean 'heads'?"),
@@ -191,26 +174,10 @@ CASES = [
     workload("unknown key, list item", "stated: 20.95", "¶statd: 20.95", "published.0.statd: unknown key 'statd'; did"),
     dsq("unknown key, rule", "gemm: [forward], format: bfp<q0>}", "¶gem: [forward], format: bfp<q0>}", "mean 'gemm'?"),
     dsq("unknown key, phase", "until_fraction: 0.999", "¶until: 0.999", "phases.1.until: unknown key 'until'"),
-    workload(
-        "unknown key with a quote",
-        "\nlaw:",
-        "\n¶it's: x\nlaw:",
-        "unknown key",
-        bug="the place of a key that holds a quote is lost: schema.validate strips quotes off its repr",
-    ),
-    workload(
-        "key missing", "\nlabel_smoothing: 0.1", "", "baseline: fixed16", "", "\nlaw", "\nlaw", "baseline: missing"
-    ),
-    workload(
-        "section missing", "\nlaw:", "\nlaw:", "  family: encoder-decoder\n", "", "\nmodel:", "\n¶model:", "family"
-    ),
-    workload(
-        "key with a line break",
-        "\nlaw:",
-        f'\n"a\\nb": ¶{"9" * 30}\nlaw:',
-        "out of range",
-        bug="a key with a line break breaks the message's line: files._Reader.build prints the field's name raw",
-    ),
+    workload("unknown key with a quote", "\nlaw:", "\n¶it's: x\nlaw:", "unknown key", bug=QUOTE_BUG),
+    workload("key missing", "description:", "¶description:", "baseline: fixed16", "# ", "baseline: missing"),
+    workload("family missing", "family: encoder-decoder", "# ", "model.family", base=AT_MODEL),
+    workload("key with a line break", "\nlaw:", f'\n"a\\nb": ¶{"9" * 30}\nlaw:', "out of range", bug=BREAK_BUG),
     # Values.
     value("text for integer", "many", "expected an integer, got 'many'"),
     value("quoted integer", "'9100'", "expected an integer, got '9100'"),
@@ -231,74 +198,47 @@ CASES = [
     scalar("float too large", "1e999", "expected a finite number, got 1e999"),
     workload("nan for float", "lr: 5.0e-4", "lr: ¶.nan", "optimizer.lr: expected a finite number, got .nan"),
     workload("text for float", "lr: 5.0e-4", "¶lr: fast", "optimizer.lr: expected a number, got 'fast'"),
-    workload(
-        "rate of 1", "dropout: 0.3 ", "¶dropout: 1.0 ", "model.dropout: input should be less than 1, got 1.0", bug=""
-    ),
+    workload("rate of 1", "dropout: 0.3 ", "¶dropout: 1.0 ", "model.dropout: input should be less than 1, got 1.0"),
     workload("yes is text", "padding_mask: true", "¶padding_mask: yes", "expected true or false, got 'yes'"),
     workload("no is text", "padding_mask: true", "¶padding_mask: no", "expected true or false, got 'no'"),
     workload("integer for bool", "padding_mask: true", "¶padding_mask: 1", "expected true or false, got 1"),
-    workload("list for fields", "\ntraining:", "\n¶training: [1]\nlabels:", "training: expected fields"),
-    workload(
-        "text for fields", "\nmodel:", "\n¶model: big\nlabels:", "model: expected fields (`name: value`), got 'big'"
-    ),
+    workload("list for fields", "model:", "model: [512]", "model: expected fields", base=NO_MODEL),
+    workload("text for fields", "model:", "model: big", "model: expected fields", base=NO_MODEL),
+    policy("list for fields, rule", "- {format: fixed16}", "- ¶[fixed16]", "rules.0: expected fields"),
+    policy("text for fields, rule", "- {format: fixed16}", "- ¶fixed16", "rules.0: expected fields"),
     workload("text for list", "policies: [", "¶policies: dsq # [", "policies: expected a list, got 'dsq'"),
     workload("integer for text", "kind: adamw", "¶kind: 1", "optimizer.kind: expected one of adam, adamw, got 1"),
     workload("no policies", "policies: [", "¶policies: [] # [", "policies: "),
-    workload(
-        "unknown optimizer", "kind: adamw", "¶kind: adamx", "expected one of adam, adamw, got 'adamx'; did you mean"
-    ),
-    workload(
-        "unknown law",
-        "law: product",
-        "¶law: bops",
-        r"/law: expected one of product, got 'bops'$",
-        bug="' (known: , ...)' ends the message: errors.nearest(most=0)",
-    ),
+    workload("unknown optimizer", "kind: adamw", "¶kind: adamx", "expected one of adam, adamw, got 'adamx'; did you"),
+    workload("unknown law", "law: product", "¶law: bops", "expected one of product, got 'bops'\n", bug=KNOWN_BUG),
     workload("layer count of 0", "encoder_layers: 6", "¶encoder_layers: 0", "model.encoder_layers"),
-    workload("negative batch", "sequences: 160", "¶sequences: -160", "batch.sequences", bug=""),
+    workload("negative batch", "sequences: 160", "¶sequences: -160", "batch.sequences: input should be greater"),
     # What does not fit together.
-    workload("heads", "heads: 4", "heads: 5", "\nmodel:", "\n¶model:", "d_model 512 does not divide into 5 heads"),
+    workload("heads", "heads: 4", "heads: 5", "d_model 512 does not divide into 5 heads", base=AT_MODEL),
     workload(
         "long sentences",
-        "source_tokens: 25",
-        "source_tokens: 1025",
-        "\nmodel:",
-        "\n¶model:",
-        "max_positions 1024 is less than the sentences' 1025 tokens",
+        " source_tokens: 25",
+        " source_tokens: 1025",
+        "1024 is less than the sentences' 1025",
+        base=AT_MODEL,
     ),
-    workload(
-        "long sequences",
-        " tokens: 128",
-        " tokens: 515",
-        "\nmodel:",
-        "\n¶model:",
-        "max_positions 514 is less than the sequences' 515 tokens",
-        base=CLASSIFIER,
-    ),
+    workload("long sequences", " tokens: 128", " tokens: 515", "514 is less than", base=CLASSIFIER_AT_MODEL),
     workload(
         "tied vocabularies",
         "tied: decoder",
         "tied: all",
         "source_vocab: 16384",
         "source_vocab: 8192",
-        "\nmodel:",
-        "\n¶model:",
-        "tied: all needs one vocabulary, got 8192 and 16384",
+        TIED,
+        base=AT_MODEL,
     ),
-    workload(
-        "model family",
-        "family: encoder-decoder",
-        "¶family: encoder-decodr",
-        "model.family: unknown model family 'encoder-decodr'; did you mean 'encoder-decoder'?",
-    ),
+    workload("model family", "encoder-decoder", "encoder-decodr", "family: ", "¶family: ", FAMILY),
     # Names of policies.
     workload("policy", "stash-bfp, dsq]", "stash-bfp, ¶dqs]", ["policies.6: policy 'dqs'", "did you mean 'dsq'?"]),
     workload("baseline", "baseline: fixed16", "¶baseline: fixed-16", ["baseline", "did you mean 'fixed16'?"]),
     given_args("--policy", ["iwslt17-dsq", "--policy", "dsq2"], "policy 'dsq2'", "did you mean 'dsq'?"),
     given_args("--baseline", ["iwslt17-dsq", "--baseline", "fixd16"], "policy 'fixd16'", "did you mean 'fixed16'?"),
-    given_args(
-        "empty --baseline", ["iwslt17-dsq", "--baseline", ""], "policy ''", bug="--baseline '' is taken as not given"
-    ),
+    given_args("empty baseline", ["iwslt17-dsq", "--baseline", ""], "policy ''", bug="taken as not given"),
     # Policies.
     *(
         policy(f"format {name}", "format: fixed16", f"¶format: {name}", ["rules.0.format", says])
@@ -316,77 +256,41 @@ CASES = [
     policy("accumulator", "\nsetup:", "\n¶accumulator: fp33\nsetup:", "accumulator: unknown format 'fp33'"),
     policy("format missing", "{format: fixed16}", "¶{role: [weight]}", "rules.0.format: missing"),
     policy("no rules", "rules:", "¶rules: []\n# ", "- {format", "# - {format", "rules: "),
-    policy("unknown role", "{format", "{¶role: [weights], format", "", bug=""),
+    policy("unknown role", "{format", "{role: [¶weights], format", "expected one of data, weight, activation, grad"),
+    policy("placement without copy", "{format", "{¶placement: on_chip, format", "only a copy has a placement"),
+    policy("operand without copy", "{format", "{¶operand: [x], format", "only a read has an operand"),
     policy(
-        "placement without copy", "format: fixed16", "format: fixed16, ¶placement: on_chip", "only a copy has a placem"
+        "rule that matches nothing", "\nrules:", "\nrules:\n  - ¶{name: x, format: fp32}", "rules.0: this rule match"
     ),
-    policy("operand without copy", "format: fixed16", "format: fixed16, ¶operand: [x]", "only a read has an operand"),
-    policy(
-        "rule that matches nothing", "fixed16}", "fixed16}\n  - ¶{name: nope, format: fp32}", "rules.1: this rule match"
-    ),
-    policy(
-        "tensors without rule", "\nrules:", "\n¶rules:", "{format", "{role: [weight], format", "no rule gives tensor"
-    ),
+    policy("tensors without rule", "\nrules:", "\n¶rules:", "{", "{role: [weight], ", "rules: no rule gives tensor"),
     dsq(
         "unknown level",
-        LAST_RULE,
-        LAST_RULE.replace("q1", "q9"),
-        "format: bfp<q9>",
-        "¶format: bfp<q9>",
-        "level 'q9'; did",
+        "q1>, placement: at_producer}\nphases:",
+        "q9>}\nphases:",
+        "format: bfp<q9",
+        "¶format: bfp<q9",
+        "'q9'; did",
     ),
     dsq("level beyond 64", "[2, 2, 2, 16]", "[2, 2, 2, ¶65]", "phases.0.levels.3: input should be less than or equal"),
-    dsq(
-        "level of 0", "[2, 2, 2, 16]", "[¶0, 2, 2, 16]", "phases.0.levels.0: input should be greater than or equal to 1"
-    ),
-    dsq(
-        "level no format has",
-        "[2, 2, 2, 16]",
-        "[2, 2, 2, 33]",
-        "[4, 4, 4, 16]",
-        "[4, 4, 4, 33]",
-        "format 'bfp33': bits",
-    ),
+    dsq("level of 0", "[2, 2, 2, 16]", "[¶0, 2, 2, 16]", "phases.0.levels.0: input should be greater than or equal"),
+    dsq("level no format has", "[2, 2, 2, 16]", "[2, 2, 2, 33]", "4, 4, 4, 16", "4, 4, 4, 33", "format 'bfp33': bits"),
     dsq("text as level", "[2, 2, 2, 16]", "[2, 2, 2, ¶16:4:4:16]", "expected an integer, got '16:4:4:16'"),
     dsq("too few levels", "levels: [2, 2, 2, 16]", "¶levels: [2, 2, 2]", "phases.0.levels: expected 4 numbers for ["),
     dsq("too many levels", "levels: [2, 2, 2, 16]", "¶levels: [2, 2, 2, 2, 2]", "phases.0.levels: expected 4 numbers"),
     dsq("level named twice", "levels: [q0, q1, q2, q3]", "¶levels: [q0, q1, q2, q3, q3]", "a level is named twice"),
-    dsq(
-        "level that falls",
-        "levels: [4, 4, 4, 16]",
-        "¶levels: [4, 4, 1, 16]",
-        "level q2 falls from 2 to 1, but the policy",
-    ),
-    dsq(
-        "phases overlap",
-        "{until_fraction: 0.999",
-        "¶{until_fraction: 0.5",
-        "ends at step 4550, before it starts at step",
-    ),
-    dsq(
-        "steps overlap", "{until_fraction: 0.999", "¶{until_step: 9000", "phases.1: ends at step 9000, before it starts"
-    ),
+    dsq("level that falls", "levels: [4, 4, 4, 16]", "¶levels: [4, 4, 1, 16]", "level q2 falls from 2 to 1, but"),
+    dsq("phases overlap", "{until_fraction: 0.999", "¶{until_fraction: 0.5", "ends at step 4550, before it starts"),
+    dsq("steps overlap", "{until_fraction: 0.999", "¶{until_step: 9000", "ends at step 9000, before it starts"),
     dsq("last phase ends", "{levels: [16", "¶{until_fraction: 1.0, levels: [16", "phases.2: the last phase has no end"),
     dsq("phase without end", "{until_fraction: 0.999, ", "¶{", "expected one of until_fraction and until_step"),
-    dsq(
-        "phase with two ends",
-        "{until_fraction: 0.999",
-        "¶{until_step: 9, until_fraction: 0.999",
-        "phases.1: expected one",
-    ),
-    policy(
-        "phases without levels",
-        "\nsetup:",
-        "\nphases: [{until_fraction: 0.5}, {}]\nsetup:",
-        "",
-        bug="phases without levels: ValueError (zip) in report.notes; valid or not, no message",
-    ),
+    dsq("phase with two ends", "{until_fraction: 0.999", "¶{until_step: 9, until_fraction: 0.999", "expected one of"),
     given_args(
         "place lost for a file named f",
         ["iwslt17-dsq", "--policy", "f"],
-        bug="policy._fill takes 'format ...' for a message that starts with the path, as the path is 'f'",
+        bug="policy._fill takes a message that starts with the file's name for one that has a place",
         content=FIXED16.replace("fixed16}", "fixed33}").encode(),
         place="f:6:6: ",
+        file="f",
     ),
     # --set.
     assigned("without =", "model.heads", "expected FIELD=VALUE"),
@@ -404,12 +308,10 @@ CASES = [
     assigned("nesting", "policies=" + "[" * 1000, "nested more than 32 deep"),
     assigned("baseline", "baseline=fixd16", "policy 'fixd16'", "did you mean 'fixed16'?"),
     assigned("no policies", "policies=[]", "policies=[]: "),
-    assigned(
-        "policy", "policies=[dqs]", "did you mean 'dsq'?", bug="the file's line is blamed, not --set: Document.error"
-    ),
-    assigned("field inside", "optimizer={kind: adam, lrr: 1}", "'lrr'", bug="the file's line is blamed, not --set"),
-    assigned("heads", "model.heads=5", "does not divide into 5 heads", bug="the file's `model` is blamed, not --set"),
-    assigned("line break", "model.heads=x\n y", "expected an integer", bug="a line break in --set breaks the line"),
+    assigned("policy", "policies=[dqs]", "did you mean 'dsq'?", bug=BLAME_BUG),
+    assigned("field inside", "optimizer={kind: adam, lrr: 1}", "'lrr'", bug=BLAME_BUG),
+    assigned("heads", "model.heads=5", "does not divide into 5 heads", bug=BLAME_BUG),
+    assigned("line break", "model.heads=x\n y", "expected an integer", bug=BREAK_BUG),
     assigned("lone surrogate", "model.heads=\udcff", "", bug="UnicodeEncodeError escapes: argument that is not UTF-8"),
 ]
 GOOD_CASES = [case for case in CASES if not case.bug]
@@ -434,10 +336,7 @@ def check_refused(result, case):
     assert len(result.stderr) < 1000
     assert result.stderr.startswith(f"costsim: {case.place}")
     for said in case.says:
-        if said.startswith("/"):
-            assert re.search(said[1:], result.stderr.strip())
-        else:
-            assert said in result.stderr
+        assert said in result.stderr
 
 
 @pytest.fixture
@@ -453,8 +352,7 @@ def _warm():
 
 
 def write(case, folder):
-    name = "f" if "f" in case.args else "bad.yaml"
-    (folder / name).write_bytes(case.content)
+    (folder / case.file).write_bytes(case.content)
 
 
 @pytest.mark.parametrize("case", params(CASES))
@@ -482,7 +380,12 @@ def test_refused_in_less_than_a_second(folder):
     assert slow == {}
 
 
-@pytest.mark.parametrize("case", params(HOSTILE))
+MANY_ITEMS_BUG = "a file just under the size limit takes seconds and 240 MB: the number of values is not limited"
+
+
+@pytest.mark.parametrize(
+    "case", params([*(case._replace(bug="") for case in HOSTILE), MANY_ITEMS._replace(bug=MANY_ITEMS_BUG)])
+)
 def test_hostile_files_take_little_time_and_memory(case, folder):
     write(case, folder)
     start = time.perf_counter()
@@ -543,19 +446,29 @@ def test_accepted_with_the_same_counts(text, folder):
     assert results[0].stdout.replace("good,", "fixed16,") == results[1].stdout
 
 
-# Combinations of valid input that cannot be told in one line of a file's text.
+NO_TRACEBACK = {  # files that are valid in every field; whether they are refused is not for this test to say
+    "TypeError in report.published: no arithmetic cost": ("dsq.yaml", FIXED16.replace("fixed16}", "index64}")),
+    "ValueError in report.notes: phases, but no levels": (
+        "dsq.yaml",
+        FIXED16.replace("\nsetup:", "\nphases: [{until_fraction: 0.5}, {}]\nsetup:"),
+    ),
+    "ValueError in report.to_json: infinite difference": ("w.yaml", TRANSLATION.replace("20.95", "1e-320")),
+}
 
 
-@pytest.mark.xfail(strict=True, reason="TypeError in report.published: no arithmetic cost, so no ratio to compare")
-def test_published_figure_of_a_policy_without_arithmetic(folder):
-    (folder / "dsq.yaml").write_text(FIXED16.replace("fixed16}", "index64}"))
-    assert RUNNER.invoke(main, ["run", "iwslt17-dsq", "--policy", "dsq.yaml"]).exit_code in (0, 2)
-
-
-@pytest.mark.xfail(strict=True, reason="ValueError in report.to_json: the difference is infinite")
-def test_published_figure_next_to_nothing(folder):
-    (folder / "w.yaml").write_text(TRANSLATION.replace("20.95", "1e-320"))
-    assert RUNNER.invoke(main, ["run", "w.yaml", "--policy", "dsq", "--format", "json"]).exit_code in (0, 2)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param(*NO_TRACEBACK[bug], id=bug, marks=pytest.mark.xfail(strict=True, reason=bug))
+        for bug in NO_TRACEBACK
+    ],
+)
+def test_no_traceback(name, text, folder):
+    (folder / "w.yaml").write_text(TRANSLATION, encoding="utf-8")
+    (folder / "dsq.yaml").write_text(DSQ, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
+    args = ["run", "w.yaml", "--policy", "dsq.yaml", "--format"]
+    assert {RUNNER.invoke(main, [*args, style]).exit_code for style in ("table", "json")} <= {0, 2}
 
 
 @pytest.mark.parametrize("name", ["nope", "dqs", "Dsq", "", "fixed99", "bfp4-box0", "no\nsuch", "../dsq", "x" * 5000])
@@ -566,76 +479,32 @@ def test_show_unknown(name):
     assert result.stderr.startswith("costsim: ")
 
 
-@pytest.mark.xfail(strict=True, reason="'(known: , ...)': errors.nearest(most=0)")
+@pytest.mark.xfail(strict=True, reason=KNOWN_BUG)
 def test_show_unknown_says_no_empty_list():
     assert "(known: ," not in RUNNER.invoke(main, ["show", "nope"]).stderr
 
 
 # --- fuzz -------------------------------------------------------------------------------------------------------------
 
-ONE_POLICY = ("[fixed32, fixed16, bfp32, bfp16, stash-fixed, stash-bfp, dsq]", "[fixed16, dsq]")
-FUZZED = [  # shipped files, with few layers and policies so that what stays valid runs fast
-    (
-        WORKLOAD_FILE,
-        edited(
-            TRANSLATION,
-            ("encoder_layers: 6", "encoder_layers: 1", "decoder_layers: 6", "decoder_layers: 1", *ONE_POLICY),
-        ),
-    ),
-    (WORKLOAD_FILE, edited(CLASSIFIER, ("  layers: 12", "  layers: 1", *ONE_POLICY))),
+SMALLER = ("[fixed32, fixed16, bfp32, bfp16, stash-fixed, stash-bfp, dsq]", "[fixed16, dsq]")  # what is valid runs fast
+ONE_LAYER = ("encoder_layers: 6", "encoder_layers: 1", "decoder_layers: 6", "decoder_layers: 1")
+FUZZED = [
+    (WORKLOAD_FILE, edited(TRANSLATION, (*ONE_LAYER, *SMALLER))),
+    (WORKLOAD_FILE, edited(CLASSIFIER, ("  layers: 12", "  layers: 1", *SMALLER))),
     (["small.yaml", "--policy", "bad.yaml"], DSQ),
     (["small.yaml", "--policy", "bad.yaml"], FIXED16),
 ]
 HOSTILE_SCALARS = [
-    *(
-        "",
-        "~",
-        "yes",
-        "true",
-        "-1",
-        "0",
-        "1.5",
-        ".nan",
-        "-.inf",
-        "1e999",
-        "16:4:4:16",
-        "9" * 5000,
-        "nope",
-        "*a",
-        "&a x",
-    ),
-    *(
-        "[]",
-        "{}",
-        "[[[",
-        "{a: {b: c}}",
-        "'",
-        '"\\0"',
-        '"\\ud800"',
-        "!!python/name:os.system x",
-        "!!binary aGk=",
-        "|",
-        ">-",
-    ),
-    *(
-        "<q9>",
-        "bfp<q0><q0>",
-        "bfp<",
-        "%s",
-        "{hint}",
-        "\u2028",
-        "\t",
-        "- x",
-        "? x",
-        "# x",
-        "x" * 200,
-        "é" * 30,
-        "../../x",
-        ".",
-    ),
+    *r"~ yes true -1 0 1.5 .nan -.inf 1e999 16:4:4:16 nope . ../../x *a [] {} [[[ ' | >- %s {hint} bfp<".split(),
+    *r'bfp<q9> bfp<q0><q0> {a:{b:c}} "\0" "\ud800" "\x85"'.split(),
+    *("", "\t", "\u2028", "&a x", "- x", "? x", "# x", "!!python/name:os.system x", "!!binary aGk="),
+    *("9" * 5000, "x" * 200, "é" * 30),
 ]
 SCALAR = re.compile(r"(?<=: )[^,{}\[\]#\n]+|(?<=\[)[^,{}\[\]#\n]+")
-INSERTED = st.binary(min_size=1, max_size=4).map(lambda found: re.sub(rb"[0-9]", b"?", found))  # sizes do not grow
+PUNCTUATION = [bytes([byte]) for byte in b":-?#*&!|>%@'\"`[]{},~.<\\ \t\n\r"]
+INSERTED = st.sampled_from(PUNCTUATION) | st.binary(min_size=1, max_size=4).map(
+    lambda found: re.sub(rb"[0-9]", b"?", found)  # sizes do not grow
+)
 
 
 @st.composite

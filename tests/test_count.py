@@ -276,7 +276,7 @@ def test_fractions_of_steps_are_exact():
 
 
 def test_totals_beyond_64_bits_are_exact(linear):
-    huge = Graph(dict.fromkeys(linear.sizes, 10 ** 9), linear.tensors, linear.ops)
+    huge = Graph(dict.fromkeys(linear.sizes, 10**9), linear.tensors, linear.ops)
     rows = counted(huge, policy({"format": "fixed16"}))
     assert sum_rows(rows, "product").macs == 2 * 10**27
     assert sum_rows(rows, "product").arithmetic_cost == 2 * 10**27 * 256

@@ -91,7 +91,7 @@ def test_the_figures_are_the_ones_we_were_given(pair):
 
 
 def test_flops_are_six_per_weight_element_and_token_plus_attention(pair):
-    """Forward and backward FLOPs = 6 x sum over weight matrices of elements x tokens, plus 3 x the forward attention."""
+    """FLOPs of forward and backward = 6 x sum over weight matrices of elements x tokens, plus 3 x forward attention."""
     graph, _ = pair
     dense = attention = 0
     for op in graph.ops:

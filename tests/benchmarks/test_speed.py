@@ -1,0 +1,61 @@
+"""Speed of whole commands and of large graphs. Run with: python -m pytest tests/benchmarks
+
+Whole commands are timed as processes, `python -c pass` beside them, so that ratios can be read off one table.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from costsim import files
+from costsim.count import count, sum_rows
+from costsim.models import encoder_classifier, training_step
+from costsim.policy import assign, load_policy
+from costsim.schema import Optimizer
+
+COSTSIM = str(Path(sys.executable).with_name("costsim"))
+COMMANDS = {
+    "empty-python": [sys.executable, "-c", "pass"],
+    "help": [COSTSIM, "--help"],
+    "run-iwslt17": [COSTSIM, "run", "iwslt17-dsq.yaml"],
+    "run-iwslt17-by-op-json": [COSTSIM, "run", "iwslt17-dsq.yaml", "--by", "op", "--format", "json"],
+    "run-mnli": [COSTSIM, "run", "glue-mnli-dsq.yaml"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command(benchmark, name):
+    benchmark.pedantic(
+        lambda: subprocess.run(COMMANDS[name], check=True, capture_output=True), rounds=11, warmup_rounds=1
+    )
+
+
+# d_model, ffn_dim, heads, layers; Touvron et al. 2023 (Llama 2) 7B; Grattafiori et al. 2024 (Llama 3) 405B
+SHAPES = {"7B": (4096, 11008, 32, 32), "405B": (16384, 53248, 128, 126)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_training_step_built_and_counted(benchmark, shape):
+    d_model, ffn_dim, heads, layers = SHAPES[shape]
+    model = encoder_classifier.Model(
+        family="encoder-classifier",
+        d_model=d_model,
+        ffn_dim=ffn_dim,
+        heads=heads,
+        layers=layers,
+        vocab=32000,
+        max_positions=4096,
+        classes=2,
+    )
+    batch = encoder_classifier.Batch(sequences=1, tokens=4096)
+    optimizer = Optimizer(kind="adamw", lr=1e-4)
+    policy = load_policy(files.find("bfp16", "policies", "policy"))
+
+    def step():
+        graph = training_step(model, batch, optimizer)
+        return sum_rows(count(graph, assign(graph, policy, policy.file.phases[0])), "product")
+
+    total = benchmark.pedantic(step, rounds=11, warmup_rounds=1)
+    assert total.macs > 10**13
