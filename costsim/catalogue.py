@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from costsim import files, formats, models, ops, schema
-from costsim.errors import InputError, nearest
+from costsim.errors import InputError, nearest, one_line
 from costsim.formats import Format
 from costsim.kinds import Kind
 
@@ -94,7 +94,7 @@ def describe(name: str) -> str:
         if str(error).startswith("format "):
             raise
     known = [entry for entries in CATALOGUES.values() for entry in entries()]
-    raise InputError(f"unknown name {name[:80]!r}{nearest(stem, known, most=0)}; see costsim list")
+    raise InputError(f"unknown name {one_line(name)!r}{nearest(stem, known, most=0)}; see costsim list")
 
 
 def json_schema(what: str) -> str:

@@ -40,7 +40,11 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 )
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Exact arithmetic and DRAM traffic of training quantized Transformers."""
+    """Exact arithmetic and DRAM traffic of training quantized Transformers.
+
+    \b
+    costsim run iwslt17-dsq.yaml
+    """
     gc.disable()  # a short process that makes few cycles: looking for them is a fifth of its time
     context.call_on_close(_stop_collecting)
 
@@ -114,7 +118,7 @@ def list_(what: str) -> None:
     for name, text in entries.items():
         click.echo(f"{name:{width}}  {text}".rstrip())
     if not entries:
-        click.echo(f"costsim: no {what} are shipped yet", err=True)
+        click.echo(f"costsim: nothing of {what} is shipped yet", err=True)
 
 
 @main.command()

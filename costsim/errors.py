@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+MAX_MESSAGE = 600
+
 
 class InputError(Exception):
     """Bad input, told in one line: where (file, line, column, field), what was expected, the nearest valid name.
@@ -9,12 +11,21 @@ class InputError(Exception):
     The command line prints it and exits with 2; nothing has been written by then.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, MAX_MESSAGE))
+
+
+def one_line(text: object, most: int = 60) -> str:
+    """Text from a user, fit to be quoted in an error: control characters escaped, cut after `most` characters."""
+    clean = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: most + 1])
+    return clean if len(clean) <= most else f"{clean[: most - 3]}..."
+
 
 def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
-    """A clause to end a message with: the nearest valid name if one is near, and what is valid."""
+    """A clause to end a message with: the nearest valid name if one is near, and up to `most` of what is valid."""
     import difflib  # only errors need it
 
     names = sorted(valid)
-    close = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:60].lower(), names, n=1, cutoff=0.5)
     known = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-    return (f"; did you mean {close[0]!r}?" if close else "") + (f" (known: {known})" if known else "")
+    return (f"; did you mean {close[0]!r}?" if close else "") + (f" (known: {known})" if names and most else "")

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import yaml
 
-from costsim.errors import InputError, nearest
+from costsim.errors import InputError, nearest, one_line
 
 MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 32
+MAX_EVENTS = 100_000
 
 Where = tuple[Hashable, ...]  # where in a document: keys and list indices
 
@@ -28,10 +29,12 @@ class Document:
     overrides: Mapping[Where, str] = field(default_factory=dict)
 
     def error(self, at: Where, message: str) -> InputError:
-        """The error for a field: file, line, column, field, message."""
-        name = ".".join(str(part) for part in at)
-        if at in self.overrides:
-            return InputError(f"--set {self.overrides[at]}: {message}")
+        """The error for a field: file, line, column, field, message; or the `--set` that touched it."""
+        for set_at, assignment in self.overrides.items():
+            common = min(len(at), len(set_at))
+            if at[:common] == set_at[:common]:
+                return InputError(f"--set {one_line(assignment)}: {message}")
+        name = ".".join(one_line(part) for part in at)
         known = at
         while known and known not in self.marks:
             known = known[:-1]
@@ -69,10 +72,8 @@ def _scalar(tag: str, text: str) -> Any:
     if kind == "float":
         value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         if not math.isfinite(value):
-            raise ValueError(f"expected a finite number, got {text[:40]}")
+            raise ValueError(f"expected a finite number, got {one_line(text)}")
         return value
-    if kind != "str":
-        raise ValueError(f"tag {tag[:60]!r} is not allowed")
     return text
 
 
@@ -87,14 +88,19 @@ class _Reader:
         return InputError(f"{self.path}:{mark.line + 1}:{mark.column + 1}: {message}")
 
     def check_events(self, text: str) -> None:
-        """Refuse aliases and deep nesting before anything recursive runs."""
+        """Refuse what plain data does not need, and what could exhaust memory, before anything recursive runs."""
         depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.AliasEvent):
-                raise self.fail(event.start_mark, "YAML aliases are not allowed; write the value out")
+        for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+                raise self.fail(event.start_mark, "YAML aliases are not allowed; write the value out")
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                raise self.fail(event.start_mark, f"the YAML tag {one_line(tag)} is not allowed")
             if depth > MAX_DEPTH:
                 raise self.fail(event.start_mark, f"nested more than {MAX_DEPTH} deep")
+            if count > MAX_EVENTS:
+                raise self.fail(event.start_mark, f"more than {MAX_EVENTS} values")
 
     def build(self, node: yaml.Node, at: Where) -> Any:
         self.marks.setdefault(at, (node.start_mark.line + 1, node.start_mark.column + 1))
@@ -105,7 +111,7 @@ class _Reader:
         try:
             return _scalar(node.tag, node.value)
         except ValueError as error:
-            raise self.fail(node.start_mark, f"{'.'.join(map(str, at))}: {error}") from None
+            raise self.fail(node.start_mark, f"{'.'.join(map(one_line, at))}: {error}") from None
 
     def build_mapping(self, node: yaml.MappingNode, at: Where) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -115,7 +121,7 @@ class _Reader:
                 raise self.fail(key_node.start_mark, "expected a name as key")
             if key in result:
                 line = self.marks[(*at, key)][0]
-                raise self.fail(key_node.start_mark, f"duplicate key {key[:60]!r}, first on line {line}")
+                raise self.fail(key_node.start_mark, f"duplicate key {one_line(key)!r}, first on line {line}")
             self.marks[(*at, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             result[key] = self.build(value_node, (*at, key))
         return result
@@ -128,12 +134,14 @@ def parse_yaml(text: str, path: str) -> Document:
         reader.check_events(text)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        unclosed = "while parsing a flow" in (error.context or "")  # then the opening bracket is the place to look at
+        mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
-        raise InputError(f"{where}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+        said = " ".join(part for part in (error.context, error.problem) if part)
+        raise InputError(f"{where}: not valid YAML: {said}") from None
+    except (yaml.YAMLError, UnicodeError) as error:
         raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if node is None:
+    if node is None or node.tag == "tag:yaml.org,2002:null":
         raise InputError(f"{path}: the file is empty")
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1:1: expected fields (`name: value`) at the top level")
@@ -167,17 +175,24 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
-            raise InputError(f"--set {assignment[:80]}: expected FIELD=VALUE, such as model.encoder_layers=12")
+            raise InputError(f"--set {one_line(assignment)}: expected FIELD=VALUE, such as model.encoder_layers=12")
         *parents, last = name.strip().split(".")
         target = data
         for depth, part in enumerate(parents):
             if not isinstance(target.get(part), dict):
                 hint = nearest(part, (k for k, v in target.items() if isinstance(v, dict)))
-                raise InputError(f"--set {assignment[:80]}: no section {'.'.join(parents[: depth + 1])!r}{hint}")
+                raise InputError(
+                    f"--set {one_line(assignment)}: no section {one_line('.'.join(parents[: depth + 1]))!r}{hint}"
+                )
             target = target[part]
-        value = parse_yaml(f"value: {text}", f"--set {assignment[:80]}").data["value"]
-        target[last] = value
-        overrides[(*parents, last)] = assignment[:80]
+        try:
+            value = parse_yaml(f"value: {text}", "").data
+        except InputError:
+            value = {}
+        if set(value) != {"value"}:
+            raise InputError(f"--set {one_line(assignment)}: the value is not plain YAML")
+        target[last] = value["value"]
+        overrides[(*parents, last)] = assignment
     return Document(document.path, _tuples(data), document.marks, {**document.overrides, **overrides})
 
 
@@ -198,15 +213,22 @@ def list_shipped(folder: str) -> dict[str, Path]:
 
 
 def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
-    """A path that exists (from here, or beside another file), else the shipped file of that name.
+    """A file that exists (from here, or beside another file), else the shipped file of that name.
 
     Raises InputError that names the nearest shipped one.
     """
-    for path in (Path(name), *([beside.parent / name] if beside else [])):
-        if name and path.exists():
-            return path
+    paths = [Path(name), *([beside.parent / name] if beside else [])] if name else []
     shipped = list_shipped(folder)
     stem = name.removesuffix(".yaml").removesuffix(".yml")
-    if stem in shipped:
-        return shipped[stem]
-    raise InputError(f"{what} {name[:80]!r}: no such file, nor a shipped {what}{nearest(stem, shipped, most=12)}")
+    try:
+        for path in paths:
+            if path.is_file():
+                return path
+        if stem in shipped:
+            return shipped[stem]
+        for path in paths:  # a folder, say: reading it tells what is wrong
+            if path.exists():
+                return path
+    except (OSError, ValueError):  # a name that no file can have
+        pass
+    raise InputError(f"{what} {one_line(name)!r}: no such file, nor a shipped {what}{nearest(stem, shipped, most=12)}")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from costsim.errors import InputError, nearest
+from costsim.errors import InputError, nearest, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,11 @@ class Format:
     def blocked(self) -> bool:
         """Whether it matters along which dims the boxes lie."""
         return self.box > 1
+
+    @property
+    def values(self) -> str:
+        """What it holds: float, index or mask."""
+        return self.family if self.family in ("index", "mask") else "float"
 
     @property
     def bits_per_element(self) -> float:
@@ -124,8 +129,8 @@ def parse_format(name: str) -> Format:
             if text is None:
                 continue
             if len(text) > 6 or not low <= int(text) <= high:
-                raise InputError(f"format {name[:40]!r}: {what} must be from {low} to {high}")
+                raise InputError(f"format {one_line(name)!r}: {what} must be from {low} to {high}")
             arguments[what.split()[0]] = int(text)
         return family.make(**arguments)
     spellings = " or ".join(family.spelling for family in FAMILIES)
-    raise InputError(f"unknown format {name[:60]!r}{nearest(name, EXAMPLES)}; or {spellings}")
+    raise InputError(f"unknown format {one_line(name)!r}{nearest(name, EXAMPLES)}; or {spellings}")

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from costsim import files, schema
 from costsim.autodiff import is_stashed
-from costsim.errors import InputError, nearest
-from costsim.files import Document
+from costsim.errors import InputError, nearest, one_line
+from costsim.files import Document, Where
 from costsim.formats import Format, parse_format
 from costsim.graph import GEMM_OPERANDS, Graph, Op, Tensor
 from costsim.kinds import Dims
@@ -73,9 +73,9 @@ class Policy:
 
     @property
     def setup(self) -> tuple[str, ...]:
-        """How tables name the setting, a line per phase; `*` marks levels that are recalled, not stated."""
+        """How tables name the setting, one text per phase; `*` marks levels that are recalled, not stated."""
         if not self.file.levels:
-            return (self.file.setup or self.name,)
+            return (self.file.setup or self.name,) * len(self.file.phases)
         return tuple(
             f"[{','.join(map(str, phase.levels))}]{'*' if phase.grade == 'recalled' else ''}"
             for phase in self.file.phases
@@ -116,7 +116,11 @@ def _check(policy: Policy) -> None:
                         (*at, "levels"), f"level {level} falls from {before} to {now}, but the policy is monotone"
                     )
         for j, rule in enumerate(file.rules):
-            _fill(policy, ("rules", j, "format"), rule.format, phase)
+            format = _fill(policy, ("rules", j, "format"), rule.format, phase, i)
+            if format.values != rule.values:
+                raise error(
+                    ("rules", j, "format"), f"{format.name} holds {format.values} values, the rule is for {rule.values}"
+                )
     for j, rule in enumerate(file.rules):
         if rule.placement is not None and rule.copy_ is None:
             raise error(("rules", j, "placement"), "only a copy has a placement; say copy: operand or copy: stash")
@@ -125,20 +129,16 @@ def _check(policy: Policy) -> None:
     _fill(policy, ("accumulator",), file.accumulator, file.phases[0])
 
 
-def _fill(policy: Policy, at: tuple[str | int, ...], template: str, phase: schema.Phase) -> Format:
-    """The format of a template in a phase: `bfp<q0>` with q0 = 4 is bfp4."""
-    levels = dict(zip(policy.file.levels, phase.levels, strict=True))
-
-    def level(match: re.Match[str]) -> str:
-        if match[1] not in levels:
-            raise policy.document.error(at, f"unknown level {match[1]!r}{nearest(match[1], levels)}")
-        return str(levels[match[1]])
-
+def _fill(policy: Policy, at: Where, template: str, phase: schema.Phase, index: int = 0) -> Format:
+    """The format of a template in a phase: `bfp<q0>` with q0 = 4 is bfp4. A bad number is the phase's fault."""
+    levels = dict(zip(policy.file.levels, map(str, phase.levels), strict=True))
+    for name in re.findall(r"<([^<>]*)>", template):
+        if name not in levels:
+            raise policy.document.error(at, f"unknown level {one_line(name)!r}{nearest(name, levels)}")
     try:
-        return parse_format(re.sub(r"<([^<>]*)>", level, template))
+        return parse_format(re.sub(r"<([^<>]*)>", lambda match: levels[match[1]], template))
     except InputError as error:
-        if str(error).startswith(policy.document.path):
-            raise
+        at = ("phases", index, "levels") if "<" in template else at
         raise policy.document.error(at, str(error)) from None
 
 

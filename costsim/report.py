@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -43,7 +44,7 @@ def policy_record(result: Result, counted: CountedPolicy) -> Record:
     square = result.convention.law == "product"
     return {
         "policy": counted.policy.name,
-        "setup": " > ".join(counted.policy.setup),
+        "setup": " > ".join(dict.fromkeys(counted.policy.setup)),
         "grade": counted.policy.file.grade,
         "macs": str(total.macs),
         "arithmetic_cost": str(total.arithmetic_cost),
@@ -164,7 +165,7 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
         }
     return {
         "policy": lambda r: _clip(r["policy"], 12),
-        by: lambda r: _clip(r[by], 22),
+        by: lambda r: _clip(r[by], 20),
         "MACs": lambda r: _short(r["macs"]),
         "arith.\n%": lambda r: _percent(r["arithmetic_share"]),
         "read\nbit": lambda r: _short(r["dram_read_bits"]),
@@ -186,7 +187,7 @@ def notes(result: Result) -> list[str]:
     said = result.convention
     lines = [
         f"law {said.law}, traffic {said.traffic}, scope {said.scope}, {said.steps} steps; "
-        f"x: times less than {_clip(said.baseline, 15)}"
+        f"x less than {_clip(said.baseline, 15)}"
     ]
     for counted in result.policies:
         if len(counted.phases) > 1:
@@ -194,14 +195,15 @@ def notes(result: Result) -> list[str]:
             lines.append(f"{counted.policy.name}: " + ", ".join(f"{p.steps} steps {setup}" for p, setup in setups))
     if any(counted.policy.recalled for counted in result.policies):
         lines.append("* levels recalled, not stated by the paper")
-    for entry in published(result):
+    entries = published(result)
+    for entry in entries:
         name = entry["quantity"].removesuffix("_reduction").replace("dram", "DRAM")
         lines.append(
             f"{entry['policy']} {name}: stated {entry['stated']:g}x, ours {entry['ours']:.2f}x "
             f"({100 * entry['difference']:+.1f} %)"
         )
-    lines += dict.fromkeys(f"stated by {figure.source}" for figure in result.file.published)
-    return lines
+    lines += dict.fromkeys(f"stated by {entry['source']}" for entry in entries)
+    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
 
 
 def to_table(result: Result, by: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim.errors import nearest
+from costsim.errors import nearest, one_line
 from costsim.files import Document
 
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
@@ -19,6 +19,7 @@ Grade = Literal["stated", "inferred", "recalled", "fitted", "ours"]
 
 Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Layers = Annotated[int, Field(ge=1, le=1000)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)]
@@ -36,10 +37,8 @@ class Strict(BaseModel):
             known = {info.alias or name for name, info in cls.model_fields.items()}
             for key in data:
                 if key not in known:
-                    hint = nearest(key, known, most=20)
-                    raise PydanticCustomError(
-                        "unknown_key", "unknown key {key}{hint}", {"key": repr(key), "hint": hint}
-                    )
+                    context = {"key": key, "hint": nearest(key, known, most=20)}
+                    raise PydanticCustomError("unknown_key", "unknown key", context)
         return data
 
 
@@ -70,7 +69,7 @@ class Published(Strict):
 
     quantity: Literal["arithmetic_reduction", "dram_reduction"]
     policy: Name
-    stated: Positive
+    stated: Annotated[float, Field(ge=1e-6, le=1e6)]
     source: str
 
 
@@ -154,20 +153,46 @@ _EXPECTED = {
 }
 
 
+# pydantic's other complaints in our words; the braces are filled from its context.
+_WORDS = {
+    "greater_than_equal": "expected at least {ge}",
+    "greater_than": "expected more than {gt}",
+    "less_than_equal": "expected at most {le}",
+    "less_than": "expected less than {lt}",
+    "too_short": "expected at least {min_length} item",
+    "string_too_long": "expected at most {max_length} characters",
+    "string_pattern_mismatch": "expected lower-case letters, digits, dots and hyphens",
+    "finite_number": "expected a finite number",
+}
+
+
+def _spell(value: Any) -> str:
+    """A value as a YAML file spells it."""
+    if isinstance(value, dict):
+        return "fields"
+    if isinstance(value, tuple):
+        return "a list" if value else "an empty list"
+    if value is None:
+        return "nothing (null)"
+    return str(value).lower() if isinstance(value, bool) else one_line(repr(value))
+
+
 def _message(error: Any) -> str:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
-    got = repr(value) if not isinstance(value, (dict, tuple)) else {dict: "fields", tuple: "a list"}[type(value)]
+    got = _spell(value)
     if kind == "missing":
         return "missing"
+    if kind == "unknown_key":
+        return f"unknown key {one_line(context['key'])!r}{context['hint']}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
-        return f"expected one of {', '.join(allowed)}, got {got[:60]}{nearest(value, allowed, most=0)}"
+        return f"expected one of {', '.join(allowed)}, got {got}{nearest(value, allowed, most=0)}"
     if kind in _EXPECTED:
-        return f"{_EXPECTED[kind]}, got {got[:60]}"
-    if kind in ("unknown_key", "value_error"):
-        return str(error["msg"])
+        return f"{_EXPECTED[kind]}, got {got}"
+    if kind in _WORDS:
+        return f"{_WORDS[kind].format(**context)}, got {got}"
     text = str(error["msg"])
-    return f"{text[0].lower()}{text[1:]}, got {got[:60]}"
+    return text if kind == "value_error" else f"{text[0].lower()}{text[1:]}, got {got}"
 
 
 def validate(section: type[Section], document: Document, at: tuple[str, ...] = ()) -> Section:
@@ -181,5 +206,5 @@ def validate(section: type[Section], document: Document, at: tuple[str, ...] = (
         error = failure.errors(include_url=False)[0]
         where = (*at, *error["loc"])
         if error["type"] == "unknown_key":
-            where = (*where, error["ctx"]["key"].strip("'"))
+            where = (*where, error["ctx"]["key"])
         raise document.error(where, _message(error)) from None

@@ -104,24 +104,28 @@ def run(
     document = files.override(document, assignments)
     file = schema.validate(schema.Workload, document)
     convention = Convention(
-        law=law or file.law,
-        traffic=traffic or file.traffic,
-        scope=scope or file.scope,
-        baseline=baseline or file.baseline,
+        law=file.law if law is None else law,
+        traffic=file.traffic if traffic is None else traffic,
+        scope=file.scope if scope is None else scope,
+        baseline=file.baseline if baseline is None else baseline,
         steps=file.training.steps,
         micro_batches=file.training.micro_batches,
     )
     names = policies or file.policies
     loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
-    base = _load(convention.baseline, document, None if baseline else ("baseline",))
+    base = _load(convention.baseline, document, None if baseline is not None else ("baseline",))
     graph = build(file, document)
     different = {policy.document.path: policy for policy in (base, *loaded)}
+    paths: dict[str, str] = {}
+    for path, policy in different.items():
+        if paths.setdefault(policy.name, path) != path:
+            raise InputError(f"two policies are named {policy.name!r}: {paths[policy.name]} and {path}")
     counted = {path: count_policy(graph, policy, convention) for path, policy in different.items()}
     return Result(
         file_path.stem,
         file,
         graph,
         convention,
-        tuple(counted[policy.document.path] for policy in loaded),
+        tuple(counted[path] for path in dict.fromkeys(policy.document.path for policy in loaded)),
         counted[base.document.path],
     )

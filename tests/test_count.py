@@ -310,3 +310,28 @@ def test_dense_embedding_gradients_write_the_whole_table_and_lookups_read_their_
     assert found[lookup.name][table] == (rows * 8 * 16, 0)
     scatter = next(op for op in graph.ops if op.name == f"{lookup.name}.dtable")
     assert found[scatter.name][scatter.outputs[0]] == (0, graph.elements(graph.tensors[table].dims) * 16)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
+def test_nothing_is_read_that_was_not_written(model, name, traffic):
+    """Walk the rows as a machine would: what is read from DRAM is given from outside, or some op wrote it before."""
+    rows = counted(model, shipped_policy(name), traffic)
+    given = {n for n in model.tensors if n not in model.producer}
+    updated = {move.tensor for row in rows if row.phase == "update" for move in row.moves if move.written_bits}
+    there = given | updated  # the last step's update left weights, states and copies of weights
+    for row in rows:
+        for move in row.moves:
+            assert move.tensor in there or not move.read_bits, (row.op, move.tensor)
+            assert not (move.written_bits and move.tensor in there - updated), (row.op, move.tensor)
+        there |= {move.tensor for move in row.moves if move.written_bits}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_nothing_is_written_that_nobody_reads(model, name):
+    """Only results of the step (loss, weights, states) may be written without a reader."""
+    rows = counted(model, shipped_policy(name))
+    read = {move.tensor for row in rows for move in row.moves if move.read_bits}
+    written = {(row.phase, move.tensor) for row in rows for move in row.moves if move.written_bits}
+    unread = {tensor for phase, tensor in written if tensor not in read and phase != "update"}
+    assert unread <= {"head.cross_entropy"} | {n for n in model.tensors if model.tensors[n].alias}

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from costsim.autodiff import backward
-from costsim.errors import nearest
+from costsim.errors import nearest, one_line
 from costsim.files import Document
 from costsim.graph import Graph, GraphBuilder, Tensor
 from costsim.schema import Optimizer, Workload, validate
@@ -87,8 +87,10 @@ def training_step(
 def build(workload: Workload, document: Document) -> Graph:
     """The training step of a workload file. Raises InputError, with the place in the file, for bad sections."""
     name = workload.model.get("family")
+    if name is None:
+        raise document.error(("model", "family"), f"missing{nearest('', families())}")
     if not isinstance(name, str) or name not in families():
-        raise document.error(("model", "family"), f"unknown model family {name!r}{nearest(name, families())}")
+        raise document.error(("model", "family"), f"unknown model family {one_line(name)!r}{nearest(name, families())}")
     module = family(name)
     model = validate(module.Model, document, ("model",))
     batch = validate(module.Batch, document, ("batch",))

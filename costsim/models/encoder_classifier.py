@@ -6,14 +6,14 @@ from pydantic import Field
 
 from costsim.graph import GraphBuilder
 from costsim.models.blocks import Tokens, Transformer, encoder_layer
-from costsim.schema import Count, Rate, Strict
+from costsim.schema import Count, Layers, Rate, Strict
 
 
 class Model(Transformer):
     """RobertaForSequenceClassification's layout: three embeddings and a norm, layers, dense-tanh-projection head."""
 
     family: Literal["encoder-classifier"]
-    layers: Count
+    layers: Layers
     vocab: Count
     max_positions: Count = Field(description="rows of the learned position table")
     token_types: int = Field(default=1, ge=0, le=1000, description="rows of the token type table; 0: none")

@@ -7,15 +7,15 @@ from pydantic import Field
 
 from costsim.graph import GraphBuilder
 from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer
-from costsim.schema import Count, Strict
+from costsim.schema import Count, Layers, Strict
 
 
 class Model(Transformer):
     """Vaswani et al. 2017, with the choices that fairseq offers."""
 
     family: Literal["encoder-decoder"]
-    encoder_layers: Count
-    decoder_layers: Count
+    encoder_layers: Layers
+    decoder_layers: Layers
     source_vocab: Count
     target_vocab: Count
     final_norm: bool = Field(default=False, description="a layer norm after the last layer of encoder and decoder")
