@@ -94,6 +94,10 @@ def run(
         return
     from pathlib import Path
 
+    from costsim.errors import InputError
+
+    if not out:
+        raise InputError("--out: expected a folder")
     for path in report.write_all(result, by, Path(out)):
         click.echo(path)
 

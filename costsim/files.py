@@ -3,8 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,16 +31,27 @@ class Document:
 
     def error(self, at: Where, message: str) -> InputError:
         """The error for a field: file, line, column, field, message; or the `--set` that touched it."""
-        for set_at, assignment in self.overrides.items():
-            common = min(len(at), len(set_at))
-            if at[:common] == set_at[:common]:
-                return InputError(f"--set {one_line(assignment)}: {message}")
-        name = ".".join(one_line(part) for part in at)
+        touching = {
+            set_at: assignment
+            for set_at, assignment in self.overrides.items()
+            if all(a == b for a, b in zip(at, set_at, strict=False))
+        }
+        above = [set_at for set_at in touching if len(set_at) <= len(at)]
+        if touching:
+            blamed = [touching[max(above, key=len)]] if above else touching.values()
+            within = at[len(max(above, key=len)) :] if above else ()
+            sets = " ".join(f"--set {one_line(assignment)}" for assignment in blamed)
+            return InputError(f"{sets}: {_dotted(within)}{message}")
         known = at
         while known and known not in self.marks:
             known = known[:-1]
         line, column = self.marks.get(known, (1, 1))
-        return InputError(f"{self.path}:{line}:{column}: {name + ': ' if name else ''}{message}")
+        return InputError(f"{self.path}:{line}:{column}: {_dotted(at)}{message}")
+
+
+def _dotted(at: Where) -> str:
+    """A field's name to begin a message with, nothing for the whole document."""
+    return ".".join(one_line(part) for part in at) + ": " if at else ""
 
 
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
@@ -80,12 +92,12 @@ def _scalar(tag: str, text: str) -> Any:
 class _Reader:
     """Builds plain data from YAML nodes and notes where each field stands."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, place: Callable[[Any], str]) -> None:
+        self.place = place  # of a YAML mark, for messages
         self.marks: dict[Where, tuple[int, int]] = {}
 
     def fail(self, mark: Any, message: str) -> InputError:
-        return InputError(f"{self.path}:{mark.line + 1}:{mark.column + 1}: {message}")
+        return InputError(f"{self.place(mark)}: {message}")
 
     def check_events(self, text: str) -> None:
         """Refuse what plain data does not need, and what could exhaust memory, before anything recursive runs."""
@@ -111,7 +123,7 @@ class _Reader:
         try:
             return _scalar(node.tag, node.value)
         except ValueError as error:
-            raise self.fail(node.start_mark, f"{'.'.join(map(one_line, at))}: {error}") from None
+            raise self.fail(node.start_mark, f"{_dotted(at)}{error}") from None
 
     def build_mapping(self, node: yaml.MappingNode, at: Where) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -127,25 +139,30 @@ class _Reader:
         return result
 
 
-def parse_yaml(text: str, path: str) -> Document:
-    """A YAML mapping as plain data with positions; sequences become tuples. Raises InputError."""
-    reader = _Reader(path)
+def _read(text: str, place: Callable[[Any], str]) -> tuple[yaml.Node | None, Any, _Reader]:
+    """The YAML node of a text, its plain data and the reader that knows the positions. Raises InputError."""
+    reader = _Reader(place)
     try:
         reader.check_events(text)
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         unclosed = "while parsing a flow" in (error.context or "")  # then the opening bracket is the place to look at
         mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
         said = " ".join(part for part in (error.context, error.problem) if part)
-        raise InputError(f"{where}: not valid YAML: {said}") from None
+        raise reader.fail(mark, f"not valid YAML: {said}") from None
     except (yaml.YAMLError, UnicodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if node is None or node.tag == "tag:yaml.org,2002:null":
+        raise reader.fail(None, f"not valid YAML: {str(error).splitlines()[0]}") from None
+    return node, None if node is None else reader.build(node, ()), reader
+
+
+def parse_yaml(text: str, path: str) -> Document:
+    """A YAML mapping as plain data with positions; sequences become tuples. Raises InputError."""
+    node, data, reader = _read(text, lambda mark: f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path)
+    if data is None:
         raise InputError(f"{path}: the file is empty")
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1:1: expected fields (`name: value`) at the top level")
-    return Document(path, reader.build(node, ()), reader.marks)
+    return Document(path, data, reader.marks)
 
 
 def read_text(path: Path) -> str:
@@ -168,6 +185,10 @@ def read_text(path: Path) -> str:
     return text
 
 
+def _fixed_place(place: str, _mark: Any) -> str:
+    return place
+
+
 def override(document: Document, assignments: Iterable[str]) -> Document:
     """The document with `a.b=value` assignments (the values are YAML). Raises InputError."""
     data = json.loads(json.dumps(document.data))
@@ -185,13 +206,8 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
                     f"--set {one_line(assignment)}: no section {one_line('.'.join(parents[: depth + 1]))!r}{hint}"
                 )
             target = target[part]
-        try:
-            value = parse_yaml(f"value: {text}", "").data
-        except InputError:
-            value = {}
-        if set(value) != {"value"}:
-            raise InputError(f"--set {one_line(assignment)}: the value is not plain YAML")
-        target[last] = value["value"]
+        place = f"--set {one_line(assignment)}"
+        _, target[last], _ = _read(text, partial(_fixed_place, place))
         overrides[(*parents, last)] = assignment
     return Document(document.path, _tuples(data), document.marks, {**document.overrides, **overrides})
 

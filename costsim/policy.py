@@ -23,6 +23,7 @@ from costsim.graph import GEMM_OPERANDS, Graph, Op, Tensor
 from costsim.kinds import Dims
 from costsim.schema import validate
 
+_LEVEL = r"<([^<>]*)>"
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
 
@@ -115,8 +116,10 @@ def _check(policy: Policy) -> None:
                     raise error(
                         (*at, "levels"), f"level {level} falls from {before} to {now}, but the policy is monotone"
                     )
+        if (accumulator := _fill(policy, ("accumulator",), file.accumulator, i)).values != "float":
+            raise error(("accumulator",), f"{accumulator.name} holds no sums of products")
         for j, rule in enumerate(file.rules):
-            format = _fill(policy, ("rules", j, "format"), rule.format, phase, i)
+            format = _fill(policy, ("rules", j, "format"), rule.format, i)
             if format.values != rule.values:
                 raise error(
                     ("rules", j, "format"), f"{format.name} holds {format.values} values, the rule is for {rule.values}"
@@ -126,29 +129,29 @@ def _check(policy: Policy) -> None:
             raise error(("rules", j, "placement"), "only a copy has a placement; say copy: operand or copy: stash")
         if rule.operand is not None and rule.copy_ is None:
             raise error(("rules", j, "operand"), "only a read has an operand; say copy: operand or copy: stash")
-    _fill(policy, ("accumulator",), file.accumulator, file.phases[0])
 
 
-def _fill(policy: Policy, at: Where, template: str, phase: schema.Phase, index: int = 0) -> Format:
-    """The format of a template in a phase: `bfp<q0>` with q0 = 4 is bfp4. A bad number is the phase's fault."""
-    levels = dict(zip(policy.file.levels, map(str, phase.levels), strict=True))
-    for name in re.findall(r"<([^<>]*)>", template):
+def _fill(policy: Policy, at: Where, template: str, index: int) -> Format:
+    """The format of a template in the phase of that index: `bfp<q0>` with q0 = 4 is bfp4."""
+    levels = dict(zip(policy.file.levels, map(str, policy.file.phases[index].levels), strict=True))
+    for name in re.findall(_LEVEL, template):
         if name not in levels:
             raise policy.document.error(at, f"unknown level {one_line(name)!r}{nearest(name, levels)}")
     try:
-        return parse_format(re.sub(r"<([^<>]*)>", lambda match: levels[match[1]], template))
+        parse_format(re.sub(_LEVEL, "8", template))  # wrong with any number: the template's fault
+        at = ("phases", index, "levels") if levels else at
+        return parse_format(re.sub(_LEVEL, lambda match: levels[match[1]], template))
     except InputError as error:
-        at = ("phases", index, "levels") if "<" in template else at
         raise policy.document.error(at, str(error)) from None
 
 
-def schedule(policy: Policy, steps: int) -> list[tuple[schema.Phase, int]]:
-    """The phases and how many of the `steps` each takes; they sum to `steps`. Raises InputError on overlapping phases.
+def schedule(policy: Policy, steps: int) -> list[int]:
+    """How many of the `steps` each phase takes; they sum to `steps`. Raises InputError on overlapping phases.
 
     A fraction ends its phase at the step floor(fraction x steps).
     """
     start = 0
-    result = []
+    lengths = []
     for i, phase in enumerate(policy.file.phases):
         end = steps
         if phase.until_fraction is not None:
@@ -157,19 +160,19 @@ def schedule(policy: Policy, steps: int) -> list[tuple[schema.Phase, int]]:
             end = min(phase.until_step, steps)
         if end < start:
             raise policy.document.error(("phases", i), f"ends at step {end}, before it starts at step {start}")
-        result.append((phase, end - start))
+        lengths.append(end - start)
         start = end
-    return result
+    return lengths
 
 
 class _Rules:
     """The rules of a policy in one phase, compiled; remembers which of them matched anything."""
 
-    def __init__(self, policy: Policy, phase: schema.Phase) -> None:
+    def __init__(self, policy: Policy, index: int) -> None:
         self.policy = policy
         rules = policy.file.rules
         self.compiled = [self._compile(rule) for rule in rules]
-        self.formats = [_fill(policy, ("rules", i, "format"), rule.format, phase) for i, rule in enumerate(rules)]
+        self.formats = [_fill(policy, ("rules", i, "format"), rule.format, index) for i, rule in enumerate(rules)]
         self.matched: set[int] = set()
         self.copies = any(rule.copy_ for rule in rules)
         self.by_layer = any(rule.layer is not None for rule in rules)
@@ -309,14 +312,14 @@ class _Copies:
         return (*chain, self.made[key])
 
 
-def assign(graph: Graph, policy: Policy, phase: schema.Phase) -> Assignment:
-    """The formats of all tensors and the copies of all reads, for one phase of a policy.
+def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
+    """The formats of all tensors and the copies of all reads, in the phase of that index.
 
     A stash that a GEMM reads without an operand copy of its own is the GEMM's operand: its boxes lie along the
     contracted dims. Otherwise boxes of what is stored lie along the last dim. Raises InputError for a tensor without a
     format and for a rule that matches nothing.
     """
-    rules = _Rules(policy, phase)
+    rules = _Rules(policy, index)
     formats = _stored_formats(graph, rules)
     copies = _Copies(formats)
     chains: dict[tuple[str, int], tuple[Copy, ...]] = {}
@@ -330,5 +333,5 @@ def assign(graph: Graph, policy: Policy, phase: schema.Phase) -> Assignment:
         if chain:
             chains[op.name, i] = chain
     rules.check_all_matched()
-    accumulator = _fill(policy, ("accumulator",), policy.file.accumulator, phase)
+    accumulator = _fill(policy, ("accumulator",), policy.file.accumulator, index)
     return Assignment(formats, chains, accumulator)

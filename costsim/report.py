@@ -136,7 +136,7 @@ def _short(value: Any) -> str:
     if value is None:
         return "n/a"
     if isinstance(value, float):
-        return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+        return f"{value:.2f}" if 0.1 <= value < 1000 else f"{value:.2g}"
     digits = f"{int(value):.2e}" if len(value) > 6 else value
     return digits.replace("e+", "e").replace("e0", "e")
 
@@ -154,8 +154,8 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
     unit = LAWS[result.convention.law].unit
     if by == "policy":
         return {
-            "policy": lambda r: _clip(r["policy"], 15),
-            "setup": lambda r: r["setup"].replace(" > ", "\n"),
+            "policy": lambda r: _clip(r["policy"], 13),
+            "setup": lambda r: "\n".join(_clip(part, 14) for part in r["setup"].split(" > ")),
             f"arith.\n{unit}": lambda r: _short(r["arithmetic_cost"]),
             "x": lambda r: _short(r["arithmetic_reduction"]),
             "DRAM\nbit": lambda r: _short(r["dram_bits"]),
@@ -164,7 +164,7 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
             "bit\n/elem": lambda r: _short(r["bits_per_element_moved"]),
         }
     return {
-        "policy": lambda r: _clip(r["policy"], 12),
+        "policy": lambda r: _clip(r["policy"], 11),
         by: lambda r: _clip(r[by], 20),
         "MACs": lambda r: _short(r["macs"]),
         "arith.\n%": lambda r: _percent(r["arithmetic_share"]),

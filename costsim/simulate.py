@@ -68,8 +68,8 @@ def count_policy(graph: Graph, policy: Policy, convention: Convention) -> Counte
     """Count each phase of a policy once and weigh it by its steps. Raises InputError if the policy does not fit."""
     phases = []
     total = Total()
-    for phase, steps in schedule(policy, convention.steps):
-        assignment = assign(graph, policy, phase)
+    for index, steps in enumerate(schedule(policy, convention.steps)):
+        assignment = assign(graph, policy, index)
         rows = count(graph, assignment, convention.traffic, convention.scope)
         phases.append(CountedPhase(steps, rows))
         total.add(steps, sum_rows(rows, convention.law))
@@ -83,6 +83,11 @@ def _load(name: str, workload: files.Document, at: files.Where | None) -> Policy
     except InputError as error:
         raise (error if at is None else workload.error(at, str(error))) from None
     return load_policy(path)
+
+
+def _where(policy: Policy) -> Path:
+    """A policy's file, however its path was spelled."""
+    return Path(policy.document.path).resolve()
 
 
 def run(
@@ -115,8 +120,8 @@ def run(
     loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
     base = _load(convention.baseline, document, None if baseline is not None else ("baseline",))
     graph = build(file, document)
-    different = {policy.document.path: policy for policy in (base, *loaded)}
-    paths: dict[str, str] = {}
+    different = {_where(policy): policy for policy in (base, *loaded)}
+    paths: dict[str, Path] = {}
     for path, policy in different.items():
         if paths.setdefault(policy.name, path) != path:
             raise InputError(f"two policies are named {policy.name!r}: {paths[policy.name]} and {path}")
@@ -126,6 +131,6 @@ def run(
         file,
         graph,
         convention,
-        tuple(counted[path] for path in dict.fromkeys(policy.document.path for policy in loaded)),
-        counted[base.document.path],
+        tuple(counted[path] for path in dict.fromkeys(_where(policy) for policy in loaded)),
+        counted[_where(base)],
     )

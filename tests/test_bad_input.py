@@ -22,7 +22,8 @@ RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature
 TRANSLATION = find("iwslt17-dsq", "workloads", "workload").read_text(encoding="utf-8")
 CLASSIFIER = find("glue-mrpc-dsq", "workloads", "workload").read_text(encoding="utf-8")
 DSQ = find("dsq", "policies", "policy").read_text(encoding="utf-8")
-AT_MODEL, CLASSIFIER_AT_MODEL = (text.replace("\nmodel:", "\n¶model:") for text in (TRANSLATION, CLASSIFIER))
+AT_MODEL = TRANSLATION.replace("\nmodel:", "\n¶model:")
+AT_BATCH, CLASSIFIER_AT_BATCH = (text.replace("\nbatch:", "\n¶batch:") for text in (TRANSLATION, CLASSIFIER))
 NO_MODEL = re.sub("(?m)^model:\n(  .*\n)+", "¶model:\n", TRANSLATION)
 FIXED16 = find("fixed16", "policies", "policy").read_text(encoding="utf-8")
 WORKLOAD_FILE, POLICY_FILE = ["bad.yaml"], ["iwslt17-dsq", "--policy", "bad.yaml"]
@@ -36,7 +37,6 @@ class Case(NamedTuple):
     args: list[str]
     content: bytes = b""
     place: str = ""  # the message starts with it
-    bug: str = ""  # why it is not refused as it should be
     file: str = "bad.yaml"
 
 
@@ -48,7 +48,7 @@ def edited(text, edits):
     return text
 
 
-def file_case(name, args, text, *says, bug=""):
+def file_case(name, args, text, *says):
     """A case whose message points to the pilcrow in a text, or starts with the file's name if there is none."""
     first, place = text.replace("¶", ""), "bad.yaml:"
     if "§" in first:
@@ -57,7 +57,7 @@ def file_case(name, args, text, *says, bug=""):
     if "¶" in text:
         before = text.replace("§", "").partition("¶")[0]
         place = f"bad.yaml:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}: "
-    return Case(name, list(says), args, first.replace("§", "").encode(), place, bug)
+    return Case(name, list(says), args, first.replace("§", "").encode(), place)
 
 
 def workload(name, *edits_and_says, base=TRANSLATION, **kwargs):
@@ -94,36 +94,32 @@ def given_args(name, args, *says, **kwargs):
     return Case(name, list(says), args, **kwargs)
 
 
-def assigned(name, assignment, *says, **kwargs):
-    return Case(f"--set {name}", list(says), ["iwslt17-dsq", "--set", assignment], place="--set ", **kwargs)
+def assigned(name, assignment, *says, before=(), **kwargs):
+    """An assignment that is refused by its name, after assignments that are fine."""
+    shown = ascii(assignment)[1:-1]
+    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+    args = [word for text in (*before, assignment) for word in ("--set", text)]
+    return Case(f"--set {name}", list(says), ["iwslt17-dsq", *args], place=f"--set {shown}: ", **kwargs)
 
 
-ALIAS_BOMB = "a0: &a0 [x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n".replace("[*", "[¶*" if i == 1 else "[*") for i in range(1, 30)
-)
+ALIAS_BOMB = "a0: ¶&a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+NO_ALIAS, NO_TAG = "YAML aliases are not allowed; write the value out", "is not allowed\n"
 TIED = "tied: all needs one vocabulary, got 8192 and 16384"
 FAMILY = "model.family: unknown model family 'encoder-decodr'; did you mean 'encoder-decoder'?"
+LONG_PATH = "".join(f"{' ' * i}{'k' * 60}:\n" for i in range(30)) + " " * 30
 NESTED = "model: " + "[" * 31 + "¶" + "[" * 969 + "]" * 1000  # the file itself is one level, 32 are allowed
 HOSTILE = [
-    raw("alias bomb", ALIAS_BOMB, "YAML aliases are not allowed"),
+    raw("alias bomb", ALIAS_BOMB, NO_ALIAS),
     raw("nesting 1,000 deep", NESTED, "nested more than 32 deep"),
     scalar("integer of 10,000 digits", "9" * 10_000, "an integer of 10000 digits is out of range"),
     raw("file over 1 MB", b"# " + b"x" * 1_000_000, "larger than 1000000 bytes"),
     raw("file under 1 MB, one text", "¶model: " + "x" * 990_000, ""),
-    raw(
-        "key of 900,000 letters",
-        "¶? " + "k" * 900_000 + "\n: 1",
-        "unknown key",
-        bug="a long key is printed whole, twice: a message of 1.8 MB",
-    ),
+    raw("key of 900,000 letters", "? ¶" + "k" * 900_000 + "\n: 1", f"unknown key '{'k' * 57}...'"),
+    raw("field path of 1,800 letters", LONG_PATH + "¶" + "9" * 30, f".{'k' * 60}.", "...\n"),
+    raw("100,001 YAML events", "model: [" + "1, " * 99_996 + "¶1]", "more than 100000 values"),
+    raw("file under 1 MB, many items", "model: [" + "[]," * 49_998 + "¶" + "[]," * 280_000 + "1]", "more than 100000"),
 ]
-MANY_ITEMS = raw("file under 1 MB, many items", "¶model: [" + "[]," * 330_000 + "1]")
-KNOWN_BUG = "' (known: , ...)' ends the message: errors.nearest(most=0)"
-TAG_BUG = "a tag on fields or on a list is ignored"
-QUOTE_BUG = "the place of a key that holds a quote is lost: schema.validate strips quotes off its repr"
-BREAK_BUG = "a line break in a key or in --set breaks the message's line"
-BLAME_BUG = "Document.error blames the file for what --set said, unless the very field was set"
-LONG_BUG = "OSError (file name too long) escapes from files.find"
+LATER = "description: x\nlevels: [a]\nrules: [{format: fp32}]\nphases: [{until_step: 9, levels: [8]}, {levels: [8]}]\n"
 
 CASES = [
     # Files as a whole.
@@ -132,8 +128,8 @@ CASES = [
     given_args("folder as workload", ["."], "is a folder, expected a YAML file"),
     given_args("folder as policy", ["iwslt17-dsq", "--policy", "."], "is a folder, expected a YAML file"),
     given_args("workload without name", [""], "workload ''"),
-    given_args("path too long", ["x" * 5000], "no such file", bug=LONG_BUG),
-    workload("policy name too long", "baseline: ", f"¶baseline: {'x' * 5000} # ", "no such file", bug=LONG_BUG),
+    given_args("path too long", ["x" * 5000], "no such file"),
+    workload("policy name too long", "baseline: ", f"¶baseline: {'x' * 5000} # ", "no such file"),
     raw("empty file", b"", "the file is empty"),
     raw("blank file", b"  \n\n \n", "the file is empty"),
     raw("comments only", b"# nothing\n# here\n", "the file is empty"),
@@ -148,25 +144,38 @@ CASES = [
     raw("empty mapping", "¶{}\n", "description: missing"),
     workload("duplicate key", "\nlaw:", "\n§law: product\n¶law:", "duplicate key 'law', first on line §"),
     workload("duplicate key, nested", "  heads: 4", "  §heads: 4\n  # again\n  ¶heads: 8", "'heads', first on line §"),
-    workload("tab", "  heads:", "¶\theads:", "not valid YAML: found character that cannot start any token"),
-    workload("unclosed bracket", ", dsq]", ", dsq", "not valid YAML: did not find expected ',' or ']'"),
-    workload("unclosed quote", "law: product", "law: 'product", "not valid YAML: found unexpected end of stream"),
+    workload("tab", "  heads:", "¶\theads:", ["not valid YAML: ", "found character that cannot start any"]),
+    workload("unclosed bracket", "policies: [", "policies: ¶[", ", dsq]", ", dsq", "did not find expected ',' or ']'"),
+    workload("unclosed brace", "\nmodel:", "\nx: ¶{a: [1]\nmodel:", ["not valid YAML: ", "expected ',' or '}'"]),
+    workload(
+        "unclosed quote", "law: product", "law: 'product", ["not valid YAML: ", "quoted", "unexpected end of stream"]
+    ),
     workload("second document", "\nlaw:", "\n¶---\nlaw:", "not valid YAML"),
-    workload("alias", "law: product", "law: ¶*product", "YAML aliases are not allowed; write the value out"),
-    workload("anchor and alias", "kind: adamw", "kind: &kind adamw", "law: product", "law: ¶*kind", "aliases"),
-    workload("merge key", "\nmodel:", "\n<<: ¶*base\nmodel:", "aliases are not allowed"),
-    workload("anchor", "kind: adamw", "kind: ¶&kind adamw", "", bug="an anchor that nothing refers to is accepted"),
+    workload("alias", "law: product", "law: ¶*product", NO_ALIAS),
+    workload("anchor and alias", "kind: adamw", "kind: ¶&kind adamw", "law: product", "law: *kind", NO_ALIAS),
+    workload("merge key", "\nmodel:", "\n<<: ¶*base\nmodel:", NO_ALIAS),
+    workload("anchor", "kind: adamw", "kind: ¶&kind adamw", NO_ALIAS),
+    workload("anchor of fields", "\nmodel:", "\nmodel: ¶&model", NO_ALIAS),
     workload("integer key", "\nlaw:", "\n¶5: x\nlaw:", "expected a name as key"),
     workload("boolean key", "\nlaw:", "\n¶true: x\nlaw:", "expected a name as key"),
     workload("null key", "\nlaw:", "\n¶~: x\nlaw:", "expected a name as key"),
     workload("list as key", "\nlaw:", "\n? ¶[a]\n: x\nlaw:", "expected a name as key"),
-    workload("tag", "law: product", "law: ¶!!python/name:os.system x", ["law", "is not allowed", "python/name"]),
-    workload("tag !!binary", "law: product", "law: ¶!!binary aGk=", "tag 'tag:yaml.org,2002:binary' is not allowed"),
-    workload("tag !!int of text", "steps: 9100", "steps: ¶!!int abc", "training.steps: "),
-    workload("tag of fields", "\nmodel:", "\nmodel: ¶!!python/object:a.b", "not allowed", bug=TAG_BUG),
-    workload("tag of a list", "policies: [", "policies: ¶!!python/tuple [", "not allowed", bug=TAG_BUG),
-    workload("tag !!bool of text", "_mask: true", "_mask: ¶!!bool maybe", "_mask", bug="!!bool of any text is false"),
-    workload("tag !!null of text", "norm: null", "norm: ¶!!null 5", "norm", bug="!!null of any text is null"),
+    *(
+        workload(f"tag {tag}", "law: product", f"law: ¶{tag} {text}", [f"the YAML tag {says}", NO_TAG])
+        for tag, text, says in (
+            ("!!python/name:os.system", "x", "tag:yaml.org,2002:python/name:os.system"),
+            ("!!binary", "aGk=", "tag:yaml.org,2002:binary"),
+            ("!!str", "product", "tag:yaml.org,2002:str"),
+            ("!!null", "5", "tag:yaml.org,2002:null"),
+            ("!mine", "product", "!mine"),
+            ("!", "product", "!"),
+        )
+    ),
+    workload("tag !!int", "steps: 9100", "steps: ¶!!int 9100", NO_TAG),
+    workload("tag !!bool", "padding_mask: true", "padding_mask: ¶!!bool maybe", NO_TAG),
+    workload("tag of a key", "\nlaw:", "\n¶!!str law:", NO_TAG),
+    workload("tag of fields", "\nmodel:", "\nmodel: ¶!!python/object:a.b", NO_TAG),
+    workload("tag of a list", "policies: [", "policies: ¶!!python/tuple [", NO_TAG),
     # Keys.
     workload("unknown key", "\nlaw:", "\n¶lwa: product\nlaw:", "unknown key 'lwa'; did you mean 'law'? (known: "),
     workload("unknown key, model", "  heads:", "  ¶head: 4\n  heads:", "unknown key 'head'; did you mean 'heads'?"),
@@ -174,31 +183,32 @@ CASES = [
     workload("unknown key, list item", "stated: 20.95", "¶statd: 20.95", "published.0.statd: unknown key 'statd'; did"),
     dsq("unknown key, rule", "gemm: [forward], format: bfp<q0>}", "¶gem: [forward], format: bfp<q0>}", "mean 'gemm'?"),
     dsq("unknown key, phase", "until_fraction: 0.999", "¶until: 0.999", "phases.1.until: unknown key 'until'"),
-    workload("unknown key with a quote", "\nlaw:", "\n¶it's: x\nlaw:", "unknown key", bug=QUOTE_BUG),
+    workload("unknown key with a quote", "\nlaw:", "\n¶it's: x\nlaw:", """unknown key "it's" (known"""),
     workload("key missing", "description:", "¶description:", "baseline: fixed16", "# ", "baseline: missing"),
     workload("family missing", "family: encoder-decoder", "# ", "model.family", base=AT_MODEL),
-    workload("key with a line break", "\nlaw:", f'\n"a\\nb": ¶{"9" * 30}\nlaw:', "out of range", bug=BREAK_BUG),
+    workload("key with a line break", "\nlaw:", f'\n"a\\nb": ¶{"9" * 30}\nlaw:', "a\\nb: an integer of 30 digits"),
     # Values.
     value("text for integer", "many", "expected an integer, got 'many'"),
+    value("long text", "z" * 500, f"expected an integer, got '{'z' * 56}...\n"),
     value("quoted integer", "'9100'", "expected an integer, got '9100'"),
     value("float for integer", "9100.0", "expected an integer, got 9100.0"),
     value("exponent", "1e5", "expected an integer, got 100000.0"),
-    value("bool for integer", "true", "expected an integer, got True"),
+    value("bool for integer", "true", "expected an integer, got true"),
     value("list for integer", "[9100]", "expected an integer, got a list"),
     value("fields for integer", "{n: 9100}", "expected an integer, got fields"),
-    value("nothing", "", "expected an integer, got"),
+    value("nothing", "", "expected an integer, got nothing (null)"),
     value("base 60 is text", "16:4:4:16", "expected an integer, got '16:4:4:16'"),
     value("hexadecimal is text", "0x10", "expected an integer, got '0x10'"),
-    value("zero", "0", "greater than or equal to 1, got 0"),
-    value("negative", "-3", "greater than or equal to 1, got -3"),
-    value("beyond 10^18", "1000000000000000001", "less than or equal to 1000000000000000000, got"),
+    value("zero", "0", "expected at least 1, got 0"),
+    value("negative", "-3", "expected at least 1, got -3"),
+    value("beyond 10^18", "1000000000000000001", "expected at most 1000000000000000000, got 1000000000000000001"),
     scalar("not a number", ".nan", "expected a finite number, got .nan"),
     scalar("infinite", ".inf", "expected a finite number, got .inf"),
     scalar("minus infinite", "-.inf", "expected a finite number, got -.inf"),
     scalar("float too large", "1e999", "expected a finite number, got 1e999"),
     workload("nan for float", "lr: 5.0e-4", "lr: ¶.nan", "optimizer.lr: expected a finite number, got .nan"),
     workload("text for float", "lr: 5.0e-4", "¶lr: fast", "optimizer.lr: expected a number, got 'fast'"),
-    workload("rate of 1", "dropout: 0.3 ", "¶dropout: 1.0 ", "model.dropout: input should be less than 1, got 1.0"),
+    workload("rate of 1", "dropout: 0.3 ", "¶dropout: 1.0 ", "model.dropout: expected less than 1.0, got 1.0"),
     workload("yes is text", "padding_mask: true", "¶padding_mask: yes", "expected true or false, got 'yes'"),
     workload("no is text", "padding_mask: true", "¶padding_mask: no", "expected true or false, got 'no'"),
     workload("integer for bool", "padding_mask: true", "¶padding_mask: 1", "expected true or false, got 1"),
@@ -208,11 +218,23 @@ CASES = [
     policy("text for fields, rule", "- {format: fixed16}", "- ¶fixed16", "rules.0: expected fields"),
     workload("text for list", "policies: [", "¶policies: dsq # [", "policies: expected a list, got 'dsq'"),
     workload("integer for text", "kind: adamw", "¶kind: 1", "optimizer.kind: expected one of adam, adamw, got 1"),
-    workload("no policies", "policies: [", "¶policies: [] # [", "policies: "),
+    workload(
+        "no policies", "policies: [", "¶policies: [] # [", "policies: expected at least 1 item, got an empty list"
+    ),
     workload("unknown optimizer", "kind: adamw", "¶kind: adamx", "expected one of adam, adamw, got 'adamx'; did you"),
-    workload("unknown law", "law: product", "¶law: bops", "expected one of product, got 'bops'\n", bug=KNOWN_BUG),
-    workload("layer count of 0", "encoder_layers: 6", "¶encoder_layers: 0", "model.encoder_layers"),
-    workload("negative batch", "sequences: 160", "¶sequences: -160", "batch.sequences: input should be greater"),
+    workload("unknown law", "law: product", "¶law: bops", "expected one of product, got 'bops'\n"),
+    workload("layer count of 0", "encoder_layers: 6", "¶encoder_layers: 0", "encoder_layers: expected at least 1"),
+    *(
+        workload(
+            f"1001 {name}", f"  {name}: ", f"  ¶{name}: 1001 # ", f"model.{name}: expected at most 1000", base=base
+        )
+        for base, name in ((TRANSLATION, "encoder_layers"), (TRANSLATION, "decoder_layers"), (CLASSIFIER, "layers"))
+    ),
+    *(
+        workload(f"stated {stated}", "stated: 20.95", f"¶stated: {stated}", f"published.0.stated: expected at {says}")
+        for stated, says in (("0.9e-6", "least 1e-06"), ("-1", "least 1e-06"), ("1.1e+6", "most 1000000.0, got 11"))
+    ),
+    workload("negative batch", "sequences: 160", "¶sequences: -160", "batch.sequences: expected at least 1, got"),
     # What does not fit together.
     workload("heads", "heads: 4", "heads: 5", "d_model 512 does not divide into 5 heads", base=AT_MODEL),
     workload(
@@ -220,9 +242,9 @@ CASES = [
         " source_tokens: 25",
         " source_tokens: 1025",
         "1024 is less than the sentences' 1025",
-        base=AT_MODEL,
+        base=AT_BATCH,
     ),
-    workload("long sequences", " tokens: 128", " tokens: 515", "514 is less than", base=CLASSIFIER_AT_MODEL),
+    workload("long sequences", " tokens: 128", " tokens: 515", "514 is less than", base=CLASSIFIER_AT_BATCH),
     workload(
         "tied vocabularies",
         "tied: decoder",
@@ -238,7 +260,18 @@ CASES = [
     workload("baseline", "baseline: fixed16", "¶baseline: fixed-16", ["baseline", "did you mean 'fixed16'?"]),
     given_args("--policy", ["iwslt17-dsq", "--policy", "dsq2"], "policy 'dsq2'", "did you mean 'dsq'?"),
     given_args("--baseline", ["iwslt17-dsq", "--baseline", "fixd16"], "policy 'fixd16'", "did you mean 'fixed16'?"),
-    given_args("empty baseline", ["iwslt17-dsq", "--baseline", ""], "policy ''", bug="taken as not given"),
+    given_args("empty baseline", ["iwslt17-dsq", "--baseline", ""], "policy ''"),
+    *(
+        given_args(
+            f"two policies of one name, {name}",
+            ["iwslt17-dsq", "--policy", f"{name}.yaml", *more],
+            f"two policies are named '{name}': ",
+            f"policies/{name}.yaml",
+            content=FIXED16.encode(),
+            file=f"{name}.yaml",
+        )
+        for name, more in (("dsq", ["--policy", "dsq"]), ("fixed16", []))  # fixed16 is the baseline
+    ),
     # Policies.
     *(
         policy(f"format {name}", "format: fixed16", f"¶format: {name}", ["rules.0.format", says])
@@ -253,9 +286,24 @@ CASES = [
             "bfp<q0>": "unknown level 'q0'",
         }.items()
     ),
+    policy("format of floats, index", "format: fixed16", "¶format: index64", "index64 holds index values, the rule"),
+    policy(
+        "format of floats, mask", "format: fixed16", "¶format: mask8", "mask8 holds mask values, the rule is for float"
+    ),
+    policy(
+        "format of masks", "format: fixed16}", "format: fixed16}\n  - {values: mask, ¶format: fp32}", "rule is for mask"
+    ),
+    policy(
+        "format of the accumulator",
+        "\nsetup:",
+        "\n¶accumulator: index64\nsetup:",
+        "accumulator",
+    ),
     policy("accumulator", "\nsetup:", "\n¶accumulator: fp33\nsetup:", "accumulator: unknown format 'fp33'"),
     policy("format missing", "{format: fixed16}", "¶{role: [weight]}", "rules.0.format: missing"),
-    policy("no rules", "rules:", "¶rules: []\n# ", "- {format", "# - {format", "rules: "),
+    policy(
+        "no rules", "rules:", "¶rules: []\n# ", "- {format", "# - {format", "rules: expected at least 1 item, got an"
+    ),
     policy("unknown role", "{format", "{role: [¶weights], format", "expected one of data, weight, activation, grad"),
     policy("placement without copy", "{format", "{¶placement: on_chip, format", "only a copy has a placement"),
     policy("operand without copy", "{format", "{¶operand: [x], format", "only a read has an operand"),
@@ -271,9 +319,36 @@ CASES = [
         "¶format: bfp<q9",
         "'q9'; did",
     ),
-    dsq("level beyond 64", "[2, 2, 2, 16]", "[2, 2, 2, ¶65]", "phases.0.levels.3: input should be less than or equal"),
-    dsq("level of 0", "[2, 2, 2, 16]", "[¶0, 2, 2, 16]", "phases.0.levels.0: input should be greater than or equal"),
-    dsq("level no format has", "[2, 2, 2, 16]", "[2, 2, 2, 33]", "4, 4, 4, 16", "4, 4, 4, 33", "format 'bfp33': bits"),
+    dsq("level beyond 64", "[2, 2, 2, 16]", "[2, 2, 2, ¶65]", "phases.0.levels.3: expected at most 64, got 65"),
+    dsq("level of 0", "[2, 2, 2, 16]", "[¶0, 2, 2, 16]", "phases.0.levels.0: expected at least 1, got 0"),
+    dsq(
+        "level no format has",
+        "levels: [2, 2, 2, 16]",
+        "¶levels: [2, 2, 2, 33]",
+        "phases.0.levels: format 'bfp33': bits",
+    ),
+    dsq(
+        "level no format has, later",
+        "levels: [4, 4, 4, 16]",
+        "¶levels: [4, 4, 4, 33]",
+        "phases.1.levels: format 'bfp33'",
+    ),
+    policy(
+        "level no accumulator has, later",
+        "\nrules:",
+        "\naccumulator: fixed<a>\nrules:",
+        "{levels: [8]}",
+        "{¶levels: [33]}",
+        "phases.1.levels: format 'fixed33'",
+        base=LATER,
+    ),
+    policy(
+        "unknown format with a level",
+        "{format: fp32}",
+        "{¶format: bpf<a>}",
+        "rules.0.format: unknown format",
+        base=LATER,
+    ),
     dsq("text as level", "[2, 2, 2, 16]", "[2, 2, 2, ¶16:4:4:16]", "expected an integer, got '16:4:4:16'"),
     dsq("too few levels", "levels: [2, 2, 2, 16]", "¶levels: [2, 2, 2]", "phases.0.levels: expected 4 numbers for ["),
     dsq("too many levels", "levels: [2, 2, 2, 16]", "¶levels: [2, 2, 2, 2, 2]", "phases.0.levels: expected 4 numbers"),
@@ -285,15 +360,14 @@ CASES = [
     dsq("phase without end", "{until_fraction: 0.999, ", "¶{", "expected one of until_fraction and until_step"),
     dsq("phase with two ends", "{until_fraction: 0.999", "¶{until_step: 9, until_fraction: 0.999", "expected one of"),
     given_args(
-        "place lost for a file named f",
+        "file named as its message starts",
         ["iwslt17-dsq", "--policy", "f"],
-        bug="policy._fill takes a message that starts with the file's name for one that has a place",
         content=FIXED16.replace("fixed16}", "fixed33}").encode(),
         place="f:6:6: ",
         file="f",
     ),
     # --set.
-    assigned("without =", "model.heads", "expected FIELD=VALUE"),
+    assigned("without =", "model.heads", "expected FIELD=VALUE, such as"),
     assigned("without field", "=4", "expected FIELD=VALUE"),
     assigned("unknown section", "modell.heads=4", "no section 'modell'; did you mean 'model'?"),
     assigned("section of a number", "model.heads.x=4", "no section 'model.heads'"),
@@ -301,27 +375,44 @@ CASES = [
     assigned("unknown field on top", "lwa=product", "unknown key 'lwa'; did you mean 'law'?"),
     assigned("text for integer", "model.heads=four", "expected an integer, got 'four'"),
     assigned("nothing", "model.heads=", "expected an integer"),
-    assigned("zero", "model.heads=0", "greater than or equal to 1, got 0"),
-    assigned("nan", "optimizer.lr=.nan", "expected a finite number"),
-    assigned("unclosed bracket", "policies=[dsq", "not valid YAML"),
-    assigned("alias", "policies=*a", "aliases are not allowed"),
+    assigned("zero", "model.heads=0", "expected at least 1, got 0"),
+    *(
+        assigned(name, f"optimizer.lr={text}", f"expected a finite number, got {text}")
+        for name, text in (("nan", ".nan"), ("infinite", "1e999"))
+    ),
+    assigned("unclosed bracket", "policies=[dsq", "not valid YAML: "),
+    assigned("alias", "policies=*a", NO_ALIAS),
+    assigned("anchor", "policies=&a [dsq]", NO_ALIAS),
+    assigned("tag", "training.steps=!!int 5", NO_TAG),
+    assigned("two fields", "training.steps=5\nlaw: product", "not valid YAML: "),
+    assigned("field in a text", "description=a: b", "expected text, got fields"),
     assigned("nesting", "policies=" + "[" * 1000, "nested more than 32 deep"),
+    assigned("lone surrogate", "model.heads=\udcff", "not valid YAML: "),
+    assigned("line break", "model.heads=x\n y", "expected an integer, got 'x y'\n"),
+    assigned("long name", f"model.{'k' * 900}=4", "unknown key 'kkk"),
     assigned("baseline", "baseline=fixd16", "policy 'fixd16'", "did you mean 'fixed16'?"),
-    assigned("no policies", "policies=[]", "policies=[]: "),
-    assigned("policy", "policies=[dqs]", "did you mean 'dsq'?", bug=BLAME_BUG),
-    assigned("field inside", "optimizer={kind: adam, lrr: 1}", "'lrr'", bug=BLAME_BUG),
-    assigned("heads", "model.heads=5", "does not divide into 5 heads", bug=BLAME_BUG),
-    assigned("line break", "model.heads=x\n y", "expected an integer", bug=BREAK_BUG),
-    assigned("lone surrogate", "model.heads=\udcff", "", bug="UnicodeEncodeError escapes: argument that is not UTF-8"),
+    assigned("no policies", "policies=[]", "expected at least 1 item, got an empty list"),
+    assigned("policy", "policies=[dsq, dqs]", "policy 'dqs'", "did you mean 'dsq'?"),
+    assigned("field inside", "optimizer={kind: adam, lrr: 1}", "unknown key 'lrr'; did you mean 'lr'?"),
+    assigned("heads", "model.heads=5", "d_model 512 does not divide into 5 heads"),
+    assigned("layers", "model.encoder_layers=1001", "expected at most 1000, got 1001"),
+    assigned("missing field", "training={}", "steps"),
+    assigned(
+        "second of two",
+        "model.heads=5",
+        "d_model 512 does not divide into 5 heads",
+        before=["model.dropout=0.1"],
+    )._replace(place="--set model.dropout=0.1 --set model.heads=5: "),  # which of the two is not known
+    assigned(
+        "sentences",
+        "batch.source_tokens=2000",
+        "max_positions 1024 is less than",
+    ),
 ]
-GOOD_CASES = [case for case in CASES if not case.bug]
 
 
 def params(cases):
-    return [
-        pytest.param(case, id=case.name, marks=[pytest.mark.xfail(strict=True, reason=case.bug)] if case.bug else [])
-        for case in cases
-    ]
+    return [pytest.param(case, id=case.name) for case in cases]
 
 
 def run(case, *more):
@@ -333,7 +424,7 @@ def check_refused(result, case):
     assert isinstance(result.exception, SystemExit)
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
-    assert len(result.stderr) < 1000
+    assert len(result.stderr.removeprefix("costsim: ").removesuffix("\n")) <= 600
     assert result.stderr.startswith(f"costsim: {case.place}")
     for said in case.says:
         assert said in result.stderr
@@ -370,7 +461,7 @@ def test_refused_in_one_line_and_nothing_written(case, folder):
 
 def test_refused_in_less_than_a_second(folder):
     slow = {}
-    for case in GOOD_CASES:
+    for case in CASES:
         write(case, folder)
         start = time.perf_counter()
         assert run(case).exit_code == 2
@@ -380,12 +471,7 @@ def test_refused_in_less_than_a_second(folder):
     assert slow == {}
 
 
-MANY_ITEMS_BUG = "a file just under the size limit takes seconds and 240 MB: the number of values is not limited"
-
-
-@pytest.mark.parametrize(
-    "case", params([*(case._replace(bug="") for case in HOSTILE), MANY_ITEMS._replace(bug=MANY_ITEMS_BUG)])
-)
+@pytest.mark.parametrize("case", params(HOSTILE))
 def test_hostile_files_take_little_time_and_memory(case, folder):
     write(case, folder)
     start = time.perf_counter()
@@ -446,23 +532,19 @@ def test_accepted_with_the_same_counts(text, folder):
     assert results[0].stdout.replace("good,", "fixed16,") == results[1].stdout
 
 
-NO_TRACEBACK = {  # files that are valid in every field; whether they are refused is not for this test to say
-    "TypeError in report.published: no arithmetic cost": ("dsq.yaml", FIXED16.replace("fixed16}", "index64}")),
-    "ValueError in report.notes: phases, but no levels": (
+NO_TRACEBACK = {  # numbers to divide by, and phases to tell; whether the files are refused is not for this test to say
+    "no arithmetic cost": ("dsq.yaml", FIXED16.replace("fixed16}", "index64}")),
+    "phases without levels": (
         "dsq.yaml",
         FIXED16.replace("\nsetup:", "\nphases: [{until_fraction: 0.5}, {}]\nsetup:"),
     ),
-    "ValueError in report.to_json: infinite difference": ("w.yaml", TRANSLATION.replace("20.95", "1e-320")),
+    "infinite difference": ("w.yaml", TRANSLATION.replace("20.95", "1e-320")),
+    "large difference": ("w.yaml", TRANSLATION.replace("20.95", "1e-6")),
+    "small difference": ("w.yaml", TRANSLATION.replace("20.95", "1e+6")),
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        pytest.param(*NO_TRACEBACK[bug], id=bug, marks=pytest.mark.xfail(strict=True, reason=bug))
-        for bug in NO_TRACEBACK
-    ],
-)
+@pytest.mark.parametrize(("name", "text"), NO_TRACEBACK.values(), ids=NO_TRACEBACK)
 def test_no_traceback(name, text, folder):
     (folder / "w.yaml").write_text(TRANSLATION, encoding="utf-8")
     (folder / "dsq.yaml").write_text(DSQ, encoding="utf-8")
@@ -479,7 +561,6 @@ def test_show_unknown(name):
     assert result.stderr.startswith("costsim: ")
 
 
-@pytest.mark.xfail(strict=True, reason=KNOWN_BUG)
 def test_show_unknown_says_no_empty_list():
     assert "(known: ," not in RUNNER.invoke(main, ["show", "nope"]).stderr
 
@@ -494,9 +575,10 @@ FUZZED = [
     (["small.yaml", "--policy", "bad.yaml"], DSQ),
     (["small.yaml", "--policy", "bad.yaml"], FIXED16),
 ]
+WORDS = r"""~ yes true -1 0 1.5 .nan -.inf 1e999 16:4:4:16 nope . ../../x *a [] {} [[[ ' | >- %s {hint} {a:{b:c}}
+bfp<q9> bfp<q0><q0> bfp< "\0" "\ud800" "\x85" """
 HOSTILE_SCALARS = [
-    *r"~ yes true -1 0 1.5 .nan -.inf 1e999 16:4:4:16 nope . ../../x *a [] {} [[[ ' | >- %s {hint} bfp<".split(),
-    *r'bfp<q9> bfp<q0><q0> {a:{b:c}} "\0" "\ud800" "\x85"'.split(),
+    *WORDS.split(),
     *("", "\t", "\u2028", "&a x", "- x", "? x", "# x", "!!python/name:os.system x", "!!binary aGk="),
     *("9" * 5000, "x" * 200, "é" * 30),
 ]

@@ -99,4 +99,4 @@ def build(workload: Workload, document: Document) -> Graph:
             model, batch, workload.optimizer, workload.training.micro_batches, workload.label_smoothing
         )
     except ValueError as error:
-        raise document.error(("model",), str(error)) from None
+        raise document.error(("batch",), str(error)) from None

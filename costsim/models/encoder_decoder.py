@@ -3,7 +3,8 @@
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from costsim.graph import GraphBuilder
 from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer
@@ -26,6 +27,15 @@ class Model(Transformer):
     max_positions: Count = 1024
     scale_embedding: bool = Field(default=True, description="multiply embeddings by sqrt(d_model)")
 
+    @model_validator(mode="after")
+    def _one_vocabulary(self) -> "Model":
+        if self.tied == "all" and self.source_vocab != self.target_vocab:
+            vocabularies = {"source": self.source_vocab, "target": self.target_vocab}
+            raise PydanticCustomError(
+                "value_error", "tied: all needs one vocabulary, got {source} and {target}", vocabularies
+            )
+        return self
+
 
 class Batch(Strict):
     """One micro-batch, padded to its longest sentences."""
@@ -37,12 +47,10 @@ class Batch(Strict):
 
 
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
-    """The dims of a training step. Raises ValueError for too long sentences or clashing vocabularies."""
+    """The dims of a training step. Raises ValueError if a sentence is longer than the positions."""
     longest = max(batch.source_tokens, batch.target_tokens)
     if longest > model.max_positions:
         raise ValueError(f"max_positions {model.max_positions} is less than the sentences' {longest} tokens")
-    if model.tied == "all" and model.source_vocab != model.target_vocab:
-        raise ValueError(f"tied: all needs one vocabulary, got {model.source_vocab} and {model.target_vocab}")
     return {
         "batch": batch.sequences,
         "source": batch.source_tokens,
