@@ -12,7 +12,7 @@ from typing import NamedTuple
 from costsim.formats import Format
 from costsim.graph import Graph, Op, Tensor
 from costsim.kinds import Dims, expand
-from costsim.policy import Assignment, Copy
+from costsim.policy import Assignment, Axes, Copy
 
 TRAFFIC_MODELS = ("unfused", "fused")
 SCOPES = ("gemm", "layer", "step")
@@ -61,12 +61,13 @@ class Row(NamedTuple):
     moves: tuple[Move, ...]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)
 def group_ops(graph: Graph, traffic: str, scope: str) -> tuple[int, ...]:
     """The kernel that each op belongs to. Groups are runs of consecutive ops, so any grouping can be executed.
 
-    `fused`: an op joins the kernel of the op before it if its kind fuses, it reads something made in that kernel, and
-    both run equally often in the same phase; a GEMM starts a kernel and takes what follows as its epilogue.
+    `fused`: an op joins the kernel of the op before it if its kind fuses, it reads something made in that kernel (or
+    nothing at all, as a drawn mask), and both run equally often in the same phase; a GEMM starts a kernel and takes
+    what follows as its epilogue.
     In scope `gemm` only GEMMs exist, so there is nothing to fuse.
     """
     if traffic == "unfused" or scope == "gemm":
@@ -80,7 +81,7 @@ def group_ops(graph: Graph, traffic: str, scope: str) -> tuple[int, ...]:
             and op.kind.fuses
             and not op.kind.is_contraction
             and (op.phase, op.times) == (before.phase, before.times)
-            and not made.isdisjoint(op.inputs)
+            and (not op.inputs or not made.isdisjoint(op.inputs))
         )
         if not joins:
             made = set()
@@ -153,21 +154,22 @@ class _Counter:
 
     def __init__(self, graph: Graph, assignment: Assignment, traffic: _Traffic) -> None:
         self.graph, self.assignment, self.traffic = graph, assignment, traffic
-        self.sizes: dict[tuple[Dims, Dims, str], tuple[int, int]] = {}
-        self.works: dict[tuple[int, int], tuple[int, Mapping[str, int]]] = {}
+        self.sizes: dict[tuple[Dims, Axes | None, str], tuple[int, int]] = {}
+        self.works: dict[tuple[str, int, int], tuple[int, Mapping[str, int]]] = {}
 
-    def size(self, dims: Dims, along: Dims, format: Format) -> tuple[int, int]:
-        """Bits and elements of something stored with boxes along these dims."""
-        key = (dims, along, format.name)
+    def size(self, dims: Dims, axes: Axes | None, format: Format) -> tuple[int, int]:
+        """Bits and elements of something stored with boxes along these axes; None: along the last."""
+        key = (dims, axes, format.name)
         found = self.sizes.get(key)
         if found is None:
             elements = self.graph.elements(dims)
-            found = self.sizes[key] = format.stored_bits(elements, self.graph.elements(along)), elements
+            run = self.graph.elements(dims[-1:] if axes is None else tuple(dims[axis] for axis in axes))
+            found = self.sizes[key] = format.stored_bits(elements, run), elements
         return found
 
     def work(self, op: Op) -> tuple[int, Mapping[str, int]]:
         """MACs and vector operations of all runs of an op."""
-        key = (id(op.env), op.times)  # one environment per kind and dims
+        key = (op.kind.name, id(op.env), op.times)  # one environment per kind and dims
         found = self.works.get(key)
         if found is None:
             vector: dict[str, int] = {}
@@ -187,12 +189,10 @@ class _Counter:
     def move(self, held: Held, times: int, read: bool, touched: Dims | None = None) -> Move:
         """One crossing of the DRAM interface; `touched` is the part that is read, if not all."""
         if isinstance(held, Copy):
-            tensor, name = self.graph.tensors[held.tensor], held.name
-            bits, elements = self.size(tensor.dims, held.along, held.format)
+            tensor, name, axes, format = self.graph.tensors[held.tensor], held.name, held.axes, held.format
         else:
-            tensor, name = self.graph.tensors[held], held
-            dims = tensor.dims if touched is None else touched
-            bits, elements = self.size(dims, dims[-1:], self.assignment.formats[held])
+            tensor, name, axes, format = self.graph.tensors[held], held, None, self.assignment.formats[held]
+        bits, elements = self.size(tensor.dims if touched is None else touched, axes, format)
         bits *= times
         return Move(name, tensor.role, bits if read else 0, 0 if read else bits, elements * times)
 
@@ -227,11 +227,14 @@ class _Counter:
         return Row(op.name, op.kind.name, op.phase, op.layer, op.gemm, result, macs, pair, vector, tuple(moves))
 
     def cast_row(self, copy: Copy, reader: Op) -> Row:
-        """A quantize kernel of its own: source read, copy written, as often as its first reader runs."""
+        """A quantize kernel of its own: source read, copy written, as often as the source changes."""
         source: Held = copy.of if copy.of is not None and copy.of.placement != "on_chip" else copy.tensor
-        vector = self.quantize({}, copy, reader.times)
-        moves = (self.move(source, reader.times, True), self.move(copy, reader.times, False))
         result = self.graph.tensors[copy.tensor]
+        maker = self.graph.producer.get(copy.tensor)
+        given = 1 if result.role in ("weight", "state") else self.graph.micro_batches
+        times = given if maker is None else maker.times
+        vector = self.quantize({}, copy, times)
+        moves = (self.move(source, times, True), self.move(copy, times, False))
         phase = "forward" if copy.why == "stash" else reader.phase
         return Row(f"{copy.name}.cast", "cast", phase, result.layer, None, result, 0, None, vector, moves)
 
@@ -239,8 +242,8 @@ class _Counter:
 def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope: str = "step") -> list[Row]:
     """Work and DRAM bits of every op of the scope, over one training step (all micro-batches).
 
-    Raw tensors that only copies stand for are not written. Cast kernels count where their reader does, outside scope
-    `gemm`, which holds nothing but GEMMs.
+    Raw tensors that only copies stand for are not written. A cast kernel counts before the first op that reads it (of a
+    stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs.
     """
     groups = group_ops(graph, traffic, scope)
     found = _Traffic(graph, assignment, groups)
@@ -324,10 +327,10 @@ GROUPINGS: dict[str, tuple[Callable[[Row], str], Callable[[Move], str] | None]] 
     "phase": (lambda row: row.phase, None),
     "kind": (lambda row: row.kind, None),
     "layer": (lambda row: row.layer, None),
-    "op": (lambda row: row.op, None),
-    "pair": (_pair_name, None),
     "role": (lambda row: row.result.role, lambda move: move.role),
     "tensor": (lambda row: row.result.name, lambda move: move.tensor),
+    "op": (lambda row: row.op, None),
+    "pair": (_pair_name, None),
 }
 
 

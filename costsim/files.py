@@ -197,19 +197,34 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
             raise InputError(f"--set {one_line(assignment)}: expected FIELD=VALUE, such as model.encoder_layers=12")
-        *parents, last = name.strip().split(".")
+        at: list[str | int] = [
+            int(part) if part.isascii() and part.isdigit() else part for part in name.strip().split(".")
+        ]
         target = data
-        for depth, part in enumerate(parents):
-            if not isinstance(target.get(part), dict):
-                hint = nearest(part, (k for k, v in target.items() if isinstance(v, dict)))
-                raise InputError(
-                    f"--set {one_line(assignment)}: no section {one_line('.'.join(parents[: depth + 1]))!r}{hint}"
+        for depth, part in enumerate(at[:-1]):
+            inner = _inside(target, part)
+            if not isinstance(inner, (dict, list)):
+                section = one_line(".".join(map(str, at[: depth + 1])))
+                sections = (
+                    [key for key, value in target.items() if isinstance(value, dict)]
+                    if isinstance(target, dict)
+                    else []
                 )
-            target = target[part]
+                raise InputError(f"--set {one_line(assignment)}: no section {section!r}{nearest(part, sections)}")
+            target = inner
+        if isinstance(target, list) and _inside(target, at[-1]) is None:
+            raise InputError(f"--set {one_line(assignment)}: expected an index below {len(target)}")
         place = f"--set {one_line(assignment)}"
-        _, target[last], _ = _read(text, partial(_fixed_place, place))
-        overrides[(*parents, last)] = assignment
+        _, target[at[-1]], _ = _read(text, partial(_fixed_place, place))
+        overrides[tuple(at)] = assignment
     return Document(document.path, _tuples(data), document.marks, {**document.overrides, **overrides})
+
+
+def _inside(target: Any, part: str | int) -> Any:
+    """A field of a mapping or an item of a list; None if it has none."""
+    if isinstance(target, dict):
+        return target.get(str(part))
+    return target[part] if isinstance(part, int) and part < len(target) else None
 
 
 def _tuples(value: Any) -> Any:
@@ -229,22 +244,20 @@ def list_shipped(folder: str) -> dict[str, Path]:
 
 
 def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
-    """A file that exists (from here, or beside another file), else the shipped file of that name.
+    """A file that exists (from here, or beside the file that names it), else the shipped file of that name.
 
     Raises InputError that names the nearest shipped one.
     """
-    paths = [Path(name), *([beside.parent / name] if beside else [])] if name else []
+    path = Path(name) if beside is None else beside.parent / name
     shipped = list_shipped(folder)
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     try:
-        for path in paths:
-            if path.is_file():
-                return path
+        if name and path.is_file():
+            return path
         if stem in shipped:
             return shipped[stem]
-        for path in paths:  # a folder, say: reading it tells what is wrong
-            if path.exists():
-                return path
+        if name and path.exists():  # a folder, say: reading it tells what is wrong
+            return path
     except (OSError, ValueError):  # a name that no file can have
         pass
     raise InputError(f"{what} {one_line(name)!r}: no such file, nor a shipped {what}{nearest(stem, shipped, most=12)}")

@@ -15,10 +15,6 @@ from typing import Any, NamedTuple
 from costsim.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.ops import kind_of
 
-ROLES = ("data", "weight", "activation", "gradient", "weight_gradient", "state")
-PHASES = ("forward", "backward", "update")
-VALUES = ("float", "index", "mask")
-
 # What the operands of a GEMM are to the layer y = x w, whichever of its three GEMMs reads them.
 GEMM_OPERANDS = {"forward": ("x", "w"), "dgrad": ("dy", "w"), "wgrad": ("x", "dy")}
 
@@ -85,11 +81,6 @@ class Graph:
         if found is None:
             found = self._elements[dims] = math.prod(self.sizes[dim] for dim in dims)
         return found
-
-    def contracted_dims(self, op: Op, operand: int) -> Dims:
-        """The dims of that operand of a GEMM over which it sums, flattened in equation order."""
-        dims = self.tensors[op.inputs[operand]].dims
-        return tuple([dims[at] for at in op.kind.contracted[operand]])
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a tensor's dims."""

@@ -52,7 +52,6 @@ class Kind:
     values: str = "float"  # what the results hold: float or mask
     fuses: bool = True  # may run in one kernel with the op before it
     contracted: tuple[tuple[int, ...], ...] = ()  # of a contraction: where the summed indices stand in each operand
-    source: str = ""
 
     @property
     def is_contraction(self) -> bool:
@@ -193,7 +192,6 @@ def contraction(equation: str) -> Kind:
         grads=(GradRule(("x",), f"{y},{w}->{x}", ("dy", "w")), GradRule(("w",), f"{x},{y}->{w}", ("x", "dy"))),
         run=_einsum(equation),
         contracted=_contracted(x, w, y),
-        source="einsum; gradients by swapping an operand and the result",
     )
 
 

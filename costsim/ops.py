@@ -2,9 +2,9 @@
 
 The decorator says the index patterns, how much work is done per point of a pattern, and which op of which arguments
 makes each operand's gradient (`None` for integers and masks; "dy" passes the gradient through). Conventions of work:
-a subtraction is an `add`, a maximum a `cmp`, a reduction of n counts n; what only applies a mask or a label (choosing,
-not computing) counts nothing. DRAM traffic needs no entry: every input is read once, every output written once, unless
-`touches` narrows what is read. Matrix products are einsum equations (`kinds.contraction`) and are not listed here.
+a subtraction is an `add`, a maximum a `cmp`, a reduction of n counts n; looking up and picking count nothing. DRAM
+traffic needs no entry: every input is read once, every output written once, unless `touches` narrows what is read.
+Matrix products are einsum equations (`kinds.contraction`) and are not listed here.
 """
 
 from __future__ import annotations
@@ -294,10 +294,10 @@ def layer_norm_grad_weights(dy: Array, x: Array, mean: Array, rstd: Array) -> tu
 # --- loss ------------------------------------------------------------------------------------------------------------
 
 
-def _row_weights(labels: Array, ignore: int, share: float) -> Array:
+def _row_weights(labels: Array, ignore: int, share: float, dtype: Any) -> Array:
     """share / (number of rows that count) for each row that counts, 0 for the others."""
     counts = labels != ignore
-    return counts * (share / max(int(counts.sum()), 1))
+    return (counts * (share / max(int(counts.sum()), 1))).astype(dtype)
 
 
 @op(
@@ -314,7 +314,7 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float, ignore: int, s
     """
     z = logits - np.maximum.reduce(logits, axis=-1, keepdims=True, initial=-np.inf)
     logp = z - np.log(_total(np.exp(z)))
-    weights = _row_weights(labels, ignore, share)
+    weights = _row_weights(labels, ignore, share, logits.dtype)
     picked = np.take_along_axis(logp, np.where(labels == ignore, 0, labels)[..., None], -1)[..., 0]
     rows = picked * (smoothing - 1) + _total(logp)[..., 0] * (-smoothing / logits.shape[-1])
     return np.add.reduce((rows * weights).reshape(-1), initial=0), logp
@@ -329,7 +329,7 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float, ignore: int, s
 )
 def cross_entropy_grad(dloss: Array, logp: Array, labels: Array, smoothing: float, ignore: int, share: float) -> Array:
     """dlogits = (softmax - s/V) w, minus (1-s) w at the label, with w = dloss share / rows that count."""
-    w = (dloss * _row_weights(labels, ignore, share))[..., None]
+    w = (dloss * _row_weights(labels, ignore, share, logp.dtype))[..., None]
     dlogits = (np.exp(logp) - smoothing / logp.shape[-1]) * w
     at = np.where(labels == ignore, 0, labels)[..., None]
     np.put_along_axis(dlogits, at, np.take_along_axis(dlogits, at, -1) - w * (1 - smoothing), -1)
@@ -403,5 +403,5 @@ def adam(w: Array, g: Array, m: Array, v: Array, step: int, **h: float) -> tuple
     fuses=False,
 )
 def adamw(w: Array, g: Array, m: Array, v: Array, step: int, **h: float) -> tuple[Array, Array, Array]:
-    """Adam with decoupled decay, w (1 - lr weight_decay); one fused kernel. Source: Loshchilov & Hutter, alg. 2."""
+    """Adam with decoupled decay, w (1 - lr weight_decay) as in torch.optim.AdamW; one fused kernel."""
     return _adam(w * (1 - h["lr"] * h["weight_decay"]), g, m, v, step, **h)

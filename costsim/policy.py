@@ -20,10 +20,11 @@ from costsim.errors import InputError, nearest, one_line
 from costsim.files import Document, Where
 from costsim.formats import Format, parse_format
 from costsim.graph import GEMM_OPERANDS, Graph, Op, Tensor
-from costsim.kinds import Dims
 from costsim.schema import validate
 
 _LEVEL = r"<([^<>]*)>"
+Axes = tuple[int, ...]
+
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
 
@@ -36,18 +37,13 @@ class Copy:
     made anew by every op that reads it; `stored` takes a pass of its own (source read, copy written).
     """
 
+    name: str  # for tables: of what, why, in what format, boxes along which dims
     tensor: str  # whose values
     of: "Copy | None"  # the copy that it is made from, None: the tensor itself
     why: str  # stash or operand
     format: Format
-    along: Dims  # the dims that boxes run along, flattened in this order
+    axes: Axes  # of the tensor, along which boxes run, flattened in this order
     placement: str
-
-    @property
-    def name(self) -> str:
-        """A name for tables: whose copy, why, in what."""
-        run = f".{'+'.join(self.along)}" if self.format.blocked else ""
-        return f"{self.tensor}@{self.why}.{self.format.name}{run}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,32 +161,70 @@ def schedule(policy: Policy, steps: int) -> list[int]:
     return lengths
 
 
+class _Candidate(NamedTuple):
+    """What rules look at: a tensor as it is stored, or (with `copy_`) a read of it. Fields as in schema.Rule."""
+
+    role: str
+    values: str
+    phase: str | None
+    gemm: str | None
+    operand: str | None
+    copy_: str | None
+    layer: str | None
+    name: str | None
+
+
+class _Choice(NamedTuple):
+    """What the last matching rule says."""
+
+    format: Format
+    placement: str
+    rule: int
+
+
+_Test = frozenset[str] | re.Pattern[str]
+
+
+def _tests(rule: schema.Rule) -> list[tuple[int, _Test]]:
+    """What a rule asks of each field of a candidate that it mentions."""
+    tests: list[tuple[int, _Test]] = [(_Candidate._fields.index("copy_"), frozenset((rule.copy_ or "",)))]
+    for at, field in enumerate(_Candidate._fields):
+        value = getattr(rule, field)
+        if value is None or field == "copy_":
+            continue
+        if field in ("layer", "name"):
+            tests.append((at, re.compile(translate(value))))
+        else:
+            tests.append((at, frozenset(value if isinstance(value, tuple) else (value,))))
+    return tests
+
+
+def _passes(test: _Test, value: str | None) -> bool:
+    if isinstance(test, frozenset):
+        return (value or "") in test
+    return value is not None and test.match(value) is not None
+
+
 class _Rules:
     """The rules of a policy in one phase, compiled; remembers which of them matched anything."""
 
     def __init__(self, policy: Policy, index: int) -> None:
         self.policy = policy
         rules = policy.file.rules
-        self.compiled = [self._compile(rule) for rule in rules]
-        self.formats = [_fill(policy, ("rules", i, "format"), rule.format, index) for i, rule in enumerate(rules)]
+        self.tests = [_tests(rule) for rule in rules]
+        self.choices = [
+            _Choice(
+                _fill(policy, ("rules", i, "format"), rule.format, index),
+                rule.placement or _DEFAULT_PLACEMENT.get(rule.copy_ or "", ""),
+                i,
+            )
+            for i, rule in enumerate(rules)
+        ]
         self.matched: set[int] = set()
         self.copies = any(rule.copy_ for rule in rules)
         self.by_layer = any(rule.layer is not None for rule in rules)
         self.by_name = any(rule.name is not None for rule in rules)
-        self.memo: dict[tuple[str | None, ...], tuple[Format, str] | None] = {}
-
-    @staticmethod
-    def _compile(rule: schema.Rule) -> list[tuple[int, frozenset[str] | re.Pattern[str]]]:
-        tests: list[tuple[int, frozenset[str] | re.Pattern[str]]] = []
-        for i, selector in enumerate(schema.Rule.SELECTORS):
-            value = getattr(rule, selector)
-            if value is None:
-                continue
-            if selector in ("layer", "name"):
-                tests.append((i, re.compile(translate(value))))
-            else:
-                tests.append((i, frozenset(value if isinstance(value, tuple) else (value,))))
-        return tests
+        self.memo: dict[_Candidate, _Choice | None] = {}
 
     def choose(
         self,
@@ -200,31 +234,21 @@ class _Rules:
         operand: str | None = None,
         copy: str | None = None,
         layer: str | None = None,
-    ) -> tuple[Format, str] | None:
-        """Format and placement by the last rule that matches; None if none does."""
-        key = (
-            tensor.role,
-            tensor.values,
-            phase,
-            gemm,
-            operand,
-            copy,
-            (layer or tensor.layer) if self.by_layer else None,
-            tensor.name if self.by_name else None,
-        )
-        if key not in self.memo:
-            self.memo[key] = self._choose(key)
-        return self.memo[key]
+    ) -> _Choice | None:
+        """What the last rule that matches says; None if none does."""
+        where = (layer or tensor.layer) if self.by_layer else None  # left out where no rule asks, to share the memo
+        name = tensor.name if self.by_name else None
+        candidate = _Candidate(tensor.role, tensor.values, phase, gemm, operand, copy, where, name)
+        if candidate not in self.memo:
+            self.memo[candidate] = self._last_match(candidate)
+        return self.memo[candidate]
 
-    def _choose(self, key: tuple[str | None, ...]) -> tuple[Format, str] | None:
-        copy = key[5]
+    def _last_match(self, candidate: _Candidate) -> _Choice | None:
         chosen = None
-        for i, (rule, tests) in enumerate(zip(self.policy.file.rules, self.compiled, strict=True)):
-            if rule.copy_ != copy:
-                continue
-            if all(_passes(test, key[at]) for at, test in tests):
-                self.matched.add(i)
-                chosen = (self.formats[i], rule.placement or _DEFAULT_PLACEMENT.get(copy or "", ""))
+        for choice, tests in zip(self.choices, self.tests, strict=True):
+            if all(_passes(test, candidate[at]) for at, test in tests):
+                self.matched.add(choice.rule)
+                chosen = choice
         return chosen
 
     def check_all_matched(self) -> None:
@@ -234,12 +258,6 @@ class _Rules:
                 raise self.policy.document.error(
                     ("rules", i), "this rule matches nothing in the workload; say optional: true if that is meant"
                 )
-
-
-def _passes(test: frozenset[str] | re.Pattern[str], value: str | None) -> bool:
-    if value is None:
-        return False
-    return value in test if isinstance(test, frozenset) else test.match(value) is not None
 
 
 def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
@@ -252,7 +270,7 @@ def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
         op = producer.get(name)
         chosen = rules.choose(tensor, op and op.phase, op and op.gemm)
         if chosen is not None:
-            formats[name] = chosen[0]
+            formats[name] = chosen.format
         elif tensor.values in _DEFAULT_FORMAT:
             formats[name] = parse_format(_DEFAULT_FORMAT[tensor.values])
         else:
@@ -270,10 +288,10 @@ class _Read(NamedTuple):
     label: str | None  # x, w or dy, if a GEMM reads
     tensor: Tensor
     stashed: bool
-    along: Dims  # over which the GEMM sums, else the last dim
+    axes: Axes  # over which the GEMM sums, else the last
 
 
-@lru_cache(maxsize=4)  # the same for all policies
+@lru_cache(maxsize=1)  # the same for all policies
 def _reads(graph: Graph) -> tuple[_Read, ...]:
     reads = []
     for op in graph.ops:
@@ -285,30 +303,56 @@ def _reads(graph: Graph) -> tuple[_Read, ...]:
             stashed = backward and is_stashed(graph, name)
             if tensor.values == "float" and (op.gemm or stashed):
                 label = GEMM_OPERANDS[op.gemm][i] if op.gemm else None
-                along = graph.contracted_dims(op, i) if op.gemm else tensor.dims[-1:]
-                reads.append(_Read(op, i, label, tensor, stashed, along))
+                axes = op.kind.contracted[i] if op.gemm else last_axis(tensor)
+                reads.append(_Read(op, i, label, tensor, stashed, axes))
     return tuple(reads)
+
+
+def last_axis(tensor: Tensor) -> Axes:
+    """Along which the boxes of a tensor lie as it is stored; none for a scalar."""
+    return (len(tensor.dims) - 1,) if tensor.dims else ()
 
 
 class _Copies:
     """Makes each copy once, and leaves out those that equal their source."""
 
-    def __init__(self, formats: Mapping[str, Format]) -> None:
-        self.formats = formats
+    def __init__(self, graph: Graph, rules: _Rules, formats: Mapping[str, Format]) -> None:
+        self.graph, self.rules, self.formats = graph, rules, formats
         self.made: dict[tuple[object, ...], Copy] = {}
 
+    def boxes(self, format: Format, tensor: Tensor, axes: Axes) -> Axes:
+        """The fewest trailing axes along which the same boxes lie; none if the format has no boxes.
+
+        Boxes of 16 along (heads, head) with 128 elements a head never cross a head: they are those along head.
+        """
+        if not format.blocked:
+            return ()
+        for start in range(len(axes) - 1, 0, -1):
+            if self.graph.elements(tuple(tensor.dims[axis] for axis in axes[start:])) % format.box == 0:
+                return axes[start:]
+        return axes
+
     def extend(
-        self, chain: tuple[Copy, ...], tensor: Tensor, why: str, choice: tuple[Format, str], along: Dims
+        self, chain: tuple[Copy, ...], tensor: Tensor, why: str, choice: _Choice, axes: Axes
     ) -> tuple[Copy, ...]:
-        format, placement = choice
+        """The chain of copies and one more made from its end, unless that would be the same bits."""
+        format, placement, rule = choice
+        axes = self.boxes(format, tensor, axes)
         of = chain[-1] if chain else None
         source = of.format if of else self.formats[tensor.name]
-        source_along = of.along if of else tensor.dims[-1:]
-        if format == source and (along == source_along or not format.blocked):
+        if format == source and axes == (of.axes if of else self.boxes(source, tensor, last_axis(tensor))):
             return chain
-        key = (tensor.name, of, format, along if format.blocked else (), placement)
+        if placement == "at_producer" and of is not None and of.placement == "stored":
+            raise self.rules.policy.document.error(
+                ("rules", rule, "placement"),
+                "made at_producer from a stash that is stored later; choose on_chip or stored",
+            )
+        key = (tensor.name, of, format, axes, placement)
         if key not in self.made:
-            self.made[key] = Copy(tensor.name, of, why, format, along, placement)
+            run = "." + "+".join(tensor.dims[axis] for axis in axes) if axes else ""
+            stored = ".stored" if placement == "stored" else ""
+            name = f"{of.name if of else tensor.name}@{why}.{format.name}{run}{stored}"
+            self.made[key] = Copy(name, tensor.name, of, why, format, axes, placement)
         return (*chain, self.made[key])
 
 
@@ -321,15 +365,15 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     """
     rules = _Rules(policy, index)
     formats = _stored_formats(graph, rules)
-    copies = _Copies(formats)
+    copies = _Copies(graph, rules, formats)
     chains: dict[tuple[str, int], tuple[Copy, ...]] = {}
-    for op, i, label, tensor, stashed, along in _reads(graph) if rules.copies else ():
+    for op, i, label, tensor, stashed, axes in _reads(graph) if rules.copies else ():
         operand = rules.choose(tensor, op.phase, op.gemm, label, "operand", op.layer) if label else None
         chain: tuple[Copy, ...] = ()
         if stashed and (stash := rules.choose(tensor, op.phase, op.gemm, label, "stash", op.layer)):
-            chain = copies.extend(chain, tensor, "stash", stash, tensor.dims[-1:] if operand else along)
+            chain = copies.extend(chain, tensor, "stash", stash, last_axis(tensor) if operand else axes)
         if operand:
-            chain = copies.extend(chain, tensor, "operand", operand, along)
+            chain = copies.extend(chain, tensor, "operand", operand, axes)
         if chain:
             chains[op.name, i] = chain
     rules.check_all_matched()

@@ -132,11 +132,11 @@ def convention(result: Result) -> Record:
 
 
 def _short(value: Any) -> str:
-    """A number as tables print it: 4 significant digits, exact integers in powers of ten."""
+    """A number as tables print it: two decimals, large integers as 1.23e45."""
     if value is None:
         return "n/a"
     if isinstance(value, float):
-        return f"{value:.2f}" if 0.1 <= value < 1000 else f"{value:.2g}"
+        return f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
     digits = f"{int(value):.2e}" if len(value) > 6 else value
     return digits.replace("e+", "e").replace("e0", "e")
 
@@ -192,7 +192,12 @@ def notes(result: Result) -> list[str]:
     for counted in result.policies:
         if len(counted.phases) > 1:
             setups = zip(counted.phases, counted.policy.setup, strict=True)
-            lines.append(f"{counted.policy.name}: " + ", ".join(f"{p.steps} steps {setup}" for p, setup in setups))
+            fitted = any(phase.until_grade == "fitted" for phase in counted.policy.file.phases)
+            lines.append(
+                f"{counted.policy.name}: "
+                + ", ".join(f"{p.steps} steps {setup}" for p, setup in setups)
+                + ("; where phases end is fitted" if fitted else "")
+            )
     if any(counted.policy.recalled for counted in result.policies):
         lines.append("* levels recalled, not stated by the paper")
     entries = published(result)

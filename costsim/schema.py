@@ -5,7 +5,7 @@ pydantic ends here: the rest of the package reads these frozen objects as plain 
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -111,7 +111,6 @@ class Rule(Strict):
     format: str = Field(description="a format name; <q0> stands for the number of level q0")
     placement: Literal["at_producer", "on_chip", "stored"] | None = None
     optional: bool = Field(default=False, description="no error if the rule matches nothing")
-    SELECTORS: ClassVar = ("role", "values", "phase", "gemm", "operand", "copy_", "layer", "name")
 
 
 class Phase(Strict):
@@ -120,7 +119,8 @@ class Phase(Strict):
     until_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     until_step: Count | None = None
     levels: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
-    grade: Grade = "ours"
+    grade: Grade = Field(default="ours", description="where the levels come from")
+    until_grade: Grade = Field(default="ours", description="where the end of the phase comes from")
 
 
 class Policy(Strict):

@@ -79,7 +79,7 @@ def count_policy(graph: Graph, policy: Policy, convention: Convention) -> Counte
 def _load(name: str, workload: files.Document, at: files.Where | None) -> Policy:
     """A policy by name; `at` is the field of the workload that names it, None if the command line does."""
     try:
-        path = files.find(name, "policies", "policy", beside=Path(workload.path))
+        path = files.find(name, "policies", "policy", beside=None if at is None else Path(workload.path))
     except InputError as error:
         raise (error if at is None else workload.error(at, str(error))) from None
     return load_policy(path)
@@ -108,17 +108,17 @@ def run(
     document = files.parse_yaml(files.read_text(file_path), str(file_path))
     document = files.override(document, assignments)
     file = schema.validate(schema.Workload, document)
+    names = policies or file.policies
+    loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
+    base = _load(file.baseline if baseline is None else baseline, document, ("baseline",) if baseline is None else None)
     convention = Convention(
         law=file.law if law is None else law,
         traffic=file.traffic if traffic is None else traffic,
         scope=file.scope if scope is None else scope,
-        baseline=file.baseline if baseline is None else baseline,
+        baseline=base.name,
         steps=file.training.steps,
         micro_batches=file.training.micro_batches,
     )
-    names = policies or file.policies
-    loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
-    base = _load(convention.baseline, document, None if baseline is not None else ("baseline",))
     graph = build(file, document)
     different = {_where(policy): policy for policy in (base, *loaded)}
     paths: dict[str, Path] = {}

@@ -84,3 +84,26 @@ def test_what_is_loaded(code, allowed):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = done.stdout.rpartition("LOADED")[2].split()
     assert set(loaded) <= set(allowed)
+
+
+def test_choices_on_the_command_line_are_those_of_the_library():
+    """The command line spells them out, to load nothing before a command runs."""
+    from costsim import catalogue, cli, count, report, schema
+
+    options = {option.name: option for option in cli.run.params}
+    assert tuple(options["by"].type.choices) == report.BY
+    assert tuple(options["style"].type.choices) == tuple(report.FORMATS)
+    assert tuple(options["traffic"].type.choices) == count.TRAFFIC_MODELS
+    assert tuple(options["scope"].type.choices) == count.SCOPES
+    assert tuple(options["law"].type.choices) == tuple(count.LAWS)
+    assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)
+    for field, names in {"traffic": count.TRAFFIC_MODELS, "scope": count.SCOPES, "law": tuple(count.LAWS)}.items():
+        assert schema.Workload.model_fields[field].annotation.__args__ == names
+
+
+def test_the_stashing_policies_differ_in_family_and_levels_only():
+    from costsim import files
+
+    texts = {name: files.list_shipped("policies")[name].read_text() for name in ("stash-fixed", "stash-bfp", "dsq")}
+    rules = {name: text.partition("rules:")[2].partition("phases:")[0] for name, text in texts.items()}
+    assert rules["stash-bfp"] == rules["dsq"] == rules["stash-fixed"].replace("fixed", "bfp")

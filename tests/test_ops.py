@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import classifier_step, translation_step
 
 from costsim.graph import GraphBuilder, Tensor
 from costsim.kinds import bind, contraction, expand, linear_equation, make_kind
@@ -188,6 +189,14 @@ def test_shapes_follow_the_patterns(name):
     assert [np.shape(r) for r in results] == [shape(d) for d in dims_of(DIMS[name][1])]
 
 
+@pytest.mark.parametrize("name", sorted(set(OPS) - {"bernoulli"}))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_results_have_the_dtype_of_the_operands(name, dtype):
+    kind = OPS[name]
+    operands = [x.astype(dtype) if x.dtype == np.float64 else x for x in draw(kind)]
+    assert {np.asarray(result).dtype for result in run(kind, operands)} == {np.dtype(dtype)}
+
+
 def gradient(kind, rule, operands, results, cotangents):
     """The gradients that a rule's op computes, given those of the results."""
     values = dict(zip([o.name for o in kind.inputs], operands, strict=True))
@@ -247,31 +256,28 @@ def test_the_causal_mask_passes_the_gradient():
     assert [(rule.operands, rule.kind, rule.arguments) for rule in kind.grads] == [(("x",), "", ("dy",))]
 
 
-EQUATIONS = {
-    "abc,cv->abv": "linear layer",
-    "abc,cvd->abvd": "projection to heads",
-    "abcd,cdv->abv": "projection from heads",
-    "aqhe,akhe->ahqk": "attention scores",
-    "ahqk,akhe->aqhe": "attention over values",
-    "btd,vd->btv": "tied head",
-}
-LETTERS = dict(zip("abcdehkqtv", (2, 3, 4, 2, 3, 2, 4, 5, 3, 6), strict=True))
+# Every contraction that a model family has, forward and backward.
+GRAPHS = [make(**more) for make in (translation_step, classifier_step) for more in ({}, {"norm": "pre"})]
+EQUATIONS = sorted({op.kind.name for graph in GRAPHS for op in graph.ops if op.gemm})
 
 
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_contractions_are_multilinear_and_gradients_their_adjoints(equation):
     kind = contraction(equation)
     rng = np.random.default_rng(0)
-    x, w, y = (rng.normal(size=[LETTERS[i] for i in o.pattern]) for o in (*kind.inputs, *kind.outputs))
+    letters = sorted({i for o in kind.inputs for i in o.pattern})
+    sizes = dict(zip(letters, (2, 3, 4, 5, 6), strict=False))
+    x, w, y = (rng.normal(size=[sizes[i] for i in o.pattern]) for o in (*kind.inputs, *kind.outputs))
     forward = np.sum(y * kind.run(x, w))
     values = {"x": x, "w": w, "dy": y}
     for rule in kind.grads:
         grad = contraction(rule.kind).run(*(values[name] for name in rule.arguments))
-        assert np.sum(grad * values[rule.operands[0]]) == pytest.approx(forward, rel=1e-12)
+        assert np.sum(grad * values[rule.operands[0]]) == pytest.approx(forward, rel=1e-11)
         assert contraction(rule.kind).work[0][1] == {"mac": 1}
         assert set(contraction(rule.kind).work[0][0]) == set(kind.work[0][0])  # as many MACs as the forward
-    other = rng.normal(size=x.shape)
-    np.testing.assert_allclose(kind.run(x + 2 * other, w), kind.run(x, w) + 2 * kind.run(other, w), rtol=1e-10)
+    other_x, other_w = rng.normal(size=x.shape), rng.normal(size=w.shape)
+    np.testing.assert_allclose(kind.run(x + 2 * other_x, w), kind.run(x, w) + 2 * kind.run(other_x, w), rtol=1e-9)
+    np.testing.assert_allclose(kind.run(x, w + 2 * other_w), kind.run(x, w) + 2 * kind.run(x, other_w), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
