@@ -20,6 +20,7 @@ from costsim.errors import InputError, nearest, one_line
 from costsim.files import Document, Where
 from costsim.formats import Format, parse_format
 from costsim.graph import GEMM_OPERANDS, Graph, Op, Tensor
+from costsim.kinds import Dims
 from costsim.schema import validate
 
 _LEVEL = r"<([^<>]*)>"
@@ -224,7 +225,7 @@ class _Rules:
         self.copies = any(rule.copy_ for rule in rules)
         self.by_layer = any(rule.layer is not None for rule in rules)
         self.by_name = any(rule.name is not None for rule in rules)
-        self.memo: dict[_Candidate, _Choice | None] = {}
+        self.memo: dict[tuple[str | None, ...], _Choice | None] = {}
 
     def choose(
         self,
@@ -238,10 +239,10 @@ class _Rules:
         """What the last rule that matches says; None if none does."""
         where = (layer or tensor.layer) if self.by_layer else None  # left out where no rule asks, to share the memo
         name = tensor.name if self.by_name else None
-        candidate = _Candidate(tensor.role, tensor.values, phase, gemm, operand, copy, where, name)
-        if candidate not in self.memo:
-            self.memo[candidate] = self._last_match(candidate)
-        return self.memo[candidate]
+        fields = (tensor.role, tensor.values, phase, gemm, operand, copy, where, name)
+        if fields not in self.memo:
+            self.memo[fields] = self._last_match(_Candidate(*fields))
+        return self.memo[fields]
 
     def _last_match(self, candidate: _Candidate) -> _Choice | None:
         chosen = None
@@ -262,10 +263,10 @@ class _Rules:
 
 def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
     formats: dict[str, Format] = {}
-    producer = graph.producer
+    producer, root = graph.producer, graph.root
     for name, tensor in graph.tensors.items():
         if tensor.alias is not None:  # written in place: one memory, one format
-            formats[name] = formats[graph.root[name]]
+            formats[name] = formats[root[name]]
             continue
         op = producer.get(name)
         chosen = rules.choose(tensor, op and op.phase, op and op.gemm)
@@ -319,28 +320,32 @@ class _Copies:
     def __init__(self, graph: Graph, rules: _Rules, formats: Mapping[str, Format]) -> None:
         self.graph, self.rules, self.formats = graph, rules, formats
         self.made: dict[tuple[object, ...], Copy] = {}
+        self.boxes_of: dict[tuple[str, Dims, Axes], Axes] = {}
 
-    def boxes(self, format: Format, tensor: Tensor, axes: Axes) -> Axes:
+    def boxes(self, format: Format, dims: Dims, axes: Axes) -> Axes:
         """The fewest trailing axes along which the same boxes lie; none if the format has no boxes.
 
         Boxes of 16 along (heads, head) with 128 elements a head never cross a head: they are those along head.
         """
-        if not format.blocked:
-            return ()
-        for start in range(len(axes) - 1, 0, -1):
-            if self.graph.elements(tuple(tensor.dims[axis] for axis in axes[start:])) % format.box == 0:
-                return axes[start:]
-        return axes
+        key = (format.name, dims, axes)
+        found = self.boxes_of.get(key)
+        if found is None:
+            runs = (axes[start:] for start in range(len(axes) - 1, 0, -1))
+            whole = (run for run in runs if self.graph.elements(tuple(dims[axis] for axis in run)) % format.box == 0)
+            found = self.boxes_of[key] = next(whole, axes) if format.blocked else ()
+        return found
 
     def extend(
         self, chain: tuple[Copy, ...], tensor: Tensor, why: str, choice: _Choice, axes: Axes
     ) -> tuple[Copy, ...]:
         """The chain of copies and one more made from its end, unless that would be the same bits."""
         format, placement, rule = choice
-        axes = self.boxes(format, tensor, axes)
+        axes = self.boxes(format, tensor.dims, axes)
         of = chain[-1] if chain else None
         source = of.format if of else self.formats[tensor.name]
-        if format == source and axes == (of.axes if of else self.boxes(source, tensor, last_axis(tensor))):
+        if format.name == source.name and axes == (
+            of.axes if of else self.boxes(source, tensor.dims, last_axis(tensor))
+        ):
             return chain
         if placement == "at_producer" and of is not None and of.placement == "stored":
             raise self.rules.policy.document.error(
