@@ -18,12 +18,7 @@ def _needs_gradient(builder: GraphBuilder) -> set[str]:
     """Tensors on a way from a weight: what the forward computes from weights, and the weights."""
     needs = {t.name for t in builder.tensors.values() if t.role == "weight"}
     for op in builder.ops:
-        differentiable = [
-            name
-            for operand, name in zip(op.kind.inputs, op.inputs, strict=True)
-            if any(operand.name in rule.operands for rule in op.kind.grads)
-        ]
-        if not needs.isdisjoint(differentiable):
+        if any(op.inputs[i] in needs for i in op.kind.differentiable):
             needs.update(op.outputs)
     return needs
 
@@ -46,12 +41,10 @@ class _Backward:
         for op in reversed(self.builder.ops):
             if reaches.isdisjoint(op.outputs):
                 continue
-            names = dict(zip([operand.name for operand in op.kind.inputs], op.inputs, strict=True))
-            for rule in op.kind.grads:
-                for operand in rule.operands:
-                    if names[operand] in self.needs:
-                        expected[names[operand]] += 1
-                        reaches.add(names[operand])
+            for i in op.kind.differentiable:
+                if (name := op.inputs[i]) in self.needs:
+                    expected[name] += 1
+                    reaches.add(name)
         return expected
 
     def describe(self, source: str, name: str) -> Tensor:
@@ -108,18 +101,17 @@ class _Backward:
     def visit(self, op: Op) -> None:
         """Append the gradients of one forward op. Raises ValueError on a gradient that no rule takes."""
         kind = op.kind
-        names = dict(zip([operand.name for operand in kind.inputs], op.inputs, strict=True))
-        arrived = set()
-        for operand, output in zip(kind.outputs, op.outputs, strict=True):
-            names[operand.name] = output
+        names = dict(zip(kind.input_names, op.inputs, strict=True))
+        arrived = False
+        for (result, gradient, taken), output in zip(kind.results, op.outputs, strict=True):
+            names[result] = output
             if output in self.gradient:
-                names[f"d{operand.name}"] = self.gradient[output]
-                arrived.add(f"d{operand.name}")
+                if not taken:
+                    raise ValueError(f"{op.name}: {kind.name} has no rule for the gradient {gradient}")
+                names[gradient] = self.gradient[output]
+                arrived = True
         if not arrived:
             return
-        used = {argument for rule in kind.grads for argument in rule.arguments}
-        if unused := arrived - used:
-            raise ValueError(f"{op.name}: {kind.name} has no rule for the gradient {sorted(unused)[0]}")
         self.builder.layer = op.layer
         for rule in kind.grads:
             self._apply(op, rule, names)

@@ -155,6 +155,7 @@ class _Counter:
     def __init__(self, graph: Graph, assignment: Assignment, traffic: _Traffic) -> None:
         self.graph, self.assignment, self.traffic = graph, assignment, traffic
         self.sizes: dict[tuple[Dims, Axes | None, str], tuple[int, int]] = {}
+        self.moved_once: dict[Held, tuple[str, str, int, int]] = {}
         self.works: dict[tuple[str, int, int], tuple[int, Mapping[str, int]]] = {}
 
     def size(self, dims: Dims, axes: Axes | None, format: Format) -> tuple[int, int]:
@@ -186,45 +187,64 @@ class _Counter:
         more = {"quantize": elements, "cmp": elements if copy.format.shared_bits else 0}
         return {name: vector.get(name, 0) + more.get(name, 0) for name in {**vector, **more}}
 
-    def move(self, held: Held, times: int, read: bool, touched: Dims | None = None) -> Move:
-        """One crossing of the DRAM interface; `touched` is the part that is read, if not all."""
-        if isinstance(held, Copy):
-            tensor, name, axes, format = self.graph.tensors[held.tensor], held.name, held.axes, held.format
-        else:
-            tensor, name, axes, format = self.graph.tensors[held], held, None, self.assignment.formats[held]
-        bits, elements = self.size(tensor.dims if touched is None else touched, axes, format)
-        bits *= times
-        return Move(name, tensor.role, bits if read else 0, 0 if read else bits, elements * times)
+    def moved(self, held: Held) -> tuple[str, str, int, int]:
+        """What one crossing of the DRAM interface moves: name, role, bits, elements."""
+        found = self.moved_once.get(held)
+        if found is None:
+            if isinstance(held, Copy):
+                tensor, name, axes, format = self.graph.tensors[held.tensor], held.name, held.axes, held.format
+            else:
+                tensor, name, axes, format = self.graph.tensors[held], held, None, self.assignment.formats[held]
+            found = self.moved_once[held] = (name, tensor.role, *self.size(tensor.dims, axes, format))
+        return found
+
+    def read(self, held: Held, times: int) -> Move:
+        """All of it is read, so many times."""
+        name, role, bits, elements = self.moved(held)
+        return Move(name, role, bits * times, 0, elements * times)
+
+    def written(self, held: Held, times: int) -> Move:
+        """All of it is written, so many times."""
+        name, role, bits, elements = self.moved(held)
+        return Move(name, role, 0, bits * times, elements * times)
+
+    def read_part(self, name: str, touched: Dims, times: int) -> Move:
+        """A part of a tensor is read, so many times."""
+        bits, elements = self.size(touched, None, self.assignment.formats[name])
+        return Move(name, self.graph.tensors[name].role, bits * times, 0, elements * times)
 
     def row(self, at: int, op: Op, loaded: set[Held]) -> Row:
         """The counts of one op; `loaded` is what its kernel has on chip already."""
-        traffic, times = self.traffic, op.times
+        traffic, times, kind = self.traffic, op.times, op.kind
         moves: list[Move] = []
         for i, held in enumerate(traffic.reads[at]):
             if held in loaded:
                 continue
             loaded.add(held)
-            pattern = op.kind.touches.get(op.kind.inputs[i].name) if op.kind.touches else None
-            moves.append(self.move(held, times, True, pattern and expand(pattern, op.env)))
+            pattern = kind.touched[i]
+            if pattern is None or isinstance(held, Copy):
+                moves.append(self.read(held, times))
+            else:
+                moves.append(self.read_part(held, expand(pattern, op.env), times))
         macs, vector = self.work(op)
         for copy in traffic.made_on_chip.get(op.name, ()):
             vector = self.quantize(vector, copy, times)
         group = traffic.groups[at]
         for name in op.outputs:
             if traffic.must_write(name, group) or self.graph.tensors[name].alias is not None:
-                moves.append(self.move(name, times, False))
+                moves.append(self.written(name, times))
             loaded.add(name)
         for copy in traffic.written.get(op.name, ()):
             vector = self.quantize(vector, copy, times)
             if traffic.must_write(copy, group):
-                moves.append(self.move(copy, times, False))
+                moves.append(self.written(copy, times))
             loaded.add(copy)
         pair = None
         if op.gemm is not None:
             multiplied = self.assignment.multiplied
             pair = (multiplied(op, 0), multiplied(op, 1), self.assignment.accumulator)
         result = self.graph.tensors[op.outputs[0]]
-        return Row(op.name, op.kind.name, op.phase, op.layer, op.gemm, result, macs, pair, vector, tuple(moves))
+        return Row(op.name, kind.name, op.phase, op.layer, op.gemm, result, macs, pair, vector, tuple(moves))
 
     def cast_row(self, copy: Copy, reader: Op) -> Row:
         """A quantize kernel of its own: source read, copy written, as often as the source changes."""
@@ -234,7 +254,7 @@ class _Counter:
         given = 1 if result.role in ("weight", "state") else self.graph.micro_batches
         times = given if maker is None else maker.times
         vector = self.quantize({}, copy, times)
-        moves = (self.move(source, times, True), self.move(copy, times, False))
+        moves = (self.read(source, times), self.written(copy, times))
         phase = "forward" if copy.why == "stash" else reader.phase
         return Row(f"{copy.name}.cast", "cast", phase, result.layer, None, result, 0, None, vector, moves)
 

@@ -163,7 +163,7 @@ class GraphBuilder:
         autodiff gives them) must be said for a kind whose result has an index that no input has. Raises ValueError.
         """
         record = kind_of(kind)
-        if tuple(params) != record.params:
+        if (params or record.params) and tuple(params) != record.params:
             raise ValueError(f"{kind}: takes params {record.params}, got {tuple(params)}")
         input_dims = tuple([self.tensors[i].dims for i in inputs])
         said = tuple([t.dims for t in outputs]) if outputs is not None else (dims,) if dims is not None else None
@@ -171,8 +171,12 @@ class GraphBuilder:
         full_name = self._prefix + name
         if outputs is None:
             role = _ROLE_OF_PHASE[self.phase]
-            names = [full_name] + [f"{full_name}.{operand.name}" for operand in record.outputs[1:]]
-            outputs = [Tensor(n, d, role, self.layer, record.values) for n, d in zip(names, output_dims, strict=True)]
+            outputs = [
+                Tensor(
+                    f"{full_name}.{result.name}" if i else full_name, output_dims[i], role, self.layer, record.values
+                )
+                for i, result in enumerate(record.outputs)
+            ]
         for tensor in outputs:
             self.tensor(tensor)
         if gemm is None and record.is_contraction:

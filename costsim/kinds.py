@@ -8,7 +8,7 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 Dims = tuple[str, ...]
@@ -36,9 +36,9 @@ class GradRule:
     arguments: tuple[str, ...]  # operands, results, or `dy`: the gradient of the result `y`
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Kind:
-    """One row of the op table. Everything that costsim knows of an op comes from here."""
+    """One row of the op table. Everything that costsim knows of an op comes from here; there is one object per kind."""
 
     name: str
     inputs: tuple[Operand, ...]
@@ -57,6 +57,27 @@ class Kind:
     def is_contraction(self) -> bool:
         """Whether this is an einsum equation of two operands: a GEMM, or a batch of them."""
         return bool(self.contracted)
+
+    @cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """The operands' names, in order."""
+        return tuple(operand.name for operand in self.inputs)
+
+    @cached_property
+    def differentiable(self) -> tuple[int, ...]:
+        """Which operands get a gradient."""
+        return tuple(i for i, name in enumerate(self.input_names) if any(name in rule.operands for rule in self.grads))
+
+    @cached_property
+    def results(self) -> tuple[tuple[str, str, bool], ...]:
+        """Of each result: its name, its gradient's name, and whether a rule takes that gradient."""
+        used = {argument for rule in self.grads for argument in rule.arguments}
+        return tuple((result.name, f"d{result.name}", f"d{result.name}" in used) for result in self.outputs)
+
+    @cached_property
+    def touched(self) -> tuple[Pattern | None, ...]:
+        """Of each operand: the part that is read, None for all of it."""
+        return tuple((self.touches or {}).get(name) for name in self.input_names)
 
 
 def _tokens(text: str) -> Pattern:
