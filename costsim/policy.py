@@ -222,27 +222,14 @@ class _Rules:
             for i, rule in enumerate(rules)
         ]
         self.matched: set[int] = set()
-        self.copies = any(rule.copy_ for rule in rules)
-        self.by_layer = any(rule.layer is not None for rule in rules)
-        self.by_name = any(rule.name is not None for rule in rules)
-        self.memo: dict[tuple[str | None, ...], _Choice | None] = {}
+        self.detailed = any(rule.layer is not None or rule.name is not None for rule in rules)
+        self.memo: dict[_Candidate, _Choice | None] = {}
 
-    def choose(
-        self,
-        tensor: Tensor,
-        phase: str | None,
-        gemm: str | None,
-        operand: str | None = None,
-        copy: str | None = None,
-        layer: str | None = None,
-    ) -> _Choice | None:
+    def choose(self, candidate: _Candidate) -> _Choice | None:
         """What the last rule that matches says; None if none does."""
-        where = (layer or tensor.layer) if self.by_layer else None  # left out where no rule asks, to share the memo
-        name = tensor.name if self.by_name else None
-        fields = (tensor.role, tensor.values, phase, gemm, operand, copy, where, name)
-        if fields not in self.memo:
-            self.memo[fields] = self._last_match(_Candidate(*fields))
-        return self.memo[fields]
+        if candidate not in self.memo:
+            self.memo[candidate] = self._last_match(candidate)
+        return self.memo[candidate]
 
     def _last_match(self, candidate: _Candidate) -> _Choice | None:
         chosen = None
@@ -261,23 +248,33 @@ class _Rules:
                 )
 
 
+@lru_cache(maxsize=2)  # the same for all policies
+def _tensors_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, tuple[str, ...]], ...]:
+    """The tensors in groups that no rule tells apart, unless (`detailed`) by layer or name."""
+    groups: dict[_Candidate, list[str]] = {}
+    producer, root = graph.producer, graph.root
+    for name in graph.tensors:
+        tensor = graph.tensors[root[name]]  # written in place: one memory, one format
+        op = producer.get(tensor.name)
+        phase, gemm = (op.phase, op.gemm) if op else (None, None)
+        where = (tensor.layer, tensor.name) if detailed else (None, None)
+        candidate = _Candidate(tensor.role, tensor.values, phase, gemm, None, None, *where)
+        groups.setdefault(candidate, []).append(name)
+    return tuple((candidate, tuple(names)) for candidate, names in groups.items())
+
+
 def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
     formats: dict[str, Format] = {}
-    producer, root = graph.producer, graph.root
-    for name, tensor in graph.tensors.items():
-        if tensor.alias is not None:  # written in place: one memory, one format
-            formats[name] = formats[root[name]]
-            continue
-        op = producer.get(name)
-        chosen = rules.choose(tensor, op and op.phase, op and op.gemm)
+    for candidate, names in _tensors_alike(graph, rules.detailed):
+        chosen = rules.choose(candidate)
         if chosen is not None:
-            formats[name] = chosen.format
-        elif tensor.values in _DEFAULT_FORMAT:
-            formats[name] = parse_format(_DEFAULT_FORMAT[tensor.values])
+            format = chosen.format
+        elif candidate.values in _DEFAULT_FORMAT:
+            format = parse_format(_DEFAULT_FORMAT[candidate.values])
         else:
-            raise rules.policy.document.error(
-                ("rules",), f"no rule gives tensor {name!r} (role {tensor.role}) a format"
-            )
+            message = f"no rule gives tensor {names[0]!r} (role {candidate.role}) a format"
+            raise rules.policy.document.error(("rules",), message)
+        formats.update(dict.fromkeys(names, format))
     return formats
 
 
@@ -286,27 +283,27 @@ class _Read(NamedTuple):
 
     op: Op
     operand: int
-    label: str | None  # x, w or dy, if a GEMM reads
     tensor: Tensor
-    stashed: bool
     axes: Axes  # over which the GEMM sums, else the last
 
 
-@lru_cache(maxsize=1)  # the same for all policies
-def _reads(graph: Graph) -> tuple[_Read, ...]:
-    reads = []
+@lru_cache(maxsize=2)  # the same for all policies
+def _reads_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, bool, tuple[_Read, ...]], ...]:
+    """Reads in groups that no rule tells apart, unless by layer or name, and whether they are from the stash."""
+    groups: dict[tuple[_Candidate, bool], list[_Read]] = {}
     for op in graph.ops:
-        backward = op.phase == "backward"
-        if op.gemm is None and not backward:
+        if op.gemm is None and op.phase != "backward":
             continue
         for i, name in enumerate(op.inputs):
             tensor = graph.tensors[name]
-            stashed = backward and is_stashed(graph, name)
+            stashed = op.phase == "backward" and is_stashed(graph, name)
             if tensor.values == "float" and (op.gemm or stashed):
                 label = GEMM_OPERANDS[op.gemm][i] if op.gemm else None
                 axes = op.kind.contracted[i] if op.gemm else last_axis(tensor)
-                reads.append(_Read(op, i, label, tensor, stashed, axes))
-    return tuple(reads)
+                where = (op.layer, name) if detailed else (None, None)
+                candidate = _Candidate(tensor.role, tensor.values, op.phase, op.gemm, label, None, *where)
+                groups.setdefault((candidate, stashed), []).append(_Read(op, i, tensor, axes))
+    return tuple((candidate, stashed, tuple(reads)) for (candidate, stashed), reads in groups.items())
 
 
 def last_axis(tensor: Tensor) -> Axes:
@@ -372,15 +369,17 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     formats = _stored_formats(graph, rules)
     copies = _Copies(graph, rules, formats)
     chains: dict[tuple[str, int], tuple[Copy, ...]] = {}
-    for op, i, label, tensor, stashed, axes in _reads(graph) if rules.copies else ():
-        operand = rules.choose(tensor, op.phase, op.gemm, label, "operand", op.layer) if label else None
-        chain: tuple[Copy, ...] = ()
-        if stashed and (stash := rules.choose(tensor, op.phase, op.gemm, label, "stash", op.layer)):
-            chain = copies.extend(chain, tensor, "stash", stash, last_axis(tensor) if operand else axes)
-        if operand:
-            chain = copies.extend(chain, tensor, "operand", operand, axes)
-        if chain:
-            chains[op.name, i] = chain
+    for candidate, stashed, reads in _reads_alike(graph, rules.detailed):
+        operand = rules.choose(candidate._replace(copy_="operand")) if candidate.gemm else None
+        stash = rules.choose(candidate._replace(copy_="stash")) if stashed else None
+        for op, i, tensor, axes in reads if operand or stash else ():
+            chain: tuple[Copy, ...] = ()
+            if stash:
+                chain = copies.extend(chain, tensor, "stash", stash, last_axis(tensor) if operand else axes)
+            if operand:
+                chain = copies.extend(chain, tensor, "operand", operand, axes)
+            if chain:
+                chains[op.name, i] = chain
     rules.check_all_matched()
     accumulator = _fill(policy, ("accumulator",), policy.file.accumulator, index)
     return Assignment(formats, chains, accumulator)
