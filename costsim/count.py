@@ -195,7 +195,8 @@ class _Counter:
                 tensor, name, axes, format = self.graph.tensors[held.tensor], held.name, held.axes, held.format
             else:
                 tensor, name, axes, format = self.graph.tensors[held], held, None, self.assignment.formats[held]
-            found = self.moved_once[held] = (name, tensor.role, *self.size(tensor.dims, axes, format))
+            bits, elements = self.size(tensor.dims, axes, format)
+            found = self.moved_once[held] = (name, tensor.role, bits, elements)
         return found
 
     def read(self, held: Held, times: int) -> Move:

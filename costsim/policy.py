@@ -222,6 +222,7 @@ class _Rules:
             for i, rule in enumerate(rules)
         ]
         self.matched: set[int] = set()
+        self.copies = any(rule.copy_ for rule in rules)
         self.detailed = any(rule.layer is not None or rule.name is not None for rule in rules)
         self.memo: dict[_Candidate, _Choice | None] = {}
 
@@ -251,16 +252,15 @@ class _Rules:
 @lru_cache(maxsize=2)  # the same for all policies
 def _tensors_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, tuple[str, ...]], ...]:
     """The tensors in groups that no rule tells apart, unless (`detailed`) by layer or name."""
-    groups: dict[_Candidate, list[str]] = {}
+    groups: dict[tuple[str | None, ...], list[str]] = {}
     producer, root = graph.producer, graph.root
     for name in graph.tensors:
         tensor = graph.tensors[root[name]]  # written in place: one memory, one format
         op = producer.get(tensor.name)
         phase, gemm = (op.phase, op.gemm) if op else (None, None)
         where = (tensor.layer, tensor.name) if detailed else (None, None)
-        candidate = _Candidate(tensor.role, tensor.values, phase, gemm, None, None, *where)
-        groups.setdefault(candidate, []).append(name)
-    return tuple((candidate, tuple(names)) for candidate, names in groups.items())
+        groups.setdefault((tensor.role, tensor.values, phase, gemm, None, None, *where), []).append(name)
+    return tuple((_Candidate._make(key), tuple(names)) for key, names in groups.items())
 
 
 def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
@@ -290,20 +290,21 @@ class _Read(NamedTuple):
 @lru_cache(maxsize=2)  # the same for all policies
 def _reads_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, bool, tuple[_Read, ...]], ...]:
     """Reads in groups that no rule tells apart, unless by layer or name, and whether they are from the stash."""
-    groups: dict[tuple[_Candidate, bool], list[_Read]] = {}
+    groups: dict[tuple[bool, tuple[str | None, ...]], list[_Read]] = {}
     for op in graph.ops:
-        if op.gemm is None and op.phase != "backward":
+        gemm, backward = op.gemm, op.phase == "backward"
+        if gemm is None and not backward:
             continue
         for i, name in enumerate(op.inputs):
             tensor = graph.tensors[name]
-            stashed = op.phase == "backward" and is_stashed(graph, name)
-            if tensor.values == "float" and (op.gemm or stashed):
-                label = GEMM_OPERANDS[op.gemm][i] if op.gemm else None
-                axes = op.kind.contracted[i] if op.gemm else last_axis(tensor)
+            stashed = backward and is_stashed(graph, name)
+            if tensor.values == "float" and (gemm or stashed):
+                label = GEMM_OPERANDS[gemm][i] if gemm else None
+                axes = op.kind.contracted[i] if gemm else last_axis(tensor)
                 where = (op.layer, name) if detailed else (None, None)
-                candidate = _Candidate(tensor.role, tensor.values, op.phase, op.gemm, label, None, *where)
-                groups.setdefault((candidate, stashed), []).append(_Read(op, i, tensor, axes))
-    return tuple((candidate, stashed, tuple(reads)) for (candidate, stashed), reads in groups.items())
+                key = (tensor.role, tensor.values, op.phase, gemm, label, None, *where)
+                groups.setdefault((stashed, key), []).append(_Read(op, i, tensor, axes))
+    return tuple((_Candidate._make(key), stashed, tuple(reads)) for (stashed, key), reads in groups.items())
 
 
 def last_axis(tensor: Tensor) -> Axes:
@@ -369,7 +370,7 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     formats = _stored_formats(graph, rules)
     copies = _Copies(graph, rules, formats)
     chains: dict[tuple[str, int], tuple[Copy, ...]] = {}
-    for candidate, stashed, reads in _reads_alike(graph, rules.detailed):
+    for candidate, stashed, reads in _reads_alike(graph, rules.detailed) if rules.copies else ():
         operand = rules.choose(candidate._replace(copy_="operand")) if candidate.gemm else None
         stash = rules.choose(candidate._replace(copy_="stash")) if stashed else None
         for op, i, tensor, axes in reads if operand or stash else ():

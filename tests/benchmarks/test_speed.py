@@ -37,8 +37,8 @@ def test_command(benchmark, name):
 SHAPES = {"7B": (4096, 16512, 32, 32), "405B": (16384, 79872, 128, 126)}
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_training_step_built_and_counted(benchmark, shape):
+@pytest.mark.parametrize(("shape", "policy"), [("7B", "fixed16"), ("7B", "dsq"), ("405B", "fixed16"), ("405B", "dsq")])
+def test_training_step_built_and_counted(benchmark, shape, policy):
     d_model, ffn_dim, heads, layers = SHAPES[shape]
     model = encoder_classifier.Model(
         family="encoder-classifier",
@@ -52,11 +52,11 @@ def test_training_step_built_and_counted(benchmark, shape):
     )
     batch = encoder_classifier.Batch(sequences=1, tokens=4096)
     optimizer = Optimizer(kind="adamw", lr=1e-4)
-    policy = load_policy(files.find("bfp16", "policies", "policy"))
+    formats = load_policy(files.find(policy, "policies", "policy"))
 
     def step():
         graph = training_step(model, batch, optimizer)
-        return sum_rows(count(graph, assign(graph, policy)), "product")
+        return sum_rows(count(graph, assign(graph, formats)), "product")
 
     total = benchmark.pedantic(step, rounds=11, warmup_rounds=1)
     assert total.macs > 10**13
