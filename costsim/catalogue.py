@@ -1,6 +1,7 @@
 """What costsim knows, by name: shipped files, formats, op kinds and families; and the schemas of files."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,15 @@ def _files(folder: str) -> Callable[[], dict[str, str]]:
     return entries
 
 
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
 def _format_line(format: Format) -> str:
-    return f"{format.bits_per_element:g} bit per element, {format.width} in a multiplier; {format.source}"
+    return (
+        f"{float(format.bits_per_element):.6g} bit, {format.width} in a multiplier, up to {_number(format.largest)}, "
+        f"step {_number(format.step)}; {format.source}"
+    )
 
 
 def _formats() -> dict[str, str]:
@@ -47,19 +55,21 @@ def _describe_format(format: Format) -> str:
     lines = [
         f"format {format.name}",
         f"  family: {format.family}",
-        f"  bits per element: {format.element_bits}",
+        f"  bits of an element: {format.element_bits}",
         f"  width in a multiplier: {format.width} bit",
+        f"  largest element: {_number(format.largest)}, step {_number(format.step)}",
     ]
     if format.exponent_bits:
-        lines.append(f"  exponent bits per element: {format.exponent_bits}")
-    if format.shared_bits:
-        lines.append(f"  shared exponent: {format.shared_bits} bit per box of {format.box}")
-        lines.append(f"  bits per element of full boxes: {format.bits_per_element:g}")
+        lines.append(f"  exponent bits of an element: {format.exponent_bits}")
+    for scale in format.scales:
+        lines.append(f"  {scale.what}: {scale.bits} bit per block of {scale.block} (free x contracted) elements")
+    if format.scales:
+        lines.append(f"  bits per element in whole blocks: {float(format.bits_per_element):.6g}")
     lines.append(f"  source: {format.source}")
     for family in formats.FAMILIES:
-        if family.spelling.startswith(format.family):
-            bounds = ", ".join(f"{what} {low}..{high}" for what, low, high in family.bounds)
-            lines.append(f"  spelling: {family.spelling}, with {bounds}")
+        if re.fullmatch(family.pattern, format.name):
+            bounds = ", ".join(f"{what} {low}..{high}" for what, (low, high) in family.bounds.items())
+            lines.append(f"  spelling: {family.spelling}, with {bounds}; BLOCK: tensor, row, column or FREExCONTRACTED")
     return "\n".join(lines) + "\n"
 
 

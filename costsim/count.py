@@ -182,9 +182,9 @@ class _Counter:
         return found
 
     def quantize(self, vector: Mapping[str, int], copy: Copy, times: int) -> Mapping[str, int]:
-        """Work plus that of making a copy: a conversion an element, for shared exponents the largest of each box."""
+        """Work plus that of making a copy: a conversion an element, for what blocks share the largest of each block."""
         elements = self.graph.elements(self.graph.tensors[copy.tensor].dims) * times
-        more = {"quantize": elements, "cmp": elements if copy.format.shared_bits else 0}
+        more = {"quantize": elements, "cmp": elements if copy.format.scales else 0}
         return {name: vector.get(name, 0) + more.get(name, 0) for name in {**vector, **more}}
 
     def moved(self, held: Held) -> tuple[str, str, int, int]:

@@ -1,43 +1,64 @@
 """What a number format is, and the formats that costsim knows.
 
 A format is data: everything that is printed or charged (bits per element, stored bits of a tensor, the width that
-meets a multiplier) is derived from a few numbers. Names are the grammar that policy files use: `fp32`, `fixed16`,
-`bfp4`, `bfp4-box32-exp5`.
+meets a multiplier, range and step) is derived from a few numbers. Names are the grammar that policy files use:
+`fp32`, `fixed16`, `bfp4`, `bfp4-box32-exp5`, `int8-row`, `fp8-e4m3-128x128`, `mxfp4`, `nvfp4`.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 
 from costsim.errors import InputError, nearest, one_line
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """A number that a block of elements shares: a scale, an exponent, a zero point.
+
+    A block is `contracted` elements along the dims that a GEMM sums over (along the last dim, where nothing multiplies)
+    times `free` along the others; None is all of them.
+    """
+
+    what: str
+    bits: int
+    contracted: int | None
+    free: int | None = 1
+
+    def number(self, run: int, free: int) -> int:
+        """How many a tensor of `free` runs of `run` elements has; blocks cut off at the edges count whole."""
+        along = 1 if self.contracted is None else -(-run // self.contracted)
+        across = 1 if self.free is None else -(-free // self.free)
+        return along * across
+
+    @property
+    def block(self) -> str:
+        """The block as free x contracted elements."""
+        return " x ".join("all" if n is None else str(n) for n in (self.free, self.contracted))
+
+
+@dataclass(frozen=True, slots=True)
 class Format:
     """A number format.
 
-    `width` is what a multiplier sees (the convention of every MAC law): N with the sign for fixed point and block
-    floating point, the significand with its hidden bit for floats. `element_bits` is what an element takes in memory;
-    a block format adds one shared exponent of `shared_bits` per box of `box` elements. Exponent handling is not priced.
+    `width` is what a multiplier sees (the convention of every MAC law): N with the sign for fixed point, integers and
+    block floating point, the significand with its hidden bit for floats. `element_bits` is what an element takes in
+    memory; `scales` is what blocks of elements share on top. Exponent handling is not priced.
     """
 
     name: str
-    family: str  # float, fixed, bfp, index, mask
+    family: str  # fixed, int, float, bfp, codebook, index, mask
     element_bits: int
     width: int
     source: str
     exponent_bits: int = 0  # of each element (floats)
-    box: int = 1  # elements that share one exponent
-    shared_bits: int = 0  # bits of the exponent that a box shares
+    top: str = "ieee"  # floats: what the top exponent holds. ieee: inf and NaN; nan: one NaN, else numbers; numbers
+    scales: tuple[Scale, ...] = ()
 
     def __hash__(self) -> int:
         return hash(self.name)  # a name means one format
-
-    @property
-    def blocked(self) -> bool:
-        """Whether it matters along which dims the boxes lie."""
-        return self.box > 1
 
     @property
     def values(self) -> str:
@@ -45,36 +66,158 @@ class Format:
         return self.family if self.family in ("index", "mask") else "float"
 
     @property
-    def bits_per_element(self) -> float:
-        """Bits per element when every box is full (for tables; counts use `stored_bits`)."""
-        return self.element_bits + self.shared_bits / self.box
+    def blocked(self) -> bool:
+        """Whether it matters along which dims the blocks lie."""
+        return any((scale.contracted, scale.free) != (None, None) for scale in self.scales)
+
+    def fits(self, run: int) -> bool:
+        """Whether blocks along runs of `run` elements are never cut off, so that longer runs have the same blocks."""
+        return all(s.free == 1 and s.contracted is not None and run % s.contracted == 0 for s in self.scales)
+
+    @property
+    def bits_per_element(self) -> Fraction:
+        """Bits per element of a large tensor of whole blocks (for tables; counts use `stored_bits`)."""
+        shared = (Fraction(s.bits, s.contracted * s.free) for s in self.scales if s.contracted and s.free)
+        return self.element_bits + sum(shared, Fraction())
 
     def stored_bits(self, elements: int, run: int) -> int:
-        """Exact bits of `elements` elements whose boxes lie along runs of `run` elements, partial boxes included.
+        """Exact bits of `elements` elements in runs of `run` along which blocks lie; cut-off blocks count whole.
 
-        Each of the `elements / run` runs starts a new box and ends in a partial one if `box` does not divide it.
-        Source: Darvish Rouhani et al., NeurIPS 2020 (MSFP): N bits an element plus one 8-bit exponent a box.
+        Source: N bits an element plus what blocks share; Darvish Rouhani et al., NeurIPS 2020 (MSFP); OCP MX v1.0.
         """
-        bits = elements * self.element_bits
-        if self.shared_bits and run:
-            bits += elements // run * -(-run // self.box) * self.shared_bits
-        return bits
+        free = elements // run if run else 0
+        return elements * self.element_bits + sum(s.bits * s.number(run, free) for s in self.scales if elements)
+
+    @property
+    def largest(self) -> float | None:
+        """The largest value of an element, its scale left aside; None where codes are looked up or not numbers."""
+        if self.family == "float":
+            bias = 2 ** (self.exponent_bits - 1) - 1
+            exponent = 2**self.exponent_bits - (2 if self.top == "ieee" else 1) - bias
+            significand = 2**self.width - (2 if self.top == "nan" else 1)  # all ones is the NaN
+            return float(significand * Fraction(2) ** (exponent - self.width + 1))
+        return float(2 ** (self.width - 1) - 1) if self.family in ("fixed", "int", "bfp") else None
+
+    @property
+    def step(self) -> float | None:
+        """From 1 to the next number for floats, between codes (times the scale) otherwise; None as for `largest`."""
+        if self.family == "float":
+            return float(Fraction(1, 2 ** (self.width - 1)))
+        return 1.0 if self.family in ("fixed", "int", "bfp") else None
 
 
 _IEEE = "IEEE 754-2019"
-NAMED = {
-    f.name: f
-    for f in (
-        Format("fp32", "float", 32, 24, f"{_IEEE} binary32", exponent_bits=8),
-        Format("fp16", "float", 16, 11, f"{_IEEE} binary16", exponent_bits=5),
-        Format("bf16", "float", 16, 8, "Intel BFLOAT16 white paper, 2018", exponent_bits=8),
-        # What ids, labels and masks are held in. No arithmetic of a MAC law meets them.
-        Format("index64", "index", 64, 0, "torch.int64, what PyTorch wants of ids and labels"),
-        Format("index32", "index", 32, 0, "int32 ids"),
-        Format("mask8", "mask", 8, 0, "torch.bool, one byte an element"),
-        Format("mask1", "mask", 1, 0, "one bit an element"),
-    )
-}
+_FP8 = "Micikevicius et al. 2022, arXiv:2209.05433"
+_OCP = "OCP Microscaling Formats v1.0"
+_MSFP = "Darvish Rouhani et al., NeurIPS 2020, table 1"
+_MX = "Darvish Rouhani et al., ISCA 2023, With Shared Microexponents"
+_NVFP4 = "NVIDIA Transformer Engine, nvfp4.rst@d0067d0d"
+
+
+def _float(name: str, exponent: int, mantissa: int, source: str, top: str = "ieee", stored: int = 0) -> Format:
+    bits = stored or 1 + exponent + mantissa
+    return Format(name, "float", bits, mantissa + 1, source, exponent_bits=exponent, top=top)
+
+
+def _shared(element: Format, name: str, source: str, *scales: Scale) -> Format:
+    return replace(element, name=name, source=source, scales=scales)
+
+
+_E4M3 = _float("fp8-e4m3", 4, 3, _FP8, "nan")
+_E5M2 = _float("fp8-e5m2", 5, 2, _FP8)
+_E3M2 = _float("fp6-e3m2", 3, 2, _OCP, "numbers")
+_E2M3 = _float("fp6-e2m3", 2, 3, _OCP, "numbers")
+_E2M1 = _float("fp4-e2m1", 2, 1, _OCP, "numbers")
+_E8M0 = Scale("scale e8m0", 8, 32)
+_PER_TENSOR = Scale("scale fp32", 32, None, None)
+
+_FORMATS = (
+    _float("fp32", 8, 23, f"{_IEEE} binary32"),
+    _float("tf32", 8, 10, "NVIDIA A100 white paper; 19 bits, stored in 32", stored=32),
+    _float("fp16", 5, 10, f"{_IEEE} binary16"),
+    _float("bf16", 8, 7, "Intel BFLOAT16 white paper, 2018"),
+    *(_E4M3, _E5M2, _E3M2, _E2M3, _E2M1),
+    _shared(_E4M3, "mxfp8", f"{_OCP}, E4M3", _E8M0),
+    _shared(_E5M2, "mxfp8-e5m2", _OCP, _E8M0),
+    _shared(_E3M2, "mxfp6", f"{_OCP}, E3M2", _E8M0),
+    _shared(_E2M3, "mxfp6-e2m3", _OCP, _E8M0),
+    _shared(_E2M1, "mxfp4", f"{_OCP}, E2M1", _E8M0),
+    Format("mxint8", "int", 8, 8, f"{_OCP}; a code is 1/64", scales=(_E8M0,)),
+    _shared(_E2M1, "nvfp4", f"{_NVFP4}, 1 x 16 blocks", Scale("scale e4m3", 8, 16), _PER_TENSOR),
+    _shared(_E2M1, "nvfp4-16x16", f"{_NVFP4}, 16 x 16 blocks (weights)", Scale("scale e4m3", 8, 16, 16), _PER_TENSOR),
+    *(
+        Format(f"msfp{bits + 8}", "bfp", bits, bits, _MSFP, scales=(Scale("exponent", 8, 16),))
+        for bits in (3, 4, 5, 6, 7, 8)
+    ),
+    *(
+        Format(name, "bfp", bits, bits, _MX, scales=(Scale("exponent", 8, 16), Scale("microexponent", 1, 2)))
+        for name, bits in (("mx9", 8), ("mx6", 5), ("mx4", 3))
+    ),
+    *(
+        Format(
+            f"hbfp{bits}",
+            "bfp",
+            bits,
+            bits,
+            "Drumond et al., NeurIPS 2018, 24 x 24 tiles; the exponent's width is recalled",
+            scales=(Scale("exponent", 8, 24, 24),),
+        )
+        for bits in (8, 12)
+    ),
+    Format(
+        "flex16",
+        "bfp",
+        16,
+        16,
+        "Koster et al., NeurIPS 2017, flex16+5, an exponent per tensor",
+        scales=(Scale("exponent", 5, None, None),),
+    ),
+    *(
+        # e + g (m/2) 3 bits a group of g: each 2-bit chunk of the mantissa carries a sign.
+        Format(f"fast{m}", "bfp", 3 * m // 2, m, "Zhang et al., HPCA 2022", scales=(Scale("exponent", 4, 16),))
+        for m in (2, 4)
+    ),
+    Format(
+        "nf4",
+        "codebook",
+        4,
+        8,
+        "Dettmers et al. 2023, arXiv:2305.14314 (recalled): fp32 scale per 64, multiplied as bf16",
+        scales=(Scale("scale fp32", 32, 64),),
+    ),
+    Format(
+        "nf4-double",
+        "codebook",
+        4,
+        8,
+        "Dettmers et al. 2023, double quantization (recalled): fp8 scale per 64, fp32 scale per 256 of those",
+        scales=(Scale("scale fp8", 8, 64), Scale("scale fp32", 32, 64 * 256)),
+    ),
+    Format(
+        "dynamic8",
+        "codebook",
+        8,
+        24,
+        "Dettmers et al. 2022, arXiv:2110.02861 (recalled): 8-bit optimizer map, fp32 scale per 2048, used as fp32",
+        scales=(Scale("scale fp32", 32, 2048),),
+    ),
+    # What ids, labels and masks are held in. No arithmetic of a MAC law meets them.
+    Format("index64", "index", 64, 0, "torch.int64, what PyTorch wants of ids and labels"),
+    Format("index32", "index", 32, 0, "int32 ids"),
+    Format("mask8", "mask", 8, 0, "torch.bool, one byte an element"),
+    Format("mask1", "mask", 1, 0, "one bit an element"),
+)
+NAMED = {format.name: format for format in _FORMATS}
+
+# Words for blocks (free, contracted). A row of a GEMM's operand is a token of activations or gradients, and an output
+# channel of weights; a column is what shares an index of the contraction.
+_BLOCKS: dict[str, tuple[int | None, int | None]] = {"tensor": (None, None), "row": (1, None), "column": (None, 1)}
+_BLOCK = r"(?P<block>tensor|row|column|(?P<free>\d+)x(?P<contracted>\d+))"
+
+
+def _scale(what: str, bits: int, block: str, free: int, contracted: int) -> Scale:
+    across, along = _BLOCKS.get(block, (free, contracted))
+    return Scale(what, bits, along, across)
 
 
 def _fixed(bits: int) -> Format:
@@ -84,28 +227,61 @@ def _fixed(bits: int) -> Format:
 def _bfp(bits: int, box: int = 16, exponent: int = 8) -> Format:
     name = f"bfp{bits}" + (f"-box{box}" if box != 16 else "") + (f"-exp{exponent}" if exponent != 8 else "")
     source = "block floating point, N bits with sign, shared exponent (MSFP: box 16, 8 bits; NeurIPS 2020)"
-    return Format(name, "bfp", bits, bits, source, box=box, shared_bits=exponent)
+    return Format(name, "bfp", bits, bits, source, scales=(Scale("exponent", exponent, box),) if exponent else ())
+
+
+def _int(bits: int, asym: str = "", block: str = "tensor", free: int = 0, contracted: int = 0) -> Format:
+    suffix = "" if block == "tensor" else f"-{block}"
+    scales = [_scale("scale fp32", 32, block, free, contracted)]
+    source = "linear quantizer with an fp32 scale per block"
+    if asym:
+        scales.append(_scale("zero point", bits, block, free, contracted))
+        source += "; zero point of the elements' type, as ONNX QuantizeLinear"
+    return Format(f"int{bits}{asym}{suffix}", "int", bits, bits, source, scales=tuple(scales))
+
+
+def _scaled(element: str, block: str, free: int = 0, contracted: int = 0) -> Format:
+    scale = _scale("scale fp32", 32, block, free, contracted)
+    source = f"{NAMED[element].source}; an fp32 scale per {scale.block} block"
+    return _shared(NAMED[element], f"{element}-{block}", source, scale)
 
 
 @dataclass(frozen=True, slots=True)
 class FormatFamily:
-    """Formats named by numbers: the spelling, the numbers' bounds (inclusive), and how to make one."""
+    """Formats named by numbers: the spelling, the bounds (inclusive) of the pattern's numbers, and how to make one."""
 
     spelling: str
     pattern: str
-    bounds: tuple[tuple[str, int, int], ...]
+    bounds: dict[str, tuple[int, int]]
     make: Callable[..., Format]
     examples: tuple[str, ...]
 
 
+_SIDE = {"free": (1, 65536), "contracted": (1, 65536)}
 FAMILIES = (
-    FormatFamily("fixedN", r"fixed(\d+)", (("bits", 2, 32),), _fixed, ("fixed4", "fixed8", "fixed16", "fixed32")),
+    FormatFamily(
+        "fixedN", r"fixed(?P<bits>\d+)", {"bits": (2, 32)}, _fixed, ("fixed4", "fixed8", "fixed16", "fixed32")
+    ),
     FormatFamily(
         "bfpN[-boxB][-expE]",
-        r"bfp(\d+)(?:-box(\d+))?(?:-exp(\d+))?",
-        (("bits", 2, 32), ("box", 1, 65536), ("exponent bits", 0, 16)),
+        r"bfp(?P<bits>\d+)(?:-box(?P<box>\d+))?(?:-exp(?P<exponent>\d+))?",
+        {"bits": (2, 32), "box": (1, 65536), "exponent": (0, 16)},
         _bfp,
         ("bfp2", "bfp4", "bfp8", "bfp16", "bfp32"),
+    ),
+    FormatFamily(
+        "intN[-asym][-BLOCK]",
+        rf"int(?P<bits>\d+)(?P<asym>-asym)?(?:-{_BLOCK})?",
+        {"bits": (2, 32), **_SIDE},
+        _int,
+        ("int4", "int8", "int8-row", "int8-column", "int8-asym", "int4-1x128"),
+    ),
+    FormatFamily(
+        "FLOAT-BLOCK",
+        rf"(?P<element>fp[864]-e\dm\d)-{_BLOCK}",
+        _SIDE,
+        _scaled,
+        ("fp8-e4m3-tensor", "fp8-e5m2-tensor", "fp8-e4m3-1x128", "fp8-e4m3-128x128"),
     ),
 )
 EXAMPLES = (*NAMED, *(name for family in FAMILIES for name in family.examples))
@@ -115,22 +291,24 @@ EXAMPLES = (*NAMED, *(name for family in FAMILIES for name in family.examples))
 def parse_format(name: str) -> Format:
     """The format of that name. Raises InputError with the nearest name, or the bound that a number breaks.
 
-    >>> parse_format("bfp4").stored_bits(elements=40, run=20)  # 2 runs of 20: each a full and a partial box of 16
+    >>> parse_format("bfp4").stored_bits(elements=40, run=20)  # 2 runs of 20: each a whole and a cut-off box of 16
     192
     """
     if name in NAMED:
         return NAMED[name]
     for family in FAMILIES:
         match = re.fullmatch(family.pattern, name, re.ASCII)
-        if match is None:
+        if match is None or match.groupdict().get("element", "fp8-e4m3") not in NAMED:
             continue
-        arguments = {}
-        for (what, low, high), text in zip(family.bounds, match.groups(), strict=True):
+        arguments: dict[str, str | int] = {}
+        for what, text in match.groupdict().items():
             if text is None:
                 continue
-            if len(text) > 6 or not low <= int(text) <= high:
-                raise InputError(f"format {one_line(name)!r}: {what} must be from {low} to {high}")
-            arguments[what.split()[0]] = int(text)
+            low, high = family.bounds.get(what, (0, 0))
+            if high and (len(text) > 6 or not low <= int(text) <= high):
+                words = {"free": "a block's side", "contracted": "a block's side", "exponent": "exponent bits"}
+                raise InputError(f"format {one_line(name)!r}: {words.get(what, what)} must be from {low} to {high}")
+            arguments[what] = int(text) if high else text
         return family.make(**arguments)
-    spellings = " or ".join(family.spelling for family in FAMILIES)
+    spellings = ", ".join(family.spelling for family in FAMILIES)
     raise InputError(f"unknown format {one_line(name)!r}{nearest(name, EXAMPLES)}; or {spellings}")

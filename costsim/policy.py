@@ -329,7 +329,7 @@ class _Copies:
         found = self.boxes_of.get(key)
         if found is None:
             runs = (axes[start:] for start in range(len(axes) - 1, 0, -1))
-            whole = (run for run in runs if self.graph.elements(tuple(dims[axis] for axis in run)) % format.box == 0)
+            whole = (run for run in runs if format.fits(self.graph.elements(tuple(dims[axis] for axis in run))))
             found = self.boxes_of[key] = next(whole, axes) if format.blocked else ()
         return found
 

@@ -1,4 +1,4 @@
-"""Formats: names, stored bits, the width of a multiplier."""
+"""Formats: names, stored bits, the width of a multiplier, range and step."""
 
 import pytest
 from hypothesis import given
@@ -7,32 +7,74 @@ from hypothesis import strategies as st
 from costsim.errors import InputError
 from costsim.formats import EXAMPLES, parse_format
 
-# Facts, each with its origin.
+# bits per element in whole blocks, width in a multiplier, largest element (None: not checked). Origins:
 KNOWN = {
-    # IEEE 754-2019, table 3.5: significand bits with the hidden one, storage
-    "fp32": (32, 24),
-    "fp16": (16, 11),
-    "bf16": (16, 8),
-    "fixed16": (16, 16),
-    "fixed2": (2, 2),
-    "fixed32": (32, 32),
-    "bfp4": (4.5, 4),
-    # Darvish Rouhani et al., NeurIPS 2020, table 1: MSFP12 is 1 sign + 3 mantissa bits, 8 bits per box of 16: 4.5;
-    # MSFP16 is 8 + 8/16 = 8.5
-    "bfp8": (8.5, 8),
-    "bfp8-box32": (8.25, 8),
-    "bfp8-box32-exp5": (8 + 5 / 32, 8),
-    "bfp2-exp0": (2, 2),
-    "bfp3-box1": (11, 3),
+    # IEEE 754-2019, table 3.5: storage, significand bits with the hidden one, largest finite number
+    "fp32": (32, 24, (2 - 2**-23) * 2.0**127),
+    "fp16": (16, 11, 65504),
+    "bf16": (16, 8, (2 - 2**-7) * 2.0**127),
+    "tf32": (32, 11, None),
+    "fixed16": (16, 16, 32767),
+    "fixed2": (2, 2, 1),
+    "fixed32": (32, 32, 2**31 - 1),
+    # arXiv:2209.05433, table 1, and OCP MX v1.0, as in gfloat's tables: largest element
+    "fp8-e4m3": (8, 4, 448),
+    "fp8-e5m2": (8, 3, 57344),
+    "mxfp8": (8.25, 4, 448),
+    "mxfp8-e5m2": (8.25, 3, 57344),
+    "mxfp6": (6.25, 3, 28),
+    "mxfp6-e2m3": (6.25, 4, 7.5),
+    "mxfp4": (4.25, 2, 6),
+    "mxint8": (8.25, 8, 127),
+    # NVIDIA Transformer Engine, nvfp4.rst: 4 + 8/16
+    "nvfp4": (4.5, 2, 6),
+    "nvfp4-16x16": (4 + 8 / 256, 2, 6),
+    # Darvish Rouhani et al., NeurIPS 2020, table 1: MSFPn has n - 8 bits and an 8-bit exponent per 16
+    "msfp16": (8.5, 8, None),
+    "msfp12": (4.5, 4, None),
+    "msfp11": (3.5, 3, None),
+    # Darvish Rouhani et al., ISCA 2023: 1 + m + 8/16 + 1/2
+    "mx9": (9, 8, None),
+    "mx6": (6, 5, None),
+    "mx4": (4, 3, None),
+    # Drumond et al. 2018: 24 x 24 tiles; Koster et al. 2017: an exponent per tensor; Zhang et al. 2022: e + g (m/2) 3
+    "hbfp8": (8 + 8 / 576, 8, None),
+    "flex16": (16, 16, None),
+    "fast2": (3.25, 2, None),
+    "fast4": (6.25, 4, None),
+    # QLoRA: 32/64, and 8/64 + 32/(64 * 256) with double quantization
+    "nf4": (4.5, 8, None),
+    "nf4-double": (4 + 8 / 64 + 32 / (64 * 256), 8, None),
+    "dynamic8": (8 + 32 / 2048, 24, None),
+    "bfp4": (4.5, 4, 7),
+    "bfp8-box32": (8.25, 8, 127),
+    "bfp8-box32-exp5": (8 + 5 / 32, 8, 127),
+    "bfp2-exp0": (2, 2, 1),
+    "bfp3-box1": (11, 3, 3),
+    "int8": (8, 8, 127),
+    "int4-1x128": (4.25, 4, 7),
+    "int4-asym-1x128": (4 + (32 + 4) / 128, 4, 7),
+    "fp8-e4m3-1x128": (8.25, 4, 448),
+    "fp8-e4m3-128x128": (8 + 32 / 128**2, 4, 448),
 }
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_formats(name):
     format = parse_format(name)
-    assert (format.bits_per_element, format.width) == KNOWN[name]
+    bits, width, largest = KNOWN[name]
+    assert (float(format.bits_per_element), format.width) == (bits, width)
+    assert largest is None or format.largest == largest
     assert format.name == name
     assert parse_format(format.name) is format
+
+
+# The step from 1 to the next number is 2^-(explicit significand bits).
+@pytest.mark.parametrize(
+    ("name", "step"), [("fp32", 2**-23), ("bf16", 2**-7), ("fp8-e4m3", 1 / 8), ("fp4-e2m1", 1 / 2)]
+)
+def test_steps_of_floats(name, step):
+    assert parse_format(name).step == step
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -41,33 +83,60 @@ def test_every_listed_format_exists_and_names_its_source(name):
     assert format.name == name
     assert format.source
     assert format.stored_bits(7, 7) >= 7 * format.element_bits
+    assert format.stored_bits(0, 0) == format.stored_bits(0, 5) == 0
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("bfp4-box16", "bfp4"), ("bfp4-exp8", "bfp4"), ("bfp4-box16-exp8", "bfp4")]
+    ("name", "expected"),
+    [
+        ("bfp4-box16", "bfp4"),
+        ("bfp4-exp8", "bfp4"),
+        ("bfp4-box16-exp8", "bfp4"),
+        ("int8-tensor", "int8"),
+        ("int8-asym-tensor", "int8-asym"),
+    ],
 )
 def test_defaults_are_left_out_of_the_name(name, expected):
     assert parse_format(name) == parse_format(expected)
 
 
-def stored_bits_by_hand(bits, box, exponent, runs, run):
-    """Walk over every element of every run and open a box whenever one is full."""
+def stored_bits_by_hand(bits, scale, block, runs, run):
+    """Walk over every element and open a block whenever the element lies in one not seen before."""
+    free, contracted = block
+    seen = set()
     total = 0
-    for _ in range(runs):
-        room = 0
-        for _ in range(run):
-            if room == 0:
-                total += exponent
-                room = box
+    for i in range(runs):
+        for j in range(run):
             total += bits
-            room -= 1
+            cell = (i // free if free else 0, j // contracted if contracted else 0)
+            if cell not in seen:
+                seen.add(cell)
+                total += scale
     return total
 
 
+SIDES = st.one_of(st.none(), st.integers(1, 12))
+
+
 @given(st.integers(2, 32), st.integers(1, 40), st.integers(0, 16), st.integers(0, 5), st.integers(1, 70))
-def test_stored_bits_with_partial_boxes(bits, box, exponent, runs, run):
+def test_stored_bits_of_boxes(bits, box, exponent, runs, run):
     format = parse_format(f"bfp{bits}-box{box}-exp{exponent}")
-    assert format.stored_bits(runs * run, run) == stored_bits_by_hand(bits, box, exponent, runs, run)
+    assert format.stored_bits(runs * run, run) == stored_bits_by_hand(bits, exponent, (1, box), runs, run)
+
+
+@given(st.integers(2, 8), st.integers(1, 9), st.integers(1, 9), st.integers(0, 20), st.integers(1, 20))
+def test_stored_bits_of_blocks_in_two_dimensions(bits, free, contracted, runs, run):
+    block = (free, contracted)
+    format = parse_format(f"int{bits}-{free}x{contracted}")
+    assert format.stored_bits(runs * run, run) == stored_bits_by_hand(bits, 32, block, runs, run)
+    asymmetric = parse_format(f"int{bits}-asym-{free}x{contracted}")
+    assert asymmetric.stored_bits(runs * run, run) == stored_bits_by_hand(bits, 32 + bits, block, runs, run)
+
+
+@given(st.sampled_from(["tensor", "row", "column"]), st.integers(0, 20), st.integers(1, 20))
+def test_stored_bits_per_tensor_row_and_column(word, runs, run):
+    block = {"tensor": (None, None), "row": (1, None), "column": (None, 1)}[word]
+    assert parse_format(f"int8-{word}").stored_bits(runs * run, run) == stored_bits_by_hand(8, 32, block, runs, run)
 
 
 @given(st.integers(2, 32), st.integers(0, 10**30))
@@ -75,14 +144,23 @@ def test_flat_formats_cost_their_bits_whatever_the_run(bits, elements):
     assert parse_format(f"fixed{bits}").stored_bits(elements, 1) == bits * elements
 
 
+def test_nvfp4_charges_both_scales():
+    assert parse_format("nvfp4").stored_bits(10 * 40, 40) == 400 * 4 + 10 * 3 * 8 + 32
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("fp33", "did you mean 'fp32'"),
         ("FP32", "did you mean 'fp32'"),
+        ("mxfp5", "did you mean 'mxfp"),
         ("fixed1", "bits must be from 2 to 32"),
         ("fixed33", "bits must be from 2 to 32"),
         ("bfp64", "bits must be from 2 to 32"),
+        ("int8-0x4", "a block's side must be from 1 to 65536"),
+        ("fp8-e4m3-1x99999999", "a block's side must be from 1 to 65536"),
+        ("fp8-e9m9-tensor", "unknown format"),
+        ("int8-cow", "unknown format"),
         ("bfp4-box0", "box must be from 1"),
         ("bfp4-exp17", "exponent bits must be from 0 to 16"),
         ("bfp" + "9" * 10000, "bits must be from 2 to 32"),
@@ -94,4 +172,4 @@ def test_flat_formats_cost_their_bits_whatever_the_run(bits, elements):
 def test_bad_names(name, message):
     with pytest.raises(InputError, match=message) as caught:
         parse_format(name)
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 600
