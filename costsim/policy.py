@@ -173,6 +173,7 @@ class _Candidate(NamedTuple):
     copy_: str | None
     layer: str | None
     name: str | None
+    op: str | None
 
 
 class _Choice(NamedTuple):
@@ -183,6 +184,7 @@ class _Choice(NamedTuple):
     rule: int
 
 
+_GLOBS = ("layer", "name", "op")
 _Test = frozenset[str] | re.Pattern[str]
 
 
@@ -193,7 +195,7 @@ def _tests(rule: schema.Rule) -> list[tuple[int, _Test]]:
         value = getattr(rule, field)
         if value is None or field == "copy_":
             continue
-        if field in ("layer", "name"):
+        if field in _GLOBS:
             tests.append((at, re.compile(translate(value))))
         else:
             tests.append((at, frozenset(value if isinstance(value, tuple) else (value,))))
@@ -223,7 +225,7 @@ class _Rules:
         ]
         self.matched: set[int] = set()
         self.copies = any(rule.copy_ for rule in rules)
-        self.detailed = any(rule.layer is not None or rule.name is not None for rule in rules)
+        self.detailed = any(getattr(rule, field) is not None for rule in rules for field in _GLOBS)
         self.memo: dict[_Candidate, _Choice | None] = {}
 
     def choose(self, candidate: _Candidate) -> _Choice | None:
@@ -251,14 +253,14 @@ class _Rules:
 
 @lru_cache(maxsize=2)  # the same for all policies
 def _tensors_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, tuple[str, ...]], ...]:
-    """The tensors in groups that no rule tells apart, unless (`detailed`) by layer or name."""
+    """The tensors in groups that no rule tells apart, unless (`detailed`) by its globs."""
     groups: dict[tuple[str | None, ...], list[str]] = {}
     producer, root = graph.producer, graph.root
     for name in graph.tensors:
         tensor = graph.tensors[root[name]]  # written in place: one memory, one format
         op = producer.get(tensor.name)
         phase, gemm = (op.phase, op.gemm) if op else (None, None)
-        where = (tensor.layer, tensor.name) if detailed else (None, None)
+        where = (tensor.layer, tensor.name, op and op.name) if detailed else (None, None, None)
         groups.setdefault((tensor.role, tensor.values, phase, gemm, None, None, *where), []).append(name)
     return tuple((_Candidate._make(key), tuple(names)) for key, names in groups.items())
 
@@ -289,7 +291,7 @@ class _Read(NamedTuple):
 
 @lru_cache(maxsize=2)  # the same for all policies
 def _reads_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, bool, tuple[_Read, ...]], ...]:
-    """Reads in groups that no rule tells apart, unless by layer or name, and whether they are from the stash."""
+    """Reads in groups that no rule tells apart, unless by its globs, and whether they are from the stash."""
     groups: dict[tuple[bool, tuple[str | None, ...]], list[_Read]] = {}
     for op in graph.ops:
         gemm, backward = op.gemm, op.phase == "backward"
@@ -301,7 +303,7 @@ def _reads_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, bool, 
             if tensor.values == "float" and (gemm or stashed):
                 label = GEMM_OPERANDS[gemm][i] if gemm else None
                 axes = op.kind.contracted[i] if gemm else last_axis(tensor)
-                where = (op.layer, name) if detailed else (None, None)
+                where = (op.layer, name, op.name) if detailed else (None, None, None)
                 key = (tensor.role, tensor.values, op.phase, gemm, label, None, *where)
                 groups.setdefault((stashed, key), []).append(_Read(op, i, tensor, axes))
     return tuple((_Candidate._make(key), stashed, tuple(reads)) for (stashed, key), reads in groups.items())

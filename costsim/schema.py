@@ -108,6 +108,7 @@ class Rule(Strict):
     copy_: Literal["operand", "stash"] | None = Field(default=None, alias="copy")
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")
     name: str | None = Field(default=None, description="glob over tensor names")
+    op: str | None = Field(default=None, description="glob over names of ops that write it, or for copies read it")
     format: str = Field(description="a format name; <q0> stands for the number of level q0")
     placement: Literal["at_producer", "on_chip", "stored"] | None = None
     optional: bool = Field(default=False, description="no error if the rule matches nothing")

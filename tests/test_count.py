@@ -357,6 +357,36 @@ def test_later_rules_win_and_globs_select(linear):
     assert formats["layer.x"] == parse_format("fixed16")
 
 
+def test_globs_over_ops_select_what_they_write_and_read(linear):
+    rules = policy(
+        {"format": "fixed16"},
+        {"format": "fixed8", "op": "*.first"},
+        {"copy": "operand", "op": "*.second", "operand": ("x",), "format": "fixed4"},
+    )
+    assignment = assign(linear, rules)
+    assert {n for n, f in assignment.formats.items() if f.name == "fixed8"} == {"layer.first"}
+    assert list(assignment.copies) == [("layer.second", 0)]
+
+
+def test_per_tensor_fp8_keeps_one_copy_of_x_and_one_of_w(model):
+    """Flat formats need no second orientation: forward, dgrad and wgrad read the same bits, each written once."""
+    copies = assign(model, shipped_policy("fp8-tensor")).copies
+    name = "encoder.0.ffn.fc1"
+    assert copies[name, 0][0] is copies[f"{name}.dw", 0][0]
+    assert copies[name, 1][0] is copies[f"{name}.dx", 1][0]
+    assert copies[f"{name}.dx", 0][0] is copies[f"{name}.dw", 1][0]
+    assert ("encoder.0.self_attention.scores", 0) not in copies  # attention stays in bf16
+
+
+def test_blocks_need_a_second_orientation_for_the_other_gemm(model):
+    copies = assign(model, shipped_policy("mxfp8")).copies
+    name = "encoder.0.ffn.fc1"
+    assert copies[name, 0][0].axes == (2,)
+    assert copies[f"{name}.dw", 0][0].axes == (0, 1)
+    assert copies[name, 1][0].axes == (0,)
+    assert copies[f"{name}.dx", 1][0].axes == (1,)
+
+
 def test_state_and_gradients_of_fixed16_are_16_bits_wide(model):
     formats = assign(model, shipped_policy("fixed16")).formats
     floats = {formats[t.name].name for t in model.tensors.values() if t.values == "float"}

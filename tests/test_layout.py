@@ -104,6 +104,7 @@ def test_choices_on_the_command_line_are_those_of_the_library():
 def test_the_stashing_policies_differ_in_family_and_levels_only():
     from costsim import files
 
-    texts = {name: files.list_shipped("policies")[name].read_text() for name in ("stash-fixed", "stash-bfp", "dsq")}
-    rules = {name: text.partition("rules:")[2].partition("phases:")[0] for name, text in texts.items()}
-    assert rules["stash-bfp"] == rules["dsq"] == rules["stash-fixed"].replace("fixed", "bfp")
+    names = ["dsq", "stash-bfp", "stash-fixed", *(f"static{q}-{family}" for q in (2, 4) for family in ("bfp", "fixed"))]
+    texts = {name: files.list_shipped("policies")[name].read_text() for name in names}
+    rules = {text.partition("rules:")[2].partition("phases:")[0].replace("fixed", "bfp") for text in texts.values()}
+    assert len(rules) == 1
