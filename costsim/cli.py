@@ -61,7 +61,7 @@ def _stop_collecting() -> None:
 @click.option("--by", type=click.Choice(BY), default="policy", show_default=True, help="What a row is.")
 @click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model.")
 @click.option("--scope", type=click.Choice(("gemm", "layer", "step")), help="Which ops count.")
-@click.option("--law", type=click.Choice(("product",)), help="What a MAC costs.")
+@click.option("--law", type=click.Choice(("product", "bops", "msfp", "energy")), help="What a MAC costs.")
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
 @click.option(
     "--format", "style", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."

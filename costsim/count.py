@@ -12,28 +12,11 @@ from typing import NamedTuple
 from costsim.formats import Format
 from costsim.graph import Graph, Op, Tensor
 from costsim.kinds import Dims, expand
+from costsim.laws import LAWS, Law
 from costsim.policy import Assignment, Axes, Copy
 
 TRAFFIC_MODELS = ("unfused", "fused")
 SCOPES = ("gemm", "layer", "step")
-
-
-@dataclass(frozen=True, slots=True)
-class Law:
-    """What a MAC costs as a function of its operands' formats, and who says so."""
-
-    unit: str
-    cost: Callable[[Format, Format], int]
-    source: str
-
-
-LAWS = {
-    "product": Law(
-        "bit^2",
-        lambda a, b: a.width * b.width,
-        "area and energy of an array multiplier grow as the product of its widths",
-    ),
-}
 
 
 class Move(NamedTuple):
@@ -56,6 +39,7 @@ class Row(NamedTuple):
     gemm: str | None
     result: Tensor  # what it makes; groupings by role and tensor give the op's work to this
     macs: int
+    summed: int  # products in each sum of a GEMM, else 0
     pair: tuple[Format, Format, Format] | None  # operands and accumulator of the MACs
     vector: Mapping[str, int]  # operations on elements, by name; `quantize` is one conversion to another format
     moves: tuple[Move, ...]
@@ -240,12 +224,14 @@ class _Counter:
             if traffic.must_write(copy, group):
                 moves.append(self.written(copy, times))
             loaded.add(copy)
-        pair = None
+        pair, summed = None, 0
         if op.gemm is not None:
+            dims = self.graph.tensors[op.inputs[0]].dims
+            summed = self.graph.elements(tuple([dims[axis] for axis in kind.contracted[0]]))
             multiplied = self.assignment.multiplied
             pair = (multiplied(op, 0), multiplied(op, 1), self.assignment.accumulator)
         result = self.graph.tensors[op.outputs[0]]
-        return Row(op.name, kind.name, op.phase, op.layer, op.gemm, result, macs, pair, vector, tuple(moves))
+        return Row(op.name, kind.name, op.phase, op.layer, op.gemm, result, macs, summed, pair, vector, tuple(moves))
 
     def cast_row(self, copy: Copy, reader: Op) -> Row:
         """A quantize kernel of its own: source read, copy written, as often as the source changes."""
@@ -257,7 +243,7 @@ class _Counter:
         vector = self.quantize({}, copy, times)
         moves = (self.read(source, times), self.written(copy, times))
         phase = "forward" if copy.why == "stash" else reader.phase
-        return Row(f"{copy.name}.cast", "cast", phase, result.layer, None, result, 0, None, vector, moves)
+        return Row(f"{copy.name}.cast", "cast", phase, result.layer, None, result, 0, 0, None, vector, moves)
 
 
 def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope: str = "step") -> list[Row]:
@@ -290,11 +276,17 @@ class Total:
     """Sums over some rows, as exact integers."""
 
     macs: int = 0
-    arithmetic_cost: int = 0
+    priced: int = 0  # cost of the MACs that the law is defined for
+    unpriced: set[str] = field(default_factory=set)  # pairs of formats that it is not defined for
     read_bits: int = 0
     written_bits: int = 0
     elements: int = 0
     vector: dict[str, int] = field(default_factory=dict)  # operations on elements, by name
+
+    @property
+    def arithmetic_cost(self) -> int | None:
+        """Cost of all MACs in the law's unit; None if the law is not defined for some."""
+        return None if self.unpriced else self.priced
 
     @property
     def dram_bits(self) -> int:
@@ -305,7 +297,11 @@ class Total:
         """Add what a row computes, `weight` times."""
         if row.pair is not None:
             self.macs += weight * row.macs
-            self.arithmetic_cost += weight * row.macs * law.cost(row.pair[0], row.pair[1])
+            cost = law.cost(*row.pair, row.summed)
+            if cost is None:
+                self.unpriced.add(f"{row.pair[0].name} x {row.pair[1].name} + {row.pair[2].name}")
+            else:
+                self.priced += weight * row.macs * cost
         for name, n in row.vector.items():
             self.vector[name] = self.vector.get(name, 0) + weight * n
 
@@ -318,7 +314,8 @@ class Total:
     def add(self, weight: int, other: "Total") -> None:
         """Add another total, `weight` times."""
         self.macs += weight * other.macs
-        self.arithmetic_cost += weight * other.arithmetic_cost
+        self.priced += weight * other.priced
+        self.unpriced |= other.unpriced
         self.read_bits += weight * other.read_bits
         self.written_bits += weight * other.written_bits
         self.elements += weight * other.elements

@@ -15,8 +15,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from costsim.count import GROUPINGS, LAWS, Total, group
+from costsim.count import GROUPINGS, Total, group
 from costsim.errors import InputError
+from costsim.laws import LAWS
 from costsim.simulate import CountedPolicy, Result
 
 Record = dict[str, Any]
@@ -24,9 +25,13 @@ BY = ("policy", *GROUPINGS)
 WIDTH = 80  # columns of a terminal table
 
 
-def _ratio(numerator: int, denominator: int) -> float | None:
-    """Correctly rounded, of integers that may be too large for floats; None if nothing is there to divide by."""
-    return float(Fraction(numerator, denominator)) if denominator else None
+def _ratio(numerator: int | None, denominator: int | None) -> float | None:
+    """Correctly rounded, of integers that may be too large for floats; None if nothing is there to divide (by)."""
+    return float(Fraction(numerator, denominator)) if denominator and numerator is not None else None
+
+
+def _exact(value: int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _vector_ops(total: Total) -> Record:
@@ -47,12 +52,13 @@ def policy_record(result: Result, counted: CountedPolicy) -> Record:
         "setup": " > ".join(dict.fromkeys(counted.policy.setup)),
         "grade": counted.policy.file.grade,
         "macs": str(total.macs),
-        "arithmetic_cost": str(total.arithmetic_cost),
+        "arithmetic_cost": _exact(total.arithmetic_cost),
         "arithmetic_reduction": _ratio(base.arithmetic_cost, total.arithmetic_cost),
         "dram_bits": str(total.dram_bits),
         "dram_read_bits": str(total.read_bits),
         "dram_written_bits": str(total.written_bits),
         "dram_reduction": _ratio(base.dram_bits, total.dram_bits),
+        "arithmetic_cost_per_mac": _ratio(total.arithmetic_cost, total.macs),
         "square_bits_per_mac": _ratio(total.arithmetic_cost, total.macs) if square else None,
         "bits_per_element_moved": _ratio(total.dram_bits, total.elements),
         **_vector_ops(total),
@@ -69,7 +75,7 @@ def group_records(result: Result, by: str) -> list[Record]:
                     "policy": counted.policy.name,
                     by: name,
                     "macs": str(part.macs),
-                    "arithmetic_cost": str(part.arithmetic_cost),
+                    "arithmetic_cost": _exact(part.arithmetic_cost),
                     "arithmetic_share": _ratio(part.arithmetic_cost, counted.total.arithmetic_cost),
                     "dram_bits": str(part.dram_bits),
                     "dram_read_bits": str(part.read_bits),
@@ -96,6 +102,8 @@ def published(result: Result) -> list[Record]:
         if figure.policy not in rows:
             continue
         ours = rows[figure.policy][figure.quantity]
+        if ours is None:  # the law is not defined for the policy
+            continue
         entries.append(
             {
                 "quantity": figure.quantity,
@@ -118,6 +126,7 @@ def convention(result: Result) -> Record:
         "law": said.law,
         "law_unit": LAWS[said.law].unit,
         "law_source": LAWS[said.law].source,
+        "law_defined_for": LAWS[said.law].defined,
         "traffic": said.traffic,
         "scope": said.scope,
         "steps": said.steps,
@@ -160,7 +169,7 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
             "x": lambda r: _short(r["arithmetic_reduction"]),
             "DRAM\nbit": lambda r: _short(r["dram_bits"]),
             "x ": lambda r: _short(r["dram_reduction"]),
-            f"{unit}\n/MAC": lambda r: _short(r["square_bits_per_mac"]),
+            f"{unit}\n/MAC": lambda r: _short(r["arithmetic_cost_per_mac"]),
             "bit\n/elem": lambda r: _short(r["bits_per_element_moved"]),
         }
     return {
@@ -198,6 +207,10 @@ def notes(result: Result) -> list[str]:
                 + ", ".join(f"{p.steps} steps {setup}" for p, setup in setups)
                 + ("; where phases end is fitted" if fitted else "")
             )
+    unpriced = sorted({pair for counted in (*result.policies, result.baseline) for pair in counted.total.unpriced})
+    if unpriced:
+        pairs = ", ".join(unpriced[:3]) + (", ..." if len(unpriced) > 3 else "")
+        lines.append(f"n/a: law {said.law} is defined for {LAWS[said.law].defined}; not for {pairs}")
     if any(counted.policy.recalled for counted in result.policies):
         lines.append("* levels recalled, not stated by the paper")
     entries = published(result)

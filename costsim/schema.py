@@ -84,7 +84,7 @@ class Workload(Strict):
     label_smoothing: Rate = 0.0
     policies: Annotated[tuple[str, ...], Field(min_length=1)]
     baseline: str
-    law: Literal["product"] = "product"
+    law: Literal["product", "bops", "msfp", "energy"] = "product"
     traffic: Literal["unfused", "fused"] = "fused"
     scope: Literal["gemm", "layer", "step"] = "step"
     published: tuple[Published, ...] = ()

@@ -222,7 +222,12 @@ CASES = [
         "no policies", "policies: [", "¶policies: [] # [", "policies: expected at least 1 item, got an empty list"
     ),
     workload("unknown optimizer", "kind: adamw", "¶kind: adamx", "expected one of adam, adamw, got 'adamx'; did you"),
-    workload("unknown law", "law: product", "¶law: bops", "expected one of product, got 'bops'\n"),
+    workload(
+        "unknown law",
+        "law: product",
+        "¶law: bop",
+        "expected one of product, bops, msfp, energy, got 'bop'; did you mean",
+    ),
     workload("layer count of 0", "encoder_layers: 6", "¶encoder_layers: 0", "encoder_layers: expected at least 1"),
     *(
         workload(

@@ -15,7 +15,7 @@ PACKAGE = Path(costsim.__file__).parent
 LEVELS = [
     ["errors"],
     ["formats", "kinds", "files"],
-    ["ops", "schema"],
+    ["ops", "schema", "laws"],
     ["graph"],
     ["autodiff", "reference"],
     ["policy"],
@@ -88,16 +88,16 @@ def test_what_is_loaded(code, allowed):
 
 def test_choices_on_the_command_line_are_those_of_the_library():
     """The command line spells them out, to load nothing before a command runs."""
-    from costsim import catalogue, cli, count, report, schema
+    from costsim import catalogue, cli, count, laws, report, schema
 
     options = {option.name: option for option in cli.run.params}
     assert tuple(options["by"].type.choices) == report.BY
     assert tuple(options["style"].type.choices) == tuple(report.FORMATS)
     assert tuple(options["traffic"].type.choices) == count.TRAFFIC_MODELS
     assert tuple(options["scope"].type.choices) == count.SCOPES
-    assert tuple(options["law"].type.choices) == tuple(count.LAWS)
+    assert tuple(options["law"].type.choices) == tuple(laws.LAWS)
     assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)
-    for field, names in {"traffic": count.TRAFFIC_MODELS, "scope": count.SCOPES, "law": tuple(count.LAWS)}.items():
+    for field, names in {"traffic": count.TRAFFIC_MODELS, "scope": count.SCOPES, "law": tuple(laws.LAWS)}.items():
         assert schema.Workload.model_fields[field].annotation.__args__ == names
 
 

@@ -1,0 +1,90 @@
+"""What a MAC costs, by law: a function of the formats that meet in it, with its unit and source; always an integer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from costsim.formats import Format
+
+# Operands, accumulator, and how many products are summed; None where the law says nothing.
+Cost = Callable[[Format, Format, Format, int], int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """A way to price MACs. Where `cost` is None the law is not defined, and the total says so."""
+
+    unit: str
+    cost: Cost
+    defined: str  # for which formats
+    source: str
+
+
+def _product(a: Format, b: Format, _accumulator: Format, _summed: int) -> int:
+    return a.width * b.width
+
+
+def _bops(a: Format, b: Format, _accumulator: Format, summed: int) -> int:
+    """a b + a + b + log2 n; the logarithm rounded up, as an accumulator has whole bits."""
+    return a.width * b.width + a.width + b.width + (summed - 1).bit_length()
+
+
+# Published arithmetic densities relative to an fp32 MAC, by bits of an element with its sign; boxes of 16.
+_MSFP_DENSITY = {3: 50.9, 4: 31.9, 5: 18.3, 6: 13.9, 7: 10.8, 8: 8.8}
+
+
+def _msfp(a: Format, b: Format, _accumulator: Format, _summed: int) -> int | None:
+    if a.name == b.name == "fp32":
+        return 10**6
+    boxes = [(scale.bits, scale.contracted, scale.free) for scale in a.scales]
+    if a.name != b.name or a.family != "bfp" or boxes != [(8, 16, 1)] or a.width not in _MSFP_DENSITY:
+        return None
+    return round(10**6 / _MSFP_DENSITY[a.width])
+
+
+_INTEGERS = ("fixed", "int", "bfp")
+_MULTIPLY_FJ = {("int", 8): 200, ("int", 32): 3100, ("float", 11): 1100, ("float", 24): 3700}
+_ADD_FJ = {"fp32": 900, "fp16": 400, "fixed32": 100, "int32": 100, "fixed8": 30, "int8": 30}
+
+
+def _energy(a: Format, b: Format, accumulator: Format, _summed: int) -> int | None:
+    """Multiply and accumulate in attojoule; integer widths that the table lacks scale as a b / 32^2."""
+    families = {("int" if f.family in _INTEGERS else f.family) for f in (a, b)}
+    add = _ADD_FJ.get(accumulator.name)
+    if len(families) > 1 or add is None:
+        return None
+    [family] = families
+    multiply = _MULTIPLY_FJ.get((family, a.width)) if a.width == b.width else None
+    if multiply is not None and (family == "int" or a.name == b.name in ("fp16", "fp32")):
+        return 1000 * (multiply + add)
+    if family == "int":
+        return round(1000 * 3100 * a.width * b.width / 1024) + 1000 * add
+    return None
+
+
+LAWS = {
+    "product": Law(
+        "bit^2",
+        _product,
+        "all formats",
+        "arithmetic computation effort: MACs between i and j bits count i j; Zhang et al., PokeBNN, CVPR 2022",
+    ),
+    "bops": Law(
+        "bit-op",
+        _bops,
+        "all formats",
+        "a b + a + b + log2 n bit operations a MAC, n the products summed; Baskin et al., UNIQ, arXiv:1804.10969",
+    ),
+    "msfp": Law(
+        "ppm fp32",
+        _msfp,
+        "both operands the same MSFP format (bfpN, N 3 to 8, box 16, 8-bit exponent), and fp32",
+        "millionths of an fp32 MAC, from the arithmetic densities of Darvish Rouhani et al., NeurIPS 2020, table 1",
+    ),
+    "energy": Law(
+        "aJ",
+        _energy,
+        "fp16, fp32, and integers of any width (fixed, int, bfp: 8 and 32 bits published, others scaled as a b / 32^2)",
+        "multiply plus add at 45 nm, 0.9 V: Horowitz, ISSCC 2014, figure 1.1.9 (through PMC8934428); scaling: "
+        "accelergy-aladdin-plug-in@5e2e1263",
+    ),
+}
