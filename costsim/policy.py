@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import translate
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -102,11 +101,13 @@ def _check(policy: Policy) -> None:
         at = ("phases", i)
         if len(phase.levels) != len(file.levels):
             raise error((*at, "levels"), f"expected {len(file.levels)} numbers for {list(file.levels)}")
-        ends = (phase.until_fraction is not None) + (phase.until_step is not None)
+        ends = sum(end is not None for end in (phase.until_fraction, phase.until_step, phase.until_plateau))
         if i + 1 < len(file.phases) and ends != 1:
-            raise error(at, "expected one of until_fraction and until_step (only the last phase has no end)")
+            raise error(
+                at, "expected one of until_fraction, until_step and until_plateau (only the last phase has no end)"
+            )
         if i + 1 == len(file.phases) and ends:
-            raise error(at, "the last phase has no end; leave until_fraction and until_step out")
+            raise error(at, "the last phase has no end; leave until_fraction, until_step and until_plateau out")
         if i and file.monotone:
             for level, before, now in zip(file.levels, file.phases[i - 1].levels, phase.levels, strict=True):
                 if now < before:
@@ -140,26 +141,6 @@ def _fill(policy: Policy, at: Where, template: str, index: int) -> Format:
         return parse_format(re.sub(_LEVEL, lambda match: levels[match[1]], template))
     except InputError as error:
         raise policy.document.error(at, str(error)) from None
-
-
-def schedule(policy: Policy, steps: int) -> list[int]:
-    """How many of the `steps` each phase takes; they sum to `steps`. Raises InputError on overlapping phases.
-
-    A fraction ends its phase at the step floor(fraction x steps).
-    """
-    start = 0
-    lengths = []
-    for i, phase in enumerate(policy.file.phases):
-        end = steps
-        if phase.until_fraction is not None:
-            end = int(Fraction(str(phase.until_fraction)) * steps)
-        if phase.until_step is not None:
-            end = min(phase.until_step, steps)
-        if end < start:
-            raise policy.document.error(("phases", i), f"ends at step {end}, before it starts at step {start}")
-        lengths.append(end - start)
-        start = end
-    return lengths
 
 
 class _Candidate(NamedTuple):

@@ -114,11 +114,19 @@ class Rule(Strict):
     optional: bool = Field(default=False, description="no error if the rule matches nothing")
 
 
+class Plateau(Strict):
+    """A loss that has stopped falling: `patience` evaluations in a row do not beat the best by more than `threshold`."""
+
+    patience: Count
+    threshold: NonNegative = 0.0
+
+
 class Phase(Strict):
     """One stretch of training and its levels. The last phase has no end."""
 
     until_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     until_step: Count | None = None
+    until_plateau: Plateau | None = Field(default=None, description="until the loss of loss_log stops falling")
     levels: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
     grade: Grade = Field(default="ours", description="where the levels come from")
     until_grade: Grade = Field(default="ours", description="where the end of the phase comes from")
@@ -134,6 +142,7 @@ class Policy(Strict):
     accumulator: str = "fp32"
     levels: tuple[Name, ...] = ()
     monotone: bool = Field(default=False, description="no level may fall from one phase to the next")
+    loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = (Phase(),)
 

@@ -14,7 +14,8 @@ from costsim.count import Row, Total, count, sum_rows
 from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.models import build
-from costsim.policy import Policy, assign, load_policy, schedule
+from costsim.policy import Policy, assign, load_policy
+from costsim.schedule import schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -362,7 +362,12 @@ CASES = [
     dsq("phases overlap", "{until_fraction: 0.999", "¶{until_fraction: 0.5", "ends at step 4550, before it starts"),
     dsq("steps overlap", "{until_fraction: 0.999", "¶{until_step: 9000", "ends at step 9000, before it starts"),
     dsq("last phase ends", "{levels: [16", "¶{until_fraction: 1.0, levels: [16", "phases.2: the last phase has no end"),
-    dsq("phase without end", "{until_fraction: 0.999, ", "¶{", "expected one of until_fraction and until_step"),
+    dsq(
+        "phase without end",
+        "{until_fraction: 0.999, ",
+        "¶{",
+        "expected one of until_fraction, until_step and until_plateau",
+    ),
     dsq("phase with two ends", "{until_fraction: 0.999", "¶{until_step: 9, until_fraction: 0.999", "expected one of"),
     given_args(
         "file named as its message starts",

@@ -12,7 +12,8 @@ from costsim.count import GROUPINGS, SCOPES, TRAFFIC_MODELS, Total, count, group
 from costsim.errors import InputError
 from costsim.formats import parse_format
 from costsim.graph import Graph, GraphBuilder
-from costsim.policy import Policy, assign, schedule
+from costsim.policy import Policy, assign
+from costsim.schedule import schedule
 
 POLICIES = sorted(files.list_shipped("policies"))
 

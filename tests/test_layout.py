@@ -19,7 +19,7 @@ LEVELS = [
     ["graph"],
     ["autodiff", "reference"],
     ["policy"],
-    ["count"],
+    ["count", "schedule"],
     ["models.blocks"],
     ["models.encoder_decoder", "models.encoder_classifier"],
     ["models"],

@@ -1,0 +1,93 @@
+"""How long each phase of a policy lasts: by step, by fraction of the run, or until a recorded loss stops falling."""
+
+import csv
+import io
+import math
+from fractions import Fraction
+from pathlib import Path
+
+from costsim import files, schema
+from costsim.errors import InputError, one_line
+from costsim.policy import Policy
+
+LossLog = list[tuple[int, float]]  # (step, validation loss), steps rising
+
+
+def read_loss_log(path: Path) -> LossLog:
+    """A CSV file with the header `step,loss`. Raises InputError, with file and line, for anything else."""
+    rows = csv.reader(io.StringIO(files.read_text(path)))
+    header = [name.strip() for name in next(rows, [])]
+    if header != ["step", "loss"]:
+        raise InputError(f"{path}:1: expected the header step,loss, got {one_line(','.join(header))!r}")
+    log: LossLog = []
+    for row in rows:
+        if not row:
+            continue
+        place = f"{path}:{rows.line_num}"
+        try:
+            step_text, loss_text = row
+            step, loss = int(step_text), float(loss_text)
+        except ValueError:
+            raise InputError(f"{place}: expected a step and a loss, got {one_line(','.join(row))!r}") from None
+        if not math.isfinite(loss):
+            raise InputError(f"{place}: expected a finite loss, got {one_line(loss_text)}")
+        if step < 0 or (log and step <= log[-1][0]):
+            raise InputError(f"{place}: steps must rise, got {step}" + (f" after {log[-1][0]}" if log else ""))
+        log.append((step, loss))
+    if not log:
+        raise InputError(f"{path}: the loss log is empty")
+    return log
+
+
+class _Plateaus:
+    """Walks a loss log once; the best loss is kept from phase to phase, the patience starts anew.
+
+    Source: torch.optim.lr_scheduler.ReduceLROnPlateau with threshold_mode="abs".
+    """
+
+    def __init__(self, log: LossLog) -> None:
+        self.log = log
+        self.best = math.inf
+
+    def end(self, rule: schema.Plateau, start: int) -> int | None:
+        """The step of the evaluation that ends a phase begun at `start`; None if the loss never stops falling."""
+        waited = 0
+        for step, loss in self.log:
+            if step <= start:
+                continue
+            waited = 0 if loss < self.best - rule.threshold else waited + 1
+            self.best = min(self.best, loss) if waited else loss
+            if waited >= rule.patience:
+                return step
+        return None
+
+
+def _loss_log(policy: Policy) -> LossLog:
+    if policy.file.loss_log is None:
+        raise policy.document.error((), "until_plateau needs a loss_log (a CSV file with the header step,loss)")
+    return read_loss_log(Path(policy.document.path).parent / policy.file.loss_log)
+
+
+def schedule(policy: Policy, steps: int) -> list[int]:
+    """How many of the `steps` each phase takes; they sum to `steps`. Raises InputError on overlapping phases.
+
+    A fraction ends its phase at the step floor(fraction x steps), a plateau at the evaluation that fulfils it.
+    """
+    phases = policy.file.phases
+    plateaus = _Plateaus(_loss_log(policy) if any(phase.until_plateau for phase in phases) else [])
+    start = 0
+    lengths = []
+    for i, phase in enumerate(phases):
+        end = steps
+        if phase.until_fraction is not None:
+            end = int(Fraction(str(phase.until_fraction)) * steps)
+        elif phase.until_step is not None:
+            end = min(phase.until_step, steps)
+        elif phase.until_plateau is not None:
+            found = plateaus.end(phase.until_plateau, start)
+            end = steps if found is None else min(found, steps)
+        if end < start:
+            raise policy.document.error(("phases", i), f"ends at step {end}, before it starts at step {start}")
+        lengths.append(end - start)
+        start = end
+    return lengths
