@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from costsim.assign import Assignment, Axes, Copy
 from costsim.formats import Format
 from costsim.graph import Graph, Op, Tensor
 from costsim.kinds import Dims, expand
 from costsim.laws import LAWS, Law
-from costsim.policy import Assignment, Axes, Copy
 
 TRAFFIC_MODELS = ("unfused", "fused")
 SCOPES = ("gemm", "layer", "step")

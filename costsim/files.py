@@ -246,18 +246,20 @@ def list_shipped(folder: str) -> dict[str, Path]:
 def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
     """A file that exists (from here, or beside the file that names it), else the shipped file of that name.
 
-    Raises InputError that names the nearest shipped one.
+    Beside the file that names it, `.yaml` may be left out, as of shipped names. Raises InputError that names the
+    nearest shipped one.
     """
-    path = Path(name) if beside is None else beside.parent / name
+    paths = [Path(name)] if beside is None else [beside.parent / name, beside.parent / f"{name}.yaml"]
     shipped = list_shipped(folder)
     stem = name.removesuffix(".yaml").removesuffix(".yml")
     try:
-        if name and path.is_file():
-            return path
+        for path in paths if name else ():
+            if path.is_file():
+                return path
         if stem in shipped:
             return shipped[stem]
-        if name and path.exists():  # a folder, say: reading it tells what is wrong
-            return path
+        if name and paths[0].exists():  # a folder, say: reading it tells what is wrong
+            return paths[0]
     except (OSError, ValueError):  # a name that no file can have
         pass
     raise InputError(f"{what} {one_line(name)!r}: no such file, nor a shipped {what}{nearest(stem, shipped, most=12)}")

@@ -64,8 +64,9 @@ class _Plateaus:
 
 def _loss_log(policy: Policy) -> LossLog:
     if policy.file.loss_log is None:
-        raise policy.document.error((), "until_plateau needs a loss_log (a CSV file with the header step,loss)")
-    return read_loss_log(Path(policy.document.path).parent / policy.file.loss_log)
+        raise policy.error((), "until_plateau needs a loss_log (a CSV file with the header step,loss)")
+    said_in = policy.inherited.get("loss_log", policy.document)
+    return read_loss_log(Path(said_in.path).parent / policy.file.loss_log)
 
 
 def schedule(policy: Policy, steps: int) -> list[int]:
@@ -87,7 +88,7 @@ def schedule(policy: Policy, steps: int) -> list[int]:
             found = plateaus.end(phase.until_plateau, start)
             end = steps if found is None else min(found, steps)
         if end < start:
-            raise policy.document.error(("phases", i), f"ends at step {end}, before it starts at step {start}")
+            raise policy.error(("phases", i), f"ends at step {end}, before it starts at step {start}")
         lengths.append(end - start)
         start = end
     return lengths

@@ -115,7 +115,7 @@ class Rule(Strict):
 
 
 class Plateau(Strict):
-    """A loss that has stopped falling: `patience` evaluations in a row do not beat the best by more than `threshold`."""
+    """A loss that has stopped falling: `patience` evaluations in a row that do not beat the best by `threshold`."""
 
     patience: Count
     threshold: NonNegative = 0.0
@@ -136,6 +136,10 @@ class Policy(Strict):
     """A policy file: formats by rules, levels by phases of training."""
 
     description: str
+    compose: tuple[str, ...] = Field(
+        default=(),
+        description="policies whose rules come first; levels, phases and the like are theirs unless said here",
+    )
     source: str = ""
     grade: Grade = "ours"
     setup: str = Field(default="", description="how tables name the setting; derived from the levels if there are any")
@@ -143,7 +147,7 @@ class Policy(Strict):
     levels: tuple[Name, ...] = ()
     monotone: bool = Field(default=False, description="no level may fall from one phase to the next")
     loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    rules: tuple[Rule, ...] = ()
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = (Phase(),)
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from costsim import files, schema
+from costsim.assign import assign
 from costsim.count import Row, Total, count, sum_rows
 from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.models import build
-from costsim.policy import Policy, assign, load_policy
+from costsim.policy import Policy, load_policy
 from costsim.schedule import schedule
 
 

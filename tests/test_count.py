@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costsim import files, schema
+from costsim.assign import assign
 from costsim.count import GROUPINGS, SCOPES, TRAFFIC_MODELS, Total, count, group, sum_rows
 from costsim.errors import InputError
 from costsim.formats import parse_format
 from costsim.graph import Graph, GraphBuilder
-from costsim.policy import Policy, assign
+from costsim.policy import Policy
 from costsim.schedule import schedule
 
 POLICIES = sorted(files.list_shipped("policies"))

@@ -19,7 +19,8 @@ LEVELS = [
     ["graph"],
     ["autodiff", "reference"],
     ["policy"],
-    ["count", "schedule"],
+    ["assign", "schedule"],
+    ["count"],
     ["models.blocks"],
     ["models.encoder_decoder", "models.encoder_classifier"],
     ["models"],
@@ -101,10 +102,9 @@ def test_choices_on_the_command_line_are_those_of_the_library():
         assert schema.Workload.model_fields[field].annotation.__args__ == names
 
 
-def test_the_stashing_policies_differ_in_family_and_levels_only():
+def test_the_two_stashing_policies_differ_in_family_and_levels_only():
     from costsim import files
 
-    names = ["dsq", "stash-bfp", "stash-fixed", *(f"static{q}-{family}" for q in (2, 4) for family in ("bfp", "fixed"))]
-    texts = {name: files.list_shipped("policies")[name].read_text() for name in names}
+    texts = {name: files.list_shipped("policies")[name].read_text() for name in ("stash-bfp", "stash-fixed")}
     rules = {text.partition("rules:")[2].partition("phases:")[0].replace("fixed", "bfp") for text in texts.values()}
     assert len(rules) == 1

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import adamw, shipped_policy
 
+from costsim.assign import assign
 from costsim.autodiff import stash
 from costsim.count import count, group, sum_rows
 from costsim.models import encoder_classifier, encoder_decoder, training_step
-from costsim.policy import assign
 
 TORCH = json.loads((Path(__file__).parent / "data" / "torch_counts.json").read_text())["models"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from costsim import files
+from costsim.assign import assign
 from costsim.count import count, sum_rows
 from costsim.models import encoder_classifier, training_step
-from costsim.policy import assign, load_policy
+from costsim.policy import load_policy
 from costsim.schema import Optimizer
 
 COSTSIM = str(Path(sys.executable).with_name("costsim"))
