@@ -21,7 +21,10 @@ from costsim.files import find
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 TRANSLATION = find("iwslt17-dsq", "workloads", "workload").read_text(encoding="utf-8")
 CLASSIFIER = find("glue-mrpc-dsq", "workloads", "workload").read_text(encoding="utf-8")
-DSQ = find("dsq", "policies", "policy").read_text(encoding="utf-8")
+PHASES = find("dsq", "policies", "policy").read_text(encoding="utf-8").partition("phases:\n")[2]
+DSQ = (
+    find("stash-bfp", "policies", "policy").read_text(encoding="utf-8").partition("phases:\n")[0] + "phases:\n" + PHASES
+)
 AT_MODEL = TRANSLATION.replace("\nmodel:", "\n¶model:")
 AT_BATCH, CLASSIFIER_AT_BATCH = (text.replace("\nbatch:", "\n¶batch:") for text in (TRANSLATION, CLASSIFIER))
 NO_MODEL = re.sub("(?m)^model:\n(  .*\n)+", "¶model:\n", TRANSLATION)
@@ -306,9 +309,7 @@ CASES = [
     ),
     policy("accumulator", "\nsetup:", "\n¶accumulator: fp33\nsetup:", "accumulator: unknown format 'fp33'"),
     policy("format missing", "{format: fixed16}", "¶{role: [weight]}", "rules.0.format: missing"),
-    policy(
-        "no rules", "rules:", "¶rules: []\n# ", "- {format", "# - {format", "rules: expected at least 1 item, got an"
-    ),
+    policy("no rules", "rules:", "¶rules: []\n# ", "- {format", "# - {format", "rules: expected at least one rule"),
     policy("unknown role", "{format", "{role: [¶weights], format", "expected one of data, weight, activation, grad"),
     policy("placement without copy", "{format", "{¶placement: on_chip, format", "only a copy has a placement"),
     policy("operand without copy", "{format", "{¶operand: [x], format", "only a read has an operand"),
