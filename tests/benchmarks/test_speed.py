@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_bad_input import HOSTILE, run, write
 
 from costsim import files
 from costsim.assign import assign
@@ -31,6 +32,14 @@ def test_command(benchmark, name):
     benchmark.pedantic(
         lambda: subprocess.run(COMMANDS[name], check=True, capture_output=True), rounds=11, warmup_rounds=1
     )
+
+
+@pytest.mark.parametrize("case", HOSTILE, ids=lambda case: case.name)
+def test_hostile_file_is_refused(benchmark, case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(case, tmp_path)
+    result = benchmark.pedantic(lambda: run(case), rounds=3)
+    assert result.exit_code == 2
 
 
 # d_model, ffn_dim, heads, layers of Llama 2 7B (Touvron et al. 2023) and Llama 3 405B (Grattafiori et al. 2024); their
