@@ -44,6 +44,14 @@ class Row(NamedTuple):
     vector: Mapping[str, int]  # operations on elements, by name; `quantize` is one conversion to another format
     moves: tuple[Move, ...]
 
+    @property
+    def pair_name(self) -> str:
+        """The formats of the MACs, for tables."""
+        if self.pair is None:
+            return "no MACs"
+        a, b, accumulator = self.pair
+        return f"{a.name} x {b.name} + {accumulator.name}"
+
 
 @lru_cache(maxsize=1)
 def group_ops(graph: Graph, traffic: str, scope: str) -> tuple[int, ...]:
@@ -95,7 +103,7 @@ class _Traffic:
         self.reads: list[tuple[Held, ...]] = []  # of each op, by operand
         self.made_on_chip: dict[str, list[Copy]] = {}  # by op: copies made at each read
         self.written: dict[str, dict[Copy, None]] = {}  # by op: copies written along with their source
-        self.casts: dict[Copy, int] = {}  # stored copies, with the op before which they are made
+        self.casts: dict[Copy, tuple[int, Held]] = {}  # stored copies: before which op they are made, and from what
         self.reader: dict[Held, int] = {}  # the kernel that reads it, _SEVERAL if more than one does
         self.replaced: set[Held] = set()  # what copies made along with it stand for
         chained = {name for name, _ in assignment.copies}
@@ -122,7 +130,7 @@ class _Traffic:
                 self.written.setdefault(maker.name, {})[copy] = None
                 self.replaced.add(held)
             elif copy not in self.casts:
-                self.casts[copy] = at
+                self.casts[copy] = (at, held)
                 self.reader[held] = _SEVERAL  # the cast is a kernel of its own
             held = copy
         return held
@@ -233,9 +241,8 @@ class _Counter:
         result = self.graph.tensors[op.outputs[0]]
         return Row(op.name, kind.name, op.phase, op.layer, op.gemm, result, macs, summed, pair, vector, tuple(moves))
 
-    def cast_row(self, copy: Copy, reader: Op) -> Row:
+    def cast_row(self, copy: Copy, source: Held, reader: Op) -> Row:
         """A quantize kernel of its own: source read, copy written, as often as the source changes."""
-        source: Held = copy.of if copy.of is not None and copy.of.placement != "on_chip" else copy.tensor
         result = self.graph.tensors[copy.tensor]
         maker = self.graph.producer.get(copy.tensor)
         given = 1 if result.role in ("weight", "state") else self.graph.micro_batches
@@ -255,16 +262,16 @@ def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope:
     groups = group_ops(graph, traffic, scope)
     found = _Traffic(graph, assignment, groups)
     counter = _Counter(graph, assignment, found)
-    casts: dict[int, list[Copy]] = {}
-    for copy, at in found.casts.items():
-        casts.setdefault(at, []).append(copy)
+    casts: dict[int, list[tuple[Copy, Held]]] = {}
+    for copy, (at, source) in found.casts.items():
+        casts.setdefault(at, []).append((copy, source))
     rows: list[Row] = []
     loaded: set[Held] = set()
     for at, op in enumerate(graph.ops):
         if not in_scope(op, scope):
             continue
         if scope != "gemm":
-            rows += [counter.cast_row(copy, op) for copy in casts.get(at, ())]
+            rows += [counter.cast_row(copy, source, op) for copy, source in casts.get(at, ())]
         if at == 0 or groups[at] != groups[at - 1]:
             loaded = set()
         rows.append(counter.row(at, op, loaded))
@@ -299,7 +306,7 @@ class Total:
             self.macs += weight * row.macs
             cost = law.cost(*row.pair, row.summed)
             if cost is None:
-                self.unpriced.add(f"{row.pair[0].name} x {row.pair[1].name} + {row.pair[2].name}")
+                self.unpriced.add(row.pair_name)
             else:
                 self.priced += weight * row.macs * cost
         for name, n in row.vector.items():
@@ -333,13 +340,6 @@ def sum_rows(rows: Iterable[Row], law: str) -> Total:
     return total
 
 
-def _pair_name(row: Row) -> str:
-    if row.pair is None:
-        return "no MACs"
-    a, b, accumulator = row.pair
-    return f"{a.name} x {b.name} + {accumulator.name}"
-
-
 # How to group: the group of a row's work, and of a move where that is not the row's.
 GROUPINGS: dict[str, tuple[Callable[[Row], str], Callable[[Move], str] | None]] = {
     "phase": (lambda row: row.phase, None),
@@ -348,7 +348,7 @@ GROUPINGS: dict[str, tuple[Callable[[Row], str], Callable[[Move], str] | None]] 
     "role": (lambda row: row.result.role, lambda move: move.role),
     "tensor": (lambda row: row.result.name, lambda move: move.tensor),
     "op": (lambda row: row.op, None),
-    "pair": (_pair_name, None),
+    "pair": (lambda row: row.pair_name, None),
 }
 
 
@@ -361,8 +361,9 @@ def group(weighted_rows: Iterable[tuple[int, Row]], by: str, law: str) -> dict[s
     of_row, of_move = GROUPINGS[by]
     totals: dict[str, Total] = {}
     for weight, row in weighted_rows:
-        totals.setdefault(of_row(row), Total()).add_work(weight, row, LAWS[law])
+        own = totals.setdefault(of_row(row), Total())
+        own.add_work(weight, row, LAWS[law])
         for move in row.moves:
-            key = of_move(move) if of_move else of_row(row)
-            totals.setdefault(key, Total()).add_move(weight, move)
+            total = totals.setdefault(of_move(move), Total()) if of_move else own
+            total.add_move(weight, move)
     return totals

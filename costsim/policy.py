@@ -51,6 +51,14 @@ class Policy:
 _INHERITED = ("levels", "phases", "monotone", "accumulator", "loss_log")
 
 
+def find_policy(name: str, document: Document, at: Where) -> Path:
+    """The file of a policy that a field of a document names: beside it, or shipped. Raises InputError at the field."""
+    try:
+        return files.find(name, "policies", "policy", beside=Path(document.path))
+    except InputError as error:
+        raise document.error(at, str(error)) from None
+
+
 def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
     """The policy of that file. Raises InputError, with the place in the file, for anything wrong.
 
@@ -61,10 +69,7 @@ def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
     within = (*within, path.resolve())
     bases = []
     for i, name in enumerate(policy.file.compose):
-        try:
-            base = files.find(name, "policies", "policy", beside=path)
-        except InputError as error:
-            raise document.error(("compose", i), str(error)) from None
+        base = find_policy(name, document, ("compose", i))
         if base.resolve() in within:
             raise document.error(("compose", i), f"{one_line(name)} composes this policy in turn")
         bases.append(load_policy(base, within))
@@ -77,9 +82,6 @@ def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
 
 def _compose(policy: Policy, bases: list[Policy]) -> Policy:
     """The rules of the bases before its own; of what it leaves out, what the last base that says it says."""
-    if not bases:
-        places = tuple((policy.document, i) for i in range(len(policy.file.rules)))
-        return replace(policy, rule_places=places)
     update: dict[str, Any] = {}
     inherited: dict[str, Document] = {}
     for base in bases:

@@ -155,7 +155,8 @@ class Policy(Strict):
 
 Section = TypeVar("Section", bound=Strict)
 
-_EXPECTED = {
+# pydantic's complaints in our words; braces are filled from their context.
+_WORDS = {
     "int_type": "expected an integer",
     "float_type": "expected a number",
     "string_type": "expected text",
@@ -164,11 +165,6 @@ _EXPECTED = {
     "dict_type": "expected fields (`name: value`)",
     "model_type": "expected fields (`name: value`)",
     "model_attributes_type": "expected fields (`name: value`)",
-}
-
-
-# pydantic's other complaints in our words; the braces are filled from its context.
-_WORDS = {
     "greater_than_equal": "expected at least {ge}",
     "greater_than": "expected more than {gt}",
     "less_than_equal": "expected at most {le}",
@@ -201,8 +197,6 @@ def _message(error: Any) -> str:
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         return f"expected one of {', '.join(allowed)}, got {got}{nearest(value, allowed, most=0)}"
-    if kind in _EXPECTED:
-        return f"{_EXPECTED[kind]}, got {got}"
     if kind in _WORDS:
         return f"{_WORDS[kind].format(**context)}, got {got}"
     text = str(error["msg"])

@@ -15,7 +15,7 @@ from costsim.count import Row, Total, count, sum_rows
 from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.models import build
-from costsim.policy import Policy, load_policy
+from costsim.policy import Policy, find_policy, load_policy
 from costsim.schedule import schedule
 
 
@@ -80,10 +80,7 @@ def count_policy(graph: Graph, policy: Policy, convention: Convention) -> Counte
 
 def _load(name: str, workload: files.Document, at: files.Where | None) -> Policy:
     """A policy by name; `at` is the field of the workload that names it, None if the command line does."""
-    try:
-        path = files.find(name, "policies", "policy", beside=None if at is None else Path(workload.path))
-    except InputError as error:
-        raise (error if at is None else workload.error(at, str(error))) from None
+    path = files.find(name, "policies", "policy") if at is None else find_policy(name, workload, at)
     return load_policy(path)
 
 

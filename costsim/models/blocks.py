@@ -1,6 +1,7 @@
 """Parts that all Transformer families share. Sizes are dims by name: batch, model, heads, head, ffn and the lengths."""
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -81,36 +82,32 @@ def feed_forward(b: GraphBuilder, config: Transformer, x: str) -> str:
         return b.linear(y, "fc2", ("model",))
 
 
-class Residual:
-    """x + dropout(part(x)) with its layer norm before the part or after the sum."""
-
-    def __init__(self, b: GraphBuilder, config: Transformer, x: str, name: str) -> None:
-        self.b, self.config, self.x, self.name = b, config, x, name
-        self.input = b.layer_norm(x, f"{name}_norm", config.norm_eps) if config.norm == "pre" else x
-
-    def close(self, part: str) -> str:
-        """The output of the block, given what the part made of `self.input`."""
-        b, config = self.b, self.config
-        part = b.dropout(part, config.dropout, name=f"{self.name}_dropout")
-        total = b.op("add", part, self.x, name=f"{self.name}_residual")
-        return b.layer_norm(total, f"{self.name}_norm", config.norm_eps) if config.norm == "post" else total
+def residual(b: GraphBuilder, config: Transformer, x: str, name: str, part: Callable[[str], str]) -> str:
+    """x + dropout(part(x)), with its layer norm before the part or after the sum."""
+    inner = b.layer_norm(x, f"{name}_norm", config.norm_eps) if config.norm == "pre" else x
+    made = b.dropout(part(inner), config.dropout, name=f"{name}_dropout")
+    total = b.op("add", made, x, name=f"{name}_residual")
+    return b.layer_norm(total, f"{name}_norm", config.norm_eps) if config.norm == "post" else total
 
 
 def encoder_layer(b: GraphBuilder, config: Transformer, x: str, keep: str | None) -> str:
     """Self attention and feed forward, each in a residual."""
-    block = Residual(b, config, x, "self_attention")
-    x = block.close(attention(b, config, "self_attention", block.input, block.input, keep))
-    block = Residual(b, config, x, "ffn")
-    return block.close(feed_forward(b, config, block.input))
+    x = residual(b, config, x, "self_attention", lambda y: attention(b, config, "self_attention", y, y, keep))
+    return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
 
 
 def decoder_layer(
     b: GraphBuilder, config: Transformer, x: str, memory: str, keep: str | None, memory_keep: str | None
 ) -> str:
     """Causal self attention, attention over the encoder's output, feed forward."""
-    block = Residual(b, config, x, "self_attention")
-    x = block.close(attention(b, config, "self_attention", block.input, block.input, keep, causal=True))
-    block = Residual(b, config, x, "cross_attention")
-    x = block.close(attention(b, config, "cross_attention", block.input, memory, memory_keep))
-    block = Residual(b, config, x, "ffn")
-    return block.close(feed_forward(b, config, block.input))
+    own, cross = "self_attention", "cross_attention"
+    x = residual(b, config, x, own, lambda y: attention(b, config, own, y, y, keep, causal=True))
+    x = residual(b, config, x, cross, lambda y: attention(b, config, cross, y, memory, memory_keep))
+    return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
+
+
+def loss(b: GraphBuilder, logits: str, smoothing: float) -> str:
+    """Cross-entropy of the last dim of `logits` with labels for all others; each micro-batch adds its share."""
+    labels = b.given("labels", b.tensors[logits].dims[:-1], values="index")
+    share = 1 / b.micro_batches
+    return b.op("cross_entropy", logits, labels, name="cross_entropy", smoothing=smoothing, ignore=-1, share=share)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from costsim.graph import GraphBuilder
-from costsim.models.blocks import Tokens, Transformer, encoder_layer
+from costsim.models.blocks import Tokens, Transformer, encoder_layer, loss
 from costsim.schema import Count, Layers, Rate, Strict
 
 
@@ -74,8 +74,4 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
         x = b.op("tanh", x, name="tanh")
         x = b.dropout(x, model.head_dropout, name="output_dropout")
         logits = b.linear(x, "logits", ("classes",))
-        labels = b.given("labels", ("batch",), values="index")
-        share = 1 / b.micro_batches
-        return b.op(
-            "cross_entropy", logits, labels, name="cross_entropy", smoothing=label_smoothing, ignore=-1, share=share
-        )
+        return loss(b, logits, label_smoothing)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from costsim.graph import GraphBuilder
-from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer
+from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer, loss
 from costsim.schema import Count, Layers, Strict
 
 
@@ -107,8 +107,4 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
         if model.tied == "none":
             table = b.given("logits.weight", ("target_vocab", "model"), role="weight")
         logits = b.op("btd,vd->btv", y, table, name="logits")
-        labels = b.given("labels", ("batch", "target"), values="index")
-        share = 1 / b.micro_batches
-        return b.op(
-            "cross_entropy", logits, labels, name="cross_entropy", smoothing=label_smoothing, ignore=-1, share=share
-        )
+        return loss(b, logits, label_smoothing)
