@@ -5,69 +5,65 @@ a forward tensor) and an `operand` copy (what a GEMM multiplies). Which copies e
 live, is all that a policy says; no policy's name is known to the code.
 """
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fnmatch import translate
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from costsim import schema
-from costsim.autodiff import is_stashed
+from costsim.alike import Axes, Candidate, Classes, Marks, Read, classes, last_axis
 from costsim.formats import Format, parse_format
-from costsim.graph import GEMM_OPERANDS, Graph, Op, Tensor
+from costsim.graph import Graph, Op
 from costsim.kinds import Dims
 from costsim.policy import Policy, fill
-
-Axes = tuple[int, ...]
 
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # an assignment makes each copy once: identity is equality
+@dataclass(frozen=True, slots=True)
 class Copy:
-    """A tensor's values once more, in another format or with boxes along other dims.
+    """A tensor's values once more, in another format or with boxes along other dims: how, whichever the tensor.
 
     `placement`: `at_producer` is written by the op that makes the source, while the values are on chip; `on_chip` is
     made anew by every op that reads it; `stored` takes a pass of its own (source read, copy written).
     """
 
-    name: str  # for tables: of what, why, in what format, boxes along which dims
-    tensor: str  # whose values
     of: "Copy | None"  # the copy that it is made from, None: the tensor itself
-    why: str  # stash or operand
     format: Format
     axes: Axes  # of the tensor, along which boxes run, flattened in this order
     placement: str
+    label: str = field(
+        compare=False
+    )  # for tables, after the tensor's name: why, in what format, boxes along which dims
+    why: str = field(compare=False)  # stash or operand
 
 
-@dataclass(frozen=True, slots=True)
+Chain = tuple[Copy, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Assignment:
     """What a policy says of a graph in one phase of training. The cost model and the reference share this."""
 
-    formats: Mapping[str, Format]  # of each tensor as stored
-    copies: Mapping[tuple[str, int], tuple[Copy, ...]]  # by op and operand: the chain of copies it reads through
+    classes: Classes
+    stored: Sequence[Format]  # by class of tensors
+    chains: Sequence[Chain]  # by class of reads: the copies, each made from the one before
     accumulator: Format
+    marks: Marks
+
+    def format(self, tensor: str) -> Format:
+        """The format of a tensor as it is stored."""
+        return self.stored[self.classes.stored_as[tensor]]
+
+    def chain(self, op: Op, operand: int) -> Chain:
+        """The chain of copies through which an op reads an operand; empty if it reads the tensor itself."""
+        number = self.classes.read_as.get((op.position, operand))
+        return () if number is None else self.chains[number]
 
     def multiplied(self, op: Op, operand: int) -> Format:
         """The format in which a GEMM's operand meets the multipliers."""
-        chain = self.copies.get((op.name, operand))
-        return chain[-1].format if chain else self.formats[op.inputs[operand]]
-
-
-class _Candidate(NamedTuple):
-    """What rules look at: a tensor as it is stored, or (with `copy_`) a read of it. Fields as in schema.Rule."""
-
-    role: str
-    values: str
-    phase: str | None
-    gemm: str | None
-    operand: str | None
-    copy_: str | None
-    layer: str | None
-    name: str | None
-    op: str | None
+        chain = self.chain(op, operand)
+        return chain[-1].format if chain else self.format(op.inputs[operand])
 
 
 class _Choice(NamedTuple):
@@ -78,28 +74,28 @@ class _Choice(NamedTuple):
     rule: int
 
 
-_GLOBS = ("layer", "name", "op")
-_Test = frozenset[str] | re.Pattern[str]
+_GLOBS = Marks._fields
+_Test = tuple[int, frozenset[str]]
 
 
-def _tests(rule: schema.Rule) -> list[tuple[int, _Test]]:
-    """What a rule asks of each field of a candidate that it mentions."""
-    tests: list[tuple[int, _Test]] = [(_Candidate._fields.index("copy_"), frozenset((rule.copy_ or "",)))]
-    for at, name in enumerate(_Candidate._fields):
+def _tests(rule: schema.Rule) -> list[_Test]:
+    """What a rule asks of the fields that it mentions: to be one of these values, a name to match this glob."""
+    tests: list[_Test] = [(Candidate._fields.index("copy_"), frozenset((rule.copy_ or "",)))]
+    for at, name in enumerate(Candidate._fields):
         value = getattr(rule, name)
-        if value is None or name == "copy_":
-            continue
-        if name in _GLOBS:
-            tests.append((at, re.compile(translate(value))))
-        else:
+        if value is not None and name != "copy_":
             tests.append((at, frozenset(value if isinstance(value, tuple) else (value,))))
     return tests
 
 
-def _passes(test: _Test, value: str | None) -> bool:
-    if isinstance(test, frozenset):
-        return (value or "") in test
-    return value is not None and test.match(value) is not None
+def _passes(test: frozenset[str], value: str | frozenset[str] | None) -> bool:
+    return not test.isdisjoint(value) if isinstance(value, frozenset) else (value or "") in test
+
+
+def _marks(policy: Policy) -> Marks:
+    """The globs of a policy's rules."""
+    globs = {name: {getattr(rule, name) for rule in policy.file.rules} - {None} for name in _GLOBS}
+    return Marks(**{name: tuple(sorted(found)) for name, found in globs.items()})
 
 
 class _Rules:
@@ -118,17 +114,9 @@ class _Rules:
             for i, rule in enumerate(rules)
         ]
         self.matched: set[int] = set()
-        self.copies = any(rule.copy_ for rule in rules)
-        self.detailed = any(getattr(rule, name) is not None for rule in rules for name in _GLOBS)
-        self.memo: dict[_Candidate, _Choice | None] = {}
 
-    def choose(self, candidate: _Candidate) -> _Choice | None:
+    def choose(self, candidate: Candidate) -> _Choice | None:
         """What the last rule that matches says; None if none does."""
-        if candidate not in self.memo:
-            self.memo[candidate] = self._last_match(candidate)
-        return self.memo[candidate]
-
-    def _last_match(self, candidate: _Candidate) -> _Choice | None:
         chosen = None
         for choice, tests in zip(self.choices, self.tests, strict=True):
             if all(_passes(test, candidate[at]) for at, test in tests):
@@ -145,114 +133,66 @@ class _Rules:
                 )
 
 
-@lru_cache(maxsize=2)  # the same for all policies
-def _tensors_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, tuple[str, ...]], ...]:
-    """The tensors in groups that no rule tells apart, unless (`detailed`) by its globs."""
-    groups: dict[tuple[str | None, ...], list[str]] = {}
-    producer, root = graph.producer, graph.root
-    for name in graph.tensors:
-        tensor = graph.tensors[root[name]]  # written in place: one memory, one format
-        op = producer.get(tensor.name)
-        phase, gemm = (op.phase, op.gemm) if op else (None, None)
-        where = (tensor.layer, tensor.name, op and op.name) if detailed else (None, None, None)
-        groups.setdefault((tensor.role, tensor.values, phase, gemm, None, None, *where), []).append(name)
-    return tuple((_Candidate._make(key), tuple(names)) for key, names in groups.items())
+def _stored_format(rules: _Rules, candidate: Candidate, found: Classes, number: int) -> Format:
+    chosen = rules.choose(candidate)
+    if chosen is not None:
+        return chosen.format
+    if candidate.values in _DEFAULT_FORMAT:
+        return parse_format(_DEFAULT_FORMAT[candidate.values])
+    name = next(name for name, its in found.stored_as.items() if its == number)
+    raise rules.policy.error(("rules",), f"no rule gives tensor {name!r} (role {candidate.role}) a format")
 
 
-def _stored_formats(graph: Graph, rules: _Rules) -> dict[str, Format]:
-    formats: dict[str, Format] = {}
-    for candidate, names in _tensors_alike(graph, rules.detailed):
-        chosen = rules.choose(candidate)
-        if chosen is not None:
-            format = chosen.format
-        elif candidate.values in _DEFAULT_FORMAT:
-            format = parse_format(_DEFAULT_FORMAT[candidate.values])
-        else:
-            message = f"no rule gives tensor {names[0]!r} (role {candidate.role}) a format"
-            raise rules.policy.error(("rules",), message)
-        formats.update(dict.fromkeys(names, format))
-    return formats
+def _boxes(graph: Graph, format: Format, dims: Dims, axes: Axes) -> Axes:
+    """The fewest trailing axes along which the same boxes lie; none if the format has no boxes.
+
+    Boxes of 16 along (heads, head) with 128 elements a head never cross a head: they are those along head.
+    """
+    if not format.blocked:
+        return ()
+    runs = (axes[start:] for start in range(len(axes) - 1, 0, -1))
+    return next((run for run in runs if format.fits(graph.elements(tuple([dims[axis] for axis in run])))), axes)
 
 
-class _Read(NamedTuple):
-    """A read that may go through copies: of a floating-point tensor, by a GEMM or from the stash."""
+class _Chains:
+    """Makes the chain of each class of reads, and leaves out copies that equal their source."""
 
-    op: Op
-    operand: int
-    tensor: Tensor
-    axes: Axes  # over which the GEMM sums, else the last
+    def __init__(self, graph: Graph, rules: _Rules, stored: Sequence[Format]) -> None:
+        self.graph, self.rules, self.stored = graph, rules, stored
 
-
-@lru_cache(maxsize=2)  # the same for all policies
-def _reads_alike(graph: Graph, detailed: bool) -> tuple[tuple[_Candidate, bool, tuple[_Read, ...]], ...]:
-    """Reads in groups that no rule tells apart, unless by its globs, and whether they are from the stash."""
-    groups: dict[tuple[bool, tuple[str | None, ...]], list[_Read]] = {}
-    for op in graph.ops:
-        gemm, backward = op.gemm, op.phase == "backward"
-        if gemm is None and not backward:
-            continue
-        for i, name in enumerate(op.inputs):
-            tensor = graph.tensors[name]
-            stashed = backward and is_stashed(graph, name)
-            if tensor.values == "float" and (gemm or stashed):
-                label = GEMM_OPERANDS[gemm][i] if gemm else None
-                axes = op.kind.contracted[i] if gemm else last_axis(tensor)
-                where = (op.layer, name, op.name) if detailed else (None, None, None)
-                key = (tensor.role, tensor.values, op.phase, gemm, label, None, *where)
-                groups.setdefault((stashed, key), []).append(_Read(op, i, tensor, axes))
-    return tuple((_Candidate._make(key), stashed, tuple(reads)) for (stashed, key), reads in groups.items())
-
-
-def last_axis(tensor: Tensor) -> Axes:
-    """Along which the boxes of a tensor lie as it is stored; none for a scalar."""
-    return (len(tensor.dims) - 1,) if tensor.dims else ()
-
-
-class _Copies:
-    """Makes each copy once, and leaves out those that equal their source."""
-
-    def __init__(self, graph: Graph, rules: _Rules, formats: Mapping[str, Format]) -> None:
-        self.graph, self.rules, self.formats = graph, rules, formats
-        self.made: dict[tuple[object, ...], Copy] = {}
-        self.boxes_of: dict[tuple[str, Dims, Axes], Axes] = {}
-
-    def boxes(self, format: Format, dims: Dims, axes: Axes) -> Axes:
-        """The fewest trailing axes along which the same boxes lie; none if the format has no boxes.
-
-        Boxes of 16 along (heads, head) with 128 elements a head never cross a head: they are those along head.
-        """
-        key = (format.name, dims, axes)
-        found = self.boxes_of.get(key)
-        if found is None:
-            runs = (axes[start:] for start in range(len(axes) - 1, 0, -1))
-            whole = (run for run in runs if format.fits(self.graph.elements(tuple(dims[axis] for axis in run))))
-            found = self.boxes_of[key] = next(whole, axes) if format.blocked else ()
-        return found
-
-    def extend(
-        self, chain: tuple[Copy, ...], tensor: Tensor, why: str, choice: _Choice, axes: Axes
-    ) -> tuple[Copy, ...]:
+    def extend(self, chain: Chain, read: Read, why: str, choice: _Choice, axes: Axes) -> Chain:
         """The chain of copies and one more made from its end, unless that would be the same bits."""
         format, placement, rule = choice
-        axes = self.boxes(format, tensor.dims, axes)
-        of = chain[-1] if chain else None
-        source = of.format if of else self.formats[tensor.name]
-        if format.name == source.name and axes == (
-            of.axes if of else self.boxes(source, tensor.dims, last_axis(tensor))
-        ):
+        axes = _boxes(self.graph, format, read.dims, axes)
+        if chain:
+            source, lies = chain[-1].format, chain[-1].axes
+        else:
+            source = self.stored[read.stored]
+            lies = _boxes(self.graph, source, read.dims, last_axis(read.dims))
+        if (format, axes) == (source, lies):
             return chain
+        of = chain[-1] if chain else None
         if placement == "at_producer" and of is not None and of.placement == "stored":
             raise self.rules.policy.error(
                 ("rules", rule, "placement"),
                 "made at_producer from a stash that is stored later; choose on_chip or stored",
             )
-        key = (tensor.name, of, format, axes, placement)
-        if key not in self.made:
-            run = "." + "+".join(tensor.dims[axis] for axis in axes) if axes else ""
-            stored = ".stored" if placement == "stored" else ""
-            name = f"{of.name if of else tensor.name}@{why}.{format.name}{run}{stored}"
-            self.made[key] = Copy(name, tensor.name, of, why, format, axes, placement)
-        return (*chain, self.made[key])
+        run = "." + "+".join(read.dims[axis] for axis in axes) if axes else ""
+        later = ".stored" if placement == "stored" else ""
+        label = f"{of.label if of else ''}@{why}.{format.name}{run}{later}"
+        return (*chain, Copy(of, format, axes, placement, label, why))
+
+    def make(self, read: Read) -> Chain:
+        """The copies through which reads of a class go."""
+        rules, gemm = self.rules, read.candidate.gemm
+        operand = rules.choose(read.candidate._replace(copy_="operand")) if gemm else None
+        stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed else None
+        chain: Chain = ()
+        if stash:
+            chain = self.extend(chain, read, "stash", stash, last_axis(read.dims) if operand else read.axes)
+        if operand:
+            chain = self.extend(chain, read, "operand", operand, read.axes)
+        return chain
 
 
 def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
@@ -262,21 +202,11 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     contracted dims. Otherwise boxes of what is stored lie along the last dim. Raises InputError for a tensor without a
     format and for a rule that matches nothing.
     """
-    rules = _Rules(policy, index)
-    formats = _stored_formats(graph, rules)
-    copies = _Copies(graph, rules, formats)
-    chains: dict[tuple[str, int], tuple[Copy, ...]] = {}
-    for candidate, stashed, reads in _reads_alike(graph, rules.detailed) if rules.copies else ():
-        operand = rules.choose(candidate._replace(copy_="operand")) if candidate.gemm else None
-        stash = rules.choose(candidate._replace(copy_="stash")) if stashed else None
-        for op, i, tensor, axes in reads if operand or stash else ():
-            chain: tuple[Copy, ...] = ()
-            if stash:
-                chain = copies.extend(chain, tensor, "stash", stash, last_axis(tensor) if operand else axes)
-            if operand:
-                chain = copies.extend(chain, tensor, "operand", operand, axes)
-            if chain:
-                chains[op.name, i] = chain
+    rules, marks = _Rules(policy, index), _marks(policy)
+    found = classes(graph, marks)
+    stored = [_stored_format(rules, candidate, found, i) for i, candidate in enumerate(found.stored)]
+    make = _Chains(graph, rules, stored).make
+    chains = [make(read) for read in found.reads]
     rules.check_all_matched()
     accumulator = fill(policy, ("accumulator",), policy.file.accumulator, index)
-    return Assignment(formats, chains, accumulator)
+    return Assignment(found, stored, chains, accumulator, marks)

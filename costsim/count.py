@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from costsim.assign import Assignment, Axes, Copy
+from costsim.alike import Axes, Kernels, kernels
+from costsim.assign import Assignment, Copy
 from costsim.formats import Format
-from costsim.graph import Graph, Op, Tensor
+from costsim.graph import Graph, Op
 from costsim.kinds import Dims, expand
 from costsim.laws import LAWS, Law
 
@@ -22,22 +23,28 @@ SCOPES = ("gemm", "layer", "step")
 class Move(NamedTuple):
     """Bits that cross the DRAM interface for one op, of one tensor or copy, over a whole training step."""
 
-    tensor: str  # what is moved: a tensor's or a copy's name
+    slot: int  # which tensor: of the op's inputs, then outputs
+    copy: Copy | None  # of it, None: the tensor itself
     role: str  # of the tensor whose values they are
     read_bits: int
     written_bits: int
     elements: int  # moved in either direction
 
+    def tensor(self, op: Op) -> str:
+        """The name of what is moved: a tensor's or a copy's."""
+        name = (op.inputs + op.outputs)[self.slot]
+        return f"{name}{self.copy.label}" if self.copy else name
+
 
 class Row(NamedTuple):
-    """One op of a training step, counted over all its runs in the step."""
+    """What each of some ops that are alike costs, over all its runs in a training step."""
 
-    op: str
+    ops: tuple[Op, ...]
+    cast: Move | None  # set on the quantize kernel that makes this copy for the op
     kind: str
     phase: str
-    layer: str
     gemm: str | None
-    result: Tensor  # what it makes; groupings by role and tensor give the op's work to this
+    role: str  # of the result
     macs: int
     summed: int  # products in each sum of a GEMM, else 0
     pair: tuple[Format, Format, Format] | None  # operands and accumulator of the MACs
@@ -52,17 +59,24 @@ class Row(NamedTuple):
         a, b, accumulator = self.pair
         return f"{a.name} x {b.name} + {accumulator.name}"
 
+    def name(self, op: Op) -> str:
+        """The op's name, or that of the quantize kernel before it."""
+        return f"{self.cast.tensor(op)}.cast" if self.cast else op.name
 
-@lru_cache(maxsize=1)
-def group_ops(graph: Graph, traffic: str, scope: str) -> tuple[int, ...]:
+    def result(self, op: Op) -> str:
+        """The tensor that is made or copied; groupings by tensor give the op's work to it."""
+        return (op.inputs + op.outputs)[self.cast.slot] if self.cast else op.outputs[0]
+
+
+@lru_cache(maxsize=8)
+def group_ops(graph: Graph, traffic: str) -> tuple[int, ...]:
     """The kernel that each op belongs to. Groups are runs of consecutive ops, so any grouping can be executed.
 
     `fused`: an op joins the kernel of the op before it if its kind fuses, it reads something made in that kernel (or
     nothing at all, as a drawn mask), and both run equally often in the same phase; a GEMM starts a kernel and takes
     what follows as its epilogue.
-    In scope `gemm` only GEMMs exist, so there is nothing to fuse.
     """
-    if traffic == "unfused" or scope == "gemm":
+    if traffic == "unfused":
         return tuple(range(len(graph.ops)))
     groups: list[int] = []
     made: set[str] = set()
@@ -90,65 +104,70 @@ def in_scope(op: Op, scope: str) -> bool:
     return scope == "step" or op.phase != "update"
 
 
-_SEVERAL = -1
-
-Held = str | Copy  # what lies in DRAM: a tensor, or a copy of it
+Held = Copy | None  # what of a tensor lies in DRAM: a copy, or the tensor itself
 
 
+@dataclass(frozen=True, slots=True)
 class _Traffic:
-    """Who reads what from DRAM, and which copies must be made for it: known before any op is counted."""
+    """How one tensor is read by everybody, and so what of it is written: the same for all tensors of a class."""
 
-    def __init__(self, graph: Graph, assignment: Assignment, groups: Sequence[int]) -> None:
-        self.graph, self.groups = graph, groups
-        self.reads: list[tuple[Held, ...]] = []  # of each op, by operand
-        self.made_on_chip: dict[str, list[Copy]] = {}  # by op: copies made at each read
-        self.written: dict[str, dict[Copy, None]] = {}  # by op: copies written along with their source
-        self.casts: dict[Copy, tuple[int, Held]] = {}  # stored copies: before which op they are made, and from what
-        self.reader: dict[Held, int] = {}  # the kernel that reads it, _SEVERAL if more than one does
-        self.replaced: set[Held] = set()  # what copies made along with it stand for
-        chained = {name for name, _ in assignment.copies}
-        reader = self.reader
-        for at, op in enumerate(graph.ops):
-            held: tuple[Held, ...] = op.inputs
-            if op.name in chained:
-                held = tuple([self._follow(at, op, i, assignment) for i in range(len(op.inputs))])
-            self.reads.append(held)
-            group = groups[at]
-            for item in held:
-                if reader.setdefault(item, group) != group:
-                    reader[item] = _SEVERAL
+    held: Sequence[Held]  # by reader: what crosses DRAM
+    on_chip: Sequence[Sequence[Copy]]  # by reader: the copies it makes for itself
+    casts: Sequence[Sequence[tuple[Copy, Held]]]  # by reader: stored copies made before it, and from what
+    copies: Sequence[tuple[Copy, bool]]  # made along with the tensor, and whether they are written
+    written: bool  # whether the tensor itself is
 
-    def _follow(self, at: int, op: Op, operand: int, assignment: Assignment) -> Held:
-        """What that operand is read as, down its chain of copies; notes where each of them is made."""
-        held: Held = op.inputs[operand]
-        for copy in assignment.copies.get((op.name, operand), ()):
+
+def _traffic(graph: Graph, name: str, assignment: Assignment, group: Sequence[int]) -> _Traffic:
+    """Follow every reader of a tensor down its chain of copies.
+
+    Something is written if a kernel other than its maker's reads it, or if it is a result that nobody reads.
+    """
+    producer, maker = graph.producer.get(name), graph.maker.get(name)
+    held_by: list[Held] = []
+    on_chip: list[list[Copy]] = []
+    casts: list[list[tuple[Copy, Held]]] = []
+    made: dict[Copy, Copy] = {}  # along with the tensor
+    cast: dict[Copy, Copy] = {}
+    replaced: set[Held] = set()  # what copies made along with it stand for
+    outside: dict[Held, bool] = {}  # what is read at all: whether outside its maker's kernel
+    for op, operand in graph.readers.get(name, ()):
+        held: Held = None
+        on_chip.append([])
+        casts.append([])
+        for copy in assignment.chain(op, operand):
             if copy.placement == "on_chip":
-                self.made_on_chip.setdefault(op.name, []).append(copy)
-                continue
-            maker = self.graph.maker.get(copy.tensor)
-            if copy.placement == "at_producer" and maker is not None:
-                self.written.setdefault(maker.name, {})[copy] = None
-                self.replaced.add(held)
-            elif copy not in self.casts:
-                self.casts[copy] = (at, held)
-                self.reader[held] = _SEVERAL  # the cast is a kernel of its own
-            held = copy
-        return held
-
-    def must_write(self, held: Held, group: int) -> bool:
-        """Whether it goes to DRAM: a kernel other than its maker's reads it, or it is a result that nobody reads."""
-        reader = self.reader.get(held)
-        return held not in self.replaced if reader is None else reader != group
+                on_chip[-1].append(copy)
+            elif copy.placement == "at_producer" and maker is not None:
+                replaced.add(held)
+                held = made.setdefault(copy, copy)
+            else:
+                if copy not in cast:
+                    casts[-1].append((copy, held))
+                    outside[held] = True  # the cast is a kernel of its own
+                held = cast.setdefault(copy, copy)
+        held_by.append(held)
+        born = producer if held is None else None if held in cast else maker
+        elsewhere = born is None or group[op.position] != group[born.position]
+        outside[held] = outside.get(held, False) or elsewhere
+    copies = [(copy, outside.get(copy, copy not in replaced)) for copy in made]
+    return _Traffic(held_by, on_chip, casts, copies, outside.get(None, None not in replaced))
 
 
 class _Counter:
     """Turns ops into rows. What ops of the same kind, dims and formats share is worked out once."""
 
-    def __init__(self, graph: Graph, assignment: Assignment, traffic: _Traffic) -> None:
-        self.graph, self.assignment, self.traffic = graph, assignment, traffic
+    def __init__(self, graph: Graph, assignment: Assignment, kernels: Kernels) -> None:
+        self.graph, self.assignment, self.kernels = graph, assignment, kernels
+        self.traffic_of: dict[int, _Traffic] = {}
         self.sizes: dict[tuple[Dims, Axes | None, str], tuple[int, int]] = {}
-        self.moved_once: dict[Held, tuple[str, str, int, int]] = {}
-        self.works: dict[tuple[str, int, int], tuple[int, Mapping[str, int]]] = {}
+
+    def traffic(self, name: str) -> _Traffic:
+        """How a tensor is read and what of it is written."""
+        number = self.kernels.traffic_of[name]
+        if number not in self.traffic_of:
+            self.traffic_of[number] = _traffic(self.graph, name, self.assignment, self.kernels.group)
+        return self.traffic_of[number]
 
     def size(self, dims: Dims, axes: Axes | None, format: Format) -> tuple[int, int]:
         """Bits and elements of something stored with boxes along these axes; None: along the last."""
@@ -156,125 +175,98 @@ class _Counter:
         found = self.sizes.get(key)
         if found is None:
             elements = self.graph.elements(dims)
-            run = self.graph.elements(dims[-1:] if axes is None else tuple(dims[axis] for axis in axes))
+            run = self.graph.elements(dims[-1:] if axes is None else tuple([dims[axis] for axis in axes]))
             found = self.sizes[key] = format.stored_bits(elements, run), elements
         return found
 
-    def work(self, op: Op) -> tuple[int, Mapping[str, int]]:
-        """MACs and vector operations of all runs of an op."""
-        key = (op.kind.name, id(op.env), op.times)  # one environment per kind and dims
-        found = self.works.get(key)
-        if found is None:
-            vector: dict[str, int] = {}
-            for pattern, counts in op.kind.work:
-                points = self.graph.elements(expand(pattern, op.env)) * op.times
-                for name, n in counts.items():
-                    vector[name] = vector.get(name, 0) + n * points
-            found = self.works[key] = vector.pop("mac", 0), vector
-        return found
-
-    def quantize(self, vector: Mapping[str, int], copy: Copy, times: int) -> Mapping[str, int]:
+    def quantize(self, vector: Mapping[str, int], copy: Copy, name: str, times: int) -> Mapping[str, int]:
         """Work plus that of making a copy: a conversion an element, for what blocks share the largest of each block."""
-        elements = self.graph.elements(self.graph.tensors[copy.tensor].dims) * times
-        more = {"quantize": elements, "cmp": elements if copy.format.scales else 0}
-        return {name: vector.get(name, 0) + more.get(name, 0) for name in {**vector, **more}}
+        elements = self.graph.elements(self.graph.tensors[name].dims) * times
+        more = {"quantize": elements, "cmp": elements} if copy.format.scales else {"quantize": elements}
+        return {what: vector.get(what, 0) + more.get(what, 0) for what in {**vector, **more}}
 
-    def moved(self, held: Held) -> tuple[str, str, int, int]:
-        """What one crossing of the DRAM interface moves: name, role, bits, elements."""
-        found = self.moved_once.get(held)
-        if found is None:
-            if isinstance(held, Copy):
-                tensor, name, axes, format = self.graph.tensors[held.tensor], held.name, held.axes, held.format
-            else:
-                tensor, name, axes, format = self.graph.tensors[held], held, None, self.assignment.formats[held]
-            bits, elements = self.size(tensor.dims, axes, format)
-            found = self.moved_once[held] = (name, tensor.role, bits, elements)
-        return found
+    def move(self, op: Op, slot: int, held: Held, times: int, write: bool, touched: Dims | None = None) -> Move:
+        """What crosses the DRAM interface if a tensor or a copy (or a part) is read or written so many times."""
+        tensor = self.graph.tensors[(op.inputs + op.outputs)[slot]]
+        axes, format = (held.axes, held.format) if held else (None, self.assignment.format(tensor.name))
+        bits, elements = self.size(tensor.dims if touched is None else touched, axes, format)
+        read_bits, written_bits = (0, bits * times) if write else (bits * times, 0)
+        return Move(slot, held, tensor.role, read_bits, written_bits, elements * times)
 
-    def read(self, held: Held, times: int) -> Move:
-        """All of it is read, so many times."""
-        name, role, bits, elements = self.moved(held)
-        return Move(name, role, bits * times, 0, elements * times)
-
-    def written(self, held: Held, times: int) -> Move:
-        """All of it is written, so many times."""
-        name, role, bits, elements = self.moved(held)
-        return Move(name, role, 0, bits * times, elements * times)
-
-    def read_part(self, name: str, touched: Dims, times: int) -> Move:
-        """A part of a tensor is read, so many times."""
-        bits, elements = self.size(touched, None, self.assignment.formats[name])
-        return Move(name, self.graph.tensors[name].role, bits * times, 0, elements * times)
-
-    def row(self, at: int, op: Op, loaded: set[Held]) -> Row:
-        """The counts of one op; `loaded` is what its kernel has on chip already."""
-        traffic, times, kind = self.traffic, op.times, op.kind
+    def row(self, ops: tuple[Op, ...], loaded: set[tuple[str, Held]]) -> Row:
+        """The counts of ops that are alike; `loaded` is what their kernel has on chip already."""
+        op = ops[0]
+        times, kind = op.times, op.kind
+        macs, vector = self.graph.work(op)
         moves: list[Move] = []
-        for i, held in enumerate(traffic.reads[at]):
-            if held in loaded:
+        for i, name in enumerate(op.inputs):
+            traffic, at = self.traffic(name), self.kernels.reader[op.position, i]
+            for copy in traffic.on_chip[at]:
+                vector = self.quantize(vector, copy, name, times)
+            held = traffic.held[at]
+            if (name, held) in loaded:
                 continue
-            loaded.add(held)
+            loaded.add((name, held))
             pattern = kind.touched[i]
-            if pattern is None or isinstance(held, Copy):
-                moves.append(self.read(held, times))
-            else:
-                moves.append(self.read_part(held, expand(pattern, op.env), times))
-        macs, vector = self.work(op)
-        for copy in traffic.made_on_chip.get(op.name, ()):
-            vector = self.quantize(vector, copy, times)
-        group = traffic.groups[at]
-        for name in op.outputs:
-            if traffic.must_write(name, group) or self.graph.tensors[name].alias is not None:
-                moves.append(self.written(name, times))
-            loaded.add(name)
-        for copy in traffic.written.get(op.name, ()):
-            vector = self.quantize(vector, copy, times)
-            if traffic.must_write(copy, group):
-                moves.append(self.written(copy, times))
-            loaded.add(copy)
+            part = None if pattern is None or held else expand(pattern, op.env)
+            moves.append(self.move(op, i, held, times, False, part))
+        for slot, name in enumerate(op.outputs, len(op.inputs)):
+            if self.traffic(name).written or self.graph.tensors[name].alias is not None:
+                moves.append(self.move(op, slot, None, times, True))
+            loaded.add((name, None))
+            root = self.graph.root[name]
+            if self.graph.maker[root] is not op:
+                continue  # what is written in place later has its copies made then
+            names = op.inputs + op.outputs
+            of = names.index(root) if root in names else slot
+            for copy, written in self.traffic(root).copies:
+                vector = self.quantize(vector, copy, root, times)
+                if written:
+                    moves.append(self.move(op, of, copy, times, True))
+                loaded.add((root, copy))
         pair, summed = None, 0
         if op.gemm is not None:
             dims = self.graph.tensors[op.inputs[0]].dims
             summed = self.graph.elements(tuple([dims[axis] for axis in kind.contracted[0]]))
             multiplied = self.assignment.multiplied
             pair = (multiplied(op, 0), multiplied(op, 1), self.assignment.accumulator)
-        result = self.graph.tensors[op.outputs[0]]
-        return Row(op.name, kind.name, op.phase, op.layer, op.gemm, result, macs, summed, pair, vector, tuple(moves))
+        role = self.graph.tensors[op.outputs[0]].role
+        return Row(ops, None, kind.name, op.phase, op.gemm, role, macs, summed, pair, vector, tuple(moves))
 
-    def cast_row(self, copy: Copy, source: Held, reader: Op) -> Row:
-        """A quantize kernel of its own: source read, copy written, as often as the source changes."""
-        result = self.graph.tensors[copy.tensor]
-        maker = self.graph.producer.get(copy.tensor)
-        given = 1 if result.role in ("weight", "state") else self.graph.micro_batches
-        times = given if maker is None else maker.times
-        vector = self.quantize({}, copy, times)
-        moves = (self.read(source, times), self.written(copy, times))
-        phase = "forward" if copy.why == "stash" else reader.phase
-        return Row(f"{copy.name}.cast", "cast", phase, result.layer, None, result, 0, 0, None, vector, moves)
+    def cast_rows(self, ops: tuple[Op, ...]) -> list[Row]:
+        """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""
+        op, rows = ops[0], []
+        for slot, name in enumerate(op.inputs):
+            for copy, source in self.traffic(name).casts[self.kernels.reader[op.position, slot]]:
+                role = self.graph.tensors[name].role
+                maker = self.graph.producer.get(name)
+                given = 1 if role in ("weight", "state") else self.graph.micro_batches
+                times = given if maker is None else maker.times
+                vector = self.quantize({}, copy, name, times)
+                written = self.move(op, slot, copy, times, True)
+                moves = (self.move(op, slot, source, times, False), written)
+                phase = "forward" if copy.why == "stash" else op.phase
+                rows.append(Row(ops, written, "cast", phase, None, role, 0, 0, None, vector, moves))
+        return rows
 
 
 def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope: str = "step") -> list[Row]:
-    """Work and DRAM bits of every op of the scope, over one training step (all micro-batches).
+    """Work and DRAM bits of every op of the scope, over one training step (all micro-batches); a row for all alike.
 
     Raw tensors that only copies stand for are not written. A cast kernel counts before the first op that reads it (of a
-    stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs.
+    stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
+    nothing to fuse.
     """
-    groups = group_ops(graph, traffic, scope)
-    found = _Traffic(graph, assignment, groups)
+    found = kernels(graph, assignment.marks, group_ops(graph, "unfused" if scope == "gemm" else traffic))
     counter = _Counter(graph, assignment, found)
-    casts: dict[int, list[tuple[Copy, Held]]] = {}
-    for copy, (at, source) in found.casts.items():
-        casts.setdefault(at, []).append((copy, source))
     rows: list[Row] = []
-    loaded: set[Held] = set()
-    for at, op in enumerate(graph.ops):
-        if not in_scope(op, scope):
-            continue
-        if scope != "gemm":
-            rows += [counter.cast_row(copy, source, op) for copy, source in casts.get(at, ())]
-        if at == 0 or groups[at] != groups[at - 1]:
-            loaded = set()
-        rows.append(counter.row(at, op, loaded))
+    for kernel in found.alike:
+        loaded: set[tuple[str, Held]] = set()
+        for ops in kernel:
+            if in_scope(ops[0], scope):
+                if scope != "gemm":
+                    rows += counter.cast_rows(ops)
+                rows.append(counter.row(ops, loaded))
     return rows
 
 
@@ -301,7 +293,7 @@ class Total:
         return self.read_bits + self.written_bits
 
     def add_work(self, weight: int, row: Row, law: Law) -> None:
-        """Add what a row computes, `weight` times."""
+        """Add what each op of a row computes, `weight` times."""
         if row.pair is not None:
             self.macs += weight * row.macs
             cost = law.cost(*row.pair, row.summed)
@@ -334,36 +326,46 @@ def sum_rows(rows: Iterable[Row], law: str) -> Total:
     """The total of some rows of one step."""
     total = Total()
     for row in rows:
-        total.add_work(1, row, LAWS[law])
+        total.add_work(len(row.ops), row, LAWS[law])
         for move in row.moves:
-            total.add_move(1, move)
+            total.add_move(len(row.ops), move)
     return total
 
 
-# How to group: the group of a row's work, and of a move where that is not the row's.
-GROUPINGS: dict[str, tuple[Callable[[Row], str], Callable[[Move], str] | None]] = {
-    "phase": (lambda row: row.phase, None),
-    "kind": (lambda row: row.kind, None),
-    "layer": (lambda row: row.layer, None),
-    "role": (lambda row: row.result.role, lambda move: move.role),
-    "tensor": (lambda row: row.result.name, lambda move: move.tensor),
-    "op": (lambda row: row.op, None),
-    "pair": (lambda row: row.pair_name, None),
+# How to group: the group of an op's work, and of a move where that is not the op's. Groups that go by names tell ops
+# apart that are alike.
+GROUPINGS: dict[str, tuple[Callable[[Row, Op], str], Callable[[Move, Op], str] | None]] = {
+    "phase": (lambda row, _: row.phase, None),
+    "kind": (lambda row, _: row.kind, None),
+    "layer": (lambda _, op: op.layer, None),
+    "role": (lambda row, _: row.role, lambda move, _: move.role),
+    "tensor": (Row.result, Move.tensor),
+    "op": (Row.name, None),
+    "pair": (lambda row, _: row.pair_name, None),
 }
+_BY_NAME = ("layer", "tensor", "op")
 
 
-def group(weighted_rows: Iterable[tuple[int, Row]], by: str, law: str) -> dict[str, Total]:
-    """Totals by one of GROUPINGS, each row weighted by a number of steps; groups in order of first appearance.
+def each_op(rows: Iterable[Row]) -> list[tuple[Op, Row]]:
+    """Every op with its row, in the order of the graph."""
+    return sorted(((op, row) for row in rows for op in row.ops), key=lambda pair: pair[0].position)
+
+
+def group(weighted_rows: Iterable[tuple[int, list[Row]]], by: str, law: str) -> dict[str, Total]:
+    """Totals by one of GROUPINGS, of lists of rows each weighted by a number of steps; in order of first appearance.
 
     Work belongs to the tensor (or role) that an op makes, traffic to the tensor that moves; sums over all groups
     equal the total.
     """
     of_row, of_move = GROUPINGS[by]
     totals: dict[str, Total] = {}
-    for weight, row in weighted_rows:
-        own = totals.setdefault(of_row(row), Total())
-        own.add_work(weight, row, LAWS[law])
-        for move in row.moves:
-            total = totals.setdefault(of_move(move), Total()) if of_move else own
-            total.add_move(weight, move)
+    for steps, rows in weighted_rows:
+        members = each_op(rows) if by in _BY_NAME else [(row.ops[0], row) for row in rows]
+        for op, row in members:
+            weight = steps if by in _BY_NAME else steps * len(row.ops)
+            own = totals.setdefault(of_row(row, op), Total())
+            own.add_work(weight, row, LAWS[law])
+            for move in row.moves:
+                total = totals.setdefault(of_move(move, op), Total()) if of_move else own
+                total.add_move(weight, move)
     return totals

@@ -50,6 +50,7 @@ class Op(NamedTuple):
     gemm: str | None
     params: Mapping[str, Any]
     env: Env  # what the indices of the kind's patterns stand for
+    position: int  # in the graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,22 @@ class Graph:
             found = self._elements[dims] = math.prod(self.sizes[dim] for dim in dims)
         return found
 
+    @cached_property
+    def _work(self) -> dict[int, tuple[int, Mapping[str, int]]]:
+        return {}
+
+    def work(self, op: Op) -> tuple[int, Mapping[str, int]]:
+        """MACs, and operations on elements by name, of all runs of an op in a step."""
+        found = self._work.get(op.position)
+        if found is None:
+            vector: dict[str, int] = {}
+            for pattern, counts in op.kind.work:
+                points = self.elements(expand(pattern, op.env)) * op.times
+                for name, n in counts.items():
+                    vector[name] = vector.get(name, 0) + n * points
+            found = self._work[op.position] = vector.pop("mac", 0), vector
+        return found
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a tensor's dims."""
         return tuple(self.sizes[dim] for dim in self.tensors[name].dims)
@@ -93,6 +110,15 @@ class Graph:
         for name, tensor in self.tensors.items():  # a tensor is made after what it updates
             roots[name] = name if tensor.alias is None else roots[tensor.alias]
         return roots
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[tuple[Op, int]]]:
+        """The ops that read each tensor, as which operand, in order; tensors that nobody reads are missing."""
+        found: dict[str, list[tuple[Op, int]]] = {}
+        for op in self.ops:
+            for i, name in enumerate(op.inputs):
+                found.setdefault(name, []).append((op, i))
+        return found
 
     @cached_property
     def maker(self) -> Mapping[str, Op]:
@@ -182,7 +208,8 @@ class GraphBuilder:
         if gemm is None and record.is_contraction:
             gemm = "forward"
         names_out = tuple([t.name for t in outputs])
-        self.ops.append(Op(full_name, record, inputs, names_out, self.phase, self.layer, self.times, gemm, params, env))
+        place = (self.phase, self.layer, self.times, gemm)
+        self.ops.append(Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops)))
         return names_out[0]
 
     def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True) -> str:

@@ -5,7 +5,7 @@ policy gives its tensors formats, phase by phase; counting gives rows of exact i
 steps. Formatting is left to `report`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +47,9 @@ class CountedPolicy:
     phases: tuple[CountedPhase, ...]
     total: Total
 
-    def weighted_rows(self) -> Iterator[tuple[int, Row]]:
-        """Every row with the number of steps that it stands for."""
-        for phase in self.phases:
-            for row in phase.rows:
-                yield phase.steps, row
+    def weighted_rows(self) -> list[tuple[int, list[Row]]]:
+        """The rows of each phase with the number of steps that they stand for."""
+        return [(phase.steps, phase.rows) for phase in self.phases]
 
 
 @dataclass(frozen=True, slots=True)

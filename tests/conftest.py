@@ -4,6 +4,7 @@ import hypothesis
 import pytest
 
 from costsim import files
+from costsim.assign import assign
 from costsim.models import encoder_classifier, encoder_decoder, training_step
 from costsim.policy import load_policy
 from costsim.schema import Optimizer
@@ -53,6 +54,19 @@ STEPS = {"encoder-decoder": translation_step, "encoder-classifier": classifier_s
 
 def shipped_policy(name):
     return load_policy(files.find(name, "policies", "policy"))
+
+
+def copies_of(graph, policy, phase=0):
+    """{(op, operand): chain of copies}, where there are any."""
+    assignment = assign(graph, policy, phase)
+    chains = {(op.name, i): assignment.chain(op, i) for op in graph.ops for i in range(len(op.inputs))}
+    return {read: chain for read, chain in chains.items() if chain}
+
+
+def formats_of(graph, policy, phase=0):
+    """{tensor: format as stored}"""
+    assignment = assign(graph, policy, phase)
+    return {name: assignment.format(name) for name in graph.tensors}
 
 
 @pytest.fixture(params=sorted(STEPS))

@@ -1,7 +1,7 @@
 """Policies composed of policies."""
 
 import pytest
-from conftest import classifier_step
+from conftest import classifier_step, formats_of
 
 from costsim.assign import assign
 from costsim.errors import InputError
@@ -34,7 +34,7 @@ def load(tmp_path):
 def test_rules_of_the_bases_come_first_and_own_ones_win(load):
     policy = load(base=BASE, top="description: x\ncompose: [base]\nrules:\n  - {format: bf16, role: [weight]}\n")
     graph = classifier_step()
-    formats = assign(graph, policy, 1).formats
+    formats = formats_of(graph, policy, 1)
     assert {formats[n].name for n, t in graph.tensors.items() if t.role == "weight"} == {"bf16"}
     assert {formats[n].name for n, t in graph.tensors.items() if t.role == "state"} == {"fp32"}
     assert {formats[n].name for n, t in graph.tensors.items() if t.role == "gradient"} == {"fixed16"}
@@ -45,7 +45,7 @@ def test_rules_of_the_bases_come_first_and_own_ones_win(load):
 def test_own_phases_replace_those_of_the_base(load):
     policy = load(base=BASE, top="description: x\ncompose: [base]\nphases:\n  - {levels: [4]}\n")
     assert schedule(policy, 10) == [10]
-    formats = assign(classifier_step(), policy).formats
+    formats = formats_of(classifier_step(), policy)
     assert formats["encoder.0.ffn.fc1"].name == "fixed4"
 
 
@@ -57,7 +57,7 @@ def test_several_bases_and_bases_of_bases(load):
         top="description: x\ncompose: [middle]\nrules:\n  - {format: bf16, role: [activation]}\n",
     )
     graph = classifier_step()
-    formats = assign(graph, policy).formats
+    formats = formats_of(graph, policy)
     by_role = {graph.tensors[n].role: f.name for n, f in formats.items() if graph.tensors[n].values == "float"}
     assert by_role == {
         "weight": "fixed8",

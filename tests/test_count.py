@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from conftest import STEPS, adamw, shipped_policy, translation_step
+from conftest import STEPS, adamw, copies_of, formats_of, shipped_policy, translation_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costsim import files, schema
 from costsim.assign import assign
-from costsim.count import GROUPINGS, SCOPES, TRAFFIC_MODELS, Total, count, group, sum_rows
+from costsim.count import GROUPINGS, SCOPES, TRAFFIC_MODELS, Total, count, each_op, group, sum_rows
 from costsim.errors import InputError
 from costsim.formats import parse_format
 from costsim.graph import Graph, GraphBuilder
@@ -34,10 +34,11 @@ def counted(graph, policy, traffic="unfused", scope="step", phase=0):
 def moves(rows):
     """{op: {moved thing: (bits read, bits written)}}"""
     found = {}
-    for row in rows:
+    for op, row in each_op(rows):
         for move in row.moves:
-            read, written = found.setdefault(row.op, {}).get(move.tensor, (0, 0))
-            found[row.op][move.tensor] = (read + move.read_bits, written + move.written_bits)
+            moved = found.setdefault(row.name(op), {})
+            read, written = moved.get(move.tensor(op), (0, 0))
+            moved[move.tensor(op)] = (read + move.read_bits, written + move.written_bits)
     return found
 
 
@@ -107,7 +108,8 @@ def test_stored_copies_take_a_pass_of_their_own(linear):
     assert found[f"{copy}.cast"] == {"layer.relu": (12 * 16, 0), copy: (0, 12 * 4 + 4 * 8)}
     assert found["layer.relu"]["layer.relu"] == (0, 12 * 16)
     assert found["layer.second"][copy] == (12 * 4 + 4 * 8, 0)
-    assert [row.op for row in rows].index(f"{copy}.cast") < [row.op for row in rows].index("layer.second")
+    names = [row.name(op) for op, row in each_op(rows)]
+    assert names.index(f"{copy}.cast") < names.index("layer.second")
 
 
 def test_a_given_tensor_has_no_producer_so_its_copy_takes_a_pass(linear):
@@ -118,7 +120,7 @@ def test_a_given_tensor_has_no_producer_so_its_copy_takes_a_pass(linear):
 
 def test_boxes_lie_along_what_the_gemm_sums_over(linear):
     rules = policy({"format": "bfp8"}, {"copy": "operand", "format": "bfp8", "placement": "on_chip"})
-    copies = assign(linear, rules).copies
+    copies = copies_of(linear, rules)
     assert [(op, i) for op, i in copies] == [("layer.first", 1), ("layer.second", 1)]  # x and y lie right already
     assert copies["layer.first", 1][0].axes == (0,)
 
@@ -133,7 +135,7 @@ def test_boxes_that_never_cross_a_row_are_the_same_boxes():
     axes = {}
     for name in ("bfp8", "bfp8-box64"):
         rule = {"copy": "operand", "operand": ("x",), "placement": "stored", "format": name}
-        copies = assign(graph, policy({"format": name}, rule)).copies
+        copies = copies_of(graph, policy({"format": name}, rule))
         axes[name] = [copy.axes for chain in copies.values() for copy in chain]
     assert axes == {"bfp8": [], "bfp8-box64": [(1, 2)]}  # boxes of 64 cross heads; as stored they begin anew at each
 
@@ -142,10 +144,10 @@ def test_two_axes_of_one_name_are_two_axes():
     """Self attention's probabilities have boxes along queries and along keys, though both dims have one name."""
     graph = translation_step(batch={"source_tokens": 4, "target_tokens": 4})
     written = {}
-    for row in counted(graph, shipped_policy("dsq")):
-        for move in row.moves:
-            if move.written_bits and "decoder.0" in move.tensor and "attention.softmax@" in move.tensor:
-                written.setdefault(move.tensor.partition(".softmax")[0], []).append(move.written_bits)
+    for things in moves(counted(graph, shipped_policy("dsq"))).values():
+        for name, (_, bits) in things.items():
+            if bits and "decoder.0" in name and "attention.softmax@" in name:
+                written.setdefault(name.partition(".softmax")[0], []).append(bits)
     assert sorted(written) == ["decoder.0.cross_attention", "decoder.0.self_attention"]
     assert written["decoder.0.cross_attention"] == written["decoder.0.self_attention"]
     assert len(written["decoder.0.self_attention"]) == 2
@@ -174,7 +176,7 @@ def test_a_copy_cannot_be_made_before_its_source(model):
 def test_dropout_stays_in_the_kernel_of_its_linear_layer(model):
     rows = counted(model, shipped_policy("fixed16"), "fused")
     part = "encoder.0.ffn"
-    moved = {move.tensor for row in rows for move in row.moves}
+    moved = {name for things in moves(rows).values() for name in things}
     assert f"{part}.fc2" not in moved
     assert f"{part}.fc2.add_bias" not in moved
     assert "encoder.0.ffn_dropout" not in moved  # the residual add and the norm follow in the same kernel
@@ -183,7 +185,7 @@ def test_dropout_stays_in_the_kernel_of_its_linear_layer(model):
 
 def test_flat_copies_equal_to_their_source_are_elided(linear):
     rules = policy({"format": "fixed8"}, {"copy": "operand", "format": "fixed8", "placement": "stored"})
-    assert not assign(linear, rules).copies
+    assert not copies_of(linear, rules)
 
 
 @pytest.fixture
@@ -193,13 +195,15 @@ def model(step):
 
 def test_one_stash_serves_all_that_want_the_same(model):
     rules = policy({"format": "fixed16"}, {"copy": "stash", "gemm": ("wgrad",), "operand": ("x",), "format": "fixed4"})
-    copies = assign(model, rules).copies
+    copies = copies_of(model, rules)
     name = "encoder.0.self_attention"
     chains = [copies[f"{name}.{part}.dw", 0] for part in "qkv"]
     assert len(chains[0]) == 1
-    assert chains[0] == chains[1] == chains[2]  # identity: one copy
+    assert chains[0] == chains[1] == chains[2]
     found = moves(counted(model, rules))
-    written = [op for op, things in found.items() for t, (_, w) in things.items() if t == chains[0][0].name and w]
+    read = [name for part in "qkv" for name in found[f"encoder.0.self_attention.{part}.dw"] if "@stash" in name]
+    written = [op for op, things in found.items() for name, (_, bits) in things.items() if name == read[0] and bits]
+    assert len(set(read)) == 1
     assert len(written) == 1
 
 
@@ -209,14 +213,14 @@ def test_chains_of_stash_and_operand(model):
         {"copy": "stash", "gemm": ("wgrad",), "operand": ("x",), "format": "bfp8"},
         {"copy": "operand", "gemm": ("wgrad",), "operand": ("x",), "format": "bfp4"},
     )
-    stash, operand = assign(model, rules).copies["encoder.0.ffn.fc1.dw", 0]
-    assert operand.of is stash
+    stash, operand = copies_of(model, rules)["encoder.0.ffn.fc1.dw", 0]
+    assert operand.of == stash
     assert stash.axes == (2,)  # stored along the last dim, multiplied along tokens
     assert operand.axes == (0, 1)
     assert operand.placement == "on_chip"
-    row = next(row for row in counted(model, rules) if row.op == "encoder.0.ffn.fc1.dw")
+    op, row = next((op, row) for op, row in each_op(counted(model, rules)) if op.name == "encoder.0.ffn.fc1.dw")
     assert row.pair[0].name == "bfp4"
-    assert row.moves[0].tensor == stash.name
+    assert row.moves[0].tensor(op) == f"{op.inputs[0]}@stash.bfp8.model"
 
 
 def test_weight_copies_are_written_once_a_step_by_the_update(model):
@@ -237,10 +241,10 @@ def test_weight_copies_are_written_once_a_step_by_the_update(model):
 def test_groups_sum_to_the_total(model, name, traffic, scope):
     rows = counted(model, shipped_policy(name), traffic, scope)
     total = sum_rows(rows, "product")
-    assert total.dram_bits == sum(m.read_bits + m.written_bits for row in rows for m in row.moves)
+    assert total.dram_bits == sum(m.read_bits + m.written_bits for _, row in each_op(rows) for m in row.moves)
     for by in GROUPINGS:
         summed = type(total)()
-        for part in group(((1, row) for row in rows), by, "product").values():
+        for part in group([(1, rows)], by, "product").values():
             summed.add(1, part)
         assert summed == total, by
 
@@ -267,9 +271,9 @@ def test_scopes_are_nested(model, name):
 
 
 def float_bits(graph, rules):
-    rows = counted(graph, rules)
     floats = {t.name for t in graph.tensors.values() if t.values == "float"}
-    return sum(m.read_bits + m.written_bits for row in rows for m in row.moves if m.tensor in floats)
+    found = moves(counted(graph, rules))
+    return sum(sum(bits) for things in found.values() for name, bits in things.items() if name in floats)
 
 
 def test_halving_the_bits_halves_the_bytes_and_quarters_the_arithmetic(model):
@@ -353,7 +357,7 @@ def test_later_rules_win_and_globs_select(linear):
         {"format": "fixed4", "name": "*.second.weight"},
         {"format": "fixed2", "layer": "nowhere.*", "optional": True},
     )
-    formats = assign(linear, rules).formats
+    formats = formats_of(linear, rules)
     assert formats["layer.first.weight"] == parse_format("fixed8")
     assert formats["layer.second.weight"] == parse_format("fixed4")
     assert formats["layer.x"] == parse_format("fixed16")
@@ -365,23 +369,22 @@ def test_globs_over_ops_select_what_they_write_and_read(linear):
         {"format": "fixed8", "op": "*.first"},
         {"copy": "operand", "op": "*.second", "operand": ("x",), "format": "fixed4"},
     )
-    assignment = assign(linear, rules)
-    assert {n for n, f in assignment.formats.items() if f.name == "fixed8"} == {"layer.first"}
-    assert list(assignment.copies) == [("layer.second", 0)]
+    assert {n for n, f in formats_of(linear, rules).items() if f.name == "fixed8"} == {"layer.first"}
+    assert list(copies_of(linear, rules)) == [("layer.second", 0)]
 
 
 def test_per_tensor_fp8_keeps_one_copy_of_x_and_one_of_w(model):
     """Flat formats need no second orientation: forward, dgrad and wgrad read the same bits, each written once."""
-    copies = assign(model, shipped_policy("fp8-tensor")).copies
+    copies = copies_of(model, shipped_policy("fp8-tensor"))
     name = "encoder.0.ffn.fc1"
-    assert copies[name, 0][0] is copies[f"{name}.dw", 0][0]
-    assert copies[name, 1][0] is copies[f"{name}.dx", 1][0]
-    assert copies[f"{name}.dx", 0][0] is copies[f"{name}.dw", 1][0]
+    assert copies[name, 0][0] == copies[f"{name}.dw", 0][0]
+    assert copies[name, 1][0] == copies[f"{name}.dx", 1][0]
+    assert copies[f"{name}.dx", 0][0] == copies[f"{name}.dw", 1][0]
     assert ("encoder.0.self_attention.scores", 0) not in copies  # attention stays in bf16
 
 
 def test_blocks_need_a_second_orientation_for_the_other_gemm(model):
-    copies = assign(model, shipped_policy("mxfp8")).copies
+    copies = copies_of(model, shipped_policy("mxfp8"))
     name = "encoder.0.ffn.fc1"
     assert copies[name, 0][0].axes == (2,)
     assert copies[f"{name}.dw", 0][0].axes == (0, 1)
@@ -390,7 +393,7 @@ def test_blocks_need_a_second_orientation_for_the_other_gemm(model):
 
 
 def test_state_and_gradients_of_fixed16_are_16_bits_wide(model):
-    formats = assign(model, shipped_policy("fixed16")).formats
+    formats = formats_of(model, shipped_policy("fixed16"))
     floats = {formats[t.name].name for t in model.tensors.values() if t.values == "float"}
     assert floats == {"fixed16"}
 
@@ -410,22 +413,55 @@ def test_dense_embedding_gradients_write_the_whole_table_and_lookups_read_their_
 @pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
 def test_nothing_is_read_that_was_not_written(model, name, traffic):
     """Walk the rows as a machine would: what is read from DRAM is given from outside, or some op wrote it before."""
-    rows = counted(model, shipped_policy(name), traffic)
+    rows = each_op(counted(model, shipped_policy(name), traffic))
     given = {n for n in model.tensors if n not in model.producer}
-    updated = {move.tensor for row in rows if row.phase == "update" for move in row.moves if move.written_bits}
+    updated = {m.tensor(op) for op, row in rows if row.phase == "update" for m in row.moves if m.written_bits}
     there = given | updated  # the last step's update left weights, states and copies of weights
-    for row in rows:
+    for op, row in rows:
         for move in row.moves:
-            assert move.tensor in there or not move.read_bits, (row.op, move.tensor)
-            assert not (move.written_bits and move.tensor in there - updated), (row.op, move.tensor)
-        there |= {move.tensor for move in row.moves if move.written_bits}
+            moved = move.tensor(op)
+            assert moved in there or not move.read_bits, (row.name(op), moved)
+            assert not (move.written_bits and moved in there - updated), (row.name(op), moved)
+        there |= {move.tensor(op) for move in row.moves if move.written_bits}
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_nothing_is_written_that_nobody_reads(model, name):
     """Only results of the step (loss, weights, states) may be written without a reader."""
-    rows = counted(model, shipped_policy(name))
-    read = {move.tensor for row in rows for move in row.moves if move.read_bits}
-    written = {(row.phase, move.tensor) for row in rows for move in row.moves if move.written_bits}
+    rows = each_op(counted(model, shipped_policy(name)))
+    read = {move.tensor(op) for op, row in rows for move in row.moves if move.read_bits}
+    written = {(row.phase, move.tensor(op)) for op, row in rows for move in row.moves if move.written_bits}
     unread = {tensor for phase, tensor in written if tensor not in read and phase != "update"}
     assert unread <= {"head.cross_entropy"} | {n for n in model.tensors if model.tensors[n].alias}
+
+
+def tell_apart(policy, graph):
+    """The same policy with a rule for every op that could match it by name but never does: no two ops are alike."""
+    never = [
+        schema.Rule.model_validate(
+            {"format": "fixed2", "role": ("data",), "phase": "update", "op": op.name, "optional": True}
+        )
+        for op in graph.ops
+    ]
+    file = policy.file.model_copy(update={"rules": (*policy.file.rules, *never)})
+    return replace(policy, file=file, rule_places=())
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_counting_what_is_alike_once_is_counting_every_op(step, name):
+    """Two ways to the same rows: by classes of ops, and each op by itself."""
+    graph = step(dropout=0.1, micro_batches=2, optimizer=adamw(clip_norm=1.0))
+    rules = shipped_policy(name)
+    for traffic in TRAFFIC_MODELS:
+        rows = counted(graph, rules, traffic)
+        alone = counted(graph, tell_apart(rules, graph), traffic)
+        assert len(rows) < len(alone)
+        assert all(len(row.ops) == 1 for row in alone)
+        found = [
+            [
+                (row.name(op), [(move.tensor(op), *move[2:]) for move in row.moves], row[2:-1])
+                for op, row in each_op(its)
+            ]
+            for its in (rows, alone)
+        ]
+        assert found[0] == found[1]

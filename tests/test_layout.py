@@ -18,7 +18,7 @@ LEVELS = [
     ["ops", "schema", "laws"],
     ["graph"],
     ["autodiff", "reference"],
-    ["policy"],
+    ["alike", "policy"],
     ["assign", "schedule"],
     ["count"],
     ["models.blocks"],

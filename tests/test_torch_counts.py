@@ -64,7 +64,7 @@ def pair(request):
 def flops_by_phase(graph):
     policy = shipped_policy("fixed32")
     rows = count(graph, assign(graph, policy))
-    return {phase: 2 * total.macs for phase, total in group(((1, row) for row in rows), "phase", "product").items()}
+    return {phase: 2 * total.macs for phase, total in group([(1, rows)], "phase", "product").items()}
 
 
 def test_parameters(pair):
