@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from costsim import schema
 from costsim.alike import Axes, Candidate, Classes, Marks, Read, classes, last_axis
-from costsim.formats import Format, parse_format
+from costsim.errors import InputError
+from costsim.formats import Format, contained, parse_format
 from costsim.graph import Graph, Op
 from costsim.kinds import Dims
 from costsim.policy import Policy, fill
@@ -26,12 +27,14 @@ class Copy:
 
     `placement`: `at_producer` is written by the op that makes the source, while the values are on chip; `on_chip` is
     made anew by every op that reads it; `stored` takes a pass of its own (source read, copy written).
+    `second_read`: the source is read once more before that, for a scale over the whole tensor.
     """
 
     of: "Copy | None"  # the copy that it is made from, None: the tensor itself
     format: Format
     axes: Axes  # of the tensor, along which boxes run, flattened in this order
     placement: str
+    second_read: bool
     label: str = field(
         compare=False
     )  # for tables, after the tensor's name: why, in what format, boxes along which dims
@@ -67,14 +70,15 @@ class Assignment:
 
 
 class _Choice(NamedTuple):
-    """What the last matching rule says."""
+    """What the rules say together: the last that names a format, and what later ones change."""
 
     format: Format
     placement: str
-    rule: int
+    scale_time: str
+    rule: int  # the last that had a say
 
 
-_GLOBS = Marks._fields
+_GLOBS = ("layer", "name", "op")
 _Test = tuple[int, frozenset[str]]
 
 
@@ -82,46 +86,61 @@ def _tests(rule: schema.Rule) -> list[_Test]:
     """What a rule asks of the fields that it mentions: to be one of these values, a name to match this glob."""
     tests: list[_Test] = [(Candidate._fields.index("copy_"), frozenset((rule.copy_ or "",)))]
     for at, name in enumerate(Candidate._fields):
-        value = getattr(rule, name)
+        value = getattr(rule, name, None)
         if value is not None and name != "copy_":
             tests.append((at, frozenset(value if isinstance(value, tuple) else (value,))))
     return tests
 
 
-def _passes(test: frozenset[str], value: str | frozenset[str] | None) -> bool:
+def _passes(test: frozenset[str], value: object) -> bool:
     return not test.isdisjoint(value) if isinstance(value, frozenset) else (value or "") in test
 
 
 def _marks(policy: Policy) -> Marks:
-    """The globs of a policy's rules."""
-    globs = {name: {getattr(rule, name) for rule in policy.file.rules} - {None} for name in _GLOBS}
-    return Marks(**{name: tuple(sorted(found)) for name, found in globs.items()})
+    """The globs of a policy's rules, and its widths."""
+    layer, name, op = (tuple(sorted({getattr(rule, field) for rule in policy.file.rules} - {None})) for field in _GLOBS)
+    return Marks(layer, name, op, policy.widths)
 
 
 class _Rules:
-    """The rules of a policy in one phase, compiled; remembers which of them matched anything."""
+    """The rules of a policy in one phase; remembers which of them matched anything."""
 
     def __init__(self, policy: Policy, index: int) -> None:
-        self.policy = policy
-        rules = policy.file.rules
-        self.tests = [_tests(rule) for rule in rules]
-        self.choices = [
-            _Choice(
-                fill(policy, ("rules", i, "format"), rule.format, index),
-                rule.placement or _DEFAULT_PLACEMENT.get(rule.copy_ or "", ""),
-                i,
-            )
-            for i, rule in enumerate(rules)
-        ]
+        self.policy, self.index = policy, index
+        self.tests = [_tests(rule) for rule in policy.file.rules]
+        self.formats: dict[tuple[int, tuple[int, ...]], Format] = {}
         self.matched: set[int] = set()
 
+    def format(self, i: int, template: str, numbers: tuple[int, ...]) -> Format:
+        """The format that a rule names, with the numbers of a layer or tensor."""
+        key = (i, numbers)
+        if key not in self.formats:
+            self.formats[key] = fill(self.policy, ("rules", i, "format"), template, self.index, numbers)
+        return self.formats[key]
+
+    def contain(self, i: int, format: Format, container: str) -> Format:
+        """The format in a container, or out of it."""
+        if container == "none":
+            return format.grid or format
+        try:
+            return contained(format, parse_format(container))
+        except InputError as error:
+            raise self.policy.error(("rules", i, "container"), str(error)) from None
+
     def choose(self, candidate: Candidate) -> _Choice | None:
-        """What the last rule that matches says; None if none does."""
+        """What the last rule that matches and names a format says, as later ones change it; None if none does."""
         chosen = None
-        for choice, tests in zip(self.choices, self.tests, strict=True):
-            if all(_passes(test, candidate[at]) for at, test in tests):
-                self.matched.add(choice.rule)
-                chosen = choice
+        for i, (rule, tests) in enumerate(zip(self.policy.file.rules, self.tests, strict=True)):
+            if not all(_passes(test, candidate[at]) for at, test in tests):
+                continue
+            if rule.format is not None:
+                format = self.format(i, rule.format, candidate.numbers)
+                chosen = _Choice(format, _DEFAULT_PLACEMENT.get(rule.copy_ or "", ""), "delayed", i)
+            if chosen is not None:
+                self.matched.add(i)
+                format = self.contain(i, chosen.format, rule.container) if rule.container else chosen.format
+                placement, scale_time = rule.placement or chosen.placement, rule.scale_time or chosen.scale_time
+                chosen = _Choice(format, placement, scale_time, i)
         return chosen
 
     def check_all_matched(self) -> None:
@@ -162,7 +181,7 @@ class _Chains:
 
     def extend(self, chain: Chain, read: Read, why: str, choice: _Choice, axes: Axes) -> Chain:
         """The chain of copies and one more made from its end, unless that would be the same bits."""
-        format, placement, rule = choice
+        format, placement, scale_time, rule = choice
         axes = _boxes(self.graph, format, read.dims, axes)
         if chain:
             source, lies = chain[-1].format, chain[-1].axes
@@ -177,10 +196,13 @@ class _Chains:
                 ("rules", rule, "placement"),
                 "made at_producer from a stash that is stored later; choose on_chip or stored",
             )
+        second_read = scale_time == "current" and format.needs_whole_tensor
+        if second_read and placement == "at_producer":  # the producer finds the scale, but cannot write the copy yet
+            placement, second_read = "stored", False
         run = "." + "+".join(read.dims[axis] for axis in axes) if axes else ""
         later = ".stored" if placement == "stored" else ""
         label = f"{of.label if of else ''}@{why}.{format.name}{run}{later}"
-        return (*chain, Copy(of, format, axes, placement, label, why))
+        return (*chain, Copy(of, format, axes, placement, second_read, label, why))
 
     def make(self, read: Read) -> Chain:
         """The copies through which reads of a class go."""
@@ -203,6 +225,10 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     format and for a rule that matches nothing.
     """
     rules, marks = _Rules(policy, index), _marks(policy)
+    if policy.widths:
+        policy.widths.check_names(
+            {t.layer for t in graph.tensors.values()} if policy.widths.by == "layer" else graph.tensors
+        )
     found = classes(graph, marks)
     stored = [_stored_format(rules, candidate, found, i) for i, candidate in enumerate(found.stored)]
     make = _Chains(graph, rules, stored).make

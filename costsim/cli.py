@@ -1,6 +1,7 @@
 """The command line: parse, one library call, write. Imports nothing heavy before a command runs."""
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -45,6 +46,7 @@ def main(context: click.Context) -> None:
     \b
     costsim run iwslt17-dsq.yaml
     """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for plugins takes as long as starting Python
     gc.disable()  # a short process that makes few cycles: looking for them is a fifth of its time
     context.call_on_close(_stop_collecting)
 
@@ -63,6 +65,7 @@ def _stop_collecting() -> None:
 @click.option("--scope", type=click.Choice(("gemm", "layer", "step")), help="Which ops count.")
 @click.option("--law", type=click.Choice(("product", "bops", "msfp", "energy")), help="What a MAC costs.")
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
+@click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits).")
 @click.option(
     "--format", "style", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
 )
@@ -76,6 +79,7 @@ def run(
     scope: str | None,
     law: str | None,
     assignments: tuple[str, ...],
+    bits: str | None,
     style: str,
     out: str | None,
 ) -> None:
@@ -88,7 +92,7 @@ def run(
     """
     from costsim import report, simulate
 
-    result = simulate.run(workload, policies, baseline, law, traffic, scope, assignments)
+    result = simulate.run(workload, policies, baseline, law, traffic, scope, assignments, bits)
     if out is None:
         click.echo(report.render(result, by, style), nl=False)
         return

@@ -97,11 +97,12 @@ def group_ops(graph: Graph, traffic: str) -> tuple[int, ...]:
     return tuple(groups)
 
 
-def in_scope(op: Op, scope: str) -> bool:
-    """`gemm`: matrix products only; `layer`: all ops of forward and backward; `step`: the update too."""
-    if scope == "gemm":
-        return op.gemm is not None
-    return scope == "step" or op.phase != "update"
+def narrowest_scope(op: "Op | Row") -> str:
+    """The first scope that an op is in; each scope holds those before it.
+
+    `gemm`: matrix products; `layer`: all ops of forward and backward; `step`: the update too.
+    """
+    return "gemm" if op.gemm is not None else "step" if op.phase == "update" else "layer"
 
 
 Held = Copy | None  # what of a tensor lies in DRAM: a copy, or the tensor itself
@@ -193,27 +194,38 @@ class _Counter:
         read_bits, written_bits = (0, bits * times) if write else (bits * times, 0)
         return Move(slot, held, tensor.role, read_bits, written_bits, elements * times)
 
-    def row(self, ops: tuple[Op, ...], loaded: set[tuple[str, Held]]) -> Row:
-        """The counts of ops that are alike; `loaded` is what their kernel has on chip already."""
+    def on_chip(self, op: Op, operand: int, held: Held) -> bool:
+        """Whether the kernel has what the op reads on chip: an op before read or made just that."""
+        for other, slot in self.kernels.earlier.get((op.position, operand), ()):
+            traffic = self.traffic(op.inputs[operand])
+            if slot < len(other.inputs):
+                if traffic.held[self.kernels.reader[other.position, slot]] == held:
+                    return True
+            elif held is None or any(held == copy for copy, _ in traffic.copies):
+                return True
+        return False
+
+    def row(self, ops: tuple[Op, ...]) -> Row:
+        """The counts of ops that are alike."""
         op = ops[0]
         times, kind = op.times, op.kind
         macs, vector = self.graph.work(op)
         moves: list[Move] = []
         for i, name in enumerate(op.inputs):
             traffic, at = self.traffic(name), self.kernels.reader[op.position, i]
+            held = traffic.held[at]
+            again = 0
             for copy in traffic.on_chip[at]:
                 vector = self.quantize(vector, copy, name, times)
-            held = traffic.held[at]
-            if (name, held) in loaded:
+                again += copy.second_read
+            if self.on_chip(op, i, held):
                 continue
-            loaded.add((name, held))
             pattern = kind.touched[i]
             part = None if pattern is None or held else expand(pattern, op.env)
-            moves.append(self.move(op, i, held, times, False, part))
+            moves += [self.move(op, i, held, times, False, part)] * (1 + again)
         for slot, name in enumerate(op.outputs, len(op.inputs)):
             if self.traffic(name).written or self.graph.tensors[name].alias is not None:
                 moves.append(self.move(op, slot, None, times, True))
-            loaded.add((name, None))
             root = self.graph.root[name]
             if self.graph.maker[root] is not op:
                 continue  # what is written in place later has its copies made then
@@ -223,7 +235,6 @@ class _Counter:
                 vector = self.quantize(vector, copy, root, times)
                 if written:
                     moves.append(self.move(op, of, copy, times, True))
-                loaded.add((root, copy))
         pair, summed = None, 0
         if op.gemm is not None:
             dims = self.graph.tensors[op.inputs[0]].dims
@@ -244,9 +255,9 @@ class _Counter:
                 times = given if maker is None else maker.times
                 vector = self.quantize({}, copy, name, times)
                 written = self.move(op, slot, copy, times, True)
-                moves = (self.move(op, slot, source, times, False), written)
+                read = (self.move(op, slot, source, times, False),) * (2 if copy.second_read else 1)
                 phase = "forward" if copy.why == "stash" else op.phase
-                rows.append(Row(ops, written, "cast", phase, None, role, 0, 0, None, vector, moves))
+                rows.append(Row(ops, written, "cast", phase, None, role, 0, 0, None, vector, (*read, written)))
         return rows
 
 
@@ -259,14 +270,13 @@ def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope:
     """
     found = kernels(graph, assignment.marks, group_ops(graph, "unfused" if scope == "gemm" else traffic))
     counter = _Counter(graph, assignment, found)
+    scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []
-    for kernel in found.alike:
-        loaded: set[tuple[str, Held]] = set()
-        for ops in kernel:
-            if in_scope(ops[0], scope):
-                if scope != "gemm":
-                    rows += counter.cast_rows(ops)
-                rows.append(counter.row(ops, loaded))
+    for ops in found.alike:
+        if narrowest_scope(ops[0]) in scopes:
+            if scope != "gemm":
+                rows += counter.cast_rows(ops)
+            rows.append(counter.row(ops))
     return rows
 
 
@@ -330,6 +340,20 @@ def sum_rows(rows: Iterable[Row], law: str) -> Total:
         for move in row.moves:
             total.add_move(len(row.ops), move)
     return total
+
+
+def sum_scopes(rows: Iterable[Row], law: str) -> dict[str, Total]:
+    """The total of the rows of one step in each scope."""
+    parts: dict[str, list[Row]] = {scope: [] for scope in SCOPES}
+    for row in rows:
+        parts[narrowest_scope(row)].append(row)
+    totals: dict[str, Total] = {}
+    held = Total()
+    for scope in SCOPES:
+        part = sum_rows(parts[scope], law)
+        part.add(1, held)
+        totals[scope] = held = part
+    return totals
 
 
 # How to group: the group of an op's work, and of a move where that is not the op's. Groups that go by names tell ops

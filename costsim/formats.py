@@ -2,7 +2,7 @@
 
 A format is data: everything that is printed or charged (bits per element, stored bits of a tensor, the width that
 meets a multiplier, range and step) is derived from a few numbers. Names are the grammar that policy files use:
-`fp32`, `fixed16`, `bfp4`, `bfp4-box32-exp5`, `int8-row`, `fp8-e4m3-128x128`, `mxfp4`, `nvfp4`.
+`fp32`, `fixed16`, `bfp4`, `bfp4-box32-exp5`, `int8-row`, `fp8-e4m3-128x128`, `mxfp4`, `nvfp4`, `int8-row-in-bf16`.
 """
 
 import re
@@ -56,6 +56,7 @@ class Format:
     exponent_bits: int = 0  # of each element (floats)
     top: str = "ieee"  # floats: what the top exponent holds. ieee: inf and NaN; nan: one NaN, else numbers; numbers
     scales: tuple[Scale, ...] = ()
+    grid: "Format | None" = None  # of a container: the format whose values it holds (fake quantization)
 
     def __hash__(self) -> int:
         return hash(self.name)  # a name means one format
@@ -64,6 +65,11 @@ class Format:
     def values(self) -> str:
         """What it holds: float, index or mask."""
         return self.family if self.family in ("index", "mask") else "float"
+
+    @property
+    def needs_whole_tensor(self) -> bool:
+        """Whether something that blocks share depends on elements that no kernel has on chip at once."""
+        return any(scale.free is None for scale in self.scales)
 
     @property
     def blocked(self) -> bool:
@@ -97,6 +103,13 @@ class Format:
             significand = 2**self.width - (2 if self.top == "nan" else 1)  # all ones is the NaN
             return float(significand * Fraction(2) ** (exponent - self.width + 1))
         return float(2 ** (self.width - 1) - 1) if self.family in ("fixed", "int", "bfp") else None
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest positive value of an element (subnormal), as `largest`."""
+        if self.family == "float":
+            return float(Fraction(2) ** (3 - 2 ** (self.exponent_bits - 1) - self.width))
+        return self.step
 
     @property
     def step(self) -> float | None:
@@ -246,6 +259,43 @@ def _scaled(element: str, block: str, free: int = 0, contracted: int = 0) -> For
     return _shared(NAMED[element], f"{element}-{block}", source, scale)
 
 
+_ON_A_GRID = ("fixed", "int", "bfp")
+
+
+def holds(outer: Format, inner: Format) -> bool:
+    """Whether every element code of `inner` is a value of an element of `outer`; scales and the like are left aside."""
+    if outer.name == inner.name:
+        return True
+    if inner.family in _ON_A_GRID:
+        if outer.family in _ON_A_GRID:
+            return outer.width >= inner.width
+        lowest = 2 ** (inner.width - 1)  # -2^(N-1) is a power of two, the other codes have N - 1 bits
+        return outer.family == "float" and outer.width >= inner.width - 1 and (outer.largest or 0) >= lowest
+    if outer.family != "float" or inner.family not in ("float", "codebook"):
+        return False
+    if inner.family == "codebook":  # its values are at most 1 and are used at that width
+        return outer.width >= inner.width
+    widest = (outer.largest or 0) >= (inner.largest or 0)
+    return outer.width >= inner.width and widest and (outer.smallest or 0) <= (inner.smallest or 0)
+
+
+def contained(format: Format, container: Format) -> Format:
+    """The values of one format, stored and multiplied in another: what fake quantization does.
+
+    Bits and widths are the container's. Raises InputError if the container does not hold the format's values.
+
+    >>> contained(parse_format("int8"), parse_format("bf16")).width
+    8
+    """
+    grid = format.grid or format
+    if container.name == grid.name:
+        return grid
+    if container.grid or container.scales or not holds(container, grid):
+        raise InputError(f"{container.name} does not hold the values of {grid.name}")
+    source = f"the values of {grid.name} in {container.name} (fake quantization)"
+    return replace(container, name=f"{grid.name}-in-{container.name}", source=source, grid=grid)
+
+
 @dataclass(frozen=True, slots=True)
 class FormatFamily:
     """Formats named by numbers: the spelling, the bounds (inclusive) of the pattern's numbers, and how to make one."""
@@ -284,7 +334,7 @@ FAMILIES = (
         ("fp8-e4m3-tensor", "fp8-e5m2-tensor", "fp8-e4m3-1x128", "fp8-e4m3-128x128"),
     ),
 )
-EXAMPLES = (*NAMED, *(name for family in FAMILIES for name in family.examples))
+EXAMPLES = (*NAMED, *(name for family in FAMILIES for name in family.examples), "int8-row-in-bf16")
 
 
 @cache
@@ -296,6 +346,9 @@ def parse_format(name: str) -> Format:
     """
     if name in NAMED:
         return NAMED[name]
+    grid, within, container = name.rpartition("-in-")
+    if within:
+        return contained(parse_format(grid), parse_format(container))
     for family in FAMILIES:
         match = re.fullmatch(family.pattern, name, re.ASCII)
         if match is None or match.groupdict().get("element", "fp8-e4m3") not in NAMED:
@@ -311,4 +364,4 @@ def parse_format(name: str) -> Format:
             arguments[what] = int(text) if high else text
         return family.make(**arguments)
     spellings = ", ".join(family.spelling for family in FAMILIES)
-    raise InputError(f"unknown format {one_line(name)!r}{nearest(name, EXAMPLES)}; or {spellings}")
+    raise InputError(f"unknown format {one_line(name)!r}{nearest(name, EXAMPLES)}; or {spellings}, A-in-B")

@@ -11,6 +11,7 @@ from costsim.errors import InputError, nearest, one_line
 from costsim.files import Document, Where
 from costsim.formats import Format, parse_format
 from costsim.schema import validate
+from costsim.widths import Widths
 
 _LEVEL = r"<([^<>]*)>"
 
@@ -24,6 +25,7 @@ class Policy:
     document: Document
     rule_places: tuple[tuple[Document, int], ...] = ()  # where each rule stands
     inherited: Mapping[str, Document] = field(default_factory=dict)  # fields that another file gives
+    widths: Widths | None = None  # numbers per layer or tensor
 
     def error(self, at: Where, message: str) -> InputError:
         """The error for a field, in the file that says it."""
@@ -43,6 +45,11 @@ class Policy:
         )
 
     @property
+    def complete(self) -> bool:
+        """Whether it says any format; if not, it only changes the policies that it is composed with."""
+        return any(rule.format is not None for rule in self.file.rules)
+
+    @property
     def recalled(self) -> bool:
         """Whether any number in it is remembered rather than sourced."""
         return "recalled" in (self.file.grade, *(phase.grade for phase in self.file.phases))
@@ -51,12 +58,33 @@ class Policy:
 _INHERITED = ("levels", "phases", "monotone", "accumulator", "loss_log")
 
 
-def find_policy(name: str, document: Document, at: Where) -> Path:
-    """The file of a policy that a field of a document names: beside it, or shipped. Raises InputError at the field."""
+def find_policy(name: str, document: Document | None = None, at: Where = ()) -> tuple[Path, ...]:
+    """The file of a policy, or the files of `a+b`: beside the document that names them, or shipped.
+
+    Raises InputError at the field of the document.
+    """
+    beside = Path(document.path) if document else None
     try:
-        return files.find(name, "policies", "policy", beside=Path(document.path))
+        try:
+            return (files.find(name, "policies", "policy", beside),)
+        except InputError:
+            if "+" not in name:
+                raise
+            return tuple(files.find(part, "policies", "policy", beside) for part in name.split("+"))
     except InputError as error:
-        raise document.error(at, str(error)) from None
+        raise document.error(at, str(error)) if document else error from None
+
+
+def load_policies(paths: tuple[Path, ...]) -> Policy:
+    """The policy of that file, or of several composed in this order, named a+b."""
+    if len(paths) == 1:
+        return load_policy(paths[0])
+    bases = [load_policy(path) for path in paths]
+    name = "+".join(base.name for base in bases)
+    file = schema.Policy(description=f"{name}, composed")
+    policy = _compose(Policy(name, file, Document("+".join(map(str, paths)), {})), bases)
+    _check(policy)
+    return policy
 
 
 def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
@@ -69,10 +97,10 @@ def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
     within = (*within, path.resolve())
     bases = []
     for i, name in enumerate(policy.file.compose):
-        base = find_policy(name, document, ("compose", i))
-        if base.resolve() in within:
-            raise document.error(("compose", i), f"{one_line(name)} composes this policy in turn")
-        bases.append(load_policy(base, within))
+        for base in find_policy(name, document, ("compose", i)):
+            if base.resolve() in within:
+                raise document.error(("compose", i), f"{one_line(name)} composes this policy in turn")
+            bases.append(load_policy(base, within))
     policy = _compose(policy, bases)
     if not policy.file.rules:
         raise document.error(("rules",), "expected at least one rule")
@@ -89,6 +117,10 @@ def _compose(policy: Policy, bases: list[Policy]) -> Policy:
             if name in base.file.model_fields_set and name not in policy.file.model_fields_set:
                 update[name] = getattr(base.file, name)
                 inherited[name] = base.inherited.get(name, base.document)
+    numbers = {
+        name: number for file in (*(base.file for base in bases), policy.file) for name, number in file.numbers.items()
+    }
+    update["numbers"] = numbers
     own = tuple((policy.document, i) for i in range(len(policy.file.rules)))
     update["rules"] = (*(rule for base in bases for rule in base.file.rules), *policy.file.rules)
     places = (*(place for base in bases for place in base.rule_places), *own)
@@ -120,27 +152,68 @@ def _check(policy: Policy) -> None:
         if (accumulator := fill(policy, ("accumulator",), file.accumulator, i)).values != "float":
             raise error(("accumulator",), f"{accumulator.name} holds no sums of products")
         for j, rule in enumerate(file.rules):
+            if rule.format is None:
+                continue
             format = fill(policy, ("rules", j, "format"), rule.format, i)
             if format.values != rule.values:
                 raise error(
                     ("rules", j, "format"), f"{format.name} holds {format.values} values, the rule is for {rule.values}"
                 )
+    for name in file.levels:
+        if name in file.numbers:
+            raise error(("numbers", name), "is the name of a level too")
     for j, rule in enumerate(file.rules):
-        if rule.placement is not None and rule.copy_ is None:
-            raise error(("rules", j, "placement"), "only a copy has a placement; say copy: operand or copy: stash")
-        if rule.operand is not None and rule.copy_ is None:
-            raise error(("rules", j, "operand"), "only a read has an operand; say copy: operand or copy: stash")
+        _check_rule(policy, j, rule)
 
 
-def fill(policy: Policy, at: Where, template: str, index: int) -> Format:
-    """The format of a template in the phase of that index: `bfp<q0>` with q0 = 4 is bfp4."""
-    levels = dict(zip(policy.file.levels, map(str, policy.file.phases[index].levels), strict=True))
-    for name in re.findall(_LEVEL, template):
-        if name not in levels:
-            raise policy.error(at, f"unknown level {one_line(name)!r}{nearest(name, levels)}")
+_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
+
+
+def _check_rule(policy: Policy, j: int, rule: schema.Rule) -> None:
+    if (rule.format, rule.placement, rule.scale_time, rule.container) == (None,) * 4:
+        raise policy.error(("rules", j), "expected a format (or a placement, scale_time or container to change)")
+    for name, words in _OF_COPIES.items():
+        if getattr(rule, name) is not None and rule.copy_ is None:
+            raise policy.error(("rules", j, name), f"only a copy has {words}; say copy: operand or copy: stash")
+    if rule.container not in (None, "none"):
+        try:
+            parse_format(rule.container)
+        except InputError as wrong:
+            raise policy.error(("rules", j, "container"), str(wrong)) from None
+
+
+def with_widths(policy: Policy, widths: Widths) -> Policy:
+    """The policy with numbers per layer or tensor. Raises InputError, with the line, where a format would not exist."""
+    policy = replace(policy, widths=widths)
+    for name, numbers in widths.rows.items():
+        for i in range(len(policy.file.phases)):
+            for j, rule in enumerate(policy.file.rules):
+                try:
+                    fill(policy, ("rules", j, "format"), rule.format or "fp32", i, numbers)
+                except InputError as error:
+                    raise widths.error(name, str(error)) from None
+    return policy
+
+
+def fill(policy: Policy, at: Where, template: str, index: int, numbers: tuple[int, ...] = ()) -> Format:
+    """The format of a template in the phase of that index: `bfp<q0>` with q0 = 4 is bfp4.
+
+    `numbers` are those of a row of the policy's widths, in place of the policy's own.
+    """
+    phase = policy.file.phases[index]
+    known = {**policy.file.numbers, **dict(zip(policy.file.levels, phase.levels, strict=True))}
+    if policy.widths and numbers:
+        known.update(zip(policy.widths.columns, numbers, strict=True))
+    used = re.findall(_LEVEL, template)
+    for name in used:
+        if name not in known:
+            raise policy.error(at, f"unknown level or number {one_line(name)!r}{nearest(name, known)}")
     try:
         parse_format(re.sub(_LEVEL, "8", template))  # wrong with any number: the template's fault
-        at = ("phases", index, "levels") if levels else at
-        return parse_format(re.sub(_LEVEL, lambda match: levels[match[1]], template))
+        if used:
+            at = ("phases", index, "levels") if used[0] in policy.file.levels else ("numbers", used[0])
+        return parse_format(re.sub(_LEVEL, lambda match: str(known[match[1]]), template))
     except InputError as error:
+        if numbers:
+            raise  # the caller knows the row that they stand in
         raise policy.error(at, str(error)) from None

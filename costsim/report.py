@@ -94,29 +94,42 @@ def records(result: Result, by: str) -> list[Record]:
     return group_records(result, by)
 
 
+_FIGURES = {"arithmetic_reduction": "arithmetic", "dram_reduction": "DRAM"}
+
+
+def _reduction(quantity: str, base: Total, total: Total) -> float | None:
+    if quantity == "arithmetic_reduction":
+        return _ratio(base.arithmetic_cost, total.arithmetic_cost)
+    return _ratio(base.dram_bits, total.dram_bits)
+
+
 def published(result: Result) -> list[Record]:
-    """Each stated figure beside ours, for the policies that ran; the difference is relative to the stated one."""
-    rows = {counted.policy.name: policy_record(result, counted) for counted in result.policies}
+    """Each stated figure beside ours in every scope and traffic model; the difference is relative to the stated one.
+
+    `convention` marks the scope and traffic model that the workload file compares, which come first.
+    """
     entries = []
+    everywhere = result.everywhere
     for figure in result.file.published:
-        if figure.policy not in rows:
-            continue
-        ours = rows[figure.policy][figure.quantity]
-        if ours is None:  # the law is not defined for the policy
-            continue
-        entries.append(
-            {
-                "quantity": figure.quantity,
-                "policy": figure.policy,
-                "stated": figure.stated,
-                "ours": ours,
-                "difference": ours / figure.stated - 1,
-                "scope": result.convention.scope,
-                "traffic": result.convention.traffic,
-                "source": figure.source,
-            }
-        )
-    return entries
+        for (scope, traffic), total in everywhere.get(figure.policy, {}).items():
+            ours = _reduction(figure.quantity, everywhere[result.convention.baseline][scope, traffic], total)
+            if ours is None:  # the law is not defined for the policy
+                continue
+            named = scope == result.file.scope and (traffic == result.file.traffic or scope == "gemm")
+            entries.append(
+                {
+                    "quantity": figure.quantity,
+                    "policy": figure.policy,
+                    "stated": figure.stated,
+                    "ours": ours,
+                    "difference": ours / figure.stated - 1,
+                    "scope": scope,
+                    "traffic": traffic,
+                    "convention": named,
+                    "source": figure.source,
+                }
+            )
+    return sorted(entries, key=lambda entry: (not entry["convention"], entry["scope"] != "gemm"))
 
 
 def convention(result: Result) -> Record:
@@ -213,15 +226,40 @@ def notes(result: Result) -> list[str]:
         lines.append(f"n/a: law {said.law} is defined for {LAWS[said.law].defined}; not for {pairs}")
     if any(counted.policy.recalled for counted in result.policies):
         lines.append("* levels recalled, not stated by the paper")
+    wrapped = [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+    return wrapped + headline(result)
+
+
+def headline(result: Result) -> list[str]:
+    """The published figures beside ours, a line for each scope and traffic model; the file's own is marked."""
+    lines = []
     entries = published(result)
-    for entry in entries:
-        name = entry["quantity"].removesuffix("_reduction").replace("dram", "DRAM")
+    for policy in dict.fromkeys(entry["policy"] for entry in entries):
+        its = [entry for entry in entries if entry["policy"] == policy]
+        quantities = dict.fromkeys(entry["quantity"] for entry in its)
+        stated = {entry["quantity"]: f"{entry['stated']:g}x {_FIGURES[entry['quantity']]}" for entry in its}
         lines.append(
-            f"{entry['policy']} {name}: stated {entry['stated']:g}x, ours {entry['ours']:.2f}x "
-            f"({100 * entry['difference']:+.1f} %)"
+            f"{policy} against {result.convention.baseline}: the paper states {', '.join(stated.values())}; here"
         )
-    lines += dict.fromkeys(f"stated by {entry['source']}" for entry in entries)
-    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+        rows = []
+        for scope, traffic in dict.fromkeys((entry["scope"], entry["traffic"]) for entry in its):
+            if (scope, traffic) == ("gemm", "fused"):
+                continue  # the same: GEMMs do not fuse
+            row = [scope, "any" if scope == "gemm" else traffic]
+            for quantity in quantities:
+                entry = next(e for e in its if (e["scope"], e["traffic"], e["quantity"]) == (scope, traffic, quantity))
+                row += [f"{entry['ours']:.2f}x", f"{100 * entry['difference']:+.1f} %"]
+            rows.append([*row, "<- the file's convention" if entry["convention"] else ""])
+        columns = [part for quantity in quantities for part in (_FIGURES[quantity], "")]
+        headers = ["scope", "traffic", *columns, ""]
+        align = ["left", "left", *["right"] * len(columns), "left"]
+        table = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True, colalign=align)
+        lines += [f"  {line}".rstrip() for line in table.splitlines()]
+        sources = dict.fromkeys(entry["source"] for entry in its)
+        lines += textwrap.wrap(f"stated by {', '.join(sources)}", WIDTH, subsequent_indent="  ")
+    if result.file.published and not result.of_the_file:
+        lines.append(f"published figures are left out: they are relative to {result.file.baseline}")
+    return lines
 
 
 def to_table(result: Result, by: str) -> str:

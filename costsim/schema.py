@@ -94,7 +94,10 @@ class Workload(Strict):
 
 
 class Rule(Strict):
-    """Which tensors (or, with `copy`, which copies) get which format; of several that match, the last one wins."""
+    """Which tensors (or, with `copy`, which copies) get which format; of several that match, the last one wins.
+
+    A rule without a format changes only what it says of what the rules before it chose.
+    """
 
     role: tuple[Literal["data", "weight", "activation", "gradient", "weight_gradient", "state"], ...] | None = None
     values: Literal["float", "index", "mask"] = "float"
@@ -109,8 +112,15 @@ class Rule(Strict):
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")
     name: str | None = Field(default=None, description="glob over tensor names")
     op: str | None = Field(default=None, description="glob over names of ops that write it, or for copies read it")
-    format: str = Field(description="a format name; <q0> stands for the number of level q0")
+    format: str | None = Field(default=None, description="a format name; <q0> stands for the number of level q0")
     placement: Literal["at_producer", "on_chip", "stored"] | None = None
+    scale_time: Literal["current", "delayed"] | None = Field(
+        default=None,
+        description="how a copy knows a scale over the whole tensor: from one more read of the source, or beforehand",
+    )
+    container: str | None = Field(
+        default=None, description="a wider format in which the values are stored and multiplied; none undoes it"
+    )
     optional: bool = Field(default=False, description="no error if the rule matches nothing")
 
 
@@ -145,6 +155,9 @@ class Policy(Strict):
     setup: str = Field(default="", description="how tables name the setting; derived from the levels if there are any")
     accumulator: str = "fp32"
     levels: tuple[Name, ...] = ()
+    numbers: dict[Name, Annotated[int, Field(ge=0, le=65536)]] = Field(
+        default={}, description="numbers for format templates, the same in all phases; --bits may give others"
+    )
     monotone: bool = Field(default=False, description="no level may fall from one phase to the next")
     loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
     rules: tuple[Rule, ...] = ()

@@ -7,16 +7,18 @@ steps. Formatting is left to `report`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from costsim import files, schema
 from costsim.assign import assign
-from costsim.count import Row, Total, count, sum_rows
-from costsim.errors import InputError
+from costsim.count import TRAFFIC_MODELS, Row, Total, count, sum_rows, sum_scopes
+from costsim.errors import InputError, one_line
 from costsim.graph import Graph
 from costsim.models import build
-from costsim.policy import Policy, find_policy, load_policy
+from costsim.policy import Policy, find_policy, load_policies, with_widths
 from costsim.schedule import schedule
+from costsim.widths import read_widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class CountedPolicy:
         return [(phase.steps, phase.rows) for phase in self.phases]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """What a run found: policies side by side, under one convention."""
 
@@ -60,8 +62,22 @@ class Result:
     file: schema.Workload
     graph: Graph
     convention: Convention
+    of_the_file: bool  # whether the baseline is the file's own
     policies: tuple[CountedPolicy, ...]
     baseline: CountedPolicy
+
+    @cached_property
+    def everywhere(self) -> dict[str, dict[tuple[str, str], Total]]:
+        """Totals in every (scope, traffic model), of the policies with published figures and of the baseline.
+
+        Empty if there are none, or if the baseline is not the one that the figures are relative to.
+        """
+        figures = {figure.policy for figure in self.file.published}
+        wanted = [counted.policy for counted in self.policies if counted.policy.name in figures]
+        if not wanted or not self.of_the_file:
+            return {}
+        different = {policy.name: policy for policy in (self.baseline.policy, *wanted)}
+        return {name: totals_everywhere(self.graph, its, self.convention) for name, its in different.items()}
 
 
 def count_policy(graph: Graph, policy: Policy, convention: Convention) -> CountedPolicy:
@@ -76,15 +92,45 @@ def count_policy(graph: Graph, policy: Policy, convention: Convention) -> Counte
     return CountedPolicy(policy, tuple(phases), total)
 
 
+def totals_everywhere(graph: Graph, policy: Policy, convention: Convention) -> dict[tuple[str, str], Total]:
+    """The totals of a run in every (scope, traffic model). In scope `gemm` nothing fuses, so both models are one."""
+    found: dict[tuple[str, str], Total] = {}
+    for index, steps in enumerate(schedule(policy, convention.steps)):
+        assignment = assign(graph, policy, index)
+        for traffic in TRAFFIC_MODELS:
+            for scope, total in sum_scopes(count(graph, assignment, traffic), convention.law).items():
+                if (scope, traffic) != ("gemm", "fused"):
+                    found.setdefault((scope, traffic), Total()).add(steps, total)
+    return {**found, ("gemm", "fused"): found["gemm", "unfused"]}
+
+
 def _load(name: str, workload: files.Document, at: files.Where | None) -> Policy:
     """A policy by name; `at` is the field of the workload that names it, None if the command line does."""
-    path = files.find(name, "policies", "policy") if at is None else find_policy(name, workload, at)
-    return load_policy(path)
+    return load_policies(find_policy(name) if at is None else find_policy(name, workload, at))
 
 
 def _where(policy: Policy) -> Path:
     """A policy's file, however its path was spelled."""
     return Path(policy.document.path).resolve()
+
+
+def _with_widths(policies: list[Policy], path: str, search: bool) -> list[Policy]:
+    """The policies with the widths of a file, where they have numbers of these names; `search`: and shipped ones.
+
+    Raises InputError if none has.
+    """
+    widths = read_widths(Path(path))
+    if search:
+        shipped = [load_policies((file,)) for file in files.list_shipped("policies").values()]
+        policies = policies + [policy for policy in shipped if set(widths.columns) <= set(policy.file.numbers)]
+    taking = [set(widths.columns) <= set(policy.file.numbers) for policy in policies]
+    if not any(taking):
+        numbers, first = ", ".join(f"{name}: 16" for name in widths.columns), widths.columns[0]
+        raise InputError(
+            f"--bits {one_line(path)}: no policy takes {', '.join(widths.columns)}; say numbers: {{{numbers}}} and a "
+            f"format such as fixed<{first}> in a policy, or name the column bits for the shipped fixed-bits"
+        )
+    return [with_widths(policy, widths) if takes else policy for policy, takes in zip(policies, taking, strict=True)]
 
 
 def run(
@@ -95,10 +141,12 @@ def run(
     traffic: str | None = None,
     scope: str | None = None,
     assignments: Sequence[str] = (),
+    bits: str | None = None,
 ) -> Result:
     """Count a workload file under its policies (or those given). Arguments override the file's convention.
 
     `workload` and policies are paths or shipped names; `assignments` are `field=value` texts over the file's fields.
+    `bits` is a CSV file of widths per layer or tensor; without `policies` it adds the policy fixed-bits.
     Raises InputError, one line, for anything wrong in the input.
     """
     file_path = files.find(workload, "workloads", "workload")
@@ -107,6 +155,8 @@ def run(
     file = schema.validate(schema.Workload, document)
     names = policies or file.policies
     loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
+    if bits is not None:
+        loaded = _with_widths(loaded, bits, search=not policies)
     base = _load(file.baseline if baseline is None else baseline, document, ("baseline",) if baseline is None else None)
     convention = Convention(
         law=file.law if law is None else law,
@@ -128,6 +178,7 @@ def run(
         file,
         graph,
         convention,
+        baseline is None or base.name == Path(file.baseline).stem,
         tuple(counted[path] for path in dict.fromkeys(_where(policy) for policy in loaded)),
         counted[_where(base)],
     )

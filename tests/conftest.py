@@ -56,6 +56,9 @@ def shipped_policy(name):
     return load_policy(files.find(name, "policies", "policy"))
 
 
+POLICIES = [name for name in sorted(files.list_shipped("policies")) if shipped_policy(name).complete]
+
+
 def copies_of(graph, policy, phase=0):
     """{(op, operand): chain of copies}, where there are any."""
     assignment = assign(graph, policy, phase)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from conftest import STEPS, adamw, copies_of, formats_of, shipped_policy, translation_step
+from conftest import POLICIES, STEPS, adamw, copies_of, formats_of, shipped_policy, translation_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +15,6 @@ from costsim.formats import parse_format
 from costsim.graph import Graph, GraphBuilder
 from costsim.policy import Policy
 from costsim.schedule import schedule
-
-POLICIES = sorted(files.list_shipped("policies"))
 
 
 def policy(*rules, levels=(), phases=({},), **more):

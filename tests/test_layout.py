@@ -15,7 +15,7 @@ PACKAGE = Path(costsim.__file__).parent
 LEVELS = [
     ["errors"],
     ["formats", "kinds", "files"],
-    ["ops", "schema", "laws"],
+    ["ops", "schema", "laws", "widths"],
     ["graph"],
     ["autodiff", "reference"],
     ["alike", "policy"],

@@ -1,0 +1,71 @@
+"""Widths per layer or tensor from a CSV file, for those that come out of somebody's own search.
+
+The first column names layers or tensors, the others give the numbers of that name in a policy: with the header
+`layer,bits` and `numbers: {bits: 16}` in the policy, `fixed<bits>` is fixed4 where the file says 4, fixed16 where it
+says nothing.
+"""
+
+import csv
+import io
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from costsim import files
+from costsim.errors import InputError, nearest, one_line
+
+BY = ("layer", "tensor")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Widths:
+    """A table of widths. `lines` is where each name stands in the file."""
+
+    path: str
+    by: str  # layer or tensor
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[int, ...]]
+    lines: Mapping[str, int]
+
+    def error(self, name: str, message: str) -> InputError:
+        """The error for the row of a layer or tensor."""
+        return InputError(f"{self.path}:{self.lines[name]}: {message}")
+
+    def of(self, layer: str, tensor: str) -> tuple[int, ...]:
+        """The numbers for a tensor of a layer; none if the table does not mention it."""
+        return self.rows.get(layer if self.by == "layer" else tensor, ())
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Raise InputError for a layer or tensor that is not one of these."""
+        for name in self.rows:
+            if name not in names:
+                raise self.error(name, f"unknown {self.by} {one_line(name)!r}{nearest(name, names)}")
+
+
+def read_widths(path: Path) -> Widths:
+    """Read a CSV file with a header like `layer,bits` or `tensor,w,x`. Raises InputError with file and line."""
+    lines = csv.reader(io.StringIO(files.read_text(path)))
+    header = [name.strip() for name in next(lines, [])]
+    columns = tuple(header[1:])
+    if not columns or header[0] not in BY or len(set(header)) < len(header) or not all(columns):
+        raise InputError(
+            f"{path}:1: expected a header like layer,bits or tensor,bits, got {one_line(','.join(header))!r}"
+        )
+    rows: dict[str, tuple[int, ...]] = {}
+    places: dict[str, int] = {}
+    for row in lines:
+        if not row:
+            continue
+        at = f"{path}:{lines.line_num}"
+        name, *numbers = (cell.strip() for cell in row)
+        whole = all(number.isascii() and number.isdigit() and len(number) <= 6 for number in numbers)
+        if len(numbers) != len(columns) or not whole:
+            expected = f"a {header[0]} and {len(columns)} whole number{'s' * (len(columns) > 1)}"
+            raise InputError(f"{at}: expected {expected}, got {one_line(','.join(row))!r}")
+        if name in rows:
+            raise InputError(f"{at}: {header[0]} {one_line(name)!r} stands on line {places[name]} already")
+        rows[name] = tuple(map(int, numbers))
+        places[name] = lines.line_num
+    if not rows:
+        raise InputError(f"{path}: no rows under the header")
+    return Widths(str(path), header[0], columns, rows, places)
