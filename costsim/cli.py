@@ -12,7 +12,9 @@ import click
 # The width is fixed because click would import shutil, a twentieth of the time of --help, to ask the terminal.
 _SETTINGS = {"help_option_names": ["-h", "--help"], "terminal_width": 80}
 
-BY = ("policy", "phase", "kind", "layer", "role", "tensor", "op", "pair")
+Command = Callable[..., Any]
+
+BY = ("policy", "phase", "kind", "layer", "role", "tensor", "op", "pair", "assumption")
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 
 
@@ -56,54 +58,79 @@ def _stop_collecting() -> None:
     gc.enable()
 
 
+_JOB = (
+    click.argument("workload"),
+    click.option("--policy", "policies", multiple=True, help="Policy to run instead of the workload's; repeatable."),
+    click.option("--baseline", help="Policy that ratios compare with."),
+    click.option("--law", type=click.Choice(("product", "bops", "msfp", "energy")), help="What a MAC costs."),
+    click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model."),
+    click.option("--scope", type=click.Choice(("gemm", "layer", "step")), help="Which ops count."),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload."
+    ),
+    click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits)."),
+)
+
+
+def _job_options(command: Command) -> Command:
+    """What to count, the same for all commands that count; they take it as `**job`."""
+    for option in reversed(_JOB):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.argument("workload")
-@click.option("--policy", "policies", multiple=True, help="Policy to run instead of the workload's; repeatable.")
-@click.option("--baseline", help="Policy that ratios compare with.")
+@_job_options
 @click.option("--by", type=click.Choice(BY), default="policy", show_default=True, help="What a row is.")
-@click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model.")
-@click.option("--scope", type=click.Choice(("gemm", "layer", "step")), help="Which ops count.")
-@click.option("--law", type=click.Choice(("product", "bops", "msfp", "energy")), help="What a MAC costs.")
-@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
-@click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits).")
 @click.option(
     "--format", "style", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
 )
 @click.option("--out", type=click.Path(), help="Folder to write every format to, instead of printing.")
-def run(
-    workload: str,
-    policies: tuple[str, ...],
-    baseline: str | None,
-    by: str,
-    traffic: str | None,
-    scope: str | None,
-    law: str | None,
-    assignments: tuple[str, ...],
-    bits: str | None,
-    style: str,
-    out: str | None,
-) -> None:
+def run(by: str, style: str, out: str | None, **job: Any) -> None:
     """Count WORKLOAD under its policies: a path, or a shipped name.
 
     \b
     costsim run iwslt17-dsq.yaml
     costsim run iwslt17-dsq --policy dsq --by layer --format csv
     costsim run iwslt17-dsq --set model.encoder_layers=12 --scope step
+    costsim run iwslt17-dsq --by assumption
     """
     from costsim import report, simulate
 
-    result = simulate.run(workload, policies, baseline, law, traffic, scope, assignments, bits)
+    result = simulate.run(**job)
     if out is None:
         click.echo(report.render(result, by, style), nl=False)
         return
+    for path in report.write_all(result, by, _path(out)):
+        click.echo(path)
+
+
+def _path(out: str) -> Any:
     from pathlib import Path
 
     from costsim.errors import InputError
 
     if not out:
-        raise InputError("--out: expected a folder")
-    for path in report.write_all(result, by, Path(out)):
-        click.echo(path)
+        raise InputError("--out: expected a name")
+    return Path(out)
+
+
+@main.command()
+@_job_options
+@click.argument("kind", type=click.Choice(("sensitivity", "schedule")))
+@click.option("--out", type=click.Path(), help="File to write (.svg, .pdf, .png)  [default: WORKLOAD-KIND.svg]")
+def plot(kind: str, out: str | None, **job: Any) -> None:
+    """Draw WORKLOAD's results: where each assumption takes the ratios, or the schedule.
+
+    \b
+    costsim plot iwslt17-dsq.yaml sensitivity
+    costsim plot iwslt17-dsq.yaml schedule --out schedule.png
+    """
+    from costsim import plots, simulate
+
+    result = simulate.run(**job)
+    path = _path(f"{result.job.workload}-{kind}.svg" if out is None else out)
+    click.echo(plots.save(result, kind, path))
 
 
 def _catalogue(what: str) -> dict[str, str]:

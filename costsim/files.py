@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -263,3 +264,22 @@ def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
     except (OSError, ValueError):  # a name that no file can have
         pass
     raise InputError(f"{what} {one_line(name)!r}: no such file, nor a shipped {what}{nearest(stem, shipped, most=12)}")
+
+
+def write(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all: an existing one is replaced at once. Raises InputError if that cannot be."""
+    import tempfile  # slow to import
+
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+    return path

@@ -17,22 +17,33 @@ _LEVEL = r"<([^<>]*)>"
 
 
 @dataclass(frozen=True, slots=True)
+class Assumption:
+    """An assumption of a policy and where it stands."""
+
+    said: schema.PolicyAssumption
+    document: Document
+    place: Where
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A checked policy file with what it composes, under the name that tables print."""
 
     name: str
     file: schema.Policy  # with the rules of composed policies before its own
     document: Document
-    rule_places: tuple[tuple[Document, int], ...] = ()  # where each rule stands
-    inherited: Mapping[str, Document] = field(default_factory=dict)  # fields that another file gives
+    rule_places: tuple[tuple[Document, Where], ...] = ()  # where each rule stands
+    assumptions: tuple[Assumption, ...] = ()  # its own and those of what it composes
+    inherited: Mapping[str, tuple[Document, Where]] = field(default_factory=dict)  # fields that stand elsewhere
     widths: Widths | None = None  # numbers per layer or tensor
 
     def error(self, at: Where, message: str) -> InputError:
         """The error for a field, in the file that says it."""
         if self.rule_places and len(at) > 1 and at[0] == "rules" and isinstance(at[1], int):
-            document, index = self.rule_places[at[1]]
-            return document.error(("rules", index, *at[2:]), message)
-        return self.inherited.get(str(at[0]) if at else "", self.document).error(at, message)
+            document, place = self.rule_places[at[1]]
+            return document.error((*place, *at[2:]), message)
+        document, place = self.inherited.get(str(at[0]) if at else "", (self.document, at[:1]))
+        return document.error((*place, *at[1:]), message)
 
     @property
     def setup(self) -> tuple[str, ...]:
@@ -111,21 +122,45 @@ def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
 def _compose(policy: Policy, bases: list[Policy]) -> Policy:
     """The rules of the bases before its own; of what it leaves out, what the last base that says it says."""
     update: dict[str, Any] = {}
-    inherited: dict[str, Document] = {}
+    inherited: dict[str, tuple[Document, Where]] = {}
     for base in bases:
         for name in _INHERITED:
             if name in base.file.model_fields_set and name not in policy.file.model_fields_set:
                 update[name] = getattr(base.file, name)
-                inherited[name] = base.inherited.get(name, base.document)
+                inherited[name] = base.inherited.get(name, (base.document, (name,)))
     numbers = {
         name: number for file in (*(base.file for base in bases), policy.file) for name, number in file.numbers.items()
     }
     update["numbers"] = numbers
-    own = tuple((policy.document, i) for i in range(len(policy.file.rules)))
+    own = tuple((policy.document, ("rules", i)) for i in range(len(policy.file.rules)))
     update["rules"] = (*(rule for base in bases for rule in base.file.rules), *policy.file.rules)
     places = (*(place for base in bases for place in base.rule_places), *own)
     file = policy.file.model_copy(update=update)
-    return replace(policy, file=file, rule_places=places, inherited=inherited)
+    said = [Assumption(said, policy.document, ("assumptions", i)) for i, said in enumerate(policy.file.assumptions)]
+    by_name = {its.said.name: its for its in said}
+    for base in reversed(bases):
+        for its in base.assumptions:
+            by_name.setdefault(its.said.name, its)
+    assumptions = tuple(by_name.values())
+    return replace(policy, file=file, rule_places=places, inherited=inherited, assumptions=assumptions)
+
+
+def with_case(policy: Policy, assumption: Assumption, index: int) -> Policy:
+    """The policy under another case of one of its assumptions. Raises InputError, at the case, if it does not fit."""
+    case = assumption.said.cases[index]
+    at = (*assumption.place, "cases", index)
+    update: dict[str, Any] = {
+        "rules": (*policy.file.rules, *case.rules),
+        "numbers": {**policy.file.numbers, **case.numbers},
+    }
+    inherited = dict(policy.inherited)
+    if case.phases:
+        update["phases"] = case.phases
+        inherited["phases"] = (assumption.document, (*at, "phases"))
+    places = (*policy.rule_places, *((assumption.document, (*at, "rules", i)) for i in range(len(case.rules))))
+    changed = replace(policy, file=policy.file.model_copy(update=update), rule_places=places, inherited=inherited)
+    _check(changed)
+    return changed
 
 
 def _check(policy: Policy) -> None:

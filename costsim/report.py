@@ -6,7 +6,6 @@ Exact integers leave as decimal strings, ratios as numbers. tabulate draws the t
 import csv
 import io
 import json
-import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -15,13 +14,15 @@ from typing import Any
 
 from tabulate import tabulate
 
+from costsim import files
 from costsim.count import GROUPINGS, Total, group
 from costsim.errors import InputError
 from costsim.laws import LAWS
+from costsim.sensitivity import Outcome, outcomes
 from costsim.simulate import CountedPolicy, Result
 
 Record = dict[str, Any]
-BY = ("policy", *GROUPINGS)
+BY = ("policy", *GROUPINGS, "assumption")
 WIDTH = 80  # columns of a terminal table
 
 
@@ -46,7 +47,7 @@ def _vector_ops(total: Total) -> Record:
 def policy_record(result: Result, counted: CountedPolicy) -> Record:
     """The row of one policy: totals of the run and ratios to the baseline."""
     total, base = counted.total, result.baseline.total
-    square = result.convention.law == "product"
+    square = result.job.convention.law == "product"
     return {
         "policy": counted.policy.name,
         "setup": " > ".join(dict.fromkeys(counted.policy.setup)),
@@ -69,7 +70,7 @@ def group_records(result: Result, by: str) -> list[Record]:
     """A row per policy and group: the group's part of the policy's totals."""
     found = []
     for counted in result.policies:
-        for name, part in group(counted.weighted_rows(), by, result.convention.law).items():
+        for name, part in group(counted.weighted_rows(), by, result.job.convention.law).items():
             found.append(
                 {
                     "policy": counted.policy.name,
@@ -87,8 +88,26 @@ def group_records(result: Result, by: str) -> list[Record]:
     return found
 
 
+def assumption_records(result: Result) -> list[Record]:
+    """A row per policy and case of an assumption: where both ratios go, and how far that is from as shipped."""
+    found = []
+    shipped: dict[str, Outcome] = {}
+    for outcome in outcomes(result.job):
+        was = shipped.setdefault(outcome.policy, outcome)
+        ratios = {}
+        for name in ("arithmetic", "dram"):
+            before, now = (getattr(its, f"{name}_reduction") for its in (was, outcome))
+            ratios[f"{name}_reduction"] = None if now is None else float(now)
+            ratios[f"{name}_change"] = float(now / before - 1) if now is not None and before else None
+        said = (outcome.policy, outcome.assumption, outcome.case, outcome.here, outcome.grade)
+        found.append(dict(zip(("policy", "assumption", "case", "here", "grade"), said, strict=True)) | ratios)
+    return found
+
+
 def records(result: Result, by: str) -> list[Record]:
     """The rows of a table, one of BY."""
+    if by == "assumption":
+        return assumption_records(result)
     if by == "policy":
         return [policy_record(result, counted) for counted in result.policies]
     return group_records(result, by)
@@ -110,12 +129,12 @@ def published(result: Result) -> list[Record]:
     """
     entries = []
     everywhere = result.everywhere
-    for figure in result.file.published:
+    for figure in result.job.file.published:
         for (scope, traffic), total in everywhere.get(figure.policy, {}).items():
-            ours = _reduction(figure.quantity, everywhere[result.convention.baseline][scope, traffic], total)
+            ours = _reduction(figure.quantity, everywhere[result.job.convention.baseline][scope, traffic], total)
             if ours is None:  # the law is not defined for the policy
                 continue
-            named = scope == result.file.scope and (traffic == result.file.traffic or scope == "gemm")
+            named = scope == result.job.file.scope and (traffic == result.job.file.traffic or scope == "gemm")
             entries.append(
                 {
                     "quantity": figure.quantity,
@@ -134,7 +153,7 @@ def published(result: Result) -> list[Record]:
 
 def convention(result: Result) -> Record:
     """What all numbers of a result depend on."""
-    said = result.convention
+    said = result.job.convention
     return {
         "law": said.law,
         "law_unit": LAWS[said.law].unit,
@@ -146,7 +165,7 @@ def convention(result: Result) -> Record:
         "micro_batches": said.micro_batches,
         "baseline": said.baseline,
         "causal_attention": "full square",
-        "parameters": result.graph.parameters,
+        "parameters": result.job.graph.parameters,
     }
 
 
@@ -171,9 +190,17 @@ def _clip(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width // 2 - 1]}..{text[len(text) - (width - width // 2 - 1) :]}"
 
 
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def _signed(value: float | None) -> str:
+    return "n/a" if value is None else f"{100 * value:+.1f}" if value else ""
+
+
 def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
     """Headers of a human-readable table and how to fill each column; line breaks are for terminals."""
-    unit = LAWS[result.convention.law].unit
+    unit = LAWS[result.job.convention.law].unit
     if by == "policy":
         return {
             "policy": lambda r: _clip(r["policy"], 13),
@@ -184,6 +211,17 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
             "x ": lambda r: _short(r["dram_reduction"]),
             f"{unit}\n/MAC": lambda r: _short(r["arithmetic_cost_per_mac"]),
             "bit\n/elem": lambda r: _short(r["bits_per_element_moved"]),
+        }
+    if by == "assumption":
+        return {
+            "policy": lambda r: _clip(r["policy"], 11),
+            "assumption": lambda r: _wrap(r["assumption"], 15),
+            "as shipped": lambda r: _wrap(r["here"] + (f" ({r['grade']})" if r["grade"] else ""), 14),
+            "instead": lambda r: _wrap(r["case"], 16),
+            "arith.\nx": lambda r: _short(r["arithmetic_reduction"]),
+            "\n%": lambda r: _signed(r["arithmetic_change"]),
+            "DRAM\nx": lambda r: _short(r["dram_reduction"]),
+            "\n% ": lambda r: _signed(r["dram_change"]),
         }
     return {
         "policy": lambda r: _clip(r["policy"], 11),
@@ -196,17 +234,35 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
     }
 
 
+def _without_repetitions(rows: list[list[str]]) -> list[list[str]]:
+    """Cells before the case, where they only say again what stands above."""
+    case = len(rows[0]) - 5
+    above = [[""] * case, *(row[:case] for row in rows[:-1])]
+    return [
+        [*([""] * case if row[:case] == over else row[:case]), *row[case:]]
+        for row, over in zip(rows, above, strict=True)
+    ]
+
+
 def _grid(result: Result, by: str, style: str, line_break: str) -> str:
     columns = _columns(result, by)
-    rows = [[fill(record).replace("\n", line_break) for fill in columns.values()] for record in records(result, by)]
+    found = records(result, by)
+    if by == "assumption" and len({record["policy"] for record in found}) == 1:
+        del columns["policy"]  # the notes name it
+    elif by == "assumption":
+        del columns["as shipped"]
+    rows = [[fill(record).replace("\n", line_break) for fill in columns.values()] for record in found]
+    if by == "assumption":
+        rows = _without_repetitions(rows)
     headers = [header.replace("\n", line_break if line_break == "\n" else " ") for header in columns]
-    align = ["left"] * 2 + ["right"] * (len(columns) - 2)
+    words = 2 if by != "assumption" else 3
+    align = ["left"] * words + ["right"] * (len(columns) - words)
     return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
 
 
 def notes(result: Result) -> list[str]:
     """The lines under a table: the convention, the phases, what is recalled, the published figures beside ours."""
-    said = result.convention
+    said = result.job.convention
     lines = [
         f"law {said.law}, traffic {said.traffic}, scope {said.scope}, {said.steps} steps; "
         f"x less than {_clip(said.baseline, 15)}"
@@ -239,7 +295,7 @@ def headline(result: Result) -> list[str]:
         quantities = dict.fromkeys(entry["quantity"] for entry in its)
         stated = {entry["quantity"]: f"{entry['stated']:g}x {_FIGURES[entry['quantity']]}" for entry in its}
         lines.append(
-            f"{policy} against {result.convention.baseline}: the paper states {', '.join(stated.values())}; here"
+            f"{policy} against {result.job.convention.baseline}: the paper states {', '.join(stated.values())}; here"
         )
         rows = []
         for scope, traffic in dict.fromkeys((entry["scope"], entry["traffic"]) for entry in its):
@@ -257,8 +313,8 @@ def headline(result: Result) -> list[str]:
         lines += [f"  {line}".rstrip() for line in table.splitlines()]
         sources = dict.fromkeys(entry["source"] for entry in its)
         lines += textwrap.wrap(f"stated by {', '.join(sources)}", WIDTH, subsequent_indent="  ")
-    if result.file.published and not result.of_the_file:
-        lines.append(f"published figures are left out: they are relative to {result.file.baseline}")
+    if result.job.file.published and not result.job.of_the_file:
+        lines.append(f"published figures are left out: they are relative to {result.job.file.baseline}")
     return lines
 
 
@@ -281,8 +337,8 @@ def to_latex(result: Result, by: str) -> str:
 def to_json(result: Result, by: str) -> str:
     """One object; exact integers as decimal strings."""
     data = {
-        "workload": result.workload,
-        "baseline": result.convention.baseline,
+        "workload": result.job.workload,
+        "baseline": result.job.convention.baseline,
         "convention": convention(result),
         "rows": records(result, by),
         "published": published(result),
@@ -320,25 +376,10 @@ def write_all(result: Result, by: str, folder: Path) -> list[Path]:
 
     Raises InputError if the folder cannot be written.
     """
-    stem = result.workload + ("" if by == "policy" else f"-by-{by}")
+    stem = result.job.workload + ("" if by == "policy" else f"-by-{by}")
     texts = {f"{stem}.{extension}": make(result, by) for extension, make in FORMATS.values()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return [_replace(folder / name, text) for name, text in texts.items()]
     except OSError as error:
         raise InputError(f"--out {folder}: {error.strerror or error}") from None
-
-
-def _replace(path: Path, text: str) -> Path:
-    import tempfile  # slow to import
-
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
+    return [files.write(folder / name, text.encode()) for name, text in texts.items()]

@@ -65,7 +65,7 @@ class _Plateaus:
 def _loss_log(policy: Policy) -> LossLog:
     if policy.file.loss_log is None:
         raise policy.error((), "until_plateau needs a loss_log (a CSV file with the header step,loss)")
-    said_in = policy.inherited.get("loss_log", policy.document)
+    said_in, _ = policy.inherited.get("loss_log", (policy.document, ()))
     return read_loss_log(Path(said_in.path).parent / policy.file.loss_log)
 
 

@@ -73,6 +73,22 @@ class Published(Strict):
     source: str
 
 
+class WorkloadCase(Strict):
+    """Another choice: fields of the workload as `--set` takes them."""
+
+    name: str
+    set: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class WorkloadAssumption(Strict):
+    """A choice of the workload that its source leaves open, and what it could have been."""
+
+    name: str
+    here: str = Field(description="what the file assumes")
+    grade: Grade = "ours"
+    cases: Annotated[tuple[WorkloadCase, ...], Field(min_length=1)]
+
+
 class Workload(Strict):
     """A workload file. `model` and `batch` are checked by the model family that `model.family` names."""
 
@@ -88,6 +104,9 @@ class Workload(Strict):
     traffic: Literal["unfused", "fused"] = "fused"
     scope: Literal["gemm", "layer", "step"] = "step"
     published: tuple[Published, ...] = ()
+    assumptions: tuple[WorkloadAssumption, ...] = Field(
+        default=(), description="moved one at a time by --by assumption"
+    )
 
 
 # --- policy -----------------------------------------------------------------------------------------------------------
@@ -142,6 +161,27 @@ class Phase(Strict):
     until_grade: Grade = Field(default="ours", description="where the end of the phase comes from")
 
 
+Numbers = dict[Name, Annotated[int, Field(ge=0, le=65536)]]
+
+
+class PolicyCase(Strict):
+    """Another choice: rules after the policy's, numbers in place of its own, other phases."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    numbers: Numbers = {}
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] | None = None
+
+
+class PolicyAssumption(Strict):
+    """A choice of the policy that its source leaves open, and what it could have been."""
+
+    name: str
+    here: str = Field(description="what the file assumes")
+    grade: Grade = "ours"
+    cases: Annotated[tuple[PolicyCase, ...], Field(min_length=1)]
+
+
 class Policy(Strict):
     """A policy file: formats by rules, levels by phases of training."""
 
@@ -155,13 +195,17 @@ class Policy(Strict):
     setup: str = Field(default="", description="how tables name the setting; derived from the levels if there are any")
     accumulator: str = "fp32"
     levels: tuple[Name, ...] = ()
-    numbers: dict[Name, Annotated[int, Field(ge=0, le=65536)]] = Field(
+    numbers: Numbers = Field(
         default={}, description="numbers for format templates, the same in all phases; --bits may give others"
     )
     monotone: bool = Field(default=False, description="no level may fall from one phase to the next")
     loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
     rules: tuple[Rule, ...] = ()
     phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = (Phase(),)
+    assumptions: tuple[PolicyAssumption, ...] = Field(
+        default=(),
+        description="moved one at a time by --by assumption; one replaces that of its name in what is composed",
+    )
 
 
 # --- checking -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from costsim import files, schema
 from costsim.assign import assign
@@ -54,15 +55,25 @@ class CountedPolicy:
         return [(phase.steps, phase.rows) for phase in self.phases]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """What is to be counted: everything is read and checked."""
+
+    workload: str
+    file: schema.Workload
+    document: files.Document
+    graph: Graph
+    convention: Convention
+    policies: tuple[Policy, ...]
+    baseline: Policy
+    of_the_file: bool  # whether the baseline is the file's own
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a run found: policies side by side, under one convention."""
 
-    workload: str
-    file: schema.Workload
-    graph: Graph
-    convention: Convention
-    of_the_file: bool  # whether the baseline is the file's own
+    job: Job
     policies: tuple[CountedPolicy, ...]
     baseline: CountedPolicy
 
@@ -72,12 +83,13 @@ class Result:
 
         Empty if there are none, or if the baseline is not the one that the figures are relative to.
         """
-        figures = {figure.policy for figure in self.file.published}
-        wanted = [counted.policy for counted in self.policies if counted.policy.name in figures]
-        if not wanted or not self.of_the_file:
+        job = self.job
+        figures = {figure.policy for figure in job.file.published}
+        wanted = [policy for policy in job.policies if policy.name in figures]
+        if not wanted or not job.of_the_file:
             return {}
-        different = {policy.name: policy for policy in (self.baseline.policy, *wanted)}
-        return {name: totals_everywhere(self.graph, its, self.convention) for name, its in different.items()}
+        different = {policy.name: policy for policy in (job.baseline, *wanted)}
+        return {name: totals_everywhere(job.graph, its, job.convention) for name, its in different.items()}
 
 
 def count_policy(graph: Graph, policy: Policy, convention: Convention) -> CountedPolicy:
@@ -133,7 +145,7 @@ def _with_widths(policies: list[Policy], path: str, search: bool) -> list[Policy
     return [with_widths(policy, widths) if takes else policy for policy, takes in zip(policies, taking, strict=True)]
 
 
-def run(
+def prepare(
     workload: str,
     policies: Sequence[str] = (),
     baseline: str | None = None,
@@ -142,11 +154,11 @@ def run(
     scope: str | None = None,
     assignments: Sequence[str] = (),
     bits: str | None = None,
-) -> Result:
-    """Count a workload file under its policies (or those given). Arguments override the file's convention.
+) -> Job:
+    """Read a workload file and its policies (or those given). Arguments override the file's convention.
 
     `workload` and policies are paths or shipped names; `assignments` are `field=value` texts over the file's fields.
-    `bits` is a CSV file of widths per layer or tensor; without `policies` it adds the policy fixed-bits.
+    `bits` is a CSV file of widths per layer or tensor; without `policies` it adds the shipped policies that take it.
     Raises InputError, one line, for anything wrong in the input.
     """
     file_path = files.find(workload, "workloads", "workload")
@@ -172,13 +184,18 @@ def run(
     for path, policy in different.items():
         if paths.setdefault(policy.name, path) != path:
             raise InputError(f"two policies are named {policy.name!r}: {paths[policy.name]} and {path}")
-    counted = {path: count_policy(graph, policy, convention) for path, policy in different.items()}
-    return Result(
-        file_path.stem,
-        file,
-        graph,
-        convention,
-        baseline is None or base.name == Path(file.baseline).stem,
-        tuple(counted[path] for path in dict.fromkeys(_where(policy) for policy in loaded)),
-        counted[_where(base)],
-    )
+    asked = tuple(different[path] for path in dict.fromkeys(_where(policy) for policy in loaded))
+    of_the_file = baseline is None or base.name == Path(file.baseline).stem
+    return Job(file_path.stem, file, document, graph, convention, asked, different[_where(base)], of_the_file)
+
+
+def execute(job: Job) -> Result:
+    """Count all policies of a job. Raises InputError if a policy does not fit the workload."""
+    different = {policy.name: policy for policy in (job.baseline, *job.policies)}
+    counted = {name: count_policy(job.graph, policy, job.convention) for name, policy in different.items()}
+    return Result(job, tuple(counted[policy.name] for policy in job.policies), counted[job.baseline.name])
+
+
+def run(workload: str, *arguments: Any, **options: Any) -> Result:
+    """Count a workload file: `execute(prepare(...))`."""
+    return execute(prepare(workload, *arguments, **options))

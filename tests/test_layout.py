@@ -25,7 +25,8 @@ LEVELS = [
     ["models.encoder_decoder", "models.encoder_classifier"],
     ["models"],
     ["simulate"],
-    ["report", "catalogue"],
+    ["sensitivity"],
+    ["report", "plots", "catalogue"],
     ["cli"],
     ["__main__"],
 ]

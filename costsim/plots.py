@@ -1,0 +1,216 @@
+"""Figures of results, drawn with Matplotlib (imported here only): the same bytes for the same input."""
+
+import io
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from costsim import files
+from costsim.count import Total, sum_rows
+from costsim.errors import InputError
+from costsim.sensitivity import Outcome, outcomes
+from costsim.simulate import CountedPolicy, Result
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+_STYLE: Any = {
+    "svg.hashsalt": "costsim",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+
+
+# --- sensitivity ------------------------------------------------------------------------------------------------------
+
+_PANELS = {"arithmetic_reduction": "arithmetic, times less", "dram_reduction": "DRAM traffic, times less"}
+
+
+def _by_effect(found: Sequence[Outcome], shipped: Outcome) -> list[Outcome]:
+    """Cases grouped by assumption, the assumption that moves anything most on top."""
+
+    def effect(outcome: Outcome) -> float:
+        factors = [1.0]
+        for name in _PANELS:
+            now, was = getattr(outcome, name), getattr(shipped, name)
+            if now and was:
+                factors.append(float(max(now / was, was / now)))
+        return max(factors)
+
+    most: dict[str, float] = {}
+    for outcome in found:
+        most[outcome.assumption] = max(most.get(outcome.assumption, 1.0), effect(outcome))
+    return sorted(found, key=lambda outcome: (-most[outcome.assumption], outcome.assumption, -effect(outcome)))
+
+
+_TICKS = [m * 10**k for k in range(-3, 4) for m in (1, 2, 3, 5)]
+
+
+def _bars(axes: Axes, found: Sequence[Outcome], shipped: Outcome, name: str, stated: float | None) -> None:
+    centre = getattr(shipped, name)
+    ends = [float(value) for value in (centre, stated, *(getattr(outcome, name) for outcome in found)) if value]
+    axes.set_xscale("log")
+    axes.set_xlim(min(ends) / 1.6, max(ends) * 1.6)  # room for the numbers
+    axes.set_xticks([tick for tick in _TICKS if min(ends) / 1.6 < tick < max(ends) * 1.6])
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:g}")
+    for y, outcome in enumerate(found):
+        value = getattr(outcome, name)
+        if value is None or centre is None:
+            axes.annotate("not defined", (min(ends), y), va="center", fontsize=7)
+            continue
+        axes.barh(y, float(value - centre), left=float(centre), color=COLOURS[0 if value > centre else 1], height=0.7)
+        if f"{float(value):.2f}" != f"{float(centre):.2f}":
+            right = value > centre
+            axes.annotate(
+                f"{float(value):.2f}",
+                (float(value), y),
+                xytext=(3 if right else -3, 0),
+                textcoords="offset points",
+                va="center",
+                ha="left" if right else "right",
+                fontsize=7,
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+            )
+    if centre is not None:
+        axes.axvline(float(centre), color="black", linewidth=1, label=f"as shipped, {float(centre):.2f}")
+    if stated is not None:
+        axes.axvline(stated, color=COLOURS[3], linewidth=1.2, linestyle="--", label=f"stated, {stated:g}")
+    axes.set_xlabel(_PANELS[name])
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=8)
+    axes.grid(axis="x", linewidth=0.3)
+    axes.set_axisbelow(True)
+
+
+def sensitivity(result: Result) -> Figure:
+    """A tornado: where each case of each assumption takes both ratios, the assumption that moves most on top."""
+    job, found = result.job, outcomes(result.job)
+    names = list(dict.fromkeys(outcome.policy for outcome in found))
+    rows = {name: [outcome for outcome in found if outcome.policy == name] for name in names}
+    heights = [0.21 * len(cases) + 1.0 for cases in rows.values()]
+    figure = Figure(figsize=(10, sum(heights) + 0.5), layout="constrained")
+    panels: Any = figure.subplots(len(names), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+    figures: dict[tuple[str, str], float] = {
+        (figure.policy, figure.quantity): figure.stated for figure in job.file.published if job.of_the_file
+    }
+    marks = {policy.name: "*" for policy in job.policies if policy.recalled}
+    for (name, (shipped, *cases)), pair in zip(rows.items(), panels, strict=True):
+        ordered = _by_effect(cases, shipped)
+        for axes, quantity in zip(pair, _PANELS, strict=True):
+            _bars(axes, ordered, shipped, quantity, figures.get((name, quantity)))
+            axes.set_ylim(len(ordered) - 0.4, -0.6)
+            axes.set_yticks([])
+        labels = [f"{outcome.assumption}: {outcome.case}" for outcome in ordered]
+        pair[0].set_yticks(range(len(ordered)), labels, fontsize=8)
+        pair[0].set_ylabel(f"{name}{marks.get(name, '')} against {job.baseline.name}")
+    said = job.convention
+    note = f"{job.workload}: law {said.law}, traffic {said.traffic}, scope {said.scope} as shipped"
+    figure.suptitle(note + (" (* levels recalled, not stated)" if marks else ""), fontsize=10)
+    return figure
+
+
+# --- schedule ---------------------------------------------------------------------------------------------------------
+
+
+def _ends(counted: CountedPolicy) -> list[int]:
+    """The steps at which phases end, after 0."""
+    return [0, *accumulate(phase.steps for phase in counted.phases)]
+
+
+def _levels(axes: Axes, counted: CountedPolicy) -> None:
+    policy = counted.policy
+    ends = _ends(counted)
+    count = len(policy.file.levels)
+    for i, level in enumerate(policy.file.levels):
+        numbers = [phase.levels[i] for phase in policy.file.phases]
+        width = 2 + 2.5 * (count - 1 - i)  # equal levels are seen inside each other
+        axes.step(ends, [numbers[0], *numbers], color=COLOURS[i % len(COLOURS)], linewidth=width, label=level)
+    highest = max(number for phase in policy.file.phases for number in phase.levels)
+    axes.set_ylim(0, highest * 1.25)
+    axes.set_yticks(sorted({number for phase in policy.file.phases for number in phase.levels}))
+    axes.grid(axis="y", linewidth=0.3)
+
+
+def _cumulative(axes: Axes, result: Result, shown: Sequence[CountedPolicy]) -> None:
+    law, base = result.job.convention.law, result.baseline.total
+    quantities: dict[str, tuple[Callable[[Total], int | None], str]] = {
+        "arithmetic": (lambda total: total.arithmetic_cost, "-"),
+        "DRAM": (lambda total: total.dram_bits, "--"),
+    }
+    for i, counted in enumerate(shown):
+        for name, (amount, line) in quantities.items():
+            whole = amount(base)
+            costs = [amount(sum_rows(phase.rows, law)) for phase in counted.phases]
+            if not whole or None in costs:
+                continue
+            spent = accumulate(phase.steps * (cost or 0) for phase, cost in zip(counted.phases, costs, strict=True))
+            shares = [0.0, *(float(Fraction(part, whole)) for part in spent)]
+            axes.plot(
+                _ends(counted), shares, line, color=COLOURS[i % len(COLOURS)], label=f"{counted.policy.name}, {name}"
+            )
+    axes.grid(linewidth=0.3)
+
+
+def schedule(result: Result) -> Figure:
+    """Bits per level over the steps, and what has been spent by then; short phases are drawn once more, larger."""
+    job = result.job
+    changing = [counted for counted in result.policies if counted.policy.file.levels and len(counted.phases) > 1]
+    shown = changing or [counted for counted in result.policies if counted.policy.file.levels]
+    steps = job.convention.steps
+    starts = [
+        _ends(counted)[i] for counted in shown for i, phase in enumerate(counted.phases) if phase.steps < 0.05 * steps
+    ]
+    zoom = min(starts, default=None)
+    columns = 1 if zoom is None else 2
+    figure = Figure(figsize=(5.5 * columns + 2.5, 1.8 * len(shown) + 3.6), layout="constrained")
+    ratios = [1.8] * len(shown) + [3.6]
+    panels: Any = figure.subplots(
+        len(ratios), columns, squeeze=False, sharex="col", gridspec_kw={"height_ratios": ratios}
+    )
+    for counted, row in zip(shown, panels, strict=False):
+        for axes in row:
+            _levels(axes, counted)
+        mark = "*" if counted.policy.recalled else ""
+        row[0].set_ylabel(f"{counted.policy.name}{mark}\nbits per level")
+        row[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    for axes in panels[-1]:
+        axes.set_xlabel("training step")
+    everyone = (*shown, *(counted for counted in result.policies if counted not in shown))
+    _cumulative(panels[-1][0], result, everyone)
+    panels[-1][0].set_ylabel(f"spent so far, share of all\nthat {job.baseline.name} spends")
+    panels[-1][0].legend(loc="upper left", ncols=2, fontsize=7)
+    panels[-1][0].set_xlim(0, steps)
+    if zoom is not None:
+        _cumulative(panels[-1][1], result, shown)
+        panels[-1][1].set_xlim(zoom - 0.25 * (steps - zoom), steps)
+        panels[0][1].set_title(f"steps from {zoom} on", fontsize=9)
+    said = job.convention
+    note = f"{job.workload}: law {said.law}, traffic {said.traffic}, scope {said.scope}"
+    marks = [" (* levels recalled, not stated)"] if any(counted.policy.recalled for counted in shown) else []
+    if any(phase.until_grade == "fitted" for counted in shown for phase in counted.policy.file.phases):
+        marks.append("; where phases end is fitted")
+    figure.suptitle(note + "".join(marks), fontsize=10)
+    return figure
+
+
+PLOTS: dict[str, Callable[[Result], Figure]] = {"sensitivity": sensitivity, "schedule": schedule}
+
+
+def save(result: Result, kind: str, path: Path) -> Path:
+    """Draw one of PLOTS into an .svg, .pdf or .png file, whole or not at all. Raises InputError for another ending."""
+    style = path.suffix.removeprefix(".").lower()
+    if style not in _NO_DATE:
+        raise InputError(f"--out {path}: expected a name that ends in .svg, .pdf or .png")
+    with mpl.rc_context(_STYLE):
+        figure = PLOTS[kind](result)
+        data = io.BytesIO()
+        figure.savefig(data, format=style, dpi=150, metadata=_NO_DATE[style])
+    return files.write(path, data.getvalue())

@@ -1,0 +1,115 @@
+"""How far each assumption moves the two ratios: one moved at a time, the others as shipped.
+
+Every file says its own assumptions: a policy those about formats, copies and phases, a workload those about sizes. The
+convention (scope, traffic model, law) is an assumption of every run.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from costsim import files, schema
+from costsim.count import SCOPES, TRAFFIC_MODELS, Total
+from costsim.errors import InputError
+from costsim.laws import LAWS
+from costsim.models import build
+from costsim.policy import Policy, with_case
+from costsim.simulate import Job, count_policy
+
+AS_SHIPPED = "as shipped"
+_CONVENTION = {"scope": SCOPES, "traffic": TRAFFIC_MODELS, "law": tuple(LAWS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Both ratios of a policy to the baseline under one case of one assumption; None where a law is not defined."""
+
+    policy: str
+    assumption: str
+    here: str  # what the files assume
+    grade: str
+    case: str  # what is assumed instead
+    arithmetic_reduction: Fraction | None
+    dram_reduction: Fraction | None
+
+
+class _Said(NamedTuple):
+    """What stands in a table of an assumption: its name, what is assumed, whence, and what instead."""
+
+    assumption: str
+    here: str
+    grade: str
+    case: str
+
+
+def _with_fields(job: Job, assignments: tuple[str, ...], at: files.Where) -> Job:
+    """The job with other fields of the workload. Raises InputError, at the case, if they do not fit."""
+    try:
+        document = files.override(job.document, assignments)
+        file = schema.validate(schema.Workload, document)
+        graph = build(file, document)
+    except InputError as error:
+        raise job.document.error(at, str(error)) from None
+    training = file.training
+    convention = replace(job.convention, steps=training.steps, micro_batches=training.micro_batches)
+    return replace(job, file=file, document=document, graph=graph, convention=convention)
+
+
+def _jobs(job: Job) -> Iterator[tuple[_Said, Job]]:
+    """The job under each other convention, and under each case of the workload's assumptions."""
+    for field, values in _CONVENTION.items():
+        here = getattr(job.convention, field)
+        for value in values:
+            if value != here:
+                other: dict[str, Any] = {field: value}
+                yield _Said(field, here, "ours", value), replace(job, convention=replace(job.convention, **other))
+    for a, said in enumerate(job.file.assumptions):
+        for i, case in enumerate(said.cases):
+            changed = _with_fields(job, case.set, ("assumptions", a, "cases", i))
+            yield _Said(said.name, said.here, said.grade, case.name), changed
+
+
+def _policies(policy: Policy) -> Iterator[tuple[_Said, Policy]]:
+    """The policy under each case of its assumptions."""
+    for assumption in policy.assumptions:
+        said = assumption.said
+        for i, case in enumerate(said.cases):
+            yield _Said(said.name, said.here, said.grade, case.name), with_case(policy, assumption, i)
+
+
+def subjects(job: Job) -> list[Policy]:
+    """The policies whose assumptions are moved: those with published figures, else all but the baseline."""
+    figures = {figure.policy for figure in job.file.published}
+    published = [policy for policy in job.policies if policy.name in figures]
+    return published or [policy for policy in job.policies if policy.name != job.baseline.name]
+
+
+def _outcome(said: _Said, job: Job, policy: Policy, baseline: Total) -> Outcome:
+    total = count_policy(job.graph, policy, job.convention).total
+    cost, base = total.arithmetic_cost, baseline.arithmetic_cost
+    arithmetic = Fraction(base, cost) if base is not None and cost else None
+    dram = Fraction(baseline.dram_bits, total.dram_bits) if total.dram_bits else None
+    return Outcome(policy.name, *said, arithmetic, dram)
+
+
+@lru_cache(maxsize=1)  # a report asks once for each of its formats
+def outcomes(job: Job) -> list[Outcome]:
+    """Each assumption of each subject moved, one case at a time; the first of a policy is everything as shipped.
+
+    Raises InputError for a case that does not fit.
+    """
+    shipped = _Said(AS_SHIPPED, "", "", "")
+    jobs = [(said, its, _baseline(its)) for said, its in ((shipped, job), *_jobs(job))]
+    found = []
+    for policy in subjects(job):
+        (first, _, base), *others = jobs
+        found.append(_outcome(first, job, policy, base))
+        found += [_outcome(said, job, changed, base) for said, changed in _policies(policy)]
+        found += [_outcome(said, its, policy, baseline) for said, its, baseline in others]
+    return found
+
+
+def _baseline(job: Job) -> Total:
+    return count_policy(job.graph, job.baseline, job.convention).total
