@@ -5,17 +5,21 @@ what is read; two ops are alike if they are in all of that, down to who else rea
 see of names are the globs that match and the widths given for them (`Marks`), so most policies see no names.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 from re import compile as compile_pattern
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from costsim.autodiff import is_stashed
 from costsim.graph import GEMM_OPERANDS, Graph, Op
 from costsim.kinds import Dims
-from costsim.widths import Widths
+
+if TYPE_CHECKING:
+    from costsim.widths import Widths  # which reads CSV: loaded where there is some
 
 Axes = tuple[int, ...]
 Matched = frozenset[str]  # the globs that match a name
@@ -28,10 +32,6 @@ class Marks(NamedTuple):
     name: tuple[str, ...] = ()
     op: tuple[str, ...] = ()
     widths: Widths | None = None
-
-    def numbers(self, layer: str, tensor: str) -> tuple[int, ...]:
-        """What the widths say of a tensor, or of a read of it by an op of that layer."""
-        return self.widths.of(layer, tensor) if self.widths else ()
 
 
 class Candidate(NamedTuple):
@@ -68,21 +68,32 @@ class Classes:
     reads: Sequence[Read]
     read_as: Mapping[tuple[int, int], int]  # by position of the op and operand; other reads are of the tensor itself
     ops: Sequence[int]  # by position: ops of one kind, dims and place
-    tensors: Mapping[str, int]  # by tensor: stored alike, with the same dims
+    tensors: Mapping[str, int]  # by tensor: stored alike, with the same dims, made and read by ops that are alike
+    reader: Mapping[tuple[int, int], int]  # by position of the op and operand: which reader of the tensor that is
+    first: Mapping[tuple[int, int], bool]  # so too: whether it may be the first to read the tensor through some copy
 
 
 Touch = tuple[Op, int]  # an op and the slot of a tensor in it: of its inputs, then outputs
 
 
+class Alike(NamedTuple):
+    """Ops that are alike in all that they move: in the tensors' classes, and in the rest that it depends on."""
+
+    tensors: tuple[int, ...]  # of inputs, then of outputs and those in whose place they are written
+    rest: tuple[object, ...]
+    ops: list[Op]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernels:
-    """A graph under a way to group its ops into kernels: which ops are alike in all that they move."""
+    """A graph under a way to group its ops into kernels, so that it is known what is read within one."""
 
     group: Sequence[int]  # by position of the op: its kernel
-    alike: Sequence[tuple[Op, ...]]
+    alike: Sequence[Alike]
     traffic_of: Mapping[str, int]  # by tensor: a class within which all that is read and written is alike
-    reader: Mapping[tuple[int, int], int]  # by position of the op and operand: which reader of the tensor that is
-    earlier: Mapping[tuple[int, int], tuple[Touch, ...]]  # so too: who has the tensor on chip before, in the kernel
+    traffic: Sequence[tuple[str, object]]  # of each such class: one tensor, and what tells it from the others
+    reader: Mapping[tuple[int, int], int]  # as of Classes
+    earlier: Mapping[tuple[int, int], tuple[Touch, ...]]  # by reader, who has the tensor on chip before in the kernel
 
 
 class _Numbers(dict[Any, int]):
@@ -104,35 +115,49 @@ class _Globs(dict[str, Matched]):
         return matched
 
 
+_NONE = Matched()
+Seen = tuple[Matched, Matched, Matched, tuple[int, ...]]  # of a layer, a tensor's name, an op's; its widths
+
+
 def last_axis(dims: Dims) -> Axes:
     """Along which the boxes of a tensor lie as it is stored; none for a scalar."""
     return (len(dims) - 1,) if dims else ()
 
 
+class _Seen:
+    """What a policy sees of names, looked up once each; nothing if it has no globs or widths."""
+
+    def __init__(self, marks: Marks) -> None:
+        self.layer, self.name, self.op = map(_Globs, marks[:3])
+        self.widths = marks.widths
+        self.nothing: Seen | None = None if any(marks) else (_NONE, _NONE, _NONE, ())
+
+    def __call__(self, layer: str, name: str, op: str) -> Seen:
+        numbers = self.widths.of(layer, name) if self.widths else ()
+        return self.nothing or (self.layer[layer], self.name[name], self.op[op], numbers)
+
+
 @lru_cache(maxsize=8)
 def classes(graph: Graph, marks: Marks) -> Classes:
-    """The classes of tensors and reads that a policy with those globs cannot tell apart."""
-    by_layer, by_name, by_op = map(_Globs, marks[:3])
+    """The classes of tensors and reads that a policy with those globs and widths cannot tell apart."""
+    seen, nothing = _Seen(marks), _Seen(marks).nothing
     ops, stored, shapes, reads = _Numbers(), _Numbers(), _Numbers(), _Numbers()
     op_class = [
-        ops[
-            (id(op.kind), id(op.env), op.phase, op.gemm, op.times)
-            + (by_layer[op.layer], by_op[op.name], marks.numbers(op.layer, ""))
-        ]
+        ops[id(op.kind), id(op.env), op.phase, op.gemm, op.times, nothing or seen(op.layer, "", op.name)]
         for op in graph.ops
     ]
     stored_as: dict[str, int] = {}
-    tensors: dict[str, int] = {}
+    shape_of: dict[str, int] = {}
     for name, tensor in graph.tensors.items():
-        root = graph.tensors[graph.root[name]]  # written in place: one memory, one format
-        maker = graph.producer.get(root.name)
-        phase, gemm, op_marks = (maker.phase, maker.gemm, by_op[maker.name]) if maker else (None, None, Matched())
-        marked = by_layer[root.layer], by_name[root.name], op_marks, marks.numbers(root.layer, root.name)
-        stored_as[name] = stored[root.role, root.values, phase, gemm, None, None, *marked]
-        tensors[name] = shapes[
-            (stored_as[name], tensor.role, tensor.values, tensor.dims, tensor.alias is None)
-            + (by_name[name], marks.numbers("", name))
-        ]
+        if tensor.alias is not None:
+            stored_as[name] = stored_as[tensor.alias]  # written in place: one memory, one format
+        else:
+            maker = graph.producer.get(name)
+            phase, gemm, op_name = (maker.phase, maker.gemm, maker.name) if maker else (None, None, "")
+            its = nothing or seen(tensor.layer, name, op_name)
+            stored_as[name] = stored[tensor.role, tensor.values, phase, gemm, None, None, its]
+        its = nothing or seen("", name, "")
+        shape_of[name] = shapes[stored_as[name], tensor.role, tensor.values, tensor.dims, tensor.alias is None, its]
     read_as: dict[tuple[int, int], int] = {}
     found: list[Read] = []
     for op, own in zip(graph.ops, op_class, strict=True):
@@ -143,14 +168,37 @@ def classes(graph: Graph, marks: Marks) -> Classes:
             tensor = graph.tensors[name]
             stashed = backward and is_stashed(graph, name)
             if tensor.values == "float" and (gemm or stashed):
-                number = read_as[op.position, i] = reads[own, i, tensors[name]]
+                number = read_as[op.position, i] = reads[own, i, shape_of[name]]
                 if number == len(found):
-                    marked = by_layer[op.layer], by_name[name], by_op[op.name], marks.numbers(op.layer, name)
                     label = GEMM_OPERANDS[gemm][i] if gemm else None
-                    candidate = Candidate(tensor.role, tensor.values, op.phase, gemm, label, None, *marked)
+                    its = seen(op.layer, name, op.name)
+                    candidate = Candidate(tensor.role, tensor.values, op.phase, gemm, label, None, *its)
                     axes = op.kind.contracted[i] if gemm else last_axis(tensor.dims)
                     found.append(Read(candidate, stored_as[name], tensor.dims, stashed, axes))
-    return Classes(tuple(map(Candidate._make, stored)), stored_as, found, read_as, op_class, tensors)
+    candidates = [Candidate(*fields, *its) for *fields, its in stored]
+    return Classes(candidates, stored_as, found, read_as, op_class, *_read_alike(graph, op_class, shape_of))
+
+
+def _read_alike(
+    graph: Graph, op_class: Sequence[int], shape_of: Mapping[str, int]
+) -> tuple[dict[str, int], dict[tuple[int, int], int], dict[tuple[int, int], bool]]:
+    """Tensors by who makes and reads them; of each reader, which it is, and whether it is the first of its class."""
+    numbers = _Numbers()
+    tensors: dict[str, int] = {}
+    reader: dict[tuple[int, int], int] = {}
+    first: dict[tuple[int, int], bool] = {}
+    all_readers, producer_of, maker_of = graph.readers, graph.producer, graph.maker
+    for name, shape in shape_of.items():
+        readers: list[tuple[int, int]] = []
+        for at, (op, i) in enumerate(all_readers.get(name, ())):
+            its = (op_class[op.position], i)
+            reader[op.position, i], first[op.position, i] = at, its not in readers
+            readers.append(its)
+        producer, maker = producer_of.get(name), maker_of.get(name)
+        made = op_class[producer.position] if producer else None
+        copied = op_class[maker.position] if maker else None
+        tensors[name] = numbers[shape, made, copied, tuple(readers)]
+    return tensors, reader, first
 
 
 @lru_cache(maxsize=8)
@@ -161,48 +209,45 @@ def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
     read that, on whether those others are in its kernel, and on what the kernel has on chip: all of it is in the class.
     """
     found = classes(graph, marks)
-    op_class, tensor_class = found.ops, found.tensors
+    op_class, first = found.ops, found.first
     numbers = _Numbers()
     traffic_of: dict[str, int] = {}
-    for name in graph.tensors:
-        producer, maker = graph.producer.get(name), graph.maker.get(name)
-        written_in = group[producer.position] if producer else None
-        copied_in = group[maker.position] if maker else None
-        readers = tuple(
-            [
-                (op_class[op.position], i, group[op.position] == written_in, group[op.position] == copied_in)
-                for op, i in graph.readers.get(name, ())
-            ]
-        )
-        made = op_class[producer.position] if producer else None
-        copied = op_class[maker.position] if maker else None
-        traffic_of[name] = numbers[tensor_class[name], made, copied, readers]
-    reader: dict[tuple[int, int], int] = {}
-    first: dict[tuple[int, int], bool] = {}  # whether it may be the first to read the tensor through some copy
-    for of_tensor in graph.readers.values():
-        before: set[tuple[int, int]] = set()
-        for at, (op, i) in enumerate(of_tensor):
-            reader[op.position, i] = at
-            first[op.position, i] = (op_class[op.position], i) not in before
-            before.add((op_class[op.position], i))
-    alike: dict[object, list[Op]] = {}
+    described: dict[object, tuple[str, object]] = {}
+    all_readers, producer_of, maker_of = graph.readers, graph.producer, graph.maker
+    for name, number in found.tensors.items():
+        producer, maker = producer_of.get(name), maker_of.get(name)
+        written, copied = group[producer.position] if producer else -1, group[maker.position] if maker else -1
+        inside = [
+            (at, kernel == written, kernel == copied)
+            for at, (op, _) in enumerate(all_readers.get(name, ()))
+            if (kernel := group[op.position]) == written or kernel == copied
+        ]
+        key = (number, tuple(inside))
+        traffic_of[name] = numbers[key]
+        described.setdefault(key, (name, key))
+    alike: dict[object, Alike] = {}
     earlier: dict[tuple[int, int], tuple[Touch, ...]] = {}
     on_chip: dict[str, tuple[Touch, ...]] = {}
     for op in graph.ops:
         if op.position == 0 or group[op.position] != group[op.position - 1]:
             on_chip = {}
-        inputs = []
+        tensors: list[int] = []
+        rest: list[object] = [op_class[op.position]]
         for i, name in enumerate(op.inputs):
             touches = on_chip.get(name, ())
+            tensors.append(traffic_of[name])
+            rest.append(first[op.position, i])
             if touches:
                 earlier[op.position, i] = touches
+                rest.append(tuple([(op_class[other.position], slot) for other, slot in touches]))
             on_chip[name] = (*touches, (op, i))
-            before_this = tuple([(op_class[other.position], slot) for other, slot in touches])
-            inputs.append((traffic_of[name], first[op.position, i], before_this))
-        outputs = []
         for slot, name in enumerate(op.outputs, len(op.inputs)):
             root = graph.root[name]
-            outputs.append((traffic_of[name], traffic_of[root]))
+            tensors += (traffic_of[name], traffic_of[root])
             on_chip[name] = on_chip[root] = (*on_chip.get(name, ()), (op, slot))
-        alike.setdefault((op_class[op.position], *inputs, *outputs), []).append(op)
-    return Kernels(group, [tuple(ops) for ops in alike.values()], traffic_of, reader, earlier)
+        its = (tuple(tensors), tuple(rest))
+        if its in alike:
+            alike[its].ops.append(op)
+        else:
+            alike[its] = Alike(*its, [op])
+    return Kernels(group, list(alike.values()), traffic_of, list(described.values()), found.reader, earlier)

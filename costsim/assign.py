@@ -7,6 +7,7 @@ live, is all that a policy says; no policy's name is known to the code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from costsim import schema
@@ -102,12 +103,28 @@ def _marks(policy: Policy) -> Marks:
     return Marks(layer, name, op, policy.widths)
 
 
+class _Matching(dict[Candidate, tuple[int, ...]]):
+    """Which rules of a policy match a candidate, in whatever phase."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.tests = [_tests(rule) for rule in policy.file.rules]
+
+    def __missing__(self, candidate: Candidate) -> tuple[int, ...]:
+        matching = self[candidate] = tuple(
+            [i for i, tests in enumerate(self.tests) if all(_passes(test, candidate[at]) for at, test in tests)]
+        )
+        return matching
+
+
+_matching = lru_cache(maxsize=64)(_Matching)
+
+
 class _Rules:
-    """The rules of a policy in one phase; remembers which of them matched anything."""
+    """The rules of a policy in one phase; remembers which of them had a say."""
 
     def __init__(self, policy: Policy, index: int) -> None:
         self.policy, self.index = policy, index
-        self.tests = [_tests(rule) for rule in policy.file.rules]
+        self.matching = _matching(policy)
         self.formats: dict[tuple[int, tuple[int, ...]], Format] = {}
         self.matched: set[int] = set()
 
@@ -130,9 +147,8 @@ class _Rules:
     def choose(self, candidate: Candidate) -> _Choice | None:
         """What the last rule that matches and names a format says, as later ones change it; None if none does."""
         chosen = None
-        for i, (rule, tests) in enumerate(zip(self.policy.file.rules, self.tests, strict=True)):
-            if not all(_passes(test, candidate[at]) for at, test in tests):
-                continue
+        for i in self.matching[candidate]:
+            rule = self.policy.file.rules[i]
             if rule.format is not None:
                 format = self.format(i, rule.format, candidate.numbers)
                 chosen = _Choice(format, _DEFAULT_PLACEMENT.get(rule.copy_ or "", ""), "delayed", i)
@@ -217,6 +233,7 @@ class _Chains:
         return chain
 
 
+@lru_cache(maxsize=64)  # what is counted in several ways is assigned once
 def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     """The formats of all tensors and the copies of all reads, in the phase of that index.
 

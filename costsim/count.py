@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from costsim.alike import Axes, Kernels, kernels
+from costsim.alike import Alike, Axes, Kernels, Marks, kernels
 from costsim.assign import Assignment, Copy
 from costsim.formats import Format
 from costsim.graph import Graph, Op
@@ -39,7 +39,7 @@ class Move(NamedTuple):
 class Row(NamedTuple):
     """What each of some ops that are alike costs, over all its runs in a training step."""
 
-    ops: tuple[Op, ...]
+    ops: list[Op]
     cast: Move | None  # set on the quantize kernel that makes this copy for the op
     kind: str
     phase: str
@@ -155,29 +155,50 @@ def _traffic(graph: Graph, name: str, assignment: Assignment, group: Sequence[in
     return _Traffic(held_by, on_chip, casts, copies, outside.get(None, None not in replaced))
 
 
+class _Memo:
+    """What was found of a graph before, under whatever policy with the same marks: little differs between phases."""
+
+    def __init__(self) -> None:
+        self.states: dict[object, int] = {}
+        self.traffic: dict[int, _Traffic] = {}
+        self.rows: dict[object, list[Row]] = {}
+        self.sizes: dict[tuple[Dims, Axes | None, str], tuple[int, int]] = {}
+
+
+@lru_cache(maxsize=8)
+def _memo(_graph: Graph, _marks: Marks) -> _Memo:
+    return _Memo()
+
+
 class _Counter:
-    """Turns ops into rows. What ops of the same kind, dims and formats share is worked out once."""
+    """Turns ops into rows. What is alike, here or in another phase, is worked out once."""
 
     def __init__(self, graph: Graph, assignment: Assignment, kernels: Kernels) -> None:
         self.graph, self.assignment, self.kernels = graph, assignment, kernels
-        self.traffic_of: dict[int, _Traffic] = {}
-        self.sizes: dict[tuple[Dims, Axes | None, str], tuple[int, int]] = {}
+        self.memo = _memo(graph, assignment.marks)
+        self.states = [self.state(name, its) for name, its in kernels.traffic]
+
+    def state(self, name: str, its: object) -> int:
+        """A number for what a class of tensors is under this assignment: its format and its readers' copies."""
+        chains = tuple([self.assignment.chain(op, i) for op, i in self.graph.readers.get(name, ())])
+        key = (its, self.assignment.format(name).name, chains)
+        return self.memo.states.setdefault(key, len(self.memo.states))
 
     def traffic(self, name: str) -> _Traffic:
         """How a tensor is read and what of it is written."""
-        number = self.kernels.traffic_of[name]
-        if number not in self.traffic_of:
-            self.traffic_of[number] = _traffic(self.graph, name, self.assignment, self.kernels.group)
-        return self.traffic_of[number]
+        state = self.states[self.kernels.traffic_of[name]]
+        if state not in self.memo.traffic:
+            self.memo.traffic[state] = _traffic(self.graph, name, self.assignment, self.kernels.group)
+        return self.memo.traffic[state]
 
     def size(self, dims: Dims, axes: Axes | None, format: Format) -> tuple[int, int]:
         """Bits and elements of something stored with boxes along these axes; None: along the last."""
         key = (dims, axes, format.name)
-        found = self.sizes.get(key)
+        found = self.memo.sizes.get(key)
         if found is None:
             elements = self.graph.elements(dims)
             run = self.graph.elements(dims[-1:] if axes is None else tuple([dims[axis] for axis in axes]))
-            found = self.sizes[key] = format.stored_bits(elements, run), elements
+            found = self.memo.sizes[key] = format.stored_bits(elements, run), elements
         return found
 
     def quantize(self, vector: Mapping[str, int], copy: Copy, name: str, times: int) -> Mapping[str, int]:
@@ -205,7 +226,16 @@ class _Counter:
                 return True
         return False
 
-    def row(self, ops: tuple[Op, ...]) -> Row:
+    def rows(self, alike: Alike) -> list[Row]:
+        """The counts of ops that are alike, after those of the quantize kernels that they need."""
+        accumulator = self.assignment.accumulator.name
+        key = (alike.rest, tuple([self.states[number] for number in alike.tensors]), accumulator)
+        found = self.memo.rows.get(key)
+        if found is None:
+            found = self.memo.rows[key] = [*self.cast_rows(alike.ops), self.row(alike.ops)]
+        return found if found[-1].ops is alike.ops else [row._replace(ops=alike.ops) for row in found]
+
+    def row(self, ops: list[Op]) -> Row:
         """The counts of ops that are alike."""
         op = ops[0]
         times, kind = op.times, op.kind
@@ -244,7 +274,7 @@ class _Counter:
         role = self.graph.tensors[op.outputs[0]].role
         return Row(ops, None, kind.name, op.phase, op.gemm, role, macs, summed, pair, vector, tuple(moves))
 
-    def cast_rows(self, ops: tuple[Op, ...]) -> list[Row]:
+    def cast_rows(self, ops: list[Op]) -> list[Row]:
         """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""
         op, rows = ops[0], []
         for slot, name in enumerate(op.inputs):
@@ -272,11 +302,10 @@ def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope:
     counter = _Counter(graph, assignment, found)
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []
-    for ops in found.alike:
-        if narrowest_scope(ops[0]) in scopes:
-            if scope != "gemm":
-                rows += counter.cast_rows(ops)
-            rows.append(counter.row(ops))
+    for alike in found.alike:
+        if narrowest_scope(alike.ops[0]) in scopes:
+            its = counter.rows(alike)
+            rows += its if scope != "gemm" else its[-1:]
     return rows
 
 

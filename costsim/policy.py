@@ -1,19 +1,24 @@
 """What a policy is: a checked file, with the rules of the policies that it composes and the formats of its levels."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costsim import files, schema
 from costsim.errors import InputError, nearest, one_line
 from costsim.files import Document, Where
 from costsim.formats import Format, parse_format
 from costsim.schema import validate
-from costsim.widths import Widths
 
 _LEVEL = r"<([^<>]*)>"
+
+
+if TYPE_CHECKING:
+    from costsim.widths import Widths  # which reads CSV: loaded where there is some
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class Assumption:
     place: Where
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Policy:
     """A checked policy file with what it composes, under the name that tables print."""
 

@@ -18,7 +18,6 @@ from costsim import files
 from costsim.count import GROUPINGS, Total, group
 from costsim.errors import InputError
 from costsim.laws import LAWS
-from costsim.sensitivity import Outcome, outcomes
 from costsim.simulate import CountedPolicy, Result
 
 Record = dict[str, Any]
@@ -90,6 +89,8 @@ def group_records(result: Result, by: str) -> list[Record]:
 
 def assumption_records(result: Result) -> list[Record]:
     """A row per policy and case of an assumption: where both ratios go, and how far that is from as shipped."""
+    from costsim.sensitivity import Outcome, outcomes  # no other table needs it
+
     found = []
     shipped: dict[str, Outcome] = {}
     for outcome in outcomes(result.job):

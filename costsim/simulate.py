@@ -19,7 +19,6 @@ from costsim.graph import Graph
 from costsim.models import build
 from costsim.policy import Policy, find_policy, load_policies, with_widths
 from costsim.schedule import schedule
-from costsim.widths import read_widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +130,8 @@ def _with_widths(policies: list[Policy], path: str, search: bool) -> list[Policy
 
     Raises InputError if none has.
     """
+    from costsim.widths import read_widths  # few runs have any
+
     widths = read_widths(Path(path))
     if search:
         shipped = [load_policies((file,)) for file in files.list_shipped("policies").values()]
