@@ -196,7 +196,7 @@ def _wrap(text: str, width: int) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:+.1f}" if value else ""
+    return "n/a" if value is None else f"{100 * value:+.1f}" if abs(value) >= 0.0005 else ""
 
 
 def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
@@ -216,9 +216,9 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
     if by == "assumption":
         return {
             "policy": lambda r: _clip(r["policy"], 11),
-            "assumption": lambda r: _wrap(r["assumption"], 15),
+            "assumption": lambda r: _wrap(r["assumption"] if r["case"] else f"{r['policy']} {r['assumption']}", 14),
             "as shipped": lambda r: _wrap(r["here"] + (f" ({r['grade']})" if r["grade"] else ""), 14),
-            "instead": lambda r: _wrap(r["case"], 16),
+            "instead": lambda r: _wrap(r["case"], 14),
             "arith.\nx": lambda r: _short(r["arithmetic_reduction"]),
             "\n%": lambda r: _signed(r["arithmetic_change"]),
             "DRAM\nx": lambda r: _short(r["dram_reduction"]),

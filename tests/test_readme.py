@@ -39,6 +39,12 @@ def test_the_table_is_what_the_main_job_prints(tmp_path, monkeypatch):
     assert done.output == table
 
 
+def test_the_sensitivity_table_is_what_by_assumption_prints(tmp_path, monkeypatch):
+    [table] = [block for language, block in BLOCKS if not language and block.startswith("assumption ")]
+    done = run("costsim run iwslt17-dsq --by assumption", tmp_path, monkeypatch)
+    assert done.output.startswith(table + "\n")
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("costsim")])
 def test_commands_run(command, tmp_path, monkeypatch):
     done = run(command, tmp_path, monkeypatch)
@@ -46,9 +52,20 @@ def test_commands_run(command, tmp_path, monkeypatch):
     assert done.output
 
 
-def test_the_policy_to_write_works(tmp_path, monkeypatch):
-    [policy] = [block for language, block in BLOCKS if language == "yaml"]
+POLICIES = [block for language, block in BLOCKS if language == "yaml"]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda text: text.splitlines()[0])
+@pytest.mark.parametrize("by", ["policy", "assumption"])
+def test_the_policies_to_write_work(policy, by, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(policy)
-    done = run("costsim run iwslt17-dsq --policy mine.yaml", tmp_path, monkeypatch)
+    (tmp_path / "losses.csv").write_text("step,loss\n1000,4.1\n2000,3.9\n3000,3.9\n4000,4.0\n")
+    done = run(f"costsim run iwslt17-dsq --policy mine.yaml --by {by}", tmp_path, monkeypatch)
     assert done.exit_code == 0
-    assert done.output.splitlines()[3].startswith("mine ")
+    assert "mine" in done.output
+
+
+def test_the_widths_to_give_work(tmp_path, monkeypatch):
+    (tmp_path / "table.csv").write_text("layer,bits\nencoder.0,4\n")
+    done = run("costsim run iwslt17-dsq --bits table.csv", tmp_path, monkeypatch)
+    assert "\nfixed-bits " in done.output

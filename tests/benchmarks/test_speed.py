@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_bad_input import HOSTILE, run, write
 
-from costsim import files
+from costsim import files, simulate
 from costsim.assign import assign
 from costsim.count import count, sum_rows
 from costsim.models import encoder_classifier, training_step
@@ -24,6 +24,7 @@ COMMANDS = {
     "run-iwslt17": [COSTSIM, "run", "iwslt17-dsq.yaml"],
     "run-iwslt17-by-op-json": [COSTSIM, "run", "iwslt17-dsq.yaml", "--by", "op", "--format", "json"],
     "run-mnli": [COSTSIM, "run", "glue-mnli-dsq.yaml"],
+    "run-iwslt17-by-assumption": [COSTSIM, "run", "iwslt17-dsq.yaml", "--by", "assumption"],
 }
 
 
@@ -40,6 +41,12 @@ def test_hostile_file_is_refused(benchmark, case, tmp_path, monkeypatch):
     write(case, tmp_path)
     result = benchmark.pedantic(lambda: run(case), rounds=3)
     assert result.exit_code == 2
+
+
+def test_all_policies_in_process(benchmark):
+    names = [name for name, path in files.list_shipped("policies").items() if load_policy(path).complete]
+    result = benchmark.pedantic(lambda: simulate.run("wmt14-dsq", names), rounds=7, warmup_rounds=1)
+    assert len(result.policies) == len(names)
 
 
 # d_model, ffn_dim, heads, layers of Llama 2 7B (Touvron et al. 2023) and Llama 3 405B (Grattafiori et al. 2024); their
@@ -65,6 +72,7 @@ def test_training_step_built_and_counted(benchmark, shape, policy):
     formats = load_policy(files.find(policy, "policies", "policy"))
 
     def step():
+        assign.cache_clear()
         graph = training_step(model, batch, optimizer)
         return sum_rows(count(graph, assign(graph, formats)), "product")
 
