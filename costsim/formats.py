@@ -56,6 +56,7 @@ class Format:
     exponent_bits: int = 0  # of each element (floats)
     top: str = "ieee"  # floats: what the top exponent holds. ieee: inf and NaN; nan: one NaN, else numbers; numbers
     scales: tuple[Scale, ...] = ()
+    signs: int = 1  # sign bits of an element (bfp)
     grid: "Format | None" = None  # of a container: the format whose values it holds (fake quantization)
 
     def __hash__(self) -> int:
@@ -95,6 +96,11 @@ class Format:
         return elements * self.element_bits + sum(s.bits * s.number(run, free) for s in self.scales if elements)
 
     @property
+    def magnitude_bits(self) -> int:
+        """Bits of an element that are not its sign, where those are separate (bfp)."""
+        return self.element_bits - self.signs
+
+    @property
     def largest(self) -> float | None:
         """The largest value of an element, its scale left aside; None where codes are looked up or not numbers."""
         if self.family == "float":
@@ -102,7 +108,9 @@ class Format:
             exponent = 2**self.exponent_bits - (2 if self.top == "ieee" else 1) - bias
             significand = 2**self.width - (2 if self.top == "nan" else 1)  # all ones is the NaN
             return float(significand * Fraction(2) ** (exponent - self.width + 1))
-        return float(2 ** (self.width - 1) - 1) if self.family in ("fixed", "int", "bfp") else None
+        if self.family == "bfp":
+            return float(2**self.magnitude_bits - 1)
+        return float(2 ** (self.width - 1) - 1) if self.family in ("fixed", "int") else None
 
     @property
     def smallest(self) -> float | None:
@@ -187,7 +195,15 @@ _FORMATS = (
     ),
     *(
         # e + g (m/2) 3 bits a group of g: each 2-bit chunk of the mantissa carries a sign.
-        Format(f"fast{m}", "bfp", 3 * m // 2, m, "Zhang et al., HPCA 2022", scales=(Scale("exponent", 4, 16),))
+        Format(
+            f"fast{m}",
+            "bfp",
+            3 * m // 2,
+            m,
+            "Zhang et al., HPCA 2022",
+            scales=(Scale("exponent", 4, 16),),
+            signs=m // 2,
+        )
         for m in (2, 4)
     ),
     Format(
