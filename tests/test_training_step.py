@@ -50,7 +50,8 @@ def loss_of(graph, weights, batches):
         values = dict(weights) | batch
         for op in graph.ops:
             if op.phase == "forward":
-                values.update(zip(op.outputs, run_op(graph, op, values, seed=5, step=1, micro=micro), strict=True))
+                results, _ = run_op(graph, op, [values[n] for n in op.inputs], seed=5, step=1, micro=micro)
+                values.update(zip(op.outputs, results, strict=True))
         total += float(values["head.cross_entropy"])
     return total
 
