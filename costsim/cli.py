@@ -133,6 +133,36 @@ def plot(kind: str, out: str | None, **job: Any) -> None:
     click.echo(plots.save(result, kind, path))
 
 
+@main.command()
+@click.argument("workload")
+@click.option("--policy", "policies", multiple=True, help="Policy to check instead of the workload's; repeatable.")
+@click.option("--steps", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Train so many, too.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and dropout.")
+@click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model.")
+@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
+@click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits).")
+@click.option("--format", "style", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.pass_context
+def validate(context: click.Context, /, steps: int, seed: int, style: str, **job: Any) -> None:
+    """Run WORKLOAD, shrunk, in NumPy with real quantizers, and compare every op with its counts.
+
+    Exits with 1 if a count is not what was measured, or a gradient is wrong.
+
+    \b
+    costsim validate iwslt17-dsq.yaml
+    costsim validate glue-mrpc-dsq --policy dsq --steps 3
+    """
+    from costsim import report_validation, simulate
+    from costsim import validate as validation
+
+    prepared = simulate.prepare(**job)
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=validation.work_to_do(prepared, steps), file=sys.stderr, hidden=hidden) as bar:
+        found = validation.validate(prepared, steps, seed, lambda: bar.update(1))
+    click.echo(report_validation.to_json(found) if style == "json" else report_validation.to_table(found), nl=False)
+    context.exit(0 if found.passed else 1)
+
+
 def _catalogue(what: str) -> dict[str, str]:
     from costsim import catalogue
 

@@ -20,6 +20,7 @@ Array = Any  # NumPy arrays: NumPy's own types say little of what ufuncs return
 
 SCALE_RULES = ("floor", "ceil", "rceil", "even")
 _CHUNK = 1 << 18  # elements that are worked on at once: they stay in cache, and so little more memory is taken
+_FP32_MAX = float(np.finfo(np.float32).max)
 _MANTISSA: dict[Any, int] = {np.dtype(np.float32): 23, np.dtype(np.float64): 52}
 _BITS: dict[Any, Any] = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
 
@@ -79,14 +80,18 @@ def _round_float(v: Array, format: Format, how: How) -> Array:
         r = code.view(v.dtype)
     else:
         step = bits & (((1 << exponents) - 1) << mantissa)  # the exponent of v, at least that of subnormals
-        np.maximum(step, (_emin(format) + (1 << (exponents - 1)) - 1) << mantissa, out=step)
+        bias = (1 << (exponents - 1)) - 1
+        lowest = (_emin(format) + bias) << mantissa
         if how.rng is None:
-            # Adding and taking away 1.5 x 2^k leaves whole multiples of a step, rounded by the processor.
+            # Adding and taking away 1.5 x 2^k leaves whole multiples of a step, rounded by the processor. What is too
+            # large stays so with the steps of the largest; with its own, 1.5 x 2^k could be beyond all numbers.
+            np.clip(step, lowest, (math.frexp(format.largest or 0.0)[1] - 1 + bias) << mantissa, out=step)
             step += ((mantissa - m) << mantissa) | 1 << (mantissa - 1)
             magic = step.view(v.dtype)
             r = np.add(v, magic)
             r -= magic
         else:
+            np.maximum(step, lowest, out=step)
             quantum = np.ldexp(step.view(v.dtype).astype(np.float64), -m)
             r = (_round(v.astype(np.float64) / quantum, how.rng) * quantum).astype(v.dtype)
         np.copysign(r, v, out=r)
@@ -293,9 +298,15 @@ def _clipped(exponent: Array, largest: Array, scale: Scale) -> tuple[Array, Arra
     return exponent, (exponent + bias).astype(np.uint64)
 
 
+def _point(format: Format) -> int:
+    """Bits behind the binary point of an element: a code of MXINT8 is 1/64 (OCP MX v1.0, section 5.3.4)."""
+    return format.width - 2 if format.family == "int" else 0
+
+
 def _share_power(largest: Array, _goal: float, format: Format, scale: Scale, how: How) -> Shared:
-    exponent, codes = _clipped(_power(largest, format, how), largest, scale)
-    return Shared(np.ldexp(1.0, exponent), codes)
+    point = _point(format)
+    exponent, codes = _clipped(_power(largest, format, how) + point, largest, scale)
+    return Shared(np.ldexp(1.0, exponent - point), codes)
 
 
 def _share_exponent(largest: Array, goal: float, _format: Format, scale: Scale, _how: How) -> Shared:
@@ -305,7 +316,10 @@ def _share_exponent(largest: Array, goal: float, _format: Format, scale: Scale, 
 
 
 def _share_fp32(largest: Array, goal: float, _format: Format, _scale: Scale, _how: How) -> Shared:
-    values = (largest / np.asarray(goal, largest.dtype)).astype(np.float32)
+    """Rounding up must not take the largest float32 to infinity; what is too large for a scale gets the largest."""
+    top = np.float32(_FP32_MAX / goal)
+    top = np.nextafter(top, np.float32(0)) if float(top) * goal > _FP32_MAX else top
+    values = np.minimum(largest / goal, np.where(largest > _FP32_MAX, _FP32_MAX, top)).astype(np.float32)
     values = np.where(values > 0, values, np.float32(1))
     return Shared(values.astype(np.float64), values.view(np.uint32).astype(np.uint64))
 
@@ -317,25 +331,25 @@ def _share_float8(largest: Array, goal: float, _format: Format, _scale: Scale, _
     return Shared(values, elements(format).encode(values))
 
 
-def _read_float8(codes: Array, _goal: float, _scale: Scale) -> Array:
+def _read_float8(codes: Array, _goal: float, _format: Format, _scale: Scale) -> Array:
     return elements(parse_format("fp8-e4m3")).decode(codes)
 
 
-def _read_fp32(codes: Array, _goal: float, _scale: Scale) -> Array:
+def _read_fp32(codes: Array, _goal: float, _format: Format, _scale: Scale) -> Array:
     return codes.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-def _read_power(codes: Array, _goal: float, scale: Scale) -> Array:
-    return np.ldexp(1.0, codes.astype(np.int64) - (2 ** (scale.bits - 1) - 1))
+def _read_power(codes: Array, _goal: float, format: Format, scale: Scale) -> Array:
+    return np.ldexp(1.0, codes.astype(np.int64) - (2 ** (scale.bits - 1) - 1) - _point(format))
 
 
-def _read_exponent(codes: Array, goal: float, scale: Scale) -> Array:
+def _read_exponent(codes: Array, goal: float, _format: Format, scale: Scale) -> Array:
     return np.ldexp(2.0 / (goal + 1), codes.astype(np.int64) - (2 ** (scale.bits - 1) - 1))
 
 
 class _ScaleKind(NamedTuple):
     share: Callable[[Array, float, Format, Scale, How], Shared]
-    read: Callable[[Array, float, Scale], Array]  # values from codes
+    read: Callable[[Array, float, Format, Scale], Array]  # values from codes
     largest: float = 1.0  # that the scale itself can be
 
 
@@ -348,9 +362,15 @@ _SCALES = {
 }
 
 
+def _asymmetric(format: Format) -> bool:
+    return any(scale.what == "zero point" for scale in format.scales)
+
+
 def _goals(format: Format) -> list[tuple[Scale, float]]:
     """The scales that nest, the innermost first, and the largest number that each has to bring a block's largest to."""
     found, goal = [], elements(format).largest
+    if _asymmetric(format):
+        goal += 0.5  # of all codes, half lie on either side of the middle
     for scale in format.scales:
         if scale.what in _SCALES:
             found.append((scale, goal))
@@ -402,13 +422,17 @@ class Coded(NamedTuple):
     @property
     def values(self) -> Array:
         """The numbers that the codes stand for."""
-        whole = self.rounded if self.offset is None else self.rounded - self.offset
-        return np.multiply(whole, self.unit, out=whole)
+        if self.offset is None:
+            return np.multiply(self.rounded, self.unit, out=self.rounded)
+        with np.errstate(over="ignore"):  # half a unit beyond the largest number
+            values = (self.rounded - self.offset) * self.unit
+        limit = np.finfo(values.dtype).max
+        return np.clip(values, -limit, limit, out=values)
 
 
 def _scaled(matrix: Array, format: Format, how: How, whole: tuple[float, float]) -> Coded:
     """The matrix over its units, in place, not yet rounded. `whole` are the extremes of the whole tensor."""
-    asymmetric = any(scale.what == "zero point" for scale in format.scales)
+    asymmetric = _asymmetric(format)
     size: Array = None  # found where it is needed
     shared: list[Shared] = []
     unit: Array = np.full((1, 1), _static_unit(format, whole))
@@ -423,7 +447,7 @@ def _scaled(matrix: Array, format: Format, how: How, whole: tuple[float, float])
             low, high = -_blocks(-size, scale) if asymmetric else None, _blocks(size, scale)
         if asymmetric:
             low = np.minimum(low, 0)
-            high = (np.maximum(high, 0) - low) / 2
+            high = np.maximum(high, 0).astype(np.float64) / 2 - low.astype(np.float64) / 2
         outer = unit if unit.shape == (1, 1) else _blocks(np.broadcast_to(unit, matrix.shape), scale)
         shared.insert(0, _SCALES[scale.what].share(high / outer, goal, format, scale, how))
         unit = unit * _spread(shared[0].values, scale, matrix.shape)
@@ -436,13 +460,18 @@ def _scaled(matrix: Array, format: Format, how: How, whole: tuple[float, float])
             unit = unit * _spread(shared[-1].values, scale, matrix.shape)
         elif scale.what == "zero point":
             zero = -np.rint(low / shared[0].values) - (largest + 1)  # a code, as 0 lies between the extremes
+            zero = np.clip(zero, -largest - 1, largest)  # where the scale is subnormal, and so a rough one
             shared.append(Shared(zero, zero.astype(np.int64).astype(np.uint64) & np.uint64(2**scale.bits - 1)))
             offset = _spread(zero, scale, matrix.shape).astype(matrix.dtype)
-    unit = unit.astype(matrix.dtype)
+    unit = _in_dtype(unit, matrix.dtype)
     np.divide(matrix, unit, out=matrix)
-    if offset is not None:
-        matrix += offset
     return Coded(matrix, offset, unit, shared)
+
+
+def _in_dtype(unit: Array, dtype: Any) -> Array:
+    """Units as numbers of the type worked in, and none 0: each is at least the smallest number there."""
+    unit = unit.astype(dtype)
+    return np.maximum(unit, np.finfo(dtype).smallest_subnormal, out=unit)
 
 
 def _static_unit(format: Format, whole: tuple[float, float]) -> float:
@@ -455,6 +484,9 @@ def _static_unit(format: Format, whole: tuple[float, float]) -> float:
 
 def _code(matrix: Array, format: Format, how: How, whole: tuple[float, float]) -> Coded:
     scaled = _scaled(matrix, format, how, whole)
+    if scaled.offset is not None:  # added to whole numbers, as ONNX has it: added to others it would round them
+        scaled = scaled._replace(rounded=_round(scaled.rounded, how.rng) + scaled.offset)
+        how = NEAREST
     return scaled._replace(rounded=elements(format).round(scaled.rounded, how))
 
 
@@ -631,7 +663,7 @@ def unpack(packed: Packed) -> Array:
     offset: Array | None = None
     for scale, codes in reversed(stored):
         if scale in goals:
-            unit = unit * _spread(_SCALES[scale.what].read(codes, goals[scale], scale), scale, matrix_shape)
+            unit = unit * _spread(_SCALES[scale.what].read(codes, goals[scale], format, scale), scale, matrix_shape)
     for scale, codes in stored:
         if scale.what == "microexponent":
             unit = unit * _spread(np.where(codes > 0, 0.5, 1.0), scale, matrix_shape)
@@ -639,7 +671,7 @@ def unpack(packed: Packed) -> Array:
             high = 2 ** (scale.bits - 1) - 1
             zero = codes.astype(np.int64) - ((codes > high).astype(np.int64) << scale.bits)
             offset = _spread(zero.astype(packed.dtype), scale, matrix_shape)
-    values = Coded(rounded, offset, unit.astype(packed.dtype), []).values
+    values = Coded(rounded, offset, _in_dtype(unit, packed.dtype), []).values
     moved[...] = values.reshape(moved.shape)
     return out
 

@@ -187,7 +187,8 @@ def _percent(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:.1f}"
 
 
-def _clip(text: str, width: int) -> str:
+def clip(text: str, width: int) -> str:
+    """Text cut in the middle to so many characters."""
     return text if len(text) <= width else f"{text[: width // 2 - 1]}..{text[len(text) - (width - width // 2 - 1) :]}"
 
 
@@ -204,8 +205,8 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
     unit = LAWS[result.job.convention.law].unit
     if by == "policy":
         return {
-            "policy": lambda r: _clip(r["policy"], 13),
-            "setup": lambda r: "\n".join(_clip(part, 14) for part in r["setup"].split(" > ")),
+            "policy": lambda r: clip(r["policy"], 13),
+            "setup": lambda r: "\n".join(clip(part, 14) for part in r["setup"].split(" > ")),
             f"arith.\n{unit}": lambda r: _short(r["arithmetic_cost"]),
             "x": lambda r: _short(r["arithmetic_reduction"]),
             "DRAM\nbit": lambda r: _short(r["dram_bits"]),
@@ -215,7 +216,7 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
         }
     if by == "assumption":
         return {
-            "policy": lambda r: _clip(r["policy"], 11),
+            "policy": lambda r: clip(r["policy"], 11),
             "assumption": lambda r: _wrap(r["assumption"] if r["case"] else f"{r['policy']} {r['assumption']}", 14),
             "as shipped": lambda r: _wrap(r["here"] + (f" ({r['grade']})" if r["grade"] else ""), 14),
             "instead": lambda r: _wrap(r["case"], 14),
@@ -225,8 +226,8 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
             "\n% ": lambda r: _signed(r["dram_change"]),
         }
     return {
-        "policy": lambda r: _clip(r["policy"], 11),
-        by: lambda r: _clip(r[by], 20),
+        "policy": lambda r: clip(r["policy"], 11),
+        by: lambda r: clip(r[by], 20),
         "MACs": lambda r: _short(r["macs"]),
         "arith.\n%": lambda r: _percent(r["arithmetic_share"]),
         "read\nbit": lambda r: _short(r["dram_read_bits"]),
@@ -266,7 +267,7 @@ def notes(result: Result) -> list[str]:
     said = result.job.convention
     lines = [
         f"law {said.law}, traffic {said.traffic}, scope {said.scope}, {said.steps} steps; "
-        f"x less than {_clip(said.baseline, 15)}"
+        f"x less than {clip(said.baseline, 15)}"
     ]
     for counted in result.policies:
         if len(counted.phases) > 1:
