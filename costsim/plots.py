@@ -1,7 +1,7 @@
 """Figures of results, drawn with Matplotlib (imported here only): the same bytes for the same input."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +16,7 @@ from costsim.count import Total, sum_rows
 from costsim.errors import InputError
 from costsim.sensitivity import Outcome, outcomes
 from costsim.simulate import CountedPolicy, Result
+from costsim.training import Spent
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -198,6 +199,32 @@ def schedule(result: Result) -> Figure:
     if any(phase.until_grade == "fitted" for counted in shown for phase in counted.policy.file.phases):
         marks.append("; where phases end is fitted")
     figure.suptitle(note + "".join(marks), fontsize=10)
+    return figure
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> Figure:
+    """Validation losses over the steps, and over the arithmetic and the DRAM traffic spent by then."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    panels: Any = figure.subplots(1, 3, sharey=True)
+    along: dict[str, Callable[[Spent], float]] = {
+        "training step": lambda its: its.step,
+        "arithmetic spent, share of the baseline's run": lambda its: its.arithmetic,
+        "DRAM traffic spent, share of the baseline's run": lambda its: its.dram,
+    }
+    for axes, (label, amount) in zip(panels, along.items(), strict=True):
+        for i, (name, curve) in enumerate(curves.items()):
+            points = [amount(its) for its in curve], [its.validation_loss for its in curve]
+            axes.plot(*points, marker=".", color=COLOURS[i % len(COLOURS)], label=name)
+        axes.axhline(unigram_entropy, color="grey", linestyle="--", linewidth=1, label="unigram entropy")
+        axes.set_xlabel(label)
+        axes.grid(linewidth=0.3)
+        if label != "training step":
+            axes.set_xscale("log")
+    panels[0].set_ylabel("validation loss, nats per word")
+    panels[0].legend(fontsize=8)
     return figure
 
 

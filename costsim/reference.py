@@ -327,14 +327,15 @@ def run(
     step: int = 1,
     measure: bool = False,
     exact: bool = False,
+    forward_only: bool = False,
 ) -> Run:
     """Run one training step: forward and backward once per micro-batch in `batches`, then the update.
 
     `weights` holds weights and states by name, each batch the data tensors. Missing states start at 0, the gradient of
     the loss is 1. `group` says which ops are one kernel (by position, default each for itself), `measure` whether
-    tensors are packed to bits and counted, `exact` that products are summed in float64. The dtype is that of the
-    weights. Raises KeyError for a missing tensor, ValueError if the number of batches is not the graph's or numbers
-    are not finite where a format must have them so.
+    tensors are packed to bits and counted, `exact` that products are summed in float64; `forward_only` ends at the
+    loss. The dtype is that of the weights. Raises KeyError for a missing tensor, ValueError if the number of batches is
+    not the graph's or numbers are not finite where a format must have them so.
     """
     floats = [x.dtype for x in weights.values() if x.dtype.kind == "f"]
     dtype = np.result_type(*floats) if floats else np.dtype(np.float32)
@@ -355,14 +356,14 @@ def run(
             if tensor.role == "data" and tensor.name not in graph.producer:
                 machine.given(tensor.name, batch[tensor.name])
         for op in graph.ops:
-            if op.phase != "update":
+            if op.phase == "forward" or (op.phase == "backward" and not forward_only):
                 starts = micro < graph.micro_batches - op.times  # the first gradient is the sum: nothing to add yet
                 machine.step(op, seed, step, micro, counts=not starts)
         losses += [float(machine.values[op.outputs[0]]) for op in graph.ops if op.kind.name == "cross_entropy"]
         done += 1
     if done != graph.micro_batches:
         raise ValueError(f"the graph takes {graph.micro_batches} micro-batches, got {done}")
-    for op in graph.ops:
+    for op in () if forward_only else graph.ops:
         if op.phase == "update":
             machine.step(op, seed, step, 0, counts=True)
     return Run(machine.values, losses, machine.measured)

@@ -48,7 +48,7 @@ def to_table(found: Validation) -> str:
         lines += [f"  {name}: " + " ".join(f"{loss:.3f}" for loss in losses) for name, losses in found.losses.items()]
     count = sum(check.ops for check in found.checks)
     said = "all counts are what was measured" if found.passed else "FAILED"
-    lines.append(f"{said}: MACs, conversions, bits read and written of {count} ops, {found.traffic}")
+    lines.append(f"{said}: products, conversions, bits moved of {count} ops")
     return "\n".join(lines) + "\n"
 
 
