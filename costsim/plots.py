@@ -223,6 +223,8 @@ def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> F
         axes.grid(linewidth=0.3)
         if label != "training step":
             axes.set_xscale("log")
+    lowest = min(its.validation_loss for curve in curves.values() for its in curve)
+    panels[0].set_ylim(0.9 * lowest, 1.4 * unigram_entropy)  # a run that diverges leaves the figure
     panels[0].set_ylabel("validation loss, nats per word")
     panels[0].legend(fontsize=8)
     return figure

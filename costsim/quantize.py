@@ -93,7 +93,8 @@ def _round_float(v: Array, format: Format, how: How) -> Array:
         else:
             np.maximum(step, lowest, out=step)
             quantum = np.ldexp(step.view(v.dtype).astype(np.float64), -m)
-            r = (_round(v.astype(np.float64) / quantum, how.rng) * quantum).astype(v.dtype)
+            with np.errstate(over="ignore"):  # above the largest float32
+                r = (_round(v.astype(np.float64) / quantum, how.rng) * quantum).astype(v.dtype)
         np.copysign(r, v, out=r)
     r = _overflow(r, format, how)
     return r if finite else _not_finite(r, lost, format, how)
@@ -139,12 +140,13 @@ class Elements(NamedTuple):
 
 
 def _whole(format: Format) -> Elements:
-    """Two's complement (fixed, int)."""
+    """Two's complement (fixed, int). Where the largest is scaled to the largest code, the lowest code is not used."""
     high = 2 ** (format.element_bits - 1) - 1
+    low = -high if [scale.what for scale in format.scales] == ["scale fp32"] else -high - 1
     mask = 2**format.element_bits - 1
 
     def rounded(v: Array, how: How) -> Array:
-        r = np.clip(_round(v, how.rng), -high - 1, high)
+        r = np.clip(_round(v, how.rng), low, high)
         r += 0.0  # there is no negative zero
         return r
 
@@ -405,9 +407,9 @@ def _blocks(matrix: Array, scale: Scale) -> Array:
 def _spread(values: Array, scale: Scale, shape: tuple[int, ...]) -> Array:
     """One number per block, repeated so that it broadcasts with the matrix."""
     if scale.free is not None and scale.free > 1:
-        values = np.repeat(values, scale.free, axis=0)[: shape[0]]
+        values = np.repeat(values, min(scale.free, shape[0]), axis=0)[: shape[0]]
     if scale.contracted is not None and scale.contracted > 1:
-        values = np.repeat(values, scale.contracted, axis=1)[:, : shape[1]]
+        values = np.repeat(values, min(scale.contracted, shape[1]), axis=1)[:, : shape[1]]
     return values
 
 
@@ -424,8 +426,9 @@ class Coded(NamedTuple):
         """The numbers that the codes stand for."""
         if self.offset is None:
             return np.multiply(self.rounded, self.unit, out=self.rounded)
+        values = np.subtract(self.rounded, self.offset, out=self.rounded)
         with np.errstate(over="ignore"):  # half a unit beyond the largest number
-            values = (self.rounded - self.offset) * self.unit
+            np.multiply(values, self.unit, out=values)
         limit = np.finfo(values.dtype).max
         return np.clip(values, -limit, limit, out=values)
 
@@ -464,6 +467,8 @@ def _scaled(matrix: Array, format: Format, how: How, whole: tuple[float, float])
             shared.append(Shared(zero, zero.astype(np.int64).astype(np.uint64) & np.uint64(2**scale.bits - 1)))
             offset = _spread(zero, scale, matrix.shape).astype(matrix.dtype)
     unit = _in_dtype(unit, matrix.dtype)
+    if how.rng is not None and format.width > 12 and any(scale.what == "scale fp32" for scale in format.scales):
+        matrix = matrix.astype(np.float64)  # beside 12 bits and more, float32 keeps too little of a quotient's fraction
     np.divide(matrix, unit, out=matrix)
     return Coded(matrix, offset, unit, shared)
 
@@ -483,11 +488,13 @@ def _static_unit(format: Format, whole: tuple[float, float]) -> float:
 
 
 def _code(matrix: Array, format: Format, how: How, whole: tuple[float, float]) -> Coded:
+    dtype = matrix.dtype
     scaled = _scaled(matrix, format, how, whole)
     if scaled.offset is not None:  # added to whole numbers, as ONNX has it: added to others it would round them
-        scaled = scaled._replace(rounded=_round(scaled.rounded, how.rng) + scaled.offset)
-        how = NEAREST
-    return scaled._replace(rounded=elements(format).round(scaled.rounded, how))
+        rounded = _round(scaled.rounded, how.rng)
+        rounded += scaled.offset
+        scaled, how = scaled._replace(rounded=rounded), NEAREST
+    return scaled._replace(rounded=elements(format).round(scaled.rounded, how).astype(dtype, copy=False))
 
 
 # --- whole arrays -----------------------------------------------------------------------------------------------------
