@@ -226,7 +226,8 @@ def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> F
     lowest = min(its.validation_loss for curve in curves.values() for its in curve)
     panels[0].set_ylim(0.9 * lowest, 1.4 * unigram_entropy)  # a run that diverges leaves the figure
     panels[0].set_ylabel("validation loss, nats per word")
-    panels[0].legend(fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
 
 

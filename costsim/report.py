@@ -307,7 +307,7 @@ def headline(result: Result) -> list[str]:
             for quantity in quantities:
                 entry = next(e for e in its if (e["scope"], e["traffic"], e["quantity"]) == (scope, traffic, quantity))
                 row += [f"{entry['ours']:.2f}x", f"{100 * entry['difference']:+.1f} %"]
-            rows.append([*row, "<- the file's convention" if entry["convention"] else ""])
+            rows.append([*row, "<- as in the file" if entry["convention"] else ""])
         columns = [part for quantity in quantities for part in (_FIGURES[quantity], "")]
         headers = ["scope", "traffic", *columns, ""]
         align = ["left", "left", *["right"] * len(columns), "left"]

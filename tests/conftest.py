@@ -3,10 +3,12 @@
 import hypothesis
 import pytest
 
-from costsim import files
+from costsim import files, schema
 from costsim.assign import assign
+from costsim.count import count, each_op
+from costsim.graph import GraphBuilder
 from costsim.models import encoder_classifier, encoder_decoder, training_step
-from costsim.policy import load_policy
+from costsim.policy import Policy, find_policy, load_policies
 from costsim.schema import Optimizer
 
 # The same examples every time: a change alone can make a test fail.
@@ -53,7 +55,16 @@ STEPS = {"encoder-decoder": translation_step, "encoder-classifier": classifier_s
 
 
 def shipped_policy(name):
-    return load_policy(files.find(name, "policies", "policy"))
+    """A shipped policy, or several composed: a+b."""
+    return load_policies(find_policy(name))
+
+
+def one_layer(workload):
+    """Assignments that make a shipped workload small."""
+    model = files.parse_yaml(files.list_shipped("workloads")[workload].read_text(encoding="utf-8"), workload).data[
+        "model"
+    ]
+    return [f"model.{name}=1" for name in ("layers", "encoder_layers", "decoder_layers") if name in model]
 
 
 POLICIES = [name for name in sorted(files.list_shipped("policies")) if shipped_policy(name).complete]
@@ -70,6 +81,48 @@ def formats_of(graph, policy, phase=0):
     """{tensor: format as stored}"""
     assignment = assign(graph, policy, phase)
     return {name: assignment.format(name) for name in graph.tensors}
+
+
+def policy(*rules, levels=(), phases=({},), **more):
+    """A policy from rules as in a file."""
+    file = schema.Policy.model_validate(
+        {"description": "test", "levels": levels, "rules": rules, "phases": tuple(phases), **more}
+    )
+    return Policy("test", file, files.Document("test.yaml", {}))
+
+
+def counted(graph, policy, traffic="unfused", scope="step", phase=0):
+    return count(graph, assign(graph, policy, phase), traffic, scope)
+
+
+def moves(rows):
+    """{op: {moved thing: (bits read, bits written)}}"""
+    found = {}
+    for op, row in each_op(rows):
+        for move in row.moves:
+            moved = found.setdefault(row.name(op), {})
+            read, written = moved.get(move.tensor(op), (0, 0))
+            moved[move.tensor(op)] = (read + move.read_bits, written + move.written_bits)
+    return found
+
+
+def of_each_op(rows):
+    """What each op (or the quantize kernel before it) computes and moves, in the order of the graph."""
+    return [
+        (row.name(op), [(move.tensor(op), *move[2:]) for move in row.moves], row[2:-1]) for op, row in each_op(rows)
+    ]
+
+
+@pytest.fixture
+def linear():
+    """y = relu(x w) of x[4, 20], w[20, 3], and a second GEMM z = y u with u[3, 5]."""
+    b = GraphBuilder({"batch": 4, "in": 20, "hidden": 3, "out": 5})
+    with b.scope("layer", layer=True):
+        x = b.given("x", ("batch", "in"), role="activation")
+        y = b.linear(x, "first", ("hidden",), bias=False)
+        y = b.op("relu", y, name="relu")
+        b.linear(y, "second", ("out",), bias=False)
+    return b.build()
 
 
 @pytest.fixture(params=sorted(STEPS))

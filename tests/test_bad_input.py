@@ -7,6 +7,7 @@ another place, whose line the message names. Neither is in the file that is writ
 import inspect
 import re
 import tracemalloc
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -20,10 +21,7 @@ from costsim.files import find
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 TRANSLATION = find("iwslt17-dsq", "workloads", "workload").read_text(encoding="utf-8")
 CLASSIFIER = find("glue-mrpc-dsq", "workloads", "workload").read_text(encoding="utf-8")
-PHASES = find("dsq", "policies", "policy").read_text(encoding="utf-8").partition("phases:\n")[2]
-DSQ = (
-    find("stash-bfp", "policies", "policy").read_text(encoding="utf-8").partition("phases:\n")[0] + "phases:\n" + PHASES
-)
+DSQ = (Path(__file__).parent / "data" / "dsq-by-hand.yaml").read_text(encoding="utf-8")
 AT_MODEL = TRANSLATION.replace("\nmodel:", "\n¶model:")
 AT_BATCH, CLASSIFIER_AT_BATCH = (text.replace("\nbatch:", "\n¶batch:") for text in (TRANSLATION, CLASSIFIER))
 NO_MODEL = re.sub("(?m)^model:\n(  .*\n)+", "¶model:\n", TRANSLATION)
@@ -102,6 +100,24 @@ def assigned(name, assignment, *says, before=(), **kwargs):
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
     args = [word for text in (*before, assignment) for word in ("--set", text)]
     return Case(f"--set {name}", list(says), ["iwslt17-dsq", *args], place=f"--set {shown}: ", **kwargs)
+
+
+SMALL = ["--set", "model.layers=1"]
+
+
+def bits(name, table, says, line=None, policy=(), **kwargs):
+    """A table of widths that is refused at a line, or as a whole."""
+    place = "bad.csv: " if line is None else f"bad.csv:{line}: "
+    args = ["glue-mrpc-dsq", *SMALL, *(("--policy", policy) if policy else ()), "--bits", "bad.csv"]
+    content = table if isinstance(table, bytes) else table.encode()
+    return Case(f"--bits {name}", [says], args, content, **{"place": place, "file": "bad.csv", **kwargs})
+
+
+def assuming(name, cases, says, base=DSQ):
+    """A policy or a workload with an assumption that has such cases."""
+    args = [*WORKLOAD_FILE, "--policy", "dsq"] if base is CLASSIFIER else ["glue-mrpc-dsq", "--policy", "bad.yaml"]
+    text = f"{base}assumptions: [{{name: a, here: b, cases: [{cases}]}}]\n"
+    return file_case(f"case {name}", [*args, *SMALL, "--by", "assumption"], text, says)
 
 
 ALIAS_BOMB = "a0: ¶&a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
@@ -290,7 +306,7 @@ CASES = [
             "bfp64": "format 'bfp64': bits must be from 2 to 32",
             "bfp4-box0": "format 'bfp4-box0': box must be from 1 to 65536",
             "bfp4-exp17": "format 'bfp4-exp17': exponent bits must be from 0 to 16",
-            "bfp<q0>": "unknown level 'q0'",
+            "bfp<q0>": "unknown level or number 'q0'",
         }.items()
     ),
     policy("format of floats, index", "format: fixed16", "¶format: index64", "index64 holds index values, the rule"),
@@ -307,11 +323,11 @@ CASES = [
         "accumulator",
     ),
     policy("accumulator", "\nsetup:", "\n¶accumulator: fp33\nsetup:", "accumulator: unknown format 'fp33'"),
-    policy("format missing", "{format: fixed16}", "¶{role: [weight]}", "rules.0.format: missing"),
+    policy("format missing", "{format: fixed16}", "¶{role: [weight]}", "rules.0: expected a format (or a placement, "),
     policy("no rules", "rules:", "¶rules: []\n# ", "- {format", "# - {format", "rules: expected at least one rule"),
     policy("unknown role", "{format", "{role: [¶weights], format", "expected one of data, weight, activation, grad"),
     policy("placement without copy", "{format", "{¶placement: on_chip, format", "only a copy has a placement"),
-    policy("operand without copy", "{format", "{¶operand: [x], format", "only a read has an operand"),
+    policy("operand without copy", "{format", "{¶operand: [x], format", "only a copy has an operand; say"),
     policy(
         "rule that matches nothing", "\nrules:", "\nrules:\n  - ¶{name: x, format: fp32}", "rules.0: this rule match"
     ),
@@ -376,6 +392,141 @@ CASES = [
         place="f:6:6: ",
         file="f",
     ),
+    policy(
+        "nothing to change",
+        "{format: fixed16}",
+        "{format: fixed16}\n  - ¶{copy: stash}",
+        "rules.1: expected a format (or",
+    ),
+    policy("scale_time without copy", "{format", "{¶scale_time: current, format", "only a copy has a scale_time"),
+    policy(
+        "scale_time", "{format", "{copy: stash, ¶scale_time: now, format", "expected one of current, delayed, got 'now'"
+    ),
+    policy(
+        "container", "{format", "{¶container: bf61, format", "rules.0.container: unknown format 'bf61'; did you mean"
+    ),
+    policy(
+        "container that is too small",
+        "{format",
+        "{¶container: bf16, format",
+        "bf16 does not hold the values of fixed16",
+    ),
+    policy(
+        "number",
+        "\nrules:",
+        "\nnumbers: {¶bits: 33}\nrules:",
+        "fixed16}",
+        "fixed<bits>}",
+        "numbers.bits: format 'fixed33'",
+    ),
+    policy(
+        "unknown number",
+        "\nrules:",
+        "\nnumbers: {bits: 8}\nrules:",
+        "{format: fixed16",
+        "{¶format: fixed<bit>",
+        "'bit'; did",
+    ),
+    policy(
+        "negative number", "\nrules:", "\nnumbers: {¶bits: -1}\nrules:", "numbers.bits: expected at least 0, got -1"
+    ),
+    policy("name of a number", "\nrules:", "\nnumbers: {¶B: 8}\nrules:", "expected lower-case letters, digits, dots"),
+    policy("number and level", "\nrules:", "\nnumbers: {¶a: 8}\nrules:", "is the name of a level too", base=LATER),
+    # --bits.
+    given_args("--bits, no such file", ["glue-mrpc-dsq", *SMALL, "--bits", "nope.csv"], place="nope.csv: No such file"),
+    given_args("--bits, a folder", ["glue-mrpc-dsq", *SMALL, "--bits", "."], ".: is a folder"),
+    bits(
+        "unknown layer",
+        "layer,bits\nencoder.0,4\nencodr.0,4\n",
+        "unknown layer 'encodr.0'; did you mean 'encoder.0'?",
+        3,
+    ),
+    bits(
+        "unknown tensor", "tensor,bits\nhead.clasifier,4\n", "unknown tensor 'head.clasifier'; did you mean 'head.", 2
+    ),
+    bits("nameless layer", "layer,bits\n,4\n", "unknown layer ''", 2),
+    bits("empty", "", "expected a header like layer,bits or tensor,bits, got ''", 1),
+    *(
+        bits(f"header {header}", f"{header}\nencoder.0,4\n", f"layer,bits or tensor,bits, got '{header}'", 1)
+        for header in ("layer", "bits,layer", "Layer,bits", "layer,bits,bits", "layer,layer", "layer,", "encoder.0,4")
+    ),
+    bits("semicolons", "layer;bits\nencoder.0;4\n", "got 'layer;bits'", 1),
+    bits("no rows", "layer,bits\n\n", "no rows under the header"),
+    bits("duplicate row", "layer,bits\nhead,4\nencoder.0,4\nhead,8\n", "layer 'head' stands on line 2 already", 4),
+    *(
+        bits(
+            f"cells {cells}",
+            f"layer,bits\nencoder.0{cells}\n",
+            f"expected a layer and 1 whole number, got 'encoder.0{cells}'",
+            2,
+        )
+        for cells in (",four", ",-4", ",+4", ",4.0", ",4,5", ",", "", ",1e1", ",0x4", ",٤", ",9999999", ",4;")
+    ),
+    bits("too few cells", "layer,w,x\nencoder.0,4\n", "expected a layer and 2 whole numbers, got 'encoder.0,4'", 2),
+    *(
+        bits(f"width {n}", f"layer,bits\nencoder.0,8\nhead,{n}\n", f"format 'fixed{n}': bits must be from 2 to 32", 3)
+        for n in (0, 1, 33)
+    ),
+    bits("over 1 MB", "layer,bits\n" + "encoder.0,4\n" * 90_000, "larger than 1000000 bytes"),
+    bits("NUL", "layer,bits\nencoder.0,\0\n", "a binary file"),
+    bits("invalid UTF-8", b"layer,bits\n\xff,4\n", "not a UTF-8 text file (byte 11)"),
+    bits(
+        "no policy takes it",
+        "layer,bits\nhead,4\n",
+        "no policy takes bits; say",
+        policy="dsq",
+        place="--bits bad.csv: ",
+    ),
+    bits(
+        "no policy takes that",
+        "layer,bist\nhead,4\n",
+        "no policy takes bist; say numbers: {bist: 16}",
+        place="--bits bad.csv: ",
+    ),
+    bits(
+        "no policy takes both",
+        "layer,bits,w\nhead,4,4\n",
+        "takes bits, w; say numbers: {bits: 16, w: 16}",
+        place="--bits bad.csv: ",
+    ),
+    # Assumptions.
+    assuming("without name", "¶{numbers: {}}", "assumptions.0.cases.0.name: missing"),
+    assuming(
+        "unknown key", "{name: c, ¶rule: []}", "assumptions.0.cases.0.rule: unknown key 'rule'; did you mean 'rules'?"
+    ),
+    assuming("rule matches nothing", "{name: c, rules: [¶{name: nope, format: fp32}]}", "this rule matches nothing"),
+    assuming("format", "{name: c, rules: [{¶format: bfp<q9>}]}", "unknown level or number 'q9'; did you mean 'q"),
+    assuming("rule", "{name: c, rules: [{¶operand: [x], format: fp32}]}", "only a copy has an operand"),
+    assuming("container", "{name: c, rules: [{¶container: bf16}]}", "bf16 does not hold the values of bfp16"),
+    assuming("levels", "{name: c, phases: [{¶levels: [2, 2]}]}", "phases.0.levels: expected 4 numbers for ["),
+    assuming("level", "{name: c, phases: [{¶levels: [2, 2, 2, 33]}]}", "phases.0.levels: format 'bfp33': bits must"),
+    assuming(
+        "levels fall",
+        "{name: c, phases: [{until_step: 9, levels: [4, 4, 4, 4]}, {¶levels: [4, 4, 2, 4]}]}",
+        "level q2 falls",
+    ),
+    assuming("phases", "{name: c, ¶phases: []}", "expected at least 1 item"),
+    assuming(
+        "second case",
+        "{name: c, numbers: {}}, {name: d, phases: [¶{until_step: 9, levels: [2, 2, 2, 2]}]}",
+        "the last phase has no end",
+    ),
+    assuming("no cases", "", "assumptions.0.cases: expected at least 1 item"),
+    assuming(
+        "field",
+        "¶{name: c, set: [model.head=4]}",
+        "--set model.head=4: unknown key 'head'; did you mean 'heads'?",
+        base=CLASSIFIER,
+    ),
+    assuming("section", "¶{name: c, set: [modl.heads=4]}", "no section 'modl'; did you mean 'model'?", base=CLASSIFIER),
+    assuming(
+        "value",
+        "{name: c, set: [model.heads=4]}, ¶{name: d, set: [model.heads=5]}",
+        "does not divide into 5 heads",
+        base=CLASSIFIER,
+    ),
+    assuming("without =", "¶{name: c, set: [model.heads]}", "expected FIELD=VALUE", base=CLASSIFIER),
+    assuming("nothing set", "{name: c, ¶set: []}", "expected at least 1 item, got an empty list", base=CLASSIFIER),
     # --set.
     assigned("without =", "model.heads", "expected FIELD=VALUE, such as"),
     assigned("without field", "=4", "expected FIELD=VALUE"),
@@ -559,11 +710,35 @@ def test_show_unknown_says_no_empty_list():
 
 SMALLER = ("[fixed32, fixed16, bfp32, bfp16, stash-fixed, stash-bfp, dsq]", "[fixed16, dsq]")  # what is valid runs fast
 ONE_LAYER = ("encoder_layers: 6", "encoder_layers: 1", "decoder_layers: 6", "decoder_layers: 1")
+ASSUMING = """\
+assumptions:
+  - name: levels
+    here: as they are
+    grade: fitted
+    cases:
+      - {name: all low, phases: [{levels: [2, 2, 2, 16]}]}
+      - {name: formats, rules: [{format: fp32}, {copy: stash, placement: stored, optional: true}], numbers: {n: 4}}
+"""
+SETTING = """\
+assumptions:
+  - name: sizes
+    here: "16"
+    cases:
+      - {name: "8", set: [batch.sequences=8, model.heads=6]}
+"""
+TABLE = "layer,bits\nencoder.0,4\nembedding,8\nhead,16\n"
+TINY = edited(CLASSIFIER, ("  layers: 12", "  layers: 1", *SMALLER))
+# Arguments, what stays as it is, and what is mutated.
 FUZZED = [
-    (WORKLOAD_FILE, edited(TRANSLATION, (*ONE_LAYER, *SMALLER))),
-    (WORKLOAD_FILE, edited(CLASSIFIER, ("  layers: 12", "  layers: 1", *SMALLER))),
-    (["small.yaml", "--policy", "bad.yaml"], DSQ),
-    (["small.yaml", "--policy", "bad.yaml"], FIXED16),
+    (WORKLOAD_FILE, "", edited(TRANSLATION, (*ONE_LAYER, *SMALLER))),
+    (WORKLOAD_FILE, "", TINY),
+    (["small.yaml", "--policy", "bad.yaml"], "", DSQ),
+    (["small.yaml", "--policy", "bad.yaml"], "", FIXED16),
+]
+SECTIONS = [
+    (["tiny.yaml", "--bits", "bad.yaml"], "", TABLE),
+    (["tiny.yaml", "--by", "assumption", "--policy", "bad.yaml"], DSQ, ASSUMING),
+    (["bad.yaml", "--by", "assumption"], TINY, SETTING),
 ]
 WORDS = r"""~ yes true -1 0 1.5 .nan -.inf 1e999 16:4:4:16 nope . ../../x *a [] {} [[[ ' | >- %s {hint} {a:{b:c}}
 bfp<q9> bfp<q0><q0> bfp< "\0" "\ud800" "\x85" """
@@ -572,6 +747,7 @@ HOSTILE_SCALARS = [
     *("", "\t", "\u2028", "&a x", "- x", "? x", "# x", "!!python/name:os.system x", "!!binary aGk="),
     *("9" * 5000, "x" * 200, "é" * 30),
 ]
+CELL = re.compile(r"[^,\n]+")
 SCALAR = re.compile(r"(?<=: )[^,{}\[\]#\n]+|(?<=\[)[^,{}\[\]#\n]+")
 PUNCTUATION = [bytes([byte]) for byte in b":-?#*&!|>%@'\"`[]{},~.<\\ \t\n\r"]
 INSERTED = st.sampled_from(PUNCTUATION) | st.binary(min_size=1, max_size=4).map(
@@ -580,9 +756,10 @@ INSERTED = st.sampled_from(PUNCTUATION) | st.binary(min_size=1, max_size=4).map(
 
 
 @st.composite
-def mutated(draw):
-    """Arguments of `costsim run` and the bytes of bad.yaml: a shipped file with one to three mutations."""
-    args, text = draw(st.sampled_from(FUZZED))
+def mutated(draw, files):
+    """Arguments of `costsim run` and the bytes of bad.yaml: a file (or the end of one) with one to three mutations."""
+    args, kept, text = draw(st.sampled_from(files))
+    parts = CELL if text is TABLE else SCALAR
     inserted = []
     for _ in range(draw(st.integers(1, 3))):
         lines = text.split("\n")
@@ -598,7 +775,7 @@ def mutated(draw):
                 lines = ["\n".join(lines)[: draw(st.integers(0, len(text)))]]
             case "insert":
                 inserted.append((draw(st.floats(0, 1)), draw(INSERTED)))
-            case "replace" if found := list(SCALAR.finditer(text)):
+            case "replace" if found := list(parts.finditer(text)):
                 at = draw(st.sampled_from(found))
                 lines = [text[: at.start()] + draw(st.sampled_from(HOSTILE_SCALARS)) + text[at.end() :]]
         text = "\n".join(lines)
@@ -606,26 +783,39 @@ def mutated(draw):
     for share, piece in inserted:
         at = int(share * len(content))
         content = content[:at] + piece + content[at:]
-    return args, content
+    return args, kept.encode() + content
 
 
 @pytest.fixture(scope="module")
 def fuzz_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
-    (folder / "small.yaml").write_text(FUZZED[0][1], encoding="utf-8")
+    (folder / "small.yaml").write_text(FUZZED[0][2], encoding="utf-8")
+    (folder / "tiny.yaml").write_text(TINY, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield folder
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(mutated())
-def test_mutated_files_run_or_are_refused(fuzz_folder, found):
-    args, content = found
-    (fuzz_folder / "bad.yaml").write_bytes(content)
+FUZZ = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+
+def check_run_or_refused(folder, args, content):
+    (folder / "bad.yaml").write_bytes(content)
     result = RUNNER.invoke(main, ["run", *args])
     assert result.exit_code in (0, 2), result.exception
     assert result.exception is None or isinstance(result.exception, SystemExit)
     if result.exit_code == 2:
         assert result.stdout == ""
         assert re.fullmatch(r"costsim: [^\n]+\n", result.stderr)
+
+
+@settings(FUZZ, max_examples=150)
+@given(mutated(FUZZED))
+def test_mutated_files_run_or_are_refused(fuzz_folder, found):
+    check_run_or_refused(fuzz_folder, *found)
+
+
+@settings(FUZZ, max_examples=100)
+@given(mutated(SECTIONS))
+def test_mutated_widths_and_assumptions_run_or_are_refused(fuzz_folder, found):
+    check_run_or_refused(fuzz_folder, *found)

@@ -1,12 +1,18 @@
-"""Policies composed of policies."""
+"""Policies composed of policies, in files and as a+b."""
+
+from pathlib import Path
 
 import pytest
-from conftest import classifier_step, formats_of
+from click.testing import CliRunner
+from conftest import classifier_step, counted, formats_of, shipped_policy
 
 from costsim.assign import assign
+from costsim.cli import main
 from costsim.errors import InputError
 from costsim.policy import load_policy
+from costsim.report import records
 from costsim.schedule import schedule
+from costsim.simulate import run
 
 BASE = """\
 description: a base
@@ -95,3 +101,77 @@ def test_a_rule_of_a_base_that_matches_nothing_is_named_in_its_file(load):
     policy = load(top=TOP, base=BASE.replace("role: [state]", "layer: nowhere"))
     with pytest.raises(InputError, match=r"base.yaml:6:5: rules.1: this rule matches nothing"):
         assign(classifier_step(), policy)
+
+
+def test_the_shipped_dsq_is_what_is_written_by_hand_in_one_file(step):
+    graph = step(dropout=0.1, micro_batches=2)
+    by_hand = load_policy(Path(__file__).parent / "data" / "dsq-by-hand.yaml")
+    for phase in range(3):
+        assert counted(graph, shipped_policy("dsq"), phase=phase) == counted(graph, by_hand, phase=phase)
+    assert schedule(shipped_policy("dsq"), 9100) == schedule(by_hand, 9100)
+
+
+# --- a+b --------------------------------------------------------------------------------------------------------------
+
+ONE_LAYER = ["model.layers=1"]
+POLICY = "description: x\nrules:\n  - {{format: {}{}}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, said in (("eight", ("fixed8", "")), ("w4", ("fixed4", ", role: [weight]"))):
+        (tmp_path / f"{name}.yaml").write_text(POLICY.format(*said))
+    return tmp_path
+
+
+def rows(*policies, **options):
+    """The counts of policies, by the names that tables print."""
+    found = records(run("glue-mrpc-dsq", policies, assignments=ONE_LAYER, scope="step", **options), "policy")
+    return {row.pop("policy"): {name: value for name, value in row.items() if name != "setup"} for row in found}
+
+
+def test_rules_of_a_plus_b_come_in_that_order(folder):
+    found = rows("eight.yaml+w4.yaml", "w4.yaml+eight.yaml", "eight.yaml")
+    assert list(found) == ["eight+w4", "w4+eight", "eight"]
+    assert found["w4+eight"] == found["eight"] != found["eight+w4"]
+    (folder / "composed.yaml").write_text("description: x\ncompose: [eight, w4]\n")
+    (folder / "within.yaml").write_text("description: x\ncompose: [eight+w4]\n")
+    assert rows("composed.yaml")["composed"] == rows("within.yaml")["within"] == found["eight+w4"]
+
+
+def test_shipped_and_own_policies_compose(folder):
+    names = ("w8a8+deployed", "w8a8+as-coded", "w8a8+as-coded+deployed", "w8a8+deployed+as-coded", "w8a8+./w4.yaml")
+    found = {name: {**row, "grade": ""} for name, row in rows(*names).items()}
+    assert list(found) == [*names[:4], "w8a8+w4"]
+    assert found["w8a8+as-coded+deployed"] == found["w8a8+deployed"] != found["w8a8+as-coded"]
+    assert found["w8a8+deployed+as-coded"] == found["w8a8+as-coded"]
+
+
+def test_a_file_named_with_a_plus_is_that_file(folder):
+    (folder / "eight+w4.yaml").write_text(POLICY.format("fixed2", ""))
+    assert rows("eight+w4.yaml", "eight.yaml")["eight+w4"]["arithmetic_reduction"] == 64
+
+
+def test_a_plus_b_in_tables_in_the_workload_and_as_the_baseline(folder):
+    arguments = ["run", "glue-mrpc-dsq", "--set", *ONE_LAYER, "--set", "policies=[w8a8+deployed]", "--baseline"]
+    done = CliRunner().invoke(main, [*arguments, "eight.yaml+w4.yaml"])
+    assert done.output.splitlines()[3].startswith("w8a8+deployed ")
+    assert "x less than eight+w4\n" in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("w8a8+deployd", "policy 'deployd': no such file, nor a shipped policy; did you mean 'deployed'?"),
+        ("w8a9+deployed", "policy 'w8a9': no such file, nor a shipped policy; did you mean 'w8a8'?"),
+        ("w8a8+", "policy '': no such file, nor a shipped policy (known: "),
+        ("as-coded+deployed", "no rule gives tensor 'embedding.tokens.weight' (role weight) a format"),
+        ("dsq+as-coded", "as-coded.yaml:7:21: rules.0.container: bf16 does not hold the values of bfp16"),
+    ],
+)
+def test_what_cannot_be_composed(name, message):
+    done = CliRunner().invoke(main, ["run", "glue-mrpc-dsq", "--policy", name])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -3,53 +3,30 @@
 from dataclasses import replace
 
 import pytest
-from conftest import POLICIES, STEPS, adamw, copies_of, formats_of, shipped_policy, translation_step
+from conftest import (
+    POLICIES,
+    STEPS,
+    adamw,
+    copies_of,
+    counted,
+    formats_of,
+    moves,
+    of_each_op,
+    policy,
+    shipped_policy,
+    translation_step,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim import files, schema
+from costsim import schema
 from costsim.assign import assign
 from costsim.count import GROUPINGS, SCOPES, TRAFFIC_MODELS, Total, count, each_op, group, sum_rows
 from costsim.errors import InputError
 from costsim.formats import parse_format
 from costsim.graph import Graph, GraphBuilder
-from costsim.policy import Policy
 from costsim.schedule import schedule
-
-
-def policy(*rules, levels=(), phases=({},), **more):
-    """A policy from rules as in a file."""
-    file = schema.Policy.model_validate(
-        {"description": "test", "levels": levels, "rules": rules, "phases": tuple(phases), **more}
-    )
-    return Policy("test", file, files.Document("test.yaml", {}))
-
-
-def counted(graph, policy, traffic="unfused", scope="step", phase=0):
-    return count(graph, assign(graph, policy, phase), traffic, scope)
-
-
-def moves(rows):
-    """{op: {moved thing: (bits read, bits written)}}"""
-    found = {}
-    for op, row in each_op(rows):
-        for move in row.moves:
-            moved = found.setdefault(row.name(op), {})
-            read, written = moved.get(move.tensor(op), (0, 0))
-            moved[move.tensor(op)] = (read + move.read_bits, written + move.written_bits)
-    return found
-
-
-@pytest.fixture
-def linear():
-    """y = relu(x w) of x[4, 20], w[20, 3], and a second GEMM z = y u with u[3, 5]."""
-    b = GraphBuilder({"batch": 4, "in": 20, "hidden": 3, "out": 5})
-    with b.scope("layer", layer=True):
-        x = b.given("x", ("batch", "in"), role="activation")
-        y = b.linear(x, "first", ("hidden",), bias=False)
-        y = b.op("relu", y, name="relu")
-        b.linear(y, "second", ("out",), bias=False)
-    return b.build()
+from costsim.widths import Widths
 
 
 def test_unfused_every_op_reads_its_inputs_and_writes_its_outputs(linear):
@@ -434,18 +411,12 @@ def test_nothing_is_written_that_nobody_reads(model, name):
 
 
 def tell_apart(policy, graph):
-    """The same policy with a rule for every op that could match it by name but never does: no two ops are alike."""
-    never = [
-        schema.Rule.model_validate(
-            {"format": "fixed2", "role": ("data",), "phase": "update", "op": op.name, "optional": True}
-        )
-        for op in graph.ops
-    ]
-    file = policy.file.model_copy(update={"rules": (*policy.file.rules, *never)})
-    return replace(policy, file=file, rule_places=())
+    """The same policy with a number for each tensor, of which no rule takes notice: no two ops are alike."""
+    rows = {name: (i,) for i, name in enumerate(graph.tensors)}
+    return replace(policy, widths=Widths("numbers", "tensor", ("unused",), rows, {}))
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", [*POLICIES, "w8a8+as-coded"])
 def test_counting_what_is_alike_once_is_counting_every_op(step, name):
     """Two ways to the same rows: by classes of ops, and each op by itself."""
     graph = step(dropout=0.1, micro_batches=2, optimizer=adamw(clip_norm=1.0))
@@ -455,11 +426,4 @@ def test_counting_what_is_alike_once_is_counting_every_op(step, name):
         alone = counted(graph, tell_apart(rules, graph), traffic)
         assert len(rows) < len(alone)
         assert all(len(row.ops) == 1 for row in alone)
-        found = [
-            [
-                (row.name(op), [(move.tensor(op), *move[2:]) for move in row.moves], row[2:-1])
-                for op, row in each_op(its)
-            ]
-            for its in (rows, alone)
-        ]
-        assert found[0] == found[1]
+        assert of_each_op(rows) == of_each_op(alone)

@@ -1,11 +1,14 @@
-"""Formats: names, stored bits, the width of a multiplier, range and step."""
+"""Formats: names, stored bits, the width of a multiplier, range and step, what holds what."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costsim.errors import InputError
-from costsim.formats import EXAMPLES, parse_format
+from costsim.formats import EXAMPLES, holds, parse_format
 
 # bits per element in whole blocks, width in a multiplier, largest element (None: not checked). Origins:
 KNOWN = {
@@ -144,6 +147,82 @@ def test_flat_formats_cost_their_bits_whatever_the_run(bits, elements):
     assert parse_format(f"fixed{bits}").stored_bits(elements, 1) == bits * elements
 
 
+# --- values of elements, code by code ---------------------------------------------------------------------------------
+
+# Exponent bits, mantissa bits, the last positive code that is a finite number. OCP OFP8 v1.0, table 1: e4m3 0x7e (448),
+# e5m2 0x7b (57344); OCP MX v1.0, tables 3 to 5: every code of fp6 and fp4 is a number.
+FLOATS = {
+    "fp8-e4m3": (4, 3, 0x7E),
+    "fp8-e5m2": (5, 2, 0x7B),
+    "fp6-e3m2": (3, 2, 0x1F),
+    "fp6-e2m3": (2, 3, 0x1F),
+    "fp4-e2m1": (2, 1, 0x07),
+}
+CODES = [f"{family}{bits}" for family in ("fixed", "int", "bfp") for bits in range(2, 9)]
+
+
+def values(name):
+    """The values of all codes of an element, as exact fractions."""
+    if name not in FLOATS:
+        bits = int(name.lstrip("fixedntbp"))
+        return {Fraction(code) for code in range(-(2 ** (bits - 1)), 2 ** (bits - 1))}
+    exponent_bits, mantissa_bits, last = FLOATS[name]
+    positive = set()
+    for code in range(last + 1):
+        exponent, mantissa = divmod(code, 2**mantissa_bits)
+        significand = Fraction(mantissa, 2**mantissa_bits) + (exponent > 0)
+        positive.add(significand * Fraction(2) ** (max(exponent, 1) - 2 ** (exponent_bits - 1) + 1))
+    return positive | {-value for value in positive}
+
+
+VALUES = {name: values(name) for name in (*CODES, *FLOATS)}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_largest_and_the_smallest_element(name):
+    format = parse_format(name)
+    assert format.largest == max(VALUES[name])
+    assert format.smallest == min(value for value in VALUES[name] if value > 0)
+
+
+# IEEE 754-2019: 2 to the least exponent of a normal number, times the step
+@pytest.mark.parametrize(("name", "smallest"), [("fp32", 2.0**-149), ("fp16", 2.0**-24), ("bf16", 2.0**-133)])
+def test_the_smallest_subnormal(name, smallest):
+    assert parse_format(name).smallest == smallest
+
+
+@pytest.mark.parametrize("outer", VALUES)
+def test_holds_is_inclusion_of_all_values(outer):
+    found = {inner for inner in VALUES if holds(parse_format(outer), parse_format(inner))}
+    assert found == {inner for inner in VALUES if VALUES[inner] <= VALUES[outer]}
+
+
+AS_NUMPY_HAS_THEM = {
+    "fp16": lambda exact: exact.astype(np.float16),
+    "bf16": lambda exact: (exact.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32),
+    "fp32": lambda exact: exact.astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("outer", AS_NUMPY_HAS_THEM)
+@pytest.mark.parametrize("inner", [*VALUES, *(f"fixed{bits}" for bits in range(9, 17)), "fixed24", "fixed25"])
+def test_holds_in_wide_formats_is_no_rounding(inner, outer):
+    exact = np.array([float(value) for value in VALUES.get(inner, ())])
+    if inner not in VALUES:  # the ends, and what has the most bits
+        exact = np.array([-(2.0 ** (int(inner[5:]) - 1)), 2.0 ** (int(inner[5:]) - 1) - 1, 1])
+    with np.errstate(over="ignore"):  # beyond fp16 lies infinity
+        kept = bool((AS_NUMPY_HAS_THEM[outer](exact) == exact).all())
+    assert holds(parse_format(outer), parse_format(inner)) == kept
+
+
+WIDE = {"fp32": {"fp32", "tf32", "bf16", "fp16"}, "tf32": {"tf32", "bf16", "fp16"}, "bf16": {"bf16"}, "fp16": {"fp16"}}
+
+
+@pytest.mark.parametrize("outer", WIDE)
+def test_holds_among_wide_floats(outer):
+    assert {inner for inner in WIDE if holds(parse_format(outer), parse_format(inner))} == WIDE[outer]
+
+
 def test_nvfp4_charges_both_scales():
     assert parse_format("nvfp4").stored_bits(10 * 40, 40) == 400 * 4 + 10 * 3 * 8 + 32
 
@@ -166,6 +245,12 @@ def test_nvfp4_charges_both_scales():
         ("bfp" + "9" * 10000, "bits must be from 2 to 32"),
         ("", "unknown format"),
         ("bfp4 ", "unknown format"),
+        ("int16-in-bf16", "bf16 does not hold the values of int16"),
+        ("bf16-in-fp16", "fp16 does not hold the values of bf16"),
+        ("int4-in-mxfp8", "mxfp8 does not hold the values of int4"),  # it has scales of its own
+        ("int4-in-int8-in-bf16", "does not hold the values of"),
+        ("int8-in-bf61", "unknown format 'bf61'"),
+        ("-in-bf16", "unknown format ''"),
         ("bfp٤", "unknown format"),  # a digit, but not an ASCII one
     ],
 )

@@ -1,6 +1,8 @@
 """The structure of the package: who may import whom, and what an import loads."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +17,21 @@ PACKAGE = Path(costsim.__file__).parent
 LEVELS = [
     ["errors"],
     ["formats", "kinds", "files"],
-    ["ops", "schema", "laws", "widths"],
+    ["ops", "schema", "laws", "widths", "quantize", "corpus"],
     ["graph"],
-    ["autodiff", "reference"],
+    ["autodiff"],
     ["alike", "policy"],
     ["assign", "schedule"],
+    ["reference"],
     ["count"],
     ["models.blocks"],
     ["models.encoder_decoder", "models.encoder_classifier"],
     ["models"],
     ["simulate"],
-    ["sensitivity"],
+    ["sensitivity", "validate"],
+    ["training"],
     ["report", "plots", "catalogue"],
+    ["report_validation"],
     ["cli"],
     ["__main__"],
 ]
@@ -79,6 +84,7 @@ HEAVY = ("numpy", "pandas", "pydantic", "matplotlib", "yaml")
         ("import costsim", ()),
         ("import sys; sys.argv = ['costsim', '--help']; from costsim.cli import main; main(standalone_mode=False)", ()),
         ("from costsim import simulate; simulate.run('iwslt17-dsq')", ("pydantic", "yaml")),
+        ("from costsim.cli import main; main(['run', 'glue-mrpc-dsq'], standalone_mode=False)", ("pydantic", "yaml")),
     ],
 )
 def test_what_is_loaded(code, allowed):
@@ -90,22 +96,34 @@ def test_what_is_loaded(code, allowed):
 
 def test_choices_on_the_command_line_are_those_of_the_library():
     """The command line spells them out, to load nothing before a command runs."""
-    from costsim import catalogue, cli, count, laws, report, schema
+    from costsim import catalogue, cli, count, laws, plots, report, schema
 
-    options = {option.name: option for option in cli.run.params}
-    assert tuple(options["by"].type.choices) == report.BY
-    assert tuple(options["style"].type.choices) == tuple(report.FORMATS)
-    assert tuple(options["traffic"].type.choices) == count.TRAFFIC_MODELS
-    assert tuple(options["scope"].type.choices) == count.SCOPES
-    assert tuple(options["law"].type.choices) == tuple(laws.LAWS)
+    run, plot = ({option.name: option for option in command.params} for command in (cli.run, cli.plot))
+    assert tuple(run["by"].type.choices) == report.BY
+    assert tuple(run["style"].type.choices) == tuple(report.FORMATS)
+    assert tuple(plot["kind"].type.choices) == tuple(plots.PLOTS)
     assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)
     for field, names in {"traffic": count.TRAFFIC_MODELS, "scope": count.SCOPES, "law": tuple(laws.LAWS)}.items():
+        assert tuple(run[field].type.choices) == tuple(plot[field].type.choices) == names
         assert schema.Workload.model_fields[field].annotation.__args__ == names
+
+
+def test_run_and_plot_take_all_that_a_job_is_made_of():
+    from costsim import cli, simulate
+
+    job = set(inspect.signature(simulate.prepare).parameters)
+    for command in (cli.run, cli.plot):
+        assert job < {option.name for option in command.params}
 
 
 def test_the_two_stashing_policies_differ_in_family_and_levels_only():
     from costsim import files
 
     texts = {name: files.list_shipped("policies")[name].read_text() for name in ("stash-bfp", "stash-fixed")}
-    rules = {text.partition("rules:")[2].partition("phases:")[0].replace("fixed", "bfp") for text in texts.values()}
+    rules = {
+        re.sub(r"bfp(\d+|<q\d>)-box<box>-exp<exponent>", r"fixed\1", text)
+        .partition("rules:")[2]
+        .partition("phases:")[0]
+        for text in texts.values()
+    }
     assert len(rules) == 1

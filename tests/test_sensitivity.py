@@ -1,0 +1,203 @@
+"""Assumptions moved one at a time: each case is the run that one would make by hand."""
+
+import json
+
+import pytest
+from conftest import POLICIES, one_layer, shipped_policy
+
+from costsim.files import list_shipped
+from costsim.report import records, render
+from costsim.sensitivity import AS_SHIPPED, outcomes, subjects
+from costsim.simulate import execute, prepare
+
+WORKLOADS = list(list_shipped("workloads"))
+WITH_ASSUMPTIONS = [name for name in POLICIES if shipped_policy(name).assumptions]
+ONE_LAYER = ["model.layers=1"]
+OTHER_CONVENTIONS = [
+    *(("scope", scope) for scope in ("layer", "step")),
+    ("traffic", "fused"),
+    *(("law", law) for law in ("bops", "msfp", "energy")),
+]
+
+
+def job_of(workload, policies, *assignments, **options):
+    """A small job whose subjects are all policies, not those with published figures."""
+    return prepare(workload, policies, assignments=[*one_layer(workload), "published=[]", *assignments], **options)
+
+
+def ratios(job):
+    """Both ratios of the first policy, as its row has them."""
+    row = records(execute(job), "policy")[0]
+    return row["arithmetic_reduction"], row["dram_reduction"]
+
+
+def floats(outcome):
+    both = (outcome.arithmetic_reduction, outcome.dram_reduction)
+    return tuple(None if ratio is None else float(ratio) for ratio in both)
+
+
+def moved(job, assumption):
+    """{case: both ratios} of one assumption."""
+    return {outcome.case: floats(outcome) for outcome in outcomes(job) if outcome.assumption == assumption}
+
+
+@pytest.mark.parametrize(
+    ("workload", "policies"),
+    [*((workload, WITH_ASSUMPTIONS) for workload in WORKLOADS), ("glue-mrpc-dsq", POLICIES)],
+)
+def test_every_shipped_case_works(workload, policies):
+    job = job_of(workload, policies)
+    found = outcomes(job)
+    of_workload = [(said.name, case.name) for said in job.file.assumptions for case in said.cases]
+    expected = [
+        (policy.name, *said)
+        for policy in subjects(job)
+        for said in [
+            (AS_SHIPPED, ""),
+            *((its.said.name, case.name) for its in policy.assumptions for case in its.said.cases),
+            *OTHER_CONVENTIONS,
+            *of_workload,
+        ]
+    ]
+    assert [(outcome.policy, outcome.assumption, outcome.case) for outcome in found] == expected
+    assert len(set(expected)) == len(expected)
+    assert {name for name, *_ in expected} == set(policies) - {job.baseline.name}
+    for outcome in found:
+        assert outcome.dram_reduction > 0
+        assert outcome.arithmetic_reduction is None or outcome.arithmetic_reduction > 0
+        assert (outcome.assumption == AS_SHIPPED) == (outcome.here == outcome.grade == "")
+
+
+def test_conventions_by_hand():
+    job = job_of("glue-mrpc-dsq", ["dsq"])
+    assert moved(job, AS_SHIPPED) == {"": ratios(job)}
+    for field, value in OTHER_CONVENTIONS:
+        assert moved(job, field)[value] == ratios(job_of("glue-mrpc-dsq", ["dsq"], **{field: value}))
+
+
+def test_an_asked_convention_is_as_shipped():
+    job = job_of("glue-mrpc-dsq", ["dsq"], scope="step", law="bops")
+    assert moved(job, AS_SHIPPED) == {"": ratios(job)}
+    assert list(moved(job, "scope")) == ["gemm", "layer"]
+    assert moved(job, "law")["product"] == ratios(job_of("glue-mrpc-dsq", ["dsq"], scope="step"))
+
+
+@pytest.mark.parametrize("policy", WITH_ASSUMPTIONS)
+def test_policy_cases_by_hand(policy, tmp_path):
+    """Another policy file: what is composed, the case's rules after it, its numbers and phases in place of its own."""
+    job = job_of("glue-mrpc-dsq", [policy], scope="layer")
+    path = tmp_path / "by-hand.yaml"
+    for assumption in shipped_policy(policy).assumptions:
+        _, at = assumption.place
+        for case in assumption.document.data["assumptions"][at]["cases"]:
+            fields = {name: value for name, value in case.items() if name != "name"}
+            path.write_text(json.dumps({"description": "x", "compose": [policy], **fields}))
+            by_hand = ratios(job_of("glue-mrpc-dsq", [str(path)], scope="layer"))
+            assert moved(job, assumption.said.name)[case["name"]] == by_hand, case["name"]
+
+
+# --- own files --------------------------------------------------------------------------------------------------------
+
+BASE = """\
+description: a base
+levels: [q0]
+numbers: {box: 16}
+rules: [{format: bfp<q0>-box<box>}]
+phases: [{levels: [4]}]
+assumptions:
+  - {name: box, here: "16", cases: [{name: "32", numbers: {box: 32}}, {name: nothing else, numbers: {box: 16}}]}
+  - {name: level, here: "4", cases: [{name: "8", phases: [{levels: [8]}]}]}
+"""
+TOP = """\
+description: x
+compose: [base]
+assumptions:
+  - {name: level, here: four, grade: recalled, cases: [{name: "2", phases: [{levels: [2]}]}]}
+  - {name: weights, here: as all, cases: [{name: wide, rules: [{format: fixed16, role: [weight]}]}]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("base", BASE), ("top", TOP), ("beside", "description: x\ncompose: [base]\n")):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return tmp_path
+
+
+def said(*policies):
+    job = job_of("glue-mrpc-dsq", policies)
+    return [(its.said.name, its.said.here, its.said.grade) for policy in job.policies for its in policy.assumptions]
+
+
+def test_assumptions_are_inherited_and_replaced_by_name(folder):
+    assert said("beside.yaml") == said("base.yaml") == [("box", "16", "ours"), ("level", "4", "ours")]
+    replaced = [("level", "four", "recalled"), ("weights", "as all", "ours"), ("box", "16", "ours")]
+    assert said("top.yaml") == replaced
+    assert sorted(said("base.yaml+top.yaml")) == sorted(replaced)
+    assert sorted(said("top.yaml+base.yaml")) == sorted([("level", "4", "ours"), *replaced[1:]])
+
+
+def test_cases_of_own_files(folder):
+    """In fixed16 against 4 bits and an 8-bit exponent per box; formats of everything change, so ratios are round."""
+    base, top = (job_of("glue-mrpc-dsq", [f"{name}.yaml"], scope="gemm") for name in ("base", "top"))
+    assert moved(base, AS_SHIPPED)[""] == moved(base, "box")["nothing else"] == moved(top, AS_SHIPPED)[""]
+    assert moved(base, "level")["8"][0] == 4
+    assert moved(top, "level")["2"][0] == 64
+    assert moved(top, "weights")["wide"][0] < 16
+    assert moved(base, "box") == moved(top, "box")
+
+
+def test_workload_cases_of_own_files(folder):
+    """One that changes nothing, and one that a phase with a last step of its own sees."""
+    text = list_shipped("workloads")["glue-mrpc-dsq"].read_text(encoding="utf-8")
+    cases = "{name: nothing, set: [batch.tokens=128, training.steps=2296]}, {name: short, set: [training.steps=99]}"
+    (folder / "w.yaml").write_text(f"{text}assumptions: [{{name: a, here: b, cases: [{cases}]}}]\n")
+    phases = "phases: [{until_step: 50, levels: [4]}, {levels: [8]}]"
+    (folder / "rising.yaml").write_text(f"description: x\ncompose: [base]\n{phases}\n")
+    job, short = (
+        prepare("w.yaml", ["rising.yaml"], assignments=[*ONE_LAYER, *more]) for more in ((), ("training.steps=99",))
+    )
+    assert moved(job, "a") == {"nothing": ratios(job), "short": ratios(short)}
+    assert ratios(job) != ratios(short)
+
+
+# --- the workload with the most cases, and its table ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def result():
+    return execute(job_of("iwslt17-dsq", ["dsq"]))
+
+
+def test_workload_cases_by_hand(result):
+    sets = {(said.name, case.name): case.set for said in result.job.file.assumptions for case in said.cases}
+    assert len(sets) > 5
+    for (name, case), assignments in sets.items():
+        assert moved(result.job, name)[case] == ratios(job_of("iwslt17-dsq", ["dsq"], *assignments)), case
+
+
+def test_records_say_how_far_each_case_is_from_as_shipped(result):
+    rows, found = records(result, "assumption"), outcomes(result.job)
+    for row, outcome in zip(rows, found, strict=True):
+        assert (row["policy"], row["assumption"], row["case"]) == (outcome.policy, outcome.assumption, outcome.case)
+        assert (row["arithmetic_reduction"], row["dram_reduction"]) == floats(outcome)
+        for name in ("arithmetic", "dram"):
+            now, was = row[f"{name}_reduction"], rows[0][f"{name}_reduction"]
+            assert row[f"{name}_change"] == (None if now is None else pytest.approx(now / was - 1, abs=1e-12))
+
+
+def test_the_table_fits_a_terminal(result):
+    rows, _, notes = render(result, "assumption", "table").partition("\n\n")
+    assert max(map(len, rows.splitlines())) <= 80
+    words = " ".join(rows.split())
+    assert all(f"{float(outcome.dram_reduction):.2f}" in words for outcome in outcomes(result.job))
+    assert "* levels recalled" in notes
+
+
+def test_only_policies_with_published_figures_are_moved():
+    assert [policy.name for policy in subjects(prepare("iwslt17-dsq"))] == ["dsq"]
+    assert [policy.name for policy in subjects(prepare("glue-mrpc-dsq", ["fixed16", "bfp16", "dsq"]))] == [
+        "bfp16",
+        "dsq",
+    ]
