@@ -1,5 +1,7 @@
 """Reading files: YAML with the position of every field, overrides from outside, files by shipped name."""
 
+import csv
+import io
 import json
 import math
 import os
@@ -184,6 +186,18 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         raise InputError(f"{path}: a binary file, expected YAML")
     return text
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a small CSV file, without blanks around cells, each with its line; empty ones are left out.
+
+    Raises InputError as `read_text`, and for what is not CSV.
+    """
+    rows = csv.reader(io.StringIO(read_text(path), newline=None))
+    try:
+        return [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
+    except csv.Error as error:
+        raise InputError(f"{path}:{rows.line_num}: not valid CSV: {error}") from None
 
 
 def _fixed_place(place: str, _mark: Any) -> str:

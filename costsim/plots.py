@@ -24,6 +24,7 @@ _STYLE: Any = {
     "svg.hashsalt": "costsim",
     "svg.fonttype": "none",
     "font.size": 9,
+    "text.parse_math": False,  # names are names, whatever signs they hold
     "axes.spines.top": False,
     "axes.spines.right": False,
 }

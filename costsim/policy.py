@@ -143,6 +143,8 @@ def _compose(policy: Policy, bases: list[Policy]) -> Policy:
     file = policy.file.model_copy(update=update)
     said = [Assumption(said, policy.document, ("assumptions", i)) for i, said in enumerate(policy.file.assumptions)]
     by_name = {its.said.name: its for its in said}
+    if len(by_name) < len(said):
+        raise policy.document.error(("assumptions",), "an assumption is named twice")
     for base in reversed(bases):
         for its in base.assumptions:
             by_name.setdefault(its.said.name, its)
@@ -158,6 +160,10 @@ def with_case(policy: Policy, assumption: Assumption, index: int) -> Policy:
         "rules": (*policy.file.rules, *case.rules),
         "numbers": {**policy.file.numbers, **case.numbers},
     }
+    for name in case.numbers:
+        if name not in policy.file.numbers:
+            hint = nearest(name, policy.file.numbers)
+            raise assumption.document.error((*at, "numbers", name), f"unknown number {one_line(name)!r}{hint}")
     inherited = dict(policy.inherited)
     if case.phases:
         update["phases"] = case.phases

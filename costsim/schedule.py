@@ -1,7 +1,5 @@
 """How long each phase of a policy lasts: by step, by fraction of the run, or until a recorded loss stops falling."""
 
-import csv
-import io
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -15,15 +13,12 @@ LossLog = list[tuple[int, float]]  # (step, validation loss), steps rising
 
 def read_loss_log(path: Path) -> LossLog:
     """A CSV file with the header `step,loss`. Raises InputError, with file and line, for anything else."""
-    rows = csv.reader(io.StringIO(files.read_text(path)))
-    header = [name.strip() for name in next(rows, [])]
+    (_, header), *rows = files.read_csv(path) or [(1, [])]
     if header != ["step", "loss"]:
         raise InputError(f"{path}:1: expected the header step,loss, got {one_line(','.join(header))!r}")
     log: LossLog = []
-    for row in rows:
-        if not row:
-            continue
-        place = f"{path}:{rows.line_num}"
+    for line, row in rows:
+        place = f"{path}:{line}"
         try:
             step_text, loss_text = row
             step, loss = int(step_text), float(loss_text)

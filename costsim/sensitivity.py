@@ -100,6 +100,8 @@ def outcomes(job: Job) -> list[Outcome]:
 
     Raises InputError for a case that does not fit.
     """
+    if not subjects(job):
+        raise InputError(f"no policy but the baseline {job.baseline.name}: name one whose assumptions are to be moved")
     shipped = _Said(AS_SHIPPED, "", "", "")
     jobs = [(said, its, _baseline(its)) for said, its in ((shipped, job), *_jobs(job))]
     found = []

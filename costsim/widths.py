@@ -5,8 +5,6 @@ The first column names layers or tensors, the others give the numbers of that na
 says nothing.
 """
 
-import csv
-import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +42,7 @@ class Widths:
 
 def read_widths(path: Path) -> Widths:
     """Read a CSV file with a header like `layer,bits` or `tensor,w,x`. Raises InputError with file and line."""
-    lines = csv.reader(io.StringIO(files.read_text(path)))
-    header = [name.strip() for name in next(lines, [])]
+    (_, header), *lines = files.read_csv(path) or [(1, [])]
     columns = tuple(header[1:])
     if not columns or header[0] not in BY or len(set(header)) < len(header) or not all(columns):
         raise InputError(
@@ -53,11 +50,9 @@ def read_widths(path: Path) -> Widths:
         )
     rows: dict[str, tuple[int, ...]] = {}
     places: dict[str, int] = {}
-    for row in lines:
-        if not row:
-            continue
-        at = f"{path}:{lines.line_num}"
-        name, *numbers = (cell.strip() for cell in row)
+    for line, row in lines:
+        at = f"{path}:{line}"
+        name, *numbers = row
         whole = all(number.isascii() and number.isdigit() and len(number) <= 6 for number in numbers)
         if len(numbers) != len(columns) or not whole:
             expected = f"a {header[0]} and {len(columns)} whole number{'s' * (len(columns) > 1)}"
@@ -65,7 +60,7 @@ def read_widths(path: Path) -> Widths:
         if name in rows:
             raise InputError(f"{at}: {header[0]} {one_line(name)!r} stands on line {places[name]} already")
         rows[name] = tuple(map(int, numbers))
-        places[name] = lines.line_num
+        places[name] = line
     if not rows:
         raise InputError(f"{path}: no rows under the header")
     return Widths(str(path), header[0], columns, rows, places)

@@ -176,3 +176,10 @@ def test_plot_usage(folder, args):
     done = CliRunner().invoke(main, ["plot", *args])
     assert (done.exit_code, done.stdout) == (2, "")
     assert not list(Path().glob("*-*.svg"))
+
+
+def test_names_with_signs_of_formulas_are_drawn_as_they_are(tmp_path):
+    policy = tmp_path / "$x_{$.yaml"
+    policy.write_text("description: x\nrules:\n  - {format: fixed8}\n")
+    path = save(small("glue-mrpc-dsq", str(policy)), "sensitivity", tmp_path / "figure.svg")
+    assert any(text.startswith("$x_{$ against") for text in texts(path))

@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import POLICIES, one_layer, shipped_policy
 
+from costsim.errors import InputError
 from costsim.files import list_shipped
 from costsim.report import records, render
 from costsim.sensitivity import AS_SHIPPED, outcomes, subjects
@@ -201,3 +202,22 @@ def test_only_policies_with_published_figures_are_moved():
         "bfp16",
         "dsq",
     ]
+
+
+def test_the_baseline_alone_has_nothing_to_move():
+    with pytest.raises(InputError, match="no policy but the baseline fixed16"):
+        outcomes(prepare("glue-mrpc-dsq", ["fixed16"], assignments=ONE_LAYER))
+
+
+@pytest.mark.parametrize(
+    ("assumptions", "message"),
+    [
+        ("- {name: a, here: b, cases: [{name: c, numbers: {exponnt: 5}}]}", "unknown number 'exponnt'; did you mean"),
+        ("- {name: a, here: b, cases: [{name: c}]}\n  - {name: a, here: b, cases: [{name: d}]}", "named twice"),
+    ],
+)
+def test_assumptions_that_say_nothing_are_refused(assumptions, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"description: x\ncompose: [dsq]\nassumptions:\n  {assumptions}\n")
+    with pytest.raises(InputError, match=message):
+        outcomes(prepare("glue-mrpc-dsq", [str(path)], assignments=ONE_LAYER))

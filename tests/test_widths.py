@@ -5,6 +5,7 @@ from click.testing import CliRunner
 from conftest import adamw, copies_of, counted, formats_of, of_each_op, policy, shipped_policy
 
 from costsim.cli import main
+from costsim.errors import InputError
 from costsim.policy import with_widths
 from costsim.report import records
 from costsim.simulate import run
@@ -187,3 +188,15 @@ def test_without_bits_it_is_fixed16():
         "setup": "",
         "grade": "",
     }
+
+
+@pytest.mark.parametrize("content", ["layer,bits\r" + "encoder.0,4\r", "layer,bits\r\nencoder.0,4\r\n"])
+def test_any_line_ends(content, tmp_path):
+    (tmp_path / "table.csv").write_bytes(content.encode())
+    assert read_widths(tmp_path / "table.csv").rows == {"encoder.0": (4,)}
+
+
+def test_a_cell_that_csv_refuses_is_one_line(tmp_path):
+    (tmp_path / "table.csv").write_text(f"layer,bits\nencoder.0,{'4' * 200_000}\n")
+    with pytest.raises(InputError, match=r"table.csv:2: not valid CSV: field larger"):
+        read_widths(tmp_path / "table.csv")
