@@ -92,7 +92,6 @@ class Kernels:
     alike: Sequence[Alike]
     traffic_of: Mapping[str, int]  # by tensor: a class within which all that is read and written is alike
     traffic: Sequence[tuple[str, object]]  # of each such class: one tensor, and what tells it from the others
-    reader: Mapping[tuple[int, int], int]  # as of Classes
     earlier: Mapping[tuple[int, int], tuple[Touch, ...]]  # by reader, who has the tensor on chip before in the kernel
 
 
@@ -140,7 +139,8 @@ class _Seen:
 @lru_cache(maxsize=8)
 def classes(graph: Graph, marks: Marks) -> Classes:
     """The classes of tensors and reads that a policy with those globs and widths cannot tell apart."""
-    seen, nothing = _Seen(marks), _Seen(marks).nothing
+    seen = _Seen(marks)
+    nothing = seen.nothing
     ops, stored, shapes, reads = _Numbers(), _Numbers(), _Numbers(), _Numbers()
     op_class = [
         ops[id(op.kind), id(op.env), op.phase, op.gemm, op.times, nothing or seen(op.layer, "", op.name)]
@@ -250,4 +250,4 @@ def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
             alike[its].ops.append(op)
         else:
             alike[its] = Alike(*its, [op])
-    return Kernels(group, list(alike.values()), traffic_of, list(described.values()), found.reader, earlier)
+    return Kernels(group, list(alike.values()), traffic_of, list(described.values()), earlier)

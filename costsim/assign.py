@@ -36,9 +36,8 @@ class Copy:
     axes: Axes  # of the tensor, along which boxes run, flattened in this order
     placement: str
     second_read: bool
-    label: str = field(
-        compare=False
-    )  # for tables, after the tensor's name: why, in what format, boxes along which dims
+    # For tables, after the tensor's name: why, in what format, boxes along which dims.
+    label: str = field(compare=False)
     why: str = field(compare=False)  # stash or operand
 
 

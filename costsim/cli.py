@@ -58,29 +58,35 @@ def _stop_collecting() -> None:
     gc.enable()
 
 
-_JOB = (
+_WORKLOAD = (
     click.argument("workload"),
     click.option("--policy", "policies", multiple=True, help="Policy to run instead of the workload's; repeatable."),
-    click.option("--baseline", help="Policy that ratios compare with."),
-    click.option("--law", type=click.Choice(("product", "bops", "msfp", "energy")), help="What a MAC costs."),
     click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model."),
-    click.option("--scope", type=click.Choice(("gemm", "layer", "step")), help="Which ops count."),
     click.option(
         "--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload."
     ),
     click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits)."),
 )
+_RATIOS = (
+    click.option("--baseline", help="Policy that ratios compare with."),
+    click.option("--law", type=click.Choice(("product", "bops", "msfp", "energy")), help="What a MAC costs."),
+    click.option("--scope", type=click.Choice(("gemm", "layer", "step")), help="Which ops count."),
+)
 
 
-def _job_options(command: Command) -> Command:
-    """What to count, the same for all commands that count; they take it as `**job`."""
-    for option in reversed(_JOB):
-        command = option(command)
-    return command
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Options that several commands share; they take them as `**job`."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @main.command()
-@_job_options
+@_options(*_WORKLOAD, *_RATIOS)
 @click.option("--by", type=click.Choice(BY), default="policy", show_default=True, help="What a row is.")
 @click.option(
     "--format", "style", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
@@ -116,7 +122,7 @@ def _path(out: str) -> Any:
 
 
 @main.command()
-@_job_options
+@_options(*_WORKLOAD, *_RATIOS)
 @click.argument("kind", type=click.Choice(("sensitivity", "schedule")))
 @click.option("--out", type=click.Path(), help="File to write (.svg, .pdf, .png)  [default: WORKLOAD-KIND.svg]")
 def plot(kind: str, out: str | None, **job: Any) -> None:
@@ -134,13 +140,9 @@ def plot(kind: str, out: str | None, **job: Any) -> None:
 
 
 @main.command()
-@click.argument("workload")
-@click.option("--policy", "policies", multiple=True, help="Policy to check instead of the workload's; repeatable.")
+@_options(*_WORKLOAD)
 @click.option("--steps", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Train so many, too.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and dropout.")
-@click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model.")
-@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
-@click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits).")
 @click.option("--format", "style", type=click.Choice(("table", "json")), default="table", show_default=True)
 @click.pass_context
 def validate(context: click.Context, /, steps: int, seed: int, style: str, **job: Any) -> None:

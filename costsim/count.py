@@ -6,6 +6,7 @@ ops of a group read is read once. `unfused` has one op a group. Everything else 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -175,6 +176,7 @@ class _Counter:
 
     def __init__(self, graph: Graph, assignment: Assignment, kernels: Kernels) -> None:
         self.graph, self.assignment, self.kernels = graph, assignment, kernels
+        self.reader = assignment.classes.reader
         self.memo = _memo(graph, assignment.marks)
         self.states = [self.state(name, its) for name, its in kernels.traffic]
 
@@ -220,7 +222,7 @@ class _Counter:
         for other, slot in self.kernels.earlier.get((op.position, operand), ()):
             traffic = self.traffic(op.inputs[operand])
             if slot < len(other.inputs):
-                if traffic.held[self.kernels.reader[other.position, slot]] == held:
+                if traffic.held[self.reader[other.position, slot]] == held:
                     return True
             elif held is None or any(held == copy for copy, _ in traffic.copies):
                 return True
@@ -242,7 +244,7 @@ class _Counter:
         macs, vector = self.graph.work(op)
         moves: list[Move] = []
         for i, name in enumerate(op.inputs):
-            traffic, at = self.traffic(name), self.kernels.reader[op.position, i]
+            traffic, at = self.traffic(name), self.reader[op.position, i]
             held = traffic.held[at]
             again = 0
             for copy in traffic.on_chip[at]:
@@ -278,7 +280,7 @@ class _Counter:
         """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""
         op, rows = ops[0], []
         for slot, name in enumerate(op.inputs):
-            for copy, source in self.traffic(name).casts[self.kernels.reader[op.position, slot]]:
+            for copy, source in self.traffic(name).casts[self.reader[op.position, slot]]:
                 role = self.graph.tensors[name].role
                 maker = self.graph.producer.get(name)
                 given = 1 if role in ("weight", "state") else self.graph.micro_batches
@@ -309,6 +311,13 @@ def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope:
     return rows
 
 
+class Reductions(NamedTuple):
+    """How many times less a total is than a baseline's; None where a law is not defined, or nothing is left."""
+
+    arithmetic_reduction: Fraction | None
+    dram_reduction: Fraction | None
+
+
 @dataclass(slots=True)
 class Total:
     """Sums over some rows, as exact integers."""
@@ -330,6 +339,14 @@ class Total:
     def dram_bits(self) -> int:
         """Bits that cross the DRAM interface, both ways."""
         return self.read_bits + self.written_bits
+
+    def reductions(self, base: "Total") -> "Reductions":
+        """How many times less than `base` this is."""
+        costs = base.arithmetic_cost, self.arithmetic_cost
+        return Reductions(
+            Fraction(costs[0], costs[1]) if costs[0] is not None and costs[1] else None,
+            Fraction(base.dram_bits, self.dram_bits) if self.dram_bits else None,
+        )
 
     def add_work(self, weight: int, row: Row, law: Law) -> None:
         """Add what each op of a row computes, `weight` times."""

@@ -13,6 +13,8 @@ from functools import cache
 
 from costsim.errors import InputError, nearest, one_line
 
+ON_A_GRID = ("fixed", "int", "bfp")  # families whose elements are whole numbers of a unit
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -27,11 +29,17 @@ class Scale:
     contracted: int | None
     free: int | None = 1
 
+    def blocks(self, run: int, free: int) -> tuple[int, int]:
+        """Of `free` runs of `run` elements: blocks one below the other, and side by side; cut-off ones count whole."""
+        return (
+            1 if self.free is None else -(-free // self.free),
+            1 if self.contracted is None else -(-run // self.contracted),
+        )
+
     def number(self, run: int, free: int) -> int:
-        """How many a tensor of `free` runs of `run` elements has; blocks cut off at the edges count whole."""
-        along = 1 if self.contracted is None else -(-run // self.contracted)
-        across = 1 if self.free is None else -(-free // self.free)
-        return along * across
+        """How many a tensor of `free` runs of `run` elements has."""
+        across, along = self.blocks(run, free)
+        return across * along
 
     @property
     def block(self) -> str:
@@ -124,7 +132,7 @@ class Format:
         """From 1 to the next number for floats, between codes (times the scale) otherwise; None as for `largest`."""
         if self.family == "float":
             return float(Fraction(1, 2 ** (self.width - 1)))
-        return 1.0 if self.family in ("fixed", "int", "bfp") else None
+        return 1.0 if self.family in ON_A_GRID else None
 
 
 _IEEE = "IEEE 754-2019"
@@ -275,15 +283,12 @@ def _scaled(element: str, block: str, free: int = 0, contracted: int = 0) -> For
     return _shared(NAMED[element], f"{element}-{block}", source, scale)
 
 
-_ON_A_GRID = ("fixed", "int", "bfp")
-
-
 def holds(outer: Format, inner: Format) -> bool:
     """Whether every element code of `inner` is a value of an element of `outer`; scales and the like are left aside."""
     if outer.name == inner.name:
         return True
-    if inner.family in _ON_A_GRID:
-        if outer.family in _ON_A_GRID:
+    if inner.family in ON_A_GRID:
+        if outer.family in ON_A_GRID:
             return outer.width >= inner.width
         lowest = 2 ** (inner.width - 1)  # -2^(N-1) is a power of two, the other codes have N - 1 bits
         return outer.family == "float" and outer.width >= inner.width - 1 and (outer.largest or 0) >= lowest

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from costsim.formats import Format
+from costsim.formats import ON_A_GRID, Format
 
 # Operands, accumulator, and how many products are summed; None where the law says nothing.
 Cost = Callable[[Format, Format, Format, int], int | None]
@@ -41,14 +41,13 @@ def _msfp(a: Format, b: Format, _accumulator: Format, _summed: int) -> int | Non
     return round(10**6 / _MSFP_DENSITY[a.width])
 
 
-_INTEGERS = ("fixed", "int", "bfp")
 _MULTIPLY_FJ = {("int", 8): 200, ("int", 32): 3100, ("float", 11): 1100, ("float", 24): 3700}
 _ADD_FJ = {"fp32": 900, "fp16": 400, "fixed32": 100, "int32": 100, "fixed8": 30, "int8": 30}
 
 
 def _energy(a: Format, b: Format, accumulator: Format, _summed: int) -> int | None:
     """Multiply and accumulate in attojoule; integer widths that the table lacks scale as a b / 32^2."""
-    families = {("int" if f.family in _INTEGERS else f.family) for f in (a, b)}
+    families = {("int" if f.family in ON_A_GRID else f.family) for f in (a, b)}
     add = _ADD_FJ.get(accumulator.name)
     if len(families) > 1 or add is None:
         return None

@@ -500,9 +500,13 @@ def _code(matrix: Array, format: Format, how: How, whole: tuple[float, float]) -
 # --- whole arrays -----------------------------------------------------------------------------------------------------
 
 
+def needs_float64(format: Format) -> bool:
+    """Whether float32 does not hold the codes of a format."""
+    return format.width > 24 and format.family != "float"
+
+
 def _dtype(x: Array, format: Format) -> Any:
-    wide = x.dtype == np.float64 or (format.width > 24 and format.family != "float")
-    return np.dtype(np.float64 if wide else np.float32)
+    return np.dtype(np.float64 if x.dtype == np.float64 or needs_float64(format) else np.float32)
 
 
 def _moved(x: Array, axes: Sequence[int] | None) -> tuple[Array, int]:
@@ -512,6 +516,11 @@ def _moved(x: Array, axes: Sequence[int] | None) -> tuple[Array, int]:
     if x.ndim == 0:
         return x.reshape(1), 1
     return np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim)), len(axes)
+
+
+def _matrix_shape(moved: Array, along: int) -> tuple[int, int]:
+    run = math.prod(moved.shape[moved.ndim - along :])
+    return moved.size // run if run else 0, run
 
 
 def _extremes(x: Array, format: Format) -> tuple[float, float]:
@@ -633,8 +642,7 @@ def pack(x: Array, format: Format, axes: Sequence[int] | None = None, how: How =
         return pack(quantize(x, format.grid, axes, how), replace(format, grid=None), None, how)
     dtype = _dtype(x, format)
     moved, along = _moved(np.asarray(x, dtype), axes)
-    run = math.prod(moved.shape[moved.ndim - along :])
-    matrix = moved.reshape(moved.size // run if run else 0, run)
+    matrix = moved.reshape(_matrix_shape(moved, along))
     if format.family == "float" and not format.scales:
         rounded, shared, unit = quantize(matrix, format, None, how), [], 1.0
     elif x.size:
@@ -656,13 +664,12 @@ def unpack(packed: Packed) -> Array:
         return packed.elements.codes().astype(np.int64).astype(packed.dtype).reshape(packed.shape)
     out = np.empty(packed.shape, packed.dtype)
     moved, along = _moved(out, packed.axes)
-    run = math.prod(moved.shape[moved.ndim - along :])
-    matrix_shape = (moved.size // run if run else 0, run)
+    matrix_shape = _matrix_shape(moved, along)
     rounded = elements(format).decode(packed.elements.codes()).astype(packed.dtype).reshape(matrix_shape)
     if not out.size:
         return out
     stored = [
-        (scale, bits.codes().reshape(_number_of_blocks(scale, matrix_shape)))
+        (scale, bits.codes().reshape(scale.blocks(*reversed(matrix_shape))))
         for scale, bits in zip(format.scales, packed.shared, strict=True)
     ]
     goals = dict(_goals(format))
@@ -681,12 +688,3 @@ def unpack(packed: Packed) -> Array:
     values = Coded(rounded, offset, _in_dtype(unit, packed.dtype), []).values
     moved[...] = values.reshape(moved.shape)
     return out
-
-
-def _number_of_blocks(scale: Scale, shape: tuple[int, int]) -> tuple[int, int]:
-    """Of a matrix (free, run): blocks one below the other, and side by side."""
-    free, run = shape
-    return (
-        1 if scale.free is None else -(-free // scale.free),
-        1 if scale.contracted is None else -(-run // scale.contracted),
-    )

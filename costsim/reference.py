@@ -18,7 +18,7 @@ import numpy as np
 from costsim.assign import Assignment, Copy
 from costsim.formats import Format
 from costsim.graph import Graph, Op
-from costsim.quantize import Packed, pack, quantize, unpack
+from costsim.quantize import Packed, needs_float64, pack, quantize, unpack
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
@@ -114,6 +114,11 @@ class Run:
     losses: list[float]
     measured: dict[str, Measured]
 
+    def weights(self, graph: Graph) -> Values:
+        """The weights and states that the next step starts from."""
+        updated = (t for t in graph.tensors.values() if t.alias is not None and t.role in ("weight", "state"))
+        return {str(tensor.alias): self.values[tensor.name] for tensor in updated}
+
 
 # --- who reads what ---------------------------------------------------------------------------------------------------
 
@@ -199,6 +204,7 @@ class _Machine:
         self.chip: dict[Item, Array] = {}
         self.values: Values = {}
         self.measured: dict[str, Measured] = {}
+        self.partly: list[tuple[int, Item]] = []  # operands of the op that runs, of which only a part is loaded
 
     def format_of(self, item: Item) -> tuple[Format | None, tuple[int, ...] | None]:
         """The format of an item, and the axes along which its blocks lie."""
@@ -211,8 +217,7 @@ class _Machine:
         format, _ = self.format_of(item)
         if format is None or format.values != "float":
             return x
-        wide = format.width > 24 and format.family != "float"
-        return _storable(np.asarray(x) if wide else np.asarray(x, self.dtype), format)
+        return _storable(np.asarray(x) if needs_float64(format) else np.asarray(x, self.dtype), format)
 
     def held(self, item: Item, x: Array) -> Array:
         """Numbers as the item's format holds them."""
@@ -291,7 +296,7 @@ class _Machine:
             self.chip = {}
         self.cast(op, micro)
         seen = self.measured.setdefault(op.name, Measured()) if counts else Measured()
-        self.partly: list[tuple[int, Item]] = []
+        self.partly = []
         inputs = [self.read(op, i, seen) for i in range(len(op.inputs))]
         dtype = np.float64 if self.exact else None
         results, products = run_op(self.graph, op, inputs, seed=seed, step=step, micro=micro, dtype=dtype)
@@ -342,11 +347,12 @@ def run(
     group = range(len(graph.ops)) if group is None else group
     machine = _Machine(graph, assignment, group, dtype, measure, exact)
     for tensor in graph.tensors.values():
-        if tensor.name in graph.producer or tensor.alias is not None or tensor.role == "data":
+        if tensor.name in graph.producer or tensor.alias is not None:
             continue
-        if tensor.role in ("weight", "state"):
-            zeros = np.zeros(graph.shape(tensor.name), dtype) if tensor.role == "state" else None
-            machine.given(tensor.name, weights[tensor.name] if zeros is None else weights.get(tensor.name, zeros))
+        if tensor.role == "weight" or tensor.name in weights:
+            machine.given(tensor.name, weights[tensor.name])
+        elif tensor.role == "state":
+            machine.given(tensor.name, np.zeros(graph.shape(tensor.name), dtype))
         elif tensor.role == "gradient":
             machine.given(tensor.name, np.ones(graph.shape(tensor.name), dtype))
     losses = []

@@ -25,6 +25,10 @@ BY = ("policy", *GROUPINGS, "assumption")
 WIDTH = 80  # columns of a terminal table
 
 
+def _number(value: Fraction | None) -> float | None:
+    return None if value is None else float(value)
+
+
 def _ratio(numerator: int | None, denominator: int | None) -> float | None:
     """Correctly rounded, of integers that may be too large for floats; None if nothing is there to divide (by)."""
     return float(Fraction(numerator, denominator)) if denominator and numerator is not None else None
@@ -45,7 +49,7 @@ def _vector_ops(total: Total) -> Record:
 
 def policy_record(result: Result, counted: CountedPolicy) -> Record:
     """The row of one policy: totals of the run and ratios to the baseline."""
-    total, base = counted.total, result.baseline.total
+    total, ratios = counted.total, counted.total.reductions(result.baseline.total)
     square = result.job.convention.law == "product"
     return {
         "policy": counted.policy.name,
@@ -53,11 +57,11 @@ def policy_record(result: Result, counted: CountedPolicy) -> Record:
         "grade": counted.policy.file.grade,
         "macs": str(total.macs),
         "arithmetic_cost": _exact(total.arithmetic_cost),
-        "arithmetic_reduction": _ratio(base.arithmetic_cost, total.arithmetic_cost),
+        "arithmetic_reduction": _number(ratios.arithmetic_reduction),
         "dram_bits": str(total.dram_bits),
         "dram_read_bits": str(total.read_bits),
         "dram_written_bits": str(total.written_bits),
-        "dram_reduction": _ratio(base.dram_bits, total.dram_bits),
+        "dram_reduction": _number(ratios.dram_reduction),
         "arithmetic_cost_per_mac": _ratio(total.arithmetic_cost, total.macs),
         "square_bits_per_mac": _ratio(total.arithmetic_cost, total.macs) if square else None,
         "bits_per_element_moved": _ratio(total.dram_bits, total.elements),
@@ -98,7 +102,7 @@ def assumption_records(result: Result) -> list[Record]:
         ratios = {}
         for name in ("arithmetic", "dram"):
             before, now = (getattr(its, f"{name}_reduction") for its in (was, outcome))
-            ratios[f"{name}_reduction"] = None if now is None else float(now)
+            ratios[f"{name}_reduction"] = _number(now)
             ratios[f"{name}_change"] = float(now / before - 1) if now is not None and before else None
         said = (outcome.policy, outcome.assumption, outcome.case, outcome.here, outcome.grade)
         found.append(dict(zip(("policy", "assumption", "case", "here", "grade"), said, strict=True)) | ratios)
@@ -117,12 +121,6 @@ def records(result: Result, by: str) -> list[Record]:
 _FIGURES = {"arithmetic_reduction": "arithmetic", "dram_reduction": "DRAM"}
 
 
-def _reduction(quantity: str, base: Total, total: Total) -> float | None:
-    if quantity == "arithmetic_reduction":
-        return _ratio(base.arithmetic_cost, total.arithmetic_cost)
-    return _ratio(base.dram_bits, total.dram_bits)
-
-
 def published(result: Result) -> list[Record]:
     """Each stated figure beside ours in every scope and traffic model; the difference is relative to the stated one.
 
@@ -132,7 +130,8 @@ def published(result: Result) -> list[Record]:
     everywhere = result.everywhere
     for figure in result.job.file.published:
         for (scope, traffic), total in everywhere.get(figure.policy, {}).items():
-            ours = _reduction(figure.quantity, everywhere[result.job.convention.baseline][scope, traffic], total)
+            base = everywhere[result.job.convention.baseline][scope, traffic]
+            ours = _number(getattr(total.reductions(base), figure.quantity))
             if ours is None:  # the law is not defined for the policy
                 continue
             named = scope == result.job.file.scope and (traffic == result.job.file.traffic or scope == "gemm")

@@ -57,11 +57,19 @@ class _Plateaus:
         return None
 
 
-def _loss_log(policy: Policy) -> LossLog:
+def loss_log_path(policy: Policy) -> Path | None:
+    """The file of a policy's recorded losses, beside the file that names it."""
     if policy.file.loss_log is None:
-        raise policy.error((), "until_plateau needs a loss_log (a CSV file with the header step,loss)")
+        return None
     said_in, _ = policy.inherited.get("loss_log", (policy.document, ()))
-    return read_loss_log(Path(said_in.path).parent / policy.file.loss_log)
+    return Path(said_in.path).parent / policy.file.loss_log
+
+
+def _loss_log(policy: Policy) -> LossLog:
+    path = loss_log_path(policy)
+    if path is None:
+        raise policy.error((), "until_plateau needs a loss_log (a CSV file with the header step,loss)")
+    return read_loss_log(path)
 
 
 def schedule(policy: Policy, steps: int) -> list[int]:

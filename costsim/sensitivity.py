@@ -81,17 +81,12 @@ def _policies(policy: Policy) -> Iterator[tuple[_Said, Policy]]:
 
 def subjects(job: Job) -> list[Policy]:
     """The policies whose assumptions are moved: those with published figures, else all but the baseline."""
-    figures = {figure.policy for figure in job.file.published}
-    published = [policy for policy in job.policies if policy.name in figures]
-    return published or [policy for policy in job.policies if policy.name != job.baseline.name]
+    return job.published_policies or [policy for policy in job.policies if policy.name != job.baseline.name]
 
 
 def _outcome(said: _Said, job: Job, policy: Policy, baseline: Total) -> Outcome:
     total = count_policy(job.graph, policy, job.convention).total
-    cost, base = total.arithmetic_cost, baseline.arithmetic_cost
-    arithmetic = Fraction(base, cost) if base is not None and cost else None
-    dram = Fraction(baseline.dram_bits, total.dram_bits) if total.dram_bits else None
-    return Outcome(policy.name, *said, arithmetic, dram)
+    return Outcome(policy.name, *said, *total.reductions(baseline))
 
 
 @lru_cache(maxsize=1)  # a report asks once for each of its formats

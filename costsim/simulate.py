@@ -67,6 +67,12 @@ class Job:
     baseline: Policy
     of_the_file: bool  # whether the baseline is the file's own
 
+    @property
+    def published_policies(self) -> list[Policy]:
+        """The policies of which a paper states figures."""
+        figures = {figure.policy for figure in self.file.published}
+        return [policy for policy in self.policies if policy.name in figures]
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -83,11 +89,9 @@ class Result:
         Empty if there are none, or if the baseline is not the one that the figures are relative to.
         """
         job = self.job
-        figures = {figure.policy for figure in job.file.published}
-        wanted = [policy for policy in job.policies if policy.name in figures]
-        if not wanted or not job.of_the_file:
+        if not job.published_policies or not job.of_the_file:
             return {}
-        different = {policy.name: policy for policy in (job.baseline, *wanted)}
+        different = {policy.name: policy for policy in (job.baseline, *job.published_policies)}
         return {name: totals_everywhere(job.graph, its, job.convention) for name, its in different.items()}
 
 

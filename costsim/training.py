@@ -4,9 +4,12 @@ The graph, the formats and the policies are those that the cost model counts.
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.policy import Policy
 from costsim.reference import Array, run
-from costsim.schedule import schedule
+from costsim.schedule import loss_log_path, schedule
 from costsim.simulate import Job, count_policy, prepare
 from costsim.validate import draw_weights
 
@@ -80,6 +83,7 @@ def load_task(pairs: Sequence[corpus.Pair], workload: str = "translation-small",
     return Task(graph, still.graph, training, validation, entropy, job.convention.steps)
 
 
+@cache
 def _sinusoids(positions: int, width: int) -> Array:
     """Vaswani et al. 2017, section 3.5, sines then cosines."""
     angles = np.arange(positions)[:, None] / 10000 ** (2 * np.arange(width // 2) / width)
@@ -130,25 +134,6 @@ def evaluate(task: Task, policy: Policy, phase: int, weights: dict[str, Array]) 
     return total / words
 
 
-def _phase(policy: Policy, step: int, steps: int) -> int:
-    """The phase of a policy at a step; where a plateau ends one, by the losses recorded so far."""
-    log = policy.file.loss_log
-    if log is not None and not _log_path(policy).exists():
-        return 0
-    end = 0
-    lengths = schedule(policy, steps)
-    for phase, length in enumerate(lengths):
-        end += length
-        if step < end:
-            return phase
-    return len(lengths) - 1
-
-
-def _log_path(policy: Policy) -> Path:
-    said_in, _ = policy.inherited.get("loss_log", (policy.document, ()))
-    return Path(said_in.path).parent / (policy.file.loss_log or "")
-
-
 def write_loss_log(path: Path, log: Sequence[tuple[int, float]]) -> None:
     """Record validation losses as policies read them."""
     files.write(path, ("step,loss\n" + "".join(f"{step},{loss:.6f}\n" for step, loss in log)).encode())
@@ -165,28 +150,25 @@ def train(
     weights = draw_weights(graph, np.random.default_rng(seed), np.float32)
     for name in ("embedding.source.weight", "embedding.target.weight"):
         weights[name] *= math.sqrt(graph.shape(name)[0] / graph.sizes["model"])  # each word's vector of length 1
-    if policy.file.loss_log is not None:
-        _log_path(policy).unlink(missing_ok=True)
+    log = loss_log_path(policy)
+    ends = [] if log else list(accumulate(schedule(policy, task.steps)))  # of phases; those of plateaus are to be seen
     rows = _shuffled(task.training, graph.sizes["batch"], seed)
     found: list[Evaluation] = []
     recent: list[float] = []
     for step in range(1, task.steps + 1):
-        phase = _phase(policy, step - 1, task.steps)
+        phase = min(bisect_right(ends, step - 1), len(policy.file.phases) - 1)
         batch = _batch(graph, task.training, next(rows))
         done = run(graph, weights, [batch], assignment=assign(graph, policy, phase), seed=seed, step=step)
         recent.append(done.losses[0])
-        weights = {
-            tensor.alias: done.values[tensor.name]
-            for tensor in graph.tensors.values()
-            if tensor.alias is not None and tensor.role in ("weight", "state")
-        }
+        weights = done.weights(graph)
         if step % every == 0 or step == task.steps:
             loss = evaluate(task, policy, phase, weights)
             found.append(Evaluation(policy.name, step, phase, math.fsum(recent) / len(recent), loss))
             recent = []
             seen(found[-1])
-            if policy.file.loss_log is not None:
-                write_loss_log(_log_path(policy), [(its.step, its.validation_loss) for its in found])
+            if log is not None:
+                write_loss_log(log, [(its.step, its.validation_loss) for its in found])
+                ends = list(accumulate(schedule(policy, task.steps)))
     return found
 
 
@@ -204,17 +186,17 @@ _COLUMNS = ("policy", "step", "phase", "training_loss", "validation_loss")
 
 def read_evaluations(path: Path) -> tuple[list[Evaluation], float]:
     """What `write_evaluations` wrote. Raises InputError with file and line."""
-    header, *lines = files.read_text(path).splitlines()
-    if header != ",".join((*_COLUMNS, "unigram_entropy")) or not lines:
+    (_, header), *rows = files.read_csv(path) or [(1, [])]
+    if header != [*_COLUMNS, "unigram_entropy"] or not rows:
         raise InputError(f"{path}:1: expected the header {','.join(_COLUMNS)},unigram_entropy and rows")
     found, entropy = [], 0.0
-    for number, line in enumerate(lines, 2):
+    for line, row in rows:
         try:
-            policy, step, phase, training, validation, unigram = line.split(",")
+            policy, step, phase, training, validation, unigram = row
             found.append(Evaluation(policy, int(step), int(phase), float(training), float(validation)))
             entropy = float(unigram)
         except ValueError:
-            raise InputError(f"{path}:{number}: expected {', '.join(_COLUMNS)}, unigram_entropy") from None
+            raise InputError(f"{path}:{line}: expected {', '.join(_COLUMNS)}, unigram_entropy") from None
     return found, entropy
 
 

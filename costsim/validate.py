@@ -311,11 +311,7 @@ def train(
         assignment = None if policy is None else assign(graph, policy, index)
         done = run(graph, held, _batches(graph, seed, step), assignment=assignment, seed=seed, step=step)
         losses.append(sum(done.losses))
-        held = {
-            tensor.alias: done.values[tensor.name]
-            for tensor in graph.tensors.values()
-            if tensor.alias is not None and tensor.role in ("weight", "state")
-        }
+        held = done.weights(graph)
         tick()
     return losses
 

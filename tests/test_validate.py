@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import POLICIES, adamw
+from conftest import POLICIES, adamw, shipped_policy
 from conftest import STEPS as FAMILIES
 
 from costsim import count as counting
@@ -18,15 +18,11 @@ from costsim.count import count, group_ops
 from costsim.errors import InputError
 from costsim.formats import Format
 from costsim.kinds import contraction
-from costsim.policy import Policy, find_policy, load_policies
+from costsim.policy import Policy
 from costsim.reference import contract, run
 from costsim.validate import Difference, compare, draw_batch, draw_weights, noise_db, shrink, validate
 
 COMPOSED = ["w8a8+as-coded", "w8a8+deployed"]
-
-
-def policy(name):
-    return load_policies(find_policy(name))
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
@@ -44,7 +40,7 @@ def measure(graph, rules, phase=0, traffic="unfused", dtype=np.float32, **option
 
 @pytest.mark.parametrize("name", [*POLICIES, *COMPOSED])
 def test_every_op_is_counted_as_it_is_measured(graph, name):
-    rules = policy(name)
+    rules = shipped_policy(name)
     for phase in range(len(rules.file.phases)):
         found = measure(graph, rules, phase, measure=True)
         assert not list(compare(count(graph, assign(graph, rules, phase)), found.measured))
@@ -52,7 +48,7 @@ def test_every_op_is_counted_as_it_is_measured(graph, name):
 
 @pytest.mark.parametrize("name", ["fixed16", "dsq", "bf16-mixed", "fp8-block", "w8a8+as-coded"])
 def test_fused_kernels_too_and_the_numbers_are_the_same(graph, name):
-    rules = policy(name)
+    rules = shipped_policy(name)
     unfused, fused = (measure(graph, rules, traffic=traffic, measure=True) for traffic in ("unfused", "fused"))
     assert not list(compare(count(graph, assign(graph, rules), "fused"), fused.measured))
     for name in unfused.values:
@@ -61,7 +57,7 @@ def test_fused_kernels_too_and_the_numbers_are_the_same(graph, name):
 
 def test_packing_changes_no_number(graph):
     for name in ("dsq", "fp8-tensor", "nvfp4", "w8a8"):
-        plain, packed = (measure(graph, policy(name), measure=flag) for flag in (False, True))
+        plain, packed = (measure(graph, shipped_policy(name), measure=flag) for flag in (False, True))
         assert plain.losses == packed.losses
 
 
