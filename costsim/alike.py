@@ -14,7 +14,7 @@ from functools import lru_cache
 from re import compile as compile_pattern
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from costsim.autodiff import is_stashed
+from costsim.autodiff import AFTER_FORWARD, is_stashed
 from costsim.graph import GEMM_OPERANDS, Graph, Op
 from costsim.kinds import Dims
 
@@ -39,6 +39,7 @@ class Candidate(NamedTuple):
 
     role: str
     values: str
+    trainable: bool
     phase: str | None
     gemm: str | None
     operand: str | None
@@ -56,6 +57,7 @@ class Read(NamedTuple):
     stored: int  # how the tensor is stored
     dims: Dims
     stashed: bool  # whether it is the backward's, of what the forward made
+    again: bool  # whether it is the backward's, of what was made again: it would be of the stash, if that were kept
     axes: Axes  # over which the GEMM sums, else the last
 
 
@@ -118,6 +120,11 @@ _NONE = Matched()
 Seen = tuple[Matched, Matched, Matched, tuple[int, ...]]  # of a layer, a tensor's name, an op's; its widths
 
 
+def rule_phase(op: Op) -> str:
+    """The phase that rules see: what is made again is as in the forward."""
+    return "forward" if op.phase == "recompute" else op.phase
+
+
 def last_axis(dims: Dims) -> Axes:
     """Along which the boxes of a tensor lie as it is stored; none for a scalar."""
     return (len(dims) - 1,) if dims else ()
@@ -143,7 +150,7 @@ def classes(graph: Graph, marks: Marks) -> Classes:
     nothing = seen.nothing
     ops, stored, shapes, reads = _Numbers(), _Numbers(), _Numbers(), _Numbers()
     op_class = [
-        ops[id(op.kind), id(op.env), op.phase, op.gemm, op.times, nothing or seen(op.layer, "", op.name)]
+        ops[id(op.kind), id(op.env), op.phase, op.gemm, op.times, nothing or seen(op.layer, "", op.original)]
         for op in graph.ops
     ]
     stored_as: dict[str, int] = {}
@@ -153,28 +160,30 @@ def classes(graph: Graph, marks: Marks) -> Classes:
             stored_as[name] = stored_as[tensor.alias]  # written in place: one memory, one format
         else:
             maker = graph.producer.get(name)
-            phase, gemm, op_name = (maker.phase, maker.gemm, maker.name) if maker else (None, None, "")
-            its = nothing or seen(tensor.layer, name, op_name)
-            stored_as[name] = stored[tensor.role, tensor.values, phase, gemm, None, None, its]
-        its = nothing or seen("", name, "")
-        shape_of[name] = shapes[stored_as[name], tensor.role, tensor.values, tensor.dims, tensor.alias is None, its]
+            phase, gemm, op_name = (rule_phase(maker), maker.gemm, maker.original) if maker else (None, None, "")
+            its = nothing or seen(tensor.layer, tensor.again or name, op_name)
+            stored_as[name] = stored[tensor.role, tensor.values, tensor.trainable, phase, gemm, None, None, its]
+        its = nothing or seen("", tensor.again or name, "")
+        kept = (tensor.alias is None, tensor.again is None)
+        shape_of[name] = shapes[stored_as[name], tensor.role, tensor.values, tensor.dims, kept, its]
     read_as: dict[tuple[int, int], int] = {}
     found: list[Read] = []
     for op, own in zip(graph.ops, op_class, strict=True):
-        gemm, backward = op.gemm, op.phase == "backward"
+        gemm, backward = op.gemm, op.phase in AFTER_FORWARD
         if gemm is None and not backward:
             continue
         for i, name in enumerate(op.inputs):
             tensor = graph.tensors[name]
             stashed = backward and is_stashed(graph, name)
-            if tensor.values == "float" and (gemm or stashed):
+            again = backward and tensor.again is not None
+            if tensor.values == "float" and (gemm or stashed or again):
                 number = read_as[op.position, i] = reads[own, i, shape_of[name]]
                 if number == len(found):
                     label = GEMM_OPERANDS[gemm][i] if gemm else None
-                    its = seen(op.layer, name, op.name)
-                    candidate = Candidate(tensor.role, tensor.values, op.phase, gemm, label, None, *its)
+                    seen_of = (rule_phase(op), gemm, label, None, *seen(op.layer, tensor.again or name, op.original))
+                    candidate = Candidate(tensor.role, tensor.values, tensor.trainable, *seen_of)
                     axes = op.kind.contracted[i] if gemm else last_axis(tensor.dims)
-                    found.append(Read(candidate, stored_as[name], tensor.dims, stashed, axes))
+                    found.append(Read(candidate, stored_as[name], tensor.dims, stashed, again, axes))
     candidates = [Candidate(*fields, *its) for *fields, its in stored]
     return Classes(candidates, stored_as, found, read_as, op_class, *_read_alike(graph, op_class, shape_of))
 

@@ -79,7 +79,7 @@ class _Choice(NamedTuple):
 
 
 _GLOBS = ("layer", "name", "op")
-_Test = tuple[int, frozenset[str]]
+_Test = tuple[int, frozenset[object]]
 
 
 def _tests(rule: schema.Rule) -> list[_Test]:
@@ -92,8 +92,8 @@ def _tests(rule: schema.Rule) -> list[_Test]:
     return tests
 
 
-def _passes(test: frozenset[str], value: object) -> bool:
-    return not test.isdisjoint(value) if isinstance(value, frozenset) else (value or "") in test
+def _passes(test: frozenset[object], value: object) -> bool:
+    return not test.isdisjoint(value) if isinstance(value, frozenset) else ("" if value is None else value) in test
 
 
 def _marks(policy: Policy) -> Marks:
@@ -223,7 +223,9 @@ class _Chains:
         """The copies through which reads of a class go."""
         rules, gemm = self.rules, read.candidate.gemm
         operand = rules.choose(read.candidate._replace(copy_="operand")) if gemm else None
-        stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed else None
+        stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed or read.again else None
+        if read.again:
+            stash = None  # the rules had their say, but nothing is stashed
         chain: Chain = ()
         if stash:
             chain = self.extend(chain, read, "stash", stash, last_axis(read.dims) if operand else read.axes)

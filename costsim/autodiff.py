@@ -1,13 +1,15 @@
-"""Reverse mode: appends the backward ops of a loss to the graph.
+"""Reverse mode: appends the backward ops of a loss to the graph, and those that make again what was not kept.
 
 What is kept for the backward (the stash) is not decided anywhere: it is the set of forward tensors that backward ops
-read. A tensor with several readers gets its gradients summed by visible `add` ops.
+read. In a segment of the forward only some results are kept; the others are made again, by ops in phase `recompute`
+that come before the segment's backward. A tensor with several readers gets its gradients summed by visible `add` ops.
 """
 
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
-from costsim.graph import Graph, GraphBuilder, Op, Tensor
+from costsim.graph import Graph, GraphBuilder, Op, Segment, Tensor
 from costsim.kinds import GradRule
 from costsim.ops import kind_of
 
@@ -15,12 +17,25 @@ _GEMM_OF_OPERAND = {"x": "dgrad", "w": "wgrad"}
 
 
 def _needs_gradient(builder: GraphBuilder) -> set[str]:
-    """Tensors on a way from a weight: what the forward computes from weights, and the weights."""
-    needs = {t.name for t in builder.tensors.values() if t.role == "weight"}
+    """Tensors on a way from a weight that is trained: what the forward computes from them, and they."""
+    needs = {t.name for t in builder.tensors.values() if t.role == "weight" and t.trainable}
     for op in builder.ops:
         if any(op.inputs[i] in needs for i in op.kind.differentiable):
             needs.update(op.outputs)
     return needs
+
+
+def _names(op: Op) -> dict[str, str]:
+    """The tensors that an op's operands and results are."""
+    results = [result.name for result in op.kind.outputs]
+    return dict(zip((*op.kind.input_names, *results), (*op.inputs, *op.outputs), strict=True))
+
+
+class _Again(NamedTuple):
+    """What is run again of a segment, and what that and its backward take from outside or from what is kept."""
+
+    ops: list[tuple[Op, str]]  # in order; with the result that is remade from others, or "" to run it as it was
+    taken: set[str]
 
 
 class _Backward:
@@ -33,6 +48,11 @@ class _Backward:
         self.gradient: dict[str, str] = {}  # of each tensor: what its gradients sum to so far
         self.parts: Counter[str] = Counter()
         self.expected = self._count_readers(loss)
+        self.readers: dict[str, list[Op]] = {}
+        for op in builder.ops:
+            for name in op.inputs:
+                self.readers.setdefault(name, []).append(op)
+        self.open: list[tuple[Segment, dict[str, str]]] = []  # segments that are walked, with what was made again
 
     def _count_readers(self, loss: str) -> Counter[str]:
         """How many gradients each tensor will receive: one per differentiable reader on a way to the loss."""
@@ -46,6 +66,93 @@ class _Backward:
                     expected[name] += 1
                     reaches.add(name)
         return expected
+
+    # --- what was not kept --------------------------------------------------------------------------------------------
+
+    def _again(self, segment: Segment, depth: int) -> _Again:
+        """What a segment's backward needs, made from what is kept: worked out from its last op to its first."""
+        made = {name for op in segment.ops for name in op.outputs}
+        inside = {op.position for op in segment.ops}
+        read_outside = {name for name in made if any(op.position not in inside for op in self.readers.get(name, ()))}
+        kept = segment.keep | read_outside
+        wanted: set[str] = set()
+        inner: set[Segment] = set()
+        for op in segment.ops:
+            path = self.builder.segments[op.position]
+            if len(path) > depth + 1:
+                if path[depth + 1] not in inner:
+                    inner.add(path[depth + 1])
+                    wanted |= self._again(path[depth + 1], depth + 1).taken
+                continue
+            names = _names(op)
+            for rule in op.kind.grads:
+                if not self.needs.isdisjoint(names[operand] for operand in rule.operands):
+                    wanted |= {names[argument] for argument in rule.arguments if argument in names}
+        again: list[tuple[Op, str]] = []
+        for op in reversed(segment.ops):
+            missing = [name for name in op.outputs if name in wanted and name not in kept]
+            if not missing:
+                continue
+            names = _names(op)
+            result = next((result for result in op.kind.remake or {} if names[result] in missing), "")
+            arguments = [names[argument] for argument in (op.kind.remake or {})[result][1]] if result else []
+            if result and missing == [names[result]] and all(a in kept or a in op.inputs for a in arguments):
+                again.append((op, result))
+                wanted |= set(arguments)
+            else:
+                again.append((op, ""))
+                wanted |= set(op.inputs)
+        return _Again(again[::-1], {name for name in wanted if name not in made or name in kept})
+
+    def _run_again(self, segment: Segment) -> None:
+        """Append what makes again what the backward of a segment needs."""
+        b, depth = self.builder, len(self.open)
+        again = self._again(segment, depth)
+        made: dict[str, str] = {}
+        self.open.append((segment, made))
+        suffix = f".recompute{depth + 1 if depth else ''}"
+        before, b.phase = b.phase, "recompute"
+        for op, remade in again.ops:
+            b.layer = op.layer
+            b.kernel = self._kernel() or (f"{op.kernel}{suffix}" if op.kernel else "")
+            kind, names = op.kind.name, _names(op)
+            inputs, outputs = list(op.inputs), list(op.outputs)
+            if remade:
+                kind, arguments = (op.kind.remake or {})[remade]
+                inputs, outputs = [names[argument] for argument in arguments], [names[remade]]
+            results = [b.tensors[name]._replace(name=f"{name}{suffix}", again=name) for name in outputs]
+            b.op(
+                kind,
+                *(self._now(name) for name in inputs),
+                name=f"{op.name}{suffix}",
+                outputs=results,
+                gemm=op.gemm,
+                again=op.name,
+                **{name: op.params[name] for name in kind_of(kind).params},
+            )
+            made.update(zip(outputs, (result.name for result in results), strict=True))
+        b.phase = before
+
+    def _now(self, name: str) -> str:
+        """Where the backward finds a forward tensor: made again, or as it was kept."""
+        for _, made in reversed(self.open):
+            name = made.get(name, name)
+        return name
+
+    def _kernel(self) -> str:
+        """The kernel that the backward of the segments walked is."""
+        names: list[str] = [segment.name for segment, _ in self.open if segment.kernel]
+        return f"{names[-1]}.backward" if names else ""
+
+    def _enter(self, op: Op) -> None:
+        """Leave the segments that an op is not in, enter those that it is in."""
+        path = self.builder.segments.get(op.position, ())
+        while self.open and self.open[-1][0] not in path:
+            self.open.pop()
+        for segment in path[len(self.open) :]:
+            self._run_again(segment)
+
+    # --- gradients ----------------------------------------------------------------------------------------------------
 
     def describe(self, source: str, name: str) -> Tensor:
         of = self.builder.tensors[source]
@@ -80,7 +187,7 @@ class _Backward:
         sources = [names[operand] for operand in rule.operands]
         if self.needs.isdisjoint(sources):
             return
-        arguments = [names[argument] for argument in rule.arguments]
+        arguments = [self._now(names[argument]) for argument in rule.arguments]
         if not rule.kind:
             self._receive(sources[0], arguments[0])
             return
@@ -96,23 +203,21 @@ class _Backward:
             **params,
         )
         for source, result in zip(sources, results, strict=True):
-            self._receive(source, result.name)
+            if source in self.needs:
+                self._receive(source, result.name)
 
     def visit(self, op: Op) -> None:
         """Append the gradients of one forward op. Raises ValueError on a gradient that no rule takes."""
-        kind = op.kind
-        names = dict(zip(kind.input_names, op.inputs, strict=True))
-        arrived = False
-        for (result, gradient, taken), output in zip(kind.results, op.outputs, strict=True):
-            names[result] = output
+        if not any(output in self.gradient for output in op.outputs):
+            return
+        kind, names = op.kind, _names(op)
+        for (_, gradient, taken), output in zip(kind.results, op.outputs, strict=True):
             if output in self.gradient:
                 if not taken:
                     raise ValueError(f"{op.name}: {kind.name} has no rule for the gradient {gradient}")
                 names[gradient] = self.gradient[output]
-                arrived = True
-        if not arrived:
-            return
-        self.builder.layer = op.layer
+        self._enter(op)
+        self.builder.layer, self.builder.kernel = op.layer, self._kernel()
         for rule in kind.grads:
             self._apply(op, rule, names)
 
@@ -122,25 +227,27 @@ def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], No
 
     `finished(weight, gradient)` is called as soon as the whole gradient of a weight is there, and may append ops.
     The gradient of the loss itself is a given tensor, `<loss>.grad`, whose value is 1.
-    Raises ValueError if an output without a gradient rule receives a gradient.
+    Raises ValueError if an output without a gradient rule receives a gradient, or nothing is trainable.
     """
     state = _Backward(builder, loss, finished)
+    if loss not in state.needs:
+        raise ValueError("no weight is trainable")
     forward_ops = list(builder.ops)
     builder.phase = "backward"
     state.gradient[loss] = builder.tensor(state.describe(loss, f"{loss}.grad"))
     for op in reversed(forward_ops):
         state.visit(op)
-    builder.layer = ""
+    builder.layer = builder.kernel = ""
 
 
 def stash(graph: Graph) -> dict[str, tuple[Op, ...]]:
-    """The tensors kept for the backward: forward tensors and data that backward ops read, each with those readers.
+    """The tensors kept for the backward: forward tensors and data that later ops read, each with those readers.
 
-    Weights are not in it (they are kept anyway), nor is what the backward itself makes.
+    Weights are not in it (they are kept anyway), nor is what the backward itself makes or makes again.
     """
     readers: dict[str, list[Op]] = {}
     for op in graph.ops:
-        if op.phase != "backward":
+        if op.phase not in AFTER_FORWARD:
             continue
         for name in dict.fromkeys(op.inputs):
             if is_stashed(graph, name):
@@ -148,6 +255,10 @@ def stash(graph: Graph) -> dict[str, tuple[Op, ...]]:
     return {name: tuple(ops) for name, ops in readers.items()}
 
 
+AFTER_FORWARD = ("recompute", "backward")  # phases that read the stash
+
+
 def is_stashed(graph: Graph, name: str) -> bool:
-    """Whether a backward op that reads this tensor reads it from the stash."""
-    return graph.tensors[name].role in ("activation", "data")
+    """Whether an op after the forward that reads this tensor reads it from the stash."""
+    tensor = graph.tensors[name]
+    return tensor.role in ("activation", "data") and tensor.again is None

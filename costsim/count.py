@@ -73,23 +73,26 @@ class Row(NamedTuple):
 def group_ops(graph: Graph, traffic: str) -> tuple[int, ...]:
     """The kernel that each op belongs to. Groups are runs of consecutive ops, so any grouping can be executed.
 
+    Neighbours that a model family has written as one kernel (flash attention) are one under any traffic model.
+
     `fused`: an op joins the kernel of the op before it if its kind fuses, it reads something made in that kernel (or
     nothing at all, as a drawn mask), and both run equally often in the same phase; a GEMM starts a kernel and takes
     what follows as its epilogue.
     """
-    if traffic == "unfused":
-        return tuple(range(len(graph.ops)))
     groups: list[int] = []
     made: set[str] = set()
     before: Op | None = None
     for op in graph.ops:
-        joins = (
-            before is not None
-            and op.kind.fuses
-            and not op.kind.is_contraction
-            and (op.phase, op.times) == (before.phase, before.times)
-            and (not op.inputs or not made.isdisjoint(op.inputs))
-        )
+        if op.kernel or before is None or before.kernel:
+            joins = before is not None and op.kernel == before.kernel
+        else:
+            joins = (
+                traffic != "unfused"
+                and op.kind.fuses
+                and not op.kind.is_contraction
+                and (op.phase, op.times) == (before.phase, before.times)
+                and (not op.inputs or not made.isdisjoint(op.inputs))
+            )
         if not joins:
             made = set()
         groups.append(groups[-1] if joins else len(groups))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ class Tensor(NamedTuple):  # named tuples: they exist by the thousand, and are c
     layer: str
     values: str = "float"  # float, index (ids and labels) or mask
     alias: str | None = None
+    trainable: bool = True  # False: a weight that gets no gradient
+    again: str | None = None  # the forward tensor that this one is made again of
 
 
 class Op(NamedTuple):
@@ -51,6 +54,33 @@ class Op(NamedTuple):
     params: Mapping[str, Any]
     env: Env  # what the indices of the kind's patterns stand for
     position: int  # in the graph
+    kernel: str = ""  # the kernel written for it and its neighbours, whatever the traffic model: flash attention
+    again: str | None = None  # the forward op that this one repeats in phase `recompute`
+
+    @property
+    def original(self) -> str:
+        """The name that rules see: of a repeated op, that of the forward's."""
+        return self.again or self.name
+
+
+class Segment(NamedTuple):
+    """A stretch of the forward of which the backward keeps only some results, and makes the others again."""
+
+    name: str
+    keep: set[str]  # results kept, besides what ops outside read
+    kernel: bool  # whether it is one kernel, and its backward another
+    ops: list[Op]
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Lora(NamedTuple):
+    """Low-rank adapters: w x becomes w x + alpha/rank b a x. Source: Hu et al., arXiv:2106.09685, section 4.1."""
+
+    targets: tuple[str, ...]  # globs over names of linear layers
+    alpha: float
+    rank: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +98,19 @@ class Graph:
         return {name: op for op in self.ops for name in op.outputs}
 
     @cached_property
+    def weights(self) -> tuple[Tensor, ...]:
+        """The weights, each once."""
+        return tuple(t for t in self.tensors.values() if t.role == "weight" and t.alias is None)
+
+    @cached_property
     def parameters(self) -> int:
-        """Number of trainable parameters; a tied weight counts once."""
-        return sum(self.elements(t.dims) for t in self.tensors.values() if t.role == "weight" and t.alias is None)
+        """Number of parameters; a tied weight counts once."""
+        return sum(self.elements(t.dims) for t in self.weights)
+
+    @cached_property
+    def trainable_parameters(self) -> int:
+        """Number of parameters that get gradients."""
+        return sum(self.elements(t.dims) for t in self.weights if t.trainable)
 
     @cached_property
     def _elements(self) -> dict[Dims, int]:
@@ -136,7 +176,17 @@ def _bound(kind: Kind, inputs: tuple[Dims, ...], outputs: tuple[Dims, ...] | Non
 class GraphBuilder:
     """Appends ops to a graph and names what they make. Model families and autodiff write through it."""
 
-    def __init__(self, sizes: Mapping[str, int], micro_batches: int = 1) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        micro_batches: int = 1,
+        trainable: Sequence[str] = ("*",),
+        lora: Lora | None = None,
+    ) -> None:
+        self.trainable, self.lora = trainable, lora
+        self.segments: dict[int, tuple[Segment, ...]] = {}  # by position of the op, the outermost first
+        self.kernel = ""
+        self._open: tuple[Segment, ...] = ()
         self.sizes = dict(sizes)
         self.micro_batches = micro_batches
         self.tensors: dict[str, Tensor] = {}
@@ -156,6 +206,20 @@ class GraphBuilder:
         yield
         self._prefix, self.layer = before
 
+    @contextmanager
+    def segment_if(self, wanted: bool, name: str, kernel: bool = False) -> Iterator[set[str]]:
+        """If wanted, what is made inside is made again for the backward, but for what is added to the set given.
+
+        With `kernel` it is one kernel, and what is made again for it and its backward another.
+        """
+        before = self._open, self.kernel
+        segment = Segment(self._prefix + name, set(), kernel, [])
+        if wanted:
+            self._open = (*self._open, segment)
+            self.kernel = segment.name if kernel else self.kernel
+        yield segment.keep
+        self._open, self.kernel = before
+
     def tensor(self, tensor: Tensor) -> str:
         """Add a tensor under its full name. Raises ValueError on a name taken."""
         if tensor.name in self.tensors:
@@ -171,7 +235,9 @@ class GraphBuilder:
         for dim in dims:
             if dim not in self.sizes:
                 raise ValueError(f"tensor {name!r}: unknown dim {dim!r}")
-        return self.tensor(Tensor(self._prefix + name, dims, role, self.layer, values))
+        full_name = self._prefix + name
+        trainable = role != "weight" or any(fnmatchcase(full_name, glob) for glob in self.trainable)
+        return self.tensor(Tensor(full_name, dims, role, self.layer, values, trainable=trainable))
 
     def op(
         self,
@@ -181,6 +247,7 @@ class GraphBuilder:
         outputs: Sequence[Tensor] | None = None,
         dims: Dims | None = None,
         gemm: str | None = None,
+        again: str | None = None,
         **params: Any,
     ) -> str:
         """Append an op named `name` under the scope; returns the (first) tensor that it writes.
@@ -209,7 +276,12 @@ class GraphBuilder:
             gemm = "forward"
         names_out = tuple([t.name for t in outputs])
         place = (self.phase, self.layer, self.times, gemm)
-        self.ops.append(Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops)))
+        made = Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops), self.kernel, again)
+        if self._open:
+            self.segments[made.position] = self._open
+            for segment in self._open:
+                segment.ops.append(made)
+        self.ops.append(made)
         return names_out[0]
 
     def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True) -> str:
@@ -218,10 +290,29 @@ class GraphBuilder:
         batch = len(x_dims) - inner
         weight = self.given(f"{name}.weight", x_dims[batch:] + outer, role="weight")
         y = self.op(linear_equation(batch, inner, len(outer)), x, weight, name=name)
+        if self.lora and any(fnmatchcase(self._prefix + name, glob) for glob in self.lora.targets):
+            y = self._adapted(x, y, name, outer, inner)
         if bias:
             b = self.given(f"{name}.bias", outer, role="weight")
             y = self.op("add_bias", y, b, name=f"{name}.add_bias")
         return y
+
+    def _adapted(self, x: str, y: str, name: str, outer: Dims, inner: int) -> str:
+        """y plus what the low-rank adapters make of x."""
+        assert self.lora is not None
+        x_dims = self.tensors[x].dims
+        batch = len(x_dims) - inner
+        a = self.given(f"{name}.lora_a.weight", (*x_dims[batch:], "rank"), role="weight")
+        b = self.given(f"{name}.lora_b.weight", ("rank", *outer), role="weight")
+        low = self.op(linear_equation(batch, inner, 1), x, a, name=f"{name}.lora_a")
+        made = self.op(linear_equation(batch, 1, len(outer)), low, b, name=f"{name}.lora_b")
+        made = self.op("scale", made, name=f"{name}.lora_scale", factor=self.lora.alpha / self.lora.rank)
+        return self.op("add", y, made, name=f"{name}.lora_add")
+
+    def rms_norm(self, x: str, name: str, eps: float = 1e-6) -> str:
+        """RMS norm over the last dim of x; makes its weight."""
+        w = self.given(f"{name}.weight", self.tensors[x].dims[-1:], role="weight")
+        return self.op("rms_norm", x, w, name=name, eps=eps)
 
     def layer_norm(self, x: str, name: str, eps: float = 1e-5) -> str:
         """Layer norm over the last dim of x; makes its weight and bias."""

@@ -49,7 +49,8 @@ class Kind:
     params: tuple[str, ...] = ()  # fixed when the op is made
     runtime: tuple[str, ...] = ()  # given by whoever runs it (step, shape, key)
     touches: Mapping[str, Pattern] | None = None  # operands of which only this much is read
-    values: str = "float"  # what the results hold: float or mask
+    remake: Mapping[str, tuple[str, tuple[str, ...]]] | None = None  # by result: the op that makes it from others kept
+    values: str = "float"  # what the results hold: float, index or mask
     fuses: bool = True  # may run in one kernel with the op before it
     contracted: tuple[tuple[int, ...], ...] = ()  # of a contraction: where the summed indices stand in each operand
 
@@ -131,6 +132,15 @@ def expand(pattern: Pattern, env: Env) -> Dims:
     return tuple(dim for token in pattern for dim in env[token])
 
 
+def _call(kind: str, text: str) -> tuple[str, tuple[str, ...]]:
+    """What `other(a, b)` says: the kind, and its arguments; of a bare name, no kind."""
+    match = re.fullmatch(r"(?:(\w+)\(([^)]*)\)|(\w+))", text)
+    if match is None:
+        raise ValueError(f"{kind}: cannot read {text!r}")
+    called, arguments, passed = match.groups()
+    return called or "", tuple(re.findall(r"\w+", passed or arguments))
+
+
 def _parse_grads(kind: str, inputs: tuple[Operand, ...], grads: Mapping[str, str | None]) -> tuple[GradRule, ...]:
     listed = [name for names in grads for name in names.split()]
     if sorted(listed) != sorted(operand.name for operand in inputs):
@@ -139,11 +149,7 @@ def _parse_grads(kind: str, inputs: tuple[Operand, ...], grads: Mapping[str, str
     for names, text in grads.items():
         if text is None:
             continue
-        match = re.fullmatch(r"(?:(\w+)\(([^)]*)\)|(\w+))", text)
-        if match is None:
-            raise ValueError(f"{kind}: cannot read the gradient {text!r}")
-        grad_kind, arguments, passed = match.groups()
-        rules.append(GradRule(tuple(names.split()), grad_kind or "", tuple(re.findall(r"\w+", passed or arguments))))
+        rules.append(GradRule(tuple(names.split()), *_call(kind, text)))
     return tuple(rules)
 
 
@@ -154,6 +160,7 @@ def make_kind(
     work: Mapping[str, Mapping[str, int]],
     grads: Mapping[str, str | None],
     touches: Mapping[str, str] | None = None,
+    remake: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Kind:
     """A Kind from the text form that the decorator takes; raises ValueError if a part is missing or unreadable."""
@@ -169,7 +176,8 @@ def make_kind(
         raise ValueError(f"{name}: work names an index that the signature lacks")
     touched = {operand: _tokens(pattern) for operand, pattern in (touches or {}).items()}
     rules = _parse_grads(name, inputs, grads)
-    return Kind(name, inputs, outputs, patterns, rules, run, touches=touched or None, **more)
+    again = {result: _call(name, text) for result, text in (remake or {}).items()}
+    return Kind(name, inputs, outputs, patterns, rules, run, touches=touched or None, remake=again or None, **more)
 
 
 def _einsum(equation: str) -> Callable[..., Any]:

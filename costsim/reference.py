@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from costsim.assign import Assignment, Copy
+from costsim.autodiff import AFTER_FORWARD
 from costsim.formats import Format
 from costsim.graph import Graph, Op
 from costsim.quantize import Packed, needs_float64, pack, quantize, unpack
@@ -78,7 +79,7 @@ def run_op(
     runtime = {
         "shape": graph.shape(op.outputs[0]),
         "step": step,
-        "key": (seed, step, micro, zlib.crc32(op.name.encode())),
+        "key": (seed, step, micro, zlib.crc32(op.original.encode())),
     }
     given = {name: runtime[name] for name in op.kind.runtime}
     result = op.kind.run(*inputs, **op.params, **given)
@@ -362,7 +363,7 @@ def run(
             if tensor.role == "data" and tensor.name not in graph.producer:
                 machine.given(tensor.name, batch[tensor.name])
         for op in graph.ops:
-            if op.phase == "forward" or (op.phase == "backward" and not forward_only):
+            if op.phase == "forward" or (op.phase in AFTER_FORWARD and not forward_only):
                 starts = micro < graph.micro_batches - op.times  # the first gradient is the sum: nothing to add yet
                 machine.step(op, seed, step, micro, counts=not starts)
         losses += [float(machine.values[op.outputs[0]]) for op in graph.ops if op.kind.name == "cross_entropy"]

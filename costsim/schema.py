@@ -62,6 +62,9 @@ class Training(Strict):
 
     steps: Count = Field(description="updates of the weights")
     micro_batches: Count = Field(default=1, description="forward and backward passes per update")
+    trainable: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default=("*",), description="globs over names of weights; the others are frozen"
+    )
 
 
 class Published(Strict):
@@ -127,6 +130,7 @@ class Rule(Strict):
         default=None, description="the GEMM that writes the tensor, or for copies reads it"
     )
     operand: tuple[Literal["x", "w", "dy"], ...] | None = None
+    trainable: bool | None = Field(default=None, description="of weights: whether they are trained, or frozen")
     copy_: Literal["operand", "stash"] | None = Field(default=None, alias="copy")
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")
     name: str | None = Field(default=None, description="glob over tensor names")

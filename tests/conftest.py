@@ -7,7 +7,7 @@ from costsim import files, schema
 from costsim.assign import assign
 from costsim.count import count, each_op
 from costsim.graph import GraphBuilder
-from costsim.models import encoder_classifier, encoder_decoder, training_step
+from costsim.models import decoder, encoder_classifier, encoder_decoder, training_step
 from costsim.policy import Policy, find_policy, load_policies
 from costsim.schema import Optimizer
 
@@ -51,7 +51,43 @@ def classifier_step(optimizer=None, micro_batches=1, label_smoothing=0.0, batch=
     return training_step(model, encoder_classifier.Batch(**given), optimizer or adamw(), micro_batches, label_smoothing)
 
 
-STEPS = {"encoder-decoder": translation_step, "encoder-classifier": classifier_step}
+SMALL_DECODER = {**SMALL, "family": "decoder", "layers": 2, "vocab": 11, "max_positions": 9, "activation": "gelu_new"}
+LLAMA = {
+    "heads": 4,
+    "kv_heads": 2,
+    "positions": "rotary",
+    "norm_kind": "rms",
+    "activation": "silu",
+    "gated": True,
+    "qkv_bias": False,
+    "out_bias": False,
+    "ffn_bias": False,
+    "tied": False,
+}
+EXPERTS = {"experts": {"number": 3, "chosen": 2}}
+
+
+def decoder_step(optimizer=None, micro_batches=1, label_smoothing=0.0, batch=None, trainable=("*",), **changes):
+    model = decoder.Model(**{**SMALL_DECODER, **changes})
+    given = {"sequences": 3, "tokens": 5, **(batch or {})}
+    return training_step(model, decoder.Batch(**given), optimizer or adamw(), micro_batches, label_smoothing, trainable)
+
+
+def llama_step(**changes):
+    return decoder_step(**{**LLAMA, **changes})
+
+
+def experts_step(**changes):
+    return decoder_step(**{**LLAMA, **EXPERTS, **changes})
+
+
+STEPS = {
+    "encoder-decoder": translation_step,
+    "encoder-classifier": classifier_step,
+    "decoder": decoder_step,
+    "llama": llama_step,
+    "experts": experts_step,
+}
 
 
 def shipped_policy(name):

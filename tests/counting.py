@@ -34,6 +34,9 @@ class Counting:
     tanh = _do("tanh", lambda a, _: math.tanh(a))
     erf = _do("erf", lambda a, _: math.erf(a))
 
+    def __neg__(self):
+        return Counting(-self.value)  # a sign costs nothing
+
     def _compare(function):
         def method(self, other):
             Counting.counts["cmp"] = Counting.counts.get("cmp", 0) + 1

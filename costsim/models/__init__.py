@@ -6,6 +6,8 @@ A family's file has `Model` and `Batch` (what its sections of a workload file ho
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any
 
@@ -56,17 +58,27 @@ def _update(b: GraphBuilder, optimizer: Optimizer, gradients: dict[str, str]) ->
 
 
 def training_step(
-    model: Any, batch: Any, optimizer: Optimizer, micro_batches: int = 1, label_smoothing: float = 0.0
+    model: Any,
+    batch: Any,
+    optimizer: Optimizer,
+    micro_batches: int = 1,
+    label_smoothing: float = 0.0,
+    trainable: Sequence[str] = ("*",),
 ) -> Graph:
     """The graph of one whole training step: forward and backward (`micro_batches` times) and update.
 
     `model` and `batch` are a family's sections. Gradients of micro-batches are summed in place: the first becomes the
     sum, each further one is added (n - 1 adds), as PyTorch does after zero_grad(set_to_none=True); averaging is folded
-    into the loss. Raises ValueError if sizes clash.
+    into the loss. `trainable` are globs over names of weights; the others get no gradient. Raises ValueError if sizes
+    clash, or a glob matches no weight.
     """
     module = family(model.family)
-    b = GraphBuilder(module.sizes(model, batch), micro_batches)
+    b = GraphBuilder(module.sizes(model, batch), micro_batches, trainable, model.adapters())
     loss = module.forward(b, model, batch, label_smoothing)
+    weights = [name for name, tensor in b.tensors.items() if tensor.role == "weight"]
+    for glob in trainable:
+        if not any(fnmatchcase(name, glob) for name in weights):
+            raise ValueError(f"no weight is named like {one_line(glob)!r}{nearest(glob, weights)}")
     gradients: dict[str, str] = {}
 
     def finished(weight: str, gradient: str) -> None:
@@ -96,7 +108,12 @@ def build(workload: Workload, document: Document) -> Graph:
     batch = validate(module.Batch, document, ("batch",))
     try:
         return training_step(
-            model, batch, workload.optimizer, workload.training.micro_batches, workload.label_smoothing
+            model,
+            batch,
+            workload.optimizer,
+            workload.training.micro_batches,
+            workload.label_smoothing,
+            workload.training.trainable,
         )
     except ValueError as error:
         raise document.error(("batch",), str(error)) from None

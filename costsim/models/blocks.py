@@ -2,14 +2,25 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from costsim import graph
 from costsim.graph import GraphBuilder
 from costsim.kinds import Dims
 from costsim.schema import Count, Positive, Rate, Strict
+
+Tokens = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class Lora(Strict):
+    """Low-rank adapters beside linear layers; say in training.trainable what is trained."""
+
+    rank: Count
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="globs over names of linear layers")
 
 
 class Transformer(Strict):
@@ -18,76 +29,216 @@ class Transformer(Strict):
     d_model: Count
     ffn_dim: Count
     heads: Count
-    norm: Literal["post", "pre"] = Field(default="post", description="layer norm after the residual add, or before")
-    activation: Literal["relu", "gelu"] = "relu"
+    kv_heads: Count | None = Field(default=None, description="heads of keys and values, shared by groups of queries")
+    head_dim: Count | None = Field(default=None, description="d_model / heads if not said")
+    qk_norm: bool = Field(default=False, description="normalize queries and keys, each over a head")
+    qkv_bias: bool = True
+    out_bias: bool = Field(default=True, description="of attention's output projection")
+    ffn_bias: bool = True
+    norm: Literal["post", "pre"] = Field(default="post", description="the norm after the residual add, or before")
+    norm_kind: Literal["layer", "rms"] = "layer"
+    activation: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
+    gated: bool = Field(default=False, description="the activation of one linear layer gates another: SwiGLU")
     norm_eps: Positive = 1e-5
     dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     activation_dropout: Rate = 0.0
+    attention: Literal["eager", "flash"] = Field(
+        default="eager", description="flash: one kernel, which keeps no scores and makes them again for the backward"
+    )
+    fused_activation: bool = Field(
+        default=True, description="one kernel for the activation (and its gate); if not, op by op as Python writes it"
+    )
+    checkpointing: Literal["none", "selective", "full"] = Field(
+        default="none", description="made again for the backward: nothing, scores and softmax, or whole layers"
+    )
+    lora: Lora | None = None
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "Transformer":
-        if self.d_model % self.heads:
-            raise PydanticCustomError(
-                "value_error",
-                "d_model {d_model} does not divide into {heads} heads",
-                {"d_model": self.d_model, "heads": self.heads},
-            )
+        clash = None
+        if self.head_dim is None and self.d_model % self.heads:
+            clash = f"d_model {self.d_model} does not divide into {self.heads} heads"
+        elif self.kv_heads is not None and self.heads % self.kv_heads:
+            clash = f"{self.heads} heads do not divide into {self.kv_heads} kv_heads"
+        elif self.gated and not self.fused_activation and self.activation == "gelu_new":
+            clash = "a gate with gelu_new comes as one kernel only: fused_activation must be true"
+        if clash:
+            raise PydanticCustomError("value_error", "{clash}", {"clash": clash})
         return self
+
+    @property
+    def head(self) -> int:
+        """Elements of a head."""
+        return self.head_dim or self.d_model // self.heads
+
+    @property
+    def grouped(self) -> bool:
+        """Whether several heads of queries share a head of keys and values."""
+        return self.kv_heads is not None and self.kv_heads != self.heads
 
     def sizes(self) -> dict[str, int]:
         """The dims that all families name alike."""
-        return {
-            "model": self.d_model,
-            "ffn": self.ffn_dim,
-            "heads": self.heads,
-            "head": self.d_model // self.heads,
-        }
+        sizes = {"model": self.d_model, "ffn": self.ffn_dim, "head": self.head}
+        if self.grouped:
+            assert self.kv_heads is not None
+            sizes |= {"kv_heads": self.kv_heads, "group": self.heads // self.kv_heads}
+        else:
+            sizes["heads"] = self.heads
+        return sizes if self.lora is None else {**sizes, "rank": self.lora.rank}
+
+    def adapters(self) -> graph.Lora | None:
+        """The adapters as the graph builder takes them."""
+        return None if self.lora is None else graph.Lora(self.lora.targets, self.lora.alpha, self.lora.rank)
 
 
-Tokens = Annotated[int, Field(ge=1, le=10**9)]
+class Length(Strict):
+    """So many sequences of so many tokens."""
+
+    tokens: Tokens
+    sequences: Tokens
+
+
+class Padded(Strict):
+    """One micro-batch of sequences, padded to the longest: a number and a length, or a histogram of lengths."""
+
+    sequences: Tokens | None = None
+    tokens: Tokens | None = Field(default=None, description="per sequence, padding included")
+    lengths: tuple[Length, ...] = Field(default=(), description="a histogram, in place of sequences and tokens")
+    padding_mask: bool = Field(default=True, description="mask padded keys in every attention")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Padded":
+        if bool(self.lengths) == (self.sequences is not None and self.tokens is not None) or (
+            self.lengths and (self.sequences or self.tokens)
+        ):
+            raise PydanticCustomError("value_error", "expected sequences and tokens, or lengths", {})
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Sequences of the micro-batch."""
+        return self.sequences or sum(length.sequences for length in self.lengths)
+
+    @property
+    def columns(self) -> int:
+        """Tokens of each, padding included."""
+        return self.tokens or max(length.tokens for length in self.lengths)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that are not known to be padding."""
+        return sum(its.tokens * its.sequences for its in self.lengths) or self.rows * self.columns
+
+
+class Rotary(NamedTuple):
+    """The tables that turn queries and keys: tensors [length, head]."""
+
+    cos: str
+    sin: str
+
+
+def norm(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
+    """The family's norm over the last dim of x."""
+    make = {"layer": b.layer_norm, "rms": b.rms_norm}[config.norm_kind]
+    return make(x, name, config.norm_eps)
+
+
+_EQUATIONS = {  # scores, context; b batch, q and k positions, h heads, g groups' heads, r queries of a group, e head
+    False: ("bqhe,bkhe->bhqk", "bhqk,bkhe->bqhe"),
+    True: ("bqgre,bkge->bgrqk", "bgrqk,bkge->bqgre"),
+}
 
 
 def attention(
-    b: GraphBuilder, config: Transformer, name: str, query: str, memory: str, keep: str | None, causal: bool = False
+    b: GraphBuilder,
+    config: Transformer,
+    name: str,
+    query: str,
+    memory: str,
+    keep: str | None,
+    causal: bool = False,
+    rotary: Rotary | None = None,
 ) -> str:
     """Multi-head attention of `query` over `memory`, both [batch, length, model]; returns [batch, length, model].
 
     `keep` [batch, memory length] is False at padding. All scores are computed, masked or not. The query is scaled
-    before the product. Source: Vaswani et al. 2017, section 3.2; the scaling as torch.nn.MultiheadAttention.
+    before the product. Source: Vaswani et al. 2017, section 3.2; the scaling as torch.nn.MultiheadAttention; groups of
+    queries: Ainslie et al., arXiv:2305.13245; flash: Dao, arXiv:2307.08691, which keeps q, k, v, the result and the
+    logarithms of the sums.
     """
+    of_queries: Dims = ("kv_heads", "group", "head") if config.grouped else ("heads", "head")
+    of_keys: Dims = ("kv_heads", "head") if config.grouped else ("heads", "head")
+    flash = config.attention == "flash"
     with b.scope(name):
-        heads: Dims = ("heads", "head")
-        q = b.linear(query, "q", heads)
-        q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.d_model // config.heads))
-        k = b.linear(memory, "k", heads)
-        v = b.linear(memory, "v", heads)
-        scores = b.op("bqhe,bkhe->bhqk", q, k, name="scores")
-        if keep is not None:
-            scores = b.op("mask_padding", scores, keep, name="mask_padding")
-        if causal:
-            scores = b.op("mask_causal", scores, name="mask_causal")
-        p = b.op("softmax", scores, name="softmax")
-        p = b.dropout(p, config.attention_dropout)
-        context = b.op("bhqk,bkhe->bqhe", p, v, name="context")
-        return b.linear(context, "out", ("model",), inner=2)
+        q = b.linear(query, "q", of_queries, bias=config.qkv_bias)
+        k = b.linear(memory, "k", of_keys, bias=config.qkv_bias)
+        v = b.linear(memory, "v", of_keys, bias=config.qkv_bias)
+        if config.qk_norm:
+            q, k = norm(b, config, q, "q_norm"), norm(b, config, k, "k_norm")
+        if rotary is not None:
+            q = b.op("rope", q, *rotary, name="q_rope")
+            k = b.op("rope", k, *rotary, name="k_rope")
+        q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.head))
+        again = flash or config.checkpointing == "selective"
+        with b.segment_if(again, "flash" if flash else "core", kernel=flash) as kept:
+            scores_equation, context_equation = _EQUATIONS[config.grouped]
+            scores = b.op(scores_equation, q, k, name="scores")
+            if keep is not None:
+                scores = b.op("mask_padding", scores, keep, name="mask_padding")
+            if causal:
+                scores = b.op("mask_causal", scores, name="mask_causal")
+            p = b.op("softmax_lse" if flash else "softmax", scores, name="softmax")
+            if flash:
+                kept.add(f"{p}.lse")
+            p = b.dropout(p, config.attention_dropout)
+            context = b.op(context_equation, p, v, name="context")
+        return b.linear(context, "out", ("model",), inner=len(of_queries), bias=config.out_bias)
+
+
+def _gelu_new_by_steps(b: GraphBuilder, x: str) -> str:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) as transformers' NewGELUActivation writes it: five tensors kept."""
+    inner = b.op("scale", b.op("cube", x, name="cube"), name="cubic", factor=0.044715)
+    inner = b.op("scale", b.op("add", x, inner, name="inner"), name="root", factor=math.sqrt(2 / math.pi))
+    one = b.op("shift", b.op("tanh", inner, name="tanh"), name="one", by=1.0)
+    return b.op("mul", b.op("scale", x, name="half", factor=0.5), one, name="gelu_new")
+
+
+def activate(b: GraphBuilder, config: Transformer, x: str, gate: Callable[[], str] | None = None) -> str:
+    """The activation of x, times the gate if there is one."""
+    if gate is not None and config.fused_activation and config.activation == "silu":
+        return b.op("swiglu", x, gate(), name="swiglu")
+    if config.activation == "gelu_new" and not config.fused_activation:
+        y = _gelu_new_by_steps(b, x)
+    else:
+        y = b.op(config.activation, x, name=config.activation)
+    return y if gate is None else b.op("mul", y, gate(), name="gate")
 
 
 def feed_forward(b: GraphBuilder, config: Transformer, x: str) -> str:
-    """fc2(activation(fc1(x))), [batch, length, model] to the same."""
+    """fc2(activation(fc1(x))), or fc2(activation(fc1(x)) fc3(x)) if gated; [batch, length, model] to the same."""
     with b.scope("ffn"):
-        y = b.linear(x, "fc1", ("ffn",))
-        y = b.op(config.activation, y, name=config.activation)
+        y = b.linear(x, "fc1", ("ffn",), bias=config.ffn_bias)
+        gate = (lambda: b.linear(x, "fc3", ("ffn",), bias=config.ffn_bias)) if config.gated else None
+        y = activate(b, config, y, gate)
         y = b.dropout(y, config.activation_dropout)
-        return b.linear(y, "fc2", ("model",))
+        return b.linear(y, "fc2", ("model",), bias=config.ffn_bias)
 
 
 def residual(b: GraphBuilder, config: Transformer, x: str, name: str, part: Callable[[str], str]) -> str:
-    """x + dropout(part(x)), with its layer norm before the part or after the sum."""
-    inner = b.layer_norm(x, f"{name}_norm", config.norm_eps) if config.norm == "pre" else x
+    """x + dropout(part(x)), with its norm before the part or after the sum."""
+    inner = norm(b, config, x, f"{name}_norm") if config.norm == "pre" else x
     made = b.dropout(part(inner), config.dropout, name=f"{name}_dropout")
     total = b.op("add", made, x, name=f"{name}_residual")
-    return b.layer_norm(total, f"{name}_norm", config.norm_eps) if config.norm == "post" else total
+    return norm(b, config, total, f"{name}_norm") if config.norm == "post" else total
+
+
+def layers(b: GraphBuilder, config: Transformer, stack: str, number: int, x: str, layer: Callable[[str], str]) -> str:
+    """So many layers on top of each other, each one a segment if whole layers are made again."""
+    for i in range(number):
+        with b.scope(f"{stack}.{i}", layer=True), b.segment_if(config.checkpointing == "full", "layer"):
+            x = layer(x)
+    return x
 
 
 def encoder_layer(b: GraphBuilder, config: Transformer, x: str, keep: str | None) -> str:

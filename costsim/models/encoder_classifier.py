@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from costsim.graph import GraphBuilder
-from costsim.models.blocks import Tokens, Transformer, encoder_layer, loss
-from costsim.schema import Count, Layers, Rate, Strict
+from costsim.models.blocks import Padded, Transformer, encoder_layer, layers, loss, norm
+from costsim.schema import Count, Layers, Rate
 
 
 class Model(Transformer):
@@ -21,21 +21,17 @@ class Model(Transformer):
     head_dropout: Rate = Field(default=0.0, description="before each of the head's two linear layers")
 
 
-class Batch(Strict):
+class Batch(Padded):
     """One micro-batch, padded to its longest sequence."""
-
-    sequences: Tokens
-    tokens: Tokens = Field(description="per sequence, padding included")
-    padding_mask: bool = Field(default=True, description="mask padded keys in every attention")
 
 
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
     """The dims of a training step. Raises ValueError if a sequence is longer than the positions."""
-    if batch.tokens > model.max_positions:
-        raise ValueError(f"max_positions {model.max_positions} is less than the sequences' {batch.tokens} tokens")
+    if batch.columns > model.max_positions:
+        raise ValueError(f"max_positions {model.max_positions} is less than the sequences' {batch.columns} tokens")
     return {
-        "batch": batch.sequences,
-        "tokens": batch.tokens,
+        "batch": batch.rows,
+        "tokens": batch.columns,
         "vocab": model.vocab,
         "positions": model.max_positions,
         "types": model.token_types,
@@ -53,7 +49,7 @@ def _embed(b: GraphBuilder, model: Model) -> str:
         ids = b.given(f"{name}.ids", ("batch", "tokens"), values="index")
         part = b.op("embed", table, ids, name=name)
         x = b.op("add", x, part, name=f"add_{name}") if x else part
-    x = b.layer_norm(x, "norm", model.norm_eps)
+    x = norm(b, model, x, "norm")
     return b.dropout(x, model.dropout)
 
 
@@ -62,12 +58,10 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
     with b.scope("embedding", layer=True):
         keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
         x = _embed(b, model)
-    for i in range(model.layers):
-        with b.scope(f"encoder.{i}", layer=True):
-            x = encoder_layer(b, model, x, keep)
+    x = layers(b, model, "encoder", model.layers, x, lambda y: encoder_layer(b, model, y, keep))
     with b.scope("head", layer=True):
         if model.norm == "pre":
-            x = b.layer_norm(x, "norm", model.norm_eps)
+            x = norm(b, model, x, "norm")
         x = b.op("select_first", x, name="first_token")
         x = b.dropout(x, model.head_dropout, name="input_dropout")
         x = b.linear(x, "dense", ("pooled",))

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from costsim.graph import GraphBuilder
-from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer, loss
+from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer, layers, loss, norm
 from costsim.schema import Count, Layers, Strict
 
 
@@ -87,21 +87,24 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
             source_keep = b.given("source_keep", ("batch", "source"), values="mask")
             target_keep = b.given("target_keep", ("batch", "target"), values="mask")
         x = _embed(b, model, "source", "source", source_table)
-    for i in range(model.encoder_layers):
-        with b.scope(f"encoder.{i}", layer=True):
-            x = encoder_layer(b, model, x, source_keep)
+    x = layers(b, model, "encoder", model.encoder_layers, x, lambda y: encoder_layer(b, model, y, source_keep))
     if model.final_norm:
         with b.scope("encoder.final", layer=True):
-            x = b.layer_norm(x, "norm", model.norm_eps)
+            x = norm(b, model, x, "norm")
     memory = x
     with b.scope("embedding", layer=True):
         y = _embed(b, model, "target", "target", target_table)
-    for i in range(model.decoder_layers):
-        with b.scope(f"decoder.{i}", layer=True):
-            y = decoder_layer(b, model, y, memory, target_keep, source_keep)
+    y = layers(
+        b,
+        model,
+        "decoder",
+        model.decoder_layers,
+        y,
+        lambda z: decoder_layer(b, model, z, memory, target_keep, source_keep),
+    )
     if model.final_norm:
         with b.scope("decoder.final", layer=True):
-            y = b.layer_norm(y, "norm", model.norm_eps)
+            y = norm(b, model, y, "norm")
     with b.scope("head", layer=True):
         table = target_table
         if model.tied == "none":

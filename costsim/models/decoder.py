@@ -1,0 +1,128 @@
+"""Decoder-only Transformers: GPT-2, Llama and their like, with dense feed-forward layers or a mixture of experts."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from costsim.graph import GraphBuilder
+from costsim.models.blocks import (
+    Padded,
+    Rotary,
+    Transformer,
+    activate,
+    attention,
+    feed_forward,
+    layers,
+    loss,
+    norm,
+    residual,
+)
+from costsim.schema import Count, Layers, Positive, Strict
+
+
+class Experts(Strict):
+    """A mixture of experts in place of each feed-forward layer. Tokens are spread evenly: what is counted is balanced.
+
+    Each expert takes capacity_factor x tokens x chosen / number tokens, rounded up; 1 is dropless if all are balanced.
+    """
+
+    number: Count
+    chosen: Count = Field(description="experts that each token goes to")
+    capacity_factor: Positive = 1.0
+    renormalize: bool = Field(default=True, description="the weights of the chosen experts sum to 1")
+
+    @model_validator(mode="after")
+    def _enough(self) -> "Experts":
+        if self.chosen > self.number:
+            numbers = {"chosen": self.chosen, "number": self.number}
+            raise PydanticCustomError("value_error", "{chosen} experts chosen of {number}", numbers)
+        return self
+
+
+class Model(Transformer):
+    """GPT-2 (Radford et al. 2019) with the choices that Llama, Mistral, Mixtral and Qwen make."""
+
+    family: Literal["decoder"]
+    layers: Layers
+    vocab: Count
+    max_positions: Count
+    norm: Literal["post", "pre"] = "pre"
+    positions: Literal["learned", "rotary"] = "learned"
+    final_norm: bool = True
+    tied: bool = Field(default=True, description="the head is the embedding")
+    experts: Experts | None = None
+
+
+class Batch(Padded):
+    """One micro-batch. Packed sequences, as in pre-training, need no mask."""
+
+    padding_mask: bool = Field(default=False, description="mask padded keys in every attention")
+
+
+def sizes(model: Model, batch: Batch) -> dict[str, int]:
+    """The dims of a training step. Raises ValueError if a sequence is longer than the positions."""
+    tokens = batch.columns
+    if tokens > model.max_positions:
+        raise ValueError(f"max_positions {model.max_positions} is less than the sequences' {tokens} tokens")
+    found = {"batch": batch.rows, "tokens": tokens, "vocab": model.vocab, **model.sizes()}
+    if model.positions == "learned":
+        found["positions"] = model.max_positions
+    if model.experts is not None:
+        experts = model.experts
+        share = experts.capacity_factor * batch.rows * tokens * experts.chosen / experts.number
+        found |= {"experts": experts.number, "chosen": experts.chosen, "capacity": max(1, -int(-share // 1))}
+    return found
+
+
+def _experts(b: GraphBuilder, config: Model, x: str) -> str:
+    """Each token through the experts that its router chooses. Source: Mixtral, arXiv:2401.04088, section 2.1."""
+    assert config.experts is not None
+    with b.scope("experts"):
+        p = b.op("softmax", b.linear(x, "router", ("experts",), bias=False), name="router.softmax")
+        index = b.op("top_k", p, name="top_k", dims=("batch", "tokens", "chosen"))
+        gates = b.op("pick", p, index, name="gates")
+        if config.experts.renormalize:
+            gates = b.op("normalize", gates, name="gates.normalize")
+        y = b.op("dispatch", x, index, name="dispatch", dims=("experts", "capacity", "model"))
+
+        def linear(x: str, name: str, inner: str, outer: str) -> str:
+            weight = b.given(f"{name}.weight", ("experts", inner, outer), role="weight")
+            return b.op("ecd,edf->ecf", x, weight, name=name)
+
+        gate = (lambda: linear(y, "fc3", "model", "ffn")) if config.gated else None
+        inside = activate(b, config, linear(y, "fc1", "model", "ffn"), gate)
+        return b.op("combine", linear(inside, "fc2", "ffn", "model"), gates, index, name="combine")
+
+
+def _layer(b: GraphBuilder, config: Model, x: str, keep: str | None, rotary: Rotary | None) -> str:
+    own = "self_attention"
+    x = residual(b, config, x, own, lambda y: attention(b, config, own, y, y, keep, causal=True, rotary=rotary))
+    part = feed_forward if config.experts is None else _experts
+    return residual(b, config, x, "ffn", lambda y: part(b, config, y))
+
+
+def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
+    """Append the forward ops up to the loss, whose name is returned."""
+    rotary = None
+    with b.scope("embedding", layer=True):
+        keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
+        table = b.given("tokens.weight", ("vocab", "model"), role="weight")
+        x = b.op("embed", table, b.given("tokens.ids", ("batch", "tokens"), values="index"), name="tokens")
+        if model.positions == "learned":
+            positions = b.given("positions.weight", ("positions", "model"), role="weight")
+            ids = b.given("positions.ids", ("tokens",), values="index")
+            p = b.op("embed", positions, ids, name="positions")
+            x = b.op("add_bias", x, p, name="add_positions")
+        else:
+            rotary = Rotary(b.given("cos", ("tokens", "head")), b.given("sin", ("tokens", "head")))
+        x = b.dropout(x, model.dropout)
+    x = layers(b, model, "decoder", model.layers, x, lambda y: _layer(b, model, y, keep, rotary))
+    if model.final_norm:
+        with b.scope("decoder.final", layer=True):
+            x = norm(b, model, x, "norm")
+    with b.scope("head", layer=True):
+        if not model.tied:
+            table = b.given("logits.weight", ("vocab", "model"), role="weight")
+        logits = b.op("btd,vd->btv", x, table, name="logits")
+        return loss(b, logits, label_smoothing)

@@ -1,0 +1,94 @@
+"""Attention: masks and softmax."""
+
+from __future__ import annotations
+
+from costsim.ops.table import Array, np, op, total
+
+
+@op(
+    "x[b ... k], keep[b k] -> y[b ... k]",
+    work={"b ... k": {"add": 1}},
+    grads={"x": "dy", "keep": None},
+)
+def mask_padding(x: Array, keep: Array) -> Array:
+    """y = x, minus infinity at keys that are padding. The gradient passes: softmax makes it 0 there."""
+    shape = (keep.shape[0], *(1,) * (x.ndim - 2), keep.shape[1])
+    return x + np.where(keep, 0.0, -np.inf).reshape(shape).astype(x.dtype)
+
+
+@op("x[... q k] -> y[... q k]", work={"... q k": {"add": 1}}, grads={"x": "dy"})
+def mask_causal(x: Array) -> Array:
+    """y = x, minus infinity where the key lies after the query. The gradient passes: softmax makes it 0 there."""
+    return x + np.triu(np.full(x.shape[-2:], -np.inf), 1).astype(x.dtype)
+
+
+@op(
+    "x[... k] -> y[... k]",
+    work={"... k": {"cmp": 1, "add": 2, "exp": 1, "div": 1}},
+    grads={"x": "softmax_grad(dy, y)"},
+)
+def softmax(x: Array) -> Array:
+    """y = exp(x - max x) / sum exp(x - max x) over the last dim. Keeps y, not x, for the backward."""
+    e = np.exp(x - np.maximum.reduce(x, axis=-1, keepdims=True, initial=-np.inf))
+    return e / total(e)
+
+
+@op("dy[... k], y[... k] -> dx[... k]", work={"... k": {"mul": 2, "add": 2}}, grads={"dy": None, "y": None})
+def softmax_grad(dy: Array, y: Array) -> Array:
+    """dx = y dy - y sum(y dy)."""
+    t = y * dy
+    return t - y * total(t)
+
+
+@op(
+    "x[... k] -> y[... k], lse[...]",
+    work={"... k": {"cmp": 1, "add": 2, "exp": 1, "div": 1}, "...": {"log": 1, "add": 1}},
+    grads={"x": "softmax_grad(dy, y)"},
+    remake={"y": "softmax_from_lse(x, lse)"},
+)
+def softmax_lse(x: Array) -> tuple[Array, Array]:
+    """Softmax that leaves log sum exp x too, from which flash attention makes y again. Source: arXiv:2307.08691."""
+    largest = np.maximum.reduce(x, axis=-1, keepdims=True, initial=-np.inf)
+    e = np.exp(x - largest)
+    sums = total(e)
+    return e / sums, (np.log(sums) + largest)[..., 0]
+
+
+@op("x[... k], lse[...] -> y[... k]", work={"... k": {"add": 1, "exp": 1}}, grads={"x": None, "lse": None})
+def softmax_from_lse(x: Array, lse: Array) -> Array:
+    """y = exp(x - lse)."""
+    return np.exp(x - lse[..., None])
+
+
+# --- rotary positions -------------------------------------------------------------------------------------------------
+
+
+def _turned(x: Array) -> Array:
+    """(-second half, first half) of the last dim; the last of an odd number is left out."""
+    n = x.shape[-1] // 2
+    return np.concatenate([-x[..., n : 2 * n], x[..., :n], x[..., 2 * n :] * 0 if x.shape[-1] % 2 else x[..., :0]], -1)
+
+
+def _along(table: Array, x: Array) -> Array:
+    """A table [s, e] so that it broadcasts with x[b, s, ..., e]."""
+    return table.reshape(1, table.shape[0], *(1,) * (x.ndim - 3), table.shape[1])
+
+
+@op(
+    "x[b s ... e], cos[s e], sin[s e] -> y[b s ... e]",
+    work={"b s ... e": {"mul": 2, "add": 1}},
+    grads={"x": "rope_grad(dy, cos, sin)", "cos": None, "sin": None},
+)
+def rope(x: Array, cos: Array, sin: Array) -> Array:
+    """y = x cos + turned(x) sin, halves turned against each other. Source: Su et al., arXiv:2104.09864, as Llama."""
+    return x * _along(cos, x) + _turned(x) * _along(sin, x)
+
+
+@op(
+    "dy[b s ... e], cos[s e], sin[s e] -> dx[b s ... e]",
+    work={"b s ... e": {"mul": 2, "add": 1}},
+    grads={"dy": None, "cos": None, "sin": None},
+)
+def rope_grad(dy: Array, cos: Array, sin: Array) -> Array:
+    """dx = dy cos - turned(dy sin): turning is its own inverse but for the sign."""
+    return dy * _along(cos, dy) - _turned(dy * _along(sin, dy))

@@ -1,0 +1,195 @@
+"""Elementwise ops: sums, biases, activations, dropout."""
+
+from __future__ import annotations
+
+import math
+
+from costsim.ops.table import Array, np, op
+
+
+def _erf(x: Array) -> Array:
+    return np.frompyfunc(lambda v: v.erf() if hasattr(v, "erf") else math.erf(v), 1, 1)(x).astype(x.dtype)
+
+
+@op("x[...] -> y[...]", work={"...": {"mul": 1}}, grads={"x": "scale(dy)"}, params=("factor",))
+def scale(x: Array, factor: float) -> Array:
+    """y = factor x."""
+    return x * factor
+
+
+@op("a[...], b[...] -> y[...]", work={"...": {"add": 1}}, grads={"a": "dy", "b": "dy"})
+def add(a: Array, b: Array) -> Array:
+    """y = a + b: a residual connection, or the sum of a tensor's gradients where it has several readers."""
+    return a + b
+
+
+@op(
+    "x[... *k], b[*k] -> y[... *k]",
+    work={"... *k": {"add": 1}},
+    grads={"x": "dy", "b": "sum_leading(dy)"},
+)
+def add_bias(x: Array, b: Array) -> Array:
+    """y = x + b, b broadcast over the leading dims: a bias, or positions that all sequences share."""
+    return x + b
+
+
+@op("dy[... *k] -> db[*k]", work={"... *k": {"add": 1}}, grads={"dy": None}, runtime=("shape",))
+def sum_leading(dy: Array, shape: tuple[int, ...]) -> Array:
+    """Sum over the leading dims: the gradient of a bias."""
+    return np.add.reduce(dy, axis=tuple(range(dy.ndim - len(shape))), initial=0)
+
+
+@op("x[...] -> y[...]", work={"...": {"cmp": 1}}, grads={"x": "relu_grad(dy, y)"})
+def relu(x: Array) -> Array:
+    """y = max(x, 0). Keeps y for the backward, as PyTorch does."""
+    return np.maximum(x, 0)
+
+
+@op("dy[...], y[...] -> dx[...]", work={"...": {"cmp": 1, "mul": 1}}, grads={"dy": None, "y": None})
+def relu_grad(dy: Array, y: Array) -> Array:
+    """dx = dy where y > 0, else 0."""
+    return dy * (y > 0)
+
+
+@op("x[...] -> y[...]", work={"...": {"mul": 3, "add": 1, "erf": 1}}, grads={"x": "gelu_grad(dy, x)"})
+def gelu(x: Array) -> Array:
+    """y = x/2 (1 + erf(x / sqrt 2)), exact form. Source: Hendrycks & Gimpel, arXiv:1606.08415, section 2."""
+    return x * 0.5 * (_erf(x * math.sqrt(0.5)) + 1)
+
+
+@op(
+    "dy[...], x[...] -> dx[...]",
+    work={"...": {"mul": 7, "add": 2, "erf": 1, "exp": 1}},
+    grads={"dy": None, "x": None},
+)
+def gelu_grad(dy: Array, x: Array) -> Array:
+    """dx = dy (Phi(x) + x phi(x)), Phi and phi the normal distribution and its density."""
+    cdf = (_erf(x * math.sqrt(0.5)) + 1) * 0.5
+    pdf = np.exp(x * -0.5 * x) * (1 / math.sqrt(2 * math.pi))
+    return dy * (cdf + x * pdf)
+
+
+_C, _CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+@op("x[...] -> y[...]", work={"...": {"mul": 6, "add": 2, "tanh": 1}}, grads={"x": "gelu_new_grad(dy, x)"})
+def gelu_new(x: Array) -> Array:
+    """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's. Source: arXiv:1606.08415, section 2."""
+    t = np.tanh((x * x * _CUBIC + 1) * x * _C)
+    return x * 0.5 * (t + 1)
+
+
+@op(
+    "dy[...], x[...] -> dx[...]",
+    work={"...": {"mul": 12, "add": 5, "tanh": 1}},
+    grads={"dy": None, "x": None},
+)
+def gelu_new_grad(dy: Array, x: Array) -> Array:
+    """dx = dy ((1 + t)/2 + x/2 (1 - t^2) sqrt(2/pi) (1 + 3 x 0.044715 x^2)), t the tanh of gelu_new."""
+    square = x * x
+    t = np.tanh((square * _CUBIC + 1) * x * _C)
+    inner = (square * (3 * _CUBIC) + 1) * _C
+    return dy * ((t + 1) * 0.5 + x * 0.5 * (1 - t * t) * inner)
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (np.exp(-x) + 1)
+
+
+@op("x[...] -> y[...]", work={"...": {"exp": 1, "add": 1, "div": 1, "mul": 1}}, grads={"x": "silu_grad(dy, x)"})
+def silu(x: Array) -> Array:
+    """y = x / (1 + exp(-x)). Source: Elfwing et al., arXiv:1702.03118."""
+    return x * _sigmoid(x)
+
+
+@op(
+    "dy[...], x[...] -> dx[...]",
+    work={"...": {"exp": 1, "div": 1, "add": 3, "mul": 3}},
+    grads={"dy": None, "x": None},
+)
+def silu_grad(dy: Array, x: Array) -> Array:
+    """dx = dy s (1 + x (1 - s)), s = 1 / (1 + exp(-x))."""
+    s = _sigmoid(x)
+    return dy * (s * (x * (1 - s) + 1))
+
+
+@op(
+    "a[...], b[...] -> y[...]",
+    work={"...": {"exp": 1, "add": 1, "div": 1, "mul": 2}},
+    grads={"a b": "swiglu_grad(dy, a, b)"},
+)
+def swiglu(a: Array, b: Array) -> Array:
+    """y = silu(a) b in one kernel, which keeps a and b only. Source: Shazeer, arXiv:2002.05202."""
+    return a * _sigmoid(a) * b
+
+
+@op(
+    "dy[...], a[...], b[...] -> da[...], db[...]",
+    work={"...": {"exp": 1, "div": 1, "add": 3, "mul": 5}},
+    grads={"dy": None, "a": None, "b": None},
+)
+def swiglu_grad(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """db = dy silu(a) and da = dy b silu'(a)."""
+    s = _sigmoid(a)
+    y = a * s
+    return dy * b * (y * (1 - s) + s), dy * y
+
+
+@op("a[...], b[...] -> y[...]", work={"...": {"mul": 1}}, grads={"a": "mul(dy, b)", "b": "mul(dy, a)"})
+def mul(a: Array, b: Array) -> Array:
+    """y = a b: a gate."""
+    return a * b
+
+
+@op("x[...] -> y[...]", work={"...": {"mul": 2}}, grads={"x": "cube_grad(dy, x)"})
+def cube(x: Array) -> Array:
+    """y = x^3: a step of GELU written out op by op."""
+    return x * x * x
+
+
+@op("dy[...], x[...] -> dx[...]", work={"...": {"mul": 3}}, grads={"dy": None, "x": None})
+def cube_grad(dy: Array, x: Array) -> Array:
+    """dx = 3 dy x^2."""
+    return dy * (x * x * 3)
+
+
+@op("x[...] -> y[...]", work={"...": {"add": 1}}, grads={"x": "dy"}, params=("by",))
+def shift(x: Array, by: float) -> Array:
+    """y = x + by."""
+    return x + by
+
+
+@op("x[...] -> y[...]", work={"...": {"tanh": 1}}, grads={"x": "tanh_grad(dy, y)"})
+def tanh(x: Array) -> Array:
+    """y = tanh x."""
+    return np.tanh(x)
+
+
+@op("dy[...], y[...] -> dx[...]", work={"...": {"mul": 2, "add": 1}}, grads={"dy": None, "y": None})
+def tanh_grad(dy: Array, y: Array) -> Array:
+    """dx = dy (1 - y^2)."""
+    return dy * (1 - y * y)
+
+
+@op(
+    "-> mask[...]",
+    work={"...": {"random": 1, "cmp": 1}},
+    grads={},
+    params=("rate",),
+    runtime=("shape", "key"),
+    values="mask",
+)
+def bernoulli(rate: float, shape: tuple[int, ...], key: tuple[int, ...]) -> Array:
+    """mask = 1 with probability 1 - rate. `key` (seed, step, pass, op name) alone decides it, so it can be redrawn."""
+    return np.random.default_rng(key).random(shape, np.float32) >= rate
+
+
+@op(
+    "x[...], mask[...] -> y[...]",
+    work={"...": {"mul": 2}},
+    grads={"x": "dropout(dy, mask)", "mask": None},
+    params=("rate",),
+)
+def dropout(x: Array, mask: Array, rate: float) -> Array:
+    """y = x mask / (1 - rate)."""
+    return x * mask * (1 / (1 - rate))

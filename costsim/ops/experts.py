@@ -1,0 +1,133 @@
+"""Mixture of experts: choosing experts, moving tokens to them and back.
+
+Each expert takes at most c tokens (`capacity`) in order; those beyond it are left out,
+as in GShard (arXiv:2006.16668). Slots that no token takes hold zeros.
+"""
+
+from __future__ import annotations
+
+from costsim.ops.table import Array, np, op, total
+
+
+def _slots(index: Array, experts: int, capacity: int) -> Array:
+    """Of each choice: its row among experts x capacity, or one beyond them if the expert is full."""
+    chosen = index.reshape(-1)
+    order = np.argsort(chosen, kind="stable")
+    first = np.searchsorted(chosen[order], np.arange(experts))
+    place = np.empty(chosen.size, np.int64)
+    place[order] = np.arange(chosen.size) - first[chosen[order]]
+    return np.where(place < capacity, chosen * capacity + place, experts * capacity).reshape(index.shape)
+
+
+def _gather(y: Array, index: Array) -> Array:
+    """Rows [b, s, k, d] of y[e, c, d] that the choices have; zeros for those left out."""
+    e, c, d = y.shape
+    rows = np.concatenate([y.reshape(e * c, d), np.zeros((1, d), y.dtype)])
+    return rows[_slots(index, e, c)]
+
+
+def _scatter(rows: Array, index: Array, shape: tuple[int, ...]) -> Array:
+    """y[e, c, d] of rows [b, s, k, d], each in its slot."""
+    e, c, d = shape
+    y = np.zeros((e * c + 1, d), rows.dtype)
+    y[_slots(index, e, c).reshape(-1)] = rows.reshape(-1, d)
+    return y[: e * c].reshape(shape)
+
+
+@op(
+    "x[... e] -> index[... k]",
+    work={"... e k": {"cmp": 1}},
+    grads={"x": None},
+    runtime=("shape",),
+    values="index",
+)
+def top_k(x: Array, shape: tuple[int, ...]) -> Array:
+    """The indices of the k largest, the largest first, by k passes; of equal ones the first."""
+    return np.argsort(-x, axis=-1, kind="stable")[..., : shape[-1]]
+
+
+@op("x[... e], index[... k] -> y[... k]", work={}, grads={"x": "pick_grad(dy, index)", "index": None})
+def pick(x: Array, index: Array) -> Array:
+    """y = x at the indices."""
+    return np.take_along_axis(x, index, -1)
+
+
+@op("dy[... k], index[... k] -> dx[... e]", work={}, grads={"dy": None, "index": None}, runtime=("shape",))
+def pick_grad(dy: Array, index: Array, shape: tuple[int, ...]) -> Array:
+    """dy at the indices, zeros elsewhere."""
+    dx = np.zeros(shape, dy.dtype)
+    np.put_along_axis(dx, index, dy, -1)
+    return dx
+
+
+@op("x[... k] -> y[... k]", work={"... k": {"add": 1, "div": 1}}, grads={"x": "normalize_grad(dy, x, y)"})
+def normalize(x: Array) -> Array:
+    """y = x / sum x over the last dim: the weights of the chosen experts sum to 1."""
+    return x / total(x)
+
+
+@op(
+    "dy[... k], x[... k], y[... k] -> dx[... k]",
+    work={"... k": {"mul": 1, "add": 3, "div": 1}},
+    grads={"dy": None, "x": None, "y": None},
+)
+def normalize_grad(dy: Array, x: Array, y: Array) -> Array:
+    """dx = (dy - sum(dy y)) / sum x."""
+    return (dy - total(dy * y)) / total(x)
+
+
+@op(
+    "x[b s d], index[b s k] -> y[e c d]",
+    work={},
+    grads={"x": "dispatch_grad(dy, index)", "index": None},
+    runtime=("shape",),
+    fuses=False,
+)
+def dispatch(x: Array, index: Array, shape: tuple[int, ...]) -> Array:
+    """Every token's row to each of its k experts."""
+    return _scatter(np.repeat(x[..., None, :], index.shape[-1], axis=-2), index, shape)
+
+
+@op(
+    "dy[e c d], index[b s k] -> dx[b s d]",
+    work={"b s k d": {"add": 1}},
+    grads={"dy": None, "index": None},
+    fuses=False,
+)
+def dispatch_grad(dy: Array, index: Array) -> Array:
+    """The sum of the k rows of every token."""
+    return np.add.reduce(_gather(dy, index), axis=-2, initial=0)
+
+
+@op(
+    "y[e c d], gates[b s k], index[b s k] -> out[b s d]",
+    work={"b s k d": {"mul": 1, "add": 1}},
+    grads={"y": "combine_grad(dout, gates, index)", "gates": "combine_grad_gates(dout, y, index)", "index": None},
+    fuses=False,
+)
+def combine(y: Array, gates: Array, index: Array) -> Array:
+    """The sum of what the k experts made of every token, weighted by its gates."""
+    return np.add.reduce(_gather(y, index) * gates[..., None], axis=-2, initial=0)
+
+
+@op(
+    "dout[b s d], gates[b s k], index[b s k] -> dy[e c d]",
+    work={"b s k d": {"mul": 1}},
+    grads={"dout": None, "gates": None, "index": None},
+    runtime=("shape",),
+    fuses=False,
+)
+def combine_grad(dout: Array, gates: Array, index: Array, shape: tuple[int, ...]) -> Array:
+    """Every token's gradient, weighted by its gates, to its experts."""
+    return _scatter(dout[..., None, :] * gates[..., None], index, shape)
+
+
+@op(
+    "dout[b s d], y[e c d], index[b s k] -> dgates[b s k]",
+    work={"b s k d": {"mul": 1, "add": 1}},
+    grads={"dout": None, "y": None, "index": None},
+    fuses=False,
+)
+def combine_grad_gates(dout: Array, y: Array, index: Array) -> Array:
+    """dgates = dout . y of each expert that a token went to."""
+    return total(dout[..., None, :] * _gather(y, index))[..., 0]

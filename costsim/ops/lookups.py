@@ -1,0 +1,45 @@
+"""Lookups: rows of tables, the first position."""
+
+from __future__ import annotations
+
+from costsim.ops.table import Array, np, op
+
+
+@op(
+    "table[v d], ids[...] -> y[... d]",
+    work={},
+    grads={"table": "embed_grad(dy, ids)", "ids": None},
+    touches={"table": "... d"},
+    fuses=False,
+)
+def embed(table: Array, ids: Array) -> Array:
+    """y = table[ids]; only the rows that are looked up are read."""
+    return table[ids]
+
+
+@op(
+    "dy[... d], ids[...] -> dtable[v d]",
+    work={"... d": {"add": 1}},
+    grads={"dy": None, "ids": None},
+    runtime=("shape",),
+    fuses=False,
+)
+def embed_grad(dy: Array, ids: Array, shape: tuple[int, ...]) -> Array:
+    """Scatter-add of dy's rows into a zero table: a dense gradient, the whole table is written (as PyTorch does)."""
+    dtable = np.zeros(shape, dy.dtype)
+    np.add.at(dtable, ids, dy)
+    return dtable
+
+
+@op("x[b s d] -> y[b d]", work={}, grads={"x": "select_first_grad(dy)"}, touches={"x": "b d"})
+def select_first(x: Array) -> Array:
+    """The first position of each sequence ([CLS], or RoBERTa's <s>); only that much is read."""
+    return x[:, 0]
+
+
+@op("dy[b d] -> dx[b s d]", work={}, grads={"dy": None}, runtime=("shape",))
+def select_first_grad(dy: Array, shape: tuple[int, ...]) -> Array:
+    """dy in the first position, zeros elsewhere: the dense gradient is written whole."""
+    dx = np.zeros(shape, dy.dtype)
+    dx[:, 0] = dy
+    return dx

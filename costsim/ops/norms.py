@@ -1,0 +1,79 @@
+"""Normalization over the last dim."""
+
+from __future__ import annotations
+
+from costsim.ops.table import Array, np, op, total
+
+
+@op(
+    "x[... k], w[k], b[k] -> y[... k], mean[...], rstd[...]",
+    work={"... k": {"add": 4, "mul": 3}, "...": {"div": 3, "add": 1, "sqrt": 1}},
+    grads={"x": "layer_norm_grad(dy, x, w, mean, rstd)", "w b": "layer_norm_grad_weights(dy, x, mean, rstd)"},
+    params=("eps",),
+)
+def layer_norm(x: Array, w: Array, b: Array, eps: float) -> tuple[Array, Array, Array]:
+    """y = (x - mean) rstd w + b over the last dim. Source: Ba et al., arXiv:1607.06450, equation 4."""
+    n = x.shape[-1]
+    mean = total(x) / n
+    c = x - mean
+    rstd = 1 / np.sqrt(total(c * c) / n + eps)
+    return c * rstd * w + b, mean[..., 0], rstd[..., 0]
+
+
+@op(
+    "dy[... k], x[... k], w[k], mean[...], rstd[...] -> dx[... k]",
+    work={"... k": {"add": 5, "mul": 5}, "...": {"div": 2}},
+    grads={"dy": None, "x": None, "w": None, "mean": None, "rstd": None},
+)
+def layer_norm_grad(dy: Array, x: Array, w: Array, mean: Array, rstd: Array) -> Array:
+    """dx = (g - mean(g) - xhat mean(g xhat)) rstd, with g = dy w and xhat = (x - mean) rstd."""
+    n = x.shape[-1]
+    xhat = (x - mean[..., None]) * rstd[..., None]
+    g = dy * w
+    return (g - total(g) / n - xhat * (total(g * xhat) / n)) * rstd[..., None]
+
+
+@op(
+    "dy[... k], x[... k], mean[...], rstd[...] -> dw[k], db[k]",
+    work={"... k": {"add": 3, "mul": 2}},
+    grads={"dy": None, "x": None, "mean": None, "rstd": None},
+)
+def layer_norm_grad_weights(dy: Array, x: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
+    """dw = sum dy xhat and db = sum dy over all rows: the second kernel of a layer norm's backward."""
+    axes = tuple(range(x.ndim - 1))
+    xhat = (x - mean[..., None]) * rstd[..., None]
+    return np.add.reduce(dy * xhat, axis=axes, initial=0), np.add.reduce(dy, axis=axes, initial=0)
+
+
+@op(
+    "x[... k], w[k] -> y[... k], rstd[...]",
+    work={"... k": {"mul": 3, "add": 1}, "...": {"div": 2, "add": 1, "sqrt": 1}},
+    grads={"x": "rms_norm_grad(dy, x, w, rstd)", "w": "rms_norm_grad_weight(dy, x, rstd)"},
+    params=("eps",),
+)
+def rms_norm(x: Array, w: Array, eps: float) -> tuple[Array, Array]:
+    """y = x rstd w, rstd = 1 / sqrt(mean x^2 + eps). Source: Zhang & Sennrich, arXiv:1910.07467, equation 4."""
+    rstd = 1 / np.sqrt(total(x * x) / x.shape[-1] + eps)
+    return x * rstd * w, rstd[..., 0]
+
+
+@op(
+    "dy[... k], x[... k], w[k], rstd[...] -> dx[... k]",
+    work={"... k": {"add": 2, "mul": 5}, "...": {"div": 1}},
+    grads={"dy": None, "x": None, "w": None, "rstd": None},
+)
+def rms_norm_grad(dy: Array, x: Array, w: Array, rstd: Array) -> Array:
+    """dx = (g - xhat mean(g xhat)) rstd, with g = dy w and xhat = x rstd."""
+    xhat = x * rstd[..., None]
+    g = dy * w
+    return (g - xhat * (total(g * xhat) / x.shape[-1])) * rstd[..., None]
+
+
+@op(
+    "dy[... k], x[... k], rstd[...] -> dw[k]",
+    work={"... k": {"add": 1, "mul": 2}},
+    grads={"dy": None, "x": None, "rstd": None},
+)
+def rms_norm_grad_weight(dy: Array, x: Array, rstd: Array) -> Array:
+    """dw = sum dy xhat over all rows."""
+    return np.add.reduce(dy * (x * rstd[..., None]), axis=tuple(range(x.ndim - 1)), initial=0)

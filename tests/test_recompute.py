@@ -1,0 +1,100 @@
+"""What is made again for the backward: the same numbers, less kept, more computed."""
+
+import numpy as np
+import pytest
+from conftest import STEPS, adamw, shipped_policy
+
+from costsim.assign import assign
+from costsim.autodiff import stash
+from costsim.count import TRAFFIC_MODELS, count, group_ops
+from costsim.reference import run
+from costsim.validate import compare, draw_batch, draw_weights, gradient_of
+
+WAYS = {
+    "flash": {"attention": "flash"},
+    "selective": {"checkpointing": "selective"},
+    "full": {"checkpointing": "full"},
+    "full and flash": {"checkpointing": "full", "attention": "flash"},
+}
+DROPOUT = {"dropout": 0.1, "attention_dropout": 0.2, "activation_dropout": 0.1}
+
+
+def made(family, **changes):
+    return STEPS[family](micro_batches=2, optimizer=adamw(clip_norm=1.0), **DROPOUT, **changes)
+
+
+def macs(graph, *phases):
+    return sum(graph.work(op)[0] for op in graph.ops if op.phase in phases)
+
+
+@pytest.mark.parametrize("family", sorted(STEPS))
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_losses_and_gradients_are_those_of_keeping_everything(family, way):
+    plain, again = made(family), made(family, **WAYS[way])
+    rng = np.random.default_rng(0)
+    weights, batches = draw_weights(plain, rng), [draw_batch(plain, rng) for _ in range(2)]
+    expected, found = (run(graph, weights, batches) for graph in (plain, again))
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-13)
+    for weight in weights:
+        name = gradient_of(plain, weight)
+        np.testing.assert_allclose(found.values[name], expected.values[name], rtol=1e-9, atol=1e-12)
+    for name, op in again.producer.items():
+        if op.phase == "recompute" and way != "flash":
+            if again.tensors[name].again.endswith(".lse"):
+                continue
+            original = expected.values[again.tensors[name].again]
+            np.testing.assert_allclose(found.values[name], original, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("family", sorted(STEPS))
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_less_is_kept_and_only_that_is_computed_more(family, way):
+    plain, again = made(family), made(family, **WAYS[way])
+    kept, before = stash(again), stash(plain)
+    flash = {name for name in kept if name.endswith(".softmax.lse")}
+    data = {"embedding.keep", "embedding.source_keep", "embedding.target_keep"}  # masks that make scores again
+    assert set(kept) - flash - data < set(before)
+    assert macs(again, "forward") == macs(plain, "forward")
+    assert macs(again, "backward") == macs(plain, "backward") == 2 * macs(plain, "forward")
+    assert 0 < macs(again, "recompute") <= 2 * macs(plain, "forward")
+    names = [name.rpartition(".self_attention.")[2] for name in kept if ".self_attention." in name]
+    if way == "full":
+        assert not names
+    if way in ("flash", "selective"):
+        assert not {"scores", "softmax", "dropout", "dropout.mask"} & set(names)
+
+
+@pytest.mark.parametrize("family", sorted(STEPS))
+def test_one_product_of_attention_is_computed_again(family):
+    for way in ("flash", "selective"):
+        graph = made(family, **WAYS[way])
+        again = [op.again for op in graph.ops if op.phase == "recompute" and op.gemm]
+        forward = [op.name for op in graph.ops if op.phase == "forward" and op.name.endswith("scores")]
+        assert sorted(again) == sorted(forward)
+
+
+@pytest.mark.parametrize("family", sorted(STEPS))
+@pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
+def test_no_scores_of_flash_attention_cross_dram(family, traffic):
+    graph = made(family, attention="flash")
+    for row in count(graph, assign(graph, shipped_policy("fp32")), traffic):
+        for op in row.ops:
+            for move in row.moves:
+                name = move.tensor(op)
+                assert not any(part in name for part in (".scores", "attention.softmax", "attention.dropout")) or (
+                    name.endswith(("softmax.lse", "scale.grad"))
+                ), name
+
+
+@pytest.mark.parametrize("name", ["fp32", "dsq", "fp8-block", "bf16-mixed", "w8a8+as-coded", "mxfp8"])
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_counts_are_what_is_measured(step, name, way):
+    graph = step(micro_batches=2, optimizer=adamw(clip_norm=1.0), **DROPOUT, **WAYS[way])
+    assignment = assign(graph, shipped_policy(name))
+    rng = np.random.default_rng(0)
+    weights = {n: w.astype(np.float32) for n, w in draw_weights(graph, rng).items()}
+    batches = [draw_batch(graph, rng, np.float32) for _ in range(2)]
+    for traffic in TRAFFIC_MODELS:
+        group = group_ops(graph, traffic)
+        ran = run(graph, weights, batches, assignment=assignment, group=group, measure=True)
+        assert list(compare(count(graph, assignment, traffic), ran.measured)) == []
