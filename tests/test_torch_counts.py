@@ -11,7 +11,7 @@ from conftest import adamw, shipped_policy
 from costsim.assign import assign
 from costsim.autodiff import stash
 from costsim.count import count, group, sum_rows
-from costsim.models import encoder_classifier, encoder_decoder, training_step
+from costsim.models import decoder, encoder_classifier, encoder_decoder, training_step
 
 TORCH = json.loads((Path(__file__).parent / "data" / "torch_counts.json").read_text())["models"]
 
@@ -187,3 +187,89 @@ def test_fused_adam_reads_four_and_writes_three(classifier, kind):
     rows = [row for row in count(graph, assign(graph, policy)) if row.kind == kind]
     total = sum_rows(rows, "product")
     assert (total.read_bits, total.written_bits) == (4 * 32 * graph.parameters, 3 * 32 * graph.parameters)
+
+
+# --- GPT-2 small: ten runs, with eager and flash attention, in fp32 and bf16, with dropout and without ------------------
+
+GPT2 = TORCH["gpt2-small"]
+
+
+def gpt2(dropout=False, vocab=50257, **changes):
+    model = decoder.Model(
+        family="decoder",
+        d_model=768,
+        ffn_dim=3072,
+        heads=12,
+        layers=12,
+        vocab=vocab,
+        max_positions=1024,
+        **{"activation": "gelu_new", "fused_activation": False, **changes},
+        **dict.fromkeys(("dropout", "attention_dropout"), 0.1 if dropout else 0.0),
+    )
+    return training_step(model, decoder.Batch(sequences=1, tokens=1024), adamw())
+
+
+def test_gpt2_has_the_parameters_of_both_vocabularies():
+    assert gpt2().parameters == GPT2["parameters"] == 124_439_808
+    assert gpt2(vocab=50264).parameters == 124_445_184  # padded, as in Chitsaz et al.
+
+
+def run_id(run):
+    return "-".join([run["attention"], run["dtype"], *(name for name in ("dropout", "with_loss") if run[name])])
+
+
+def matmul_flops(graph, *phases):
+    return sum(2 * graph.work(op)[0] for op in graph.ops if op.phase in phases)
+
+
+@pytest.mark.parametrize("run", GPT2["runs"], ids=run_id)
+def test_gpt2_flops(run):
+    graph = gpt2(run["dropout"], attention=run["attention"])
+    assert matmul_flops(graph, "forward") == run["flops_forward"] == 291_648_307_200
+    backward = {"eager": 583_296_614_400, "flash": 602_623_967_232}[run["attention"]]
+    assert matmul_flops(graph, "recompute", "backward") == run["flops_backward"] == backward
+
+
+def saved_bytes(graph, dtype, with_loss):
+    """Bytes of the stash by tensor, as transformers' model in that dtype keeps it."""
+    found = {}
+    for name in stash(graph):
+        if name.startswith("head.") and not with_loss:
+            continue
+        tensor = graph.tensors[name]
+        size = BYTES[tensor.values]
+        # PyTorch's kernels give the statistics of norms, log softmax and logsumexp in float32.
+        if dtype == "bfloat16" and size == 4 and not name.endswith((".mean", ".rstd", ".logp", ".lse")):
+            size = 2
+        found[name] = graph.elements(tensor.dims) * size
+    return found
+
+
+def beside(run):
+    """What PyTorch keeps and we do not, by name: all scalars, a few bytes."""
+    different = {}
+    if run["with_loss"]:
+        different["the loss's sum of class weights"] = 4
+        different["labels shifted by one: the kept view's storage has one more"] = 8
+    if run["attention"] == "flash":
+        different["state of the random numbers, 24 bytes a layer"] = 12 * 24
+    return different
+
+
+@pytest.mark.parametrize("run", GPT2["runs"], ids=run_id)
+def test_gpt2_saved_bytes(run):
+    graph = gpt2(run["dropout"], attention=run["attention"])
+    ours = saved_bytes(graph, run["dtype"], run["with_loss"])
+    different = beside(run)
+    assert sum(ours.values()) == run["saved_bytes"] - sum(different.values())
+    assert sum(different.values()) < 0.01 * run["saved_bytes"]
+
+
+@pytest.mark.parametrize("attention", ["eager", "flash"])
+def test_gpt2_saved_bytes_have_the_closed_form(attention):
+    """facts/README: 4[L(28 N d + B h S^2 + 4 N) + 2 N d + 2 N] + 16 N; a fused GELU keeps 16 N d, flash h N."""
+    n, d, layers, heads, seq = 1024, 768, 12, 12, 1024
+    scores = heads * seq**2 if attention == "eager" else heads * n
+    for fused, width in ((False, 28), (True, 16)):
+        ours = saved_bytes(gpt2(attention=attention, fused_activation=fused), "float32", with_loss=False)
+        assert sum(ours.values()) == 4 * (layers * (width * n * d + scores + 4 * n) + 2 * n * d + 2 * n) + 16 * n
