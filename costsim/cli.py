@@ -165,6 +165,69 @@ def validate(context: click.Context, /, steps: int, seed: int, style: str, **job
     context.exit(0 if found.passed else 1)
 
 
+def _whole_numbers(name: str, text: str | None) -> list[int | None]:
+    """The numbers of a list such as 4,8,16."""
+    from costsim.errors import InputError, one_line
+
+    if text is None:
+        return [None]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 0 < len(part) < 10 and int(part) for part in parts):
+        raise InputError(f"{name}: expected whole numbers above 0, such as 4,8,16, got {one_line(text)!r}")
+    return [int(part) for part in dict.fromkeys(parts)]
+
+
+@main.command()
+@_options(*_WORKLOAD)
+@click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, instead of the workload's.")
+@click.option("--accumulation", type=click.IntRange(1), help="Split the batch into so many micro-batches.")
+@click.option("--capacity-bytes", type=click.IntRange(1), help="What a device has: does it fit, and the largest batch.")
+@click.option("--reserve-bytes", type=click.IntRange(0), default=0, help="Set aside for what is not modelled.")
+@click.option("--stash", is_flag=True, help="List the stash tensor by tensor.")
+@click.option("--format", "style", type=click.Choice(FORMATS), default="table", show_default=True)
+def memory(
+    batch: str | None,
+    accumulation: int | None,
+    capacity_bytes: int | None,
+    reserve_bytes: int,
+    stash: bool,
+    style: str,
+    **job: Any,
+) -> None:
+    """Show what fills the memory at the peak of WORKLOAD's training step.
+
+    \b
+    costsim memory gpt2-small --batch 4,8,16
+    costsim memory gpt2-small --policy bf16-mixed --capacity-bytes 80000000000
+    costsim memory gpt2-small --set model.checkpointing=full --stash
+    """
+    from costsim import report_memory, simulate
+
+    batches = _whole_numbers("--batch", batch)
+    asked = report_memory.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash)
+    click.echo(report_memory.render(simulate.prepare(**job), asked, style), nl=False)
+
+
+@main.command("import")
+@click.argument("config")
+@click.option("--out", type=click.Path(), help="File to write, instead of printing.")
+def import_(config: str, out: str | None) -> None:
+    """Turn CONFIG, a Hugging Face config.json, into a workload file.
+
+    What the config does not say (batch, optimizer, policies) is our choice, and marked in a comment.
+
+    \b
+    costsim import config.json
+    costsim import config.json --out model.yaml
+    """
+    from costsim import files, importers
+
+    made = importers.workload_of(config)
+    click.echo(made.text if out is None else files.write(_path(out), made.text.encode()), nl=out is not None)
+    for note in made.notes:
+        click.echo(f"costsim: {note}", err=True)
+
+
 def _catalogue(what: str) -> dict[str, str]:
     from costsim import catalogue
 

@@ -296,6 +296,14 @@ class _Counter:
         return rows
 
 
+def stored_bits(graph: Graph, assignment: Assignment, name: str, copy: Copy | None) -> int:
+    """Exact bits that a tensor takes in memory, or a copy of it."""
+    dims = graph.tensors[name].dims
+    format = copy.format if copy else assignment.format(name)
+    run = graph.elements(tuple([dims[axis] for axis in copy.axes]) if copy else dims[-1:])
+    return format.stored_bits(graph.elements(dims), run)
+
+
 def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope: str = "step") -> list[Row]:
     """Work and DRAM bits of every op of the scope, over one training step (all micro-batches); a row for all alike.
 

@@ -349,7 +349,11 @@ def to_json(result: Result, by: str) -> str:
 
 def to_csv(result: Result, by: str) -> str:
     """A header and the records, full precision; what does not fit a cell is left to JSON."""
-    rows: Sequence[Mapping[str, Any]] = records(result, by)
+    return csv_text(records(result, by))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Records as CSV, with a header; what does not fit a cell is left out."""
     columns = [name for name, value in rows[0].items() if not isinstance(value, dict)]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")

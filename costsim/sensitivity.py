@@ -10,13 +10,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from costsim import files, schema
+from costsim import files
 from costsim.count import SCOPES, TRAFFIC_MODELS, Total
 from costsim.errors import InputError
 from costsim.laws import LAWS
-from costsim.models import build
 from costsim.policy import Policy, with_case
-from costsim.simulate import Job, count_policy
+from costsim.simulate import Job, count_policy, with_fields
 
 AS_SHIPPED = "as shipped"
 _CONVENTION = {"scope": SCOPES, "traffic": TRAFFIC_MODELS, "law": tuple(LAWS)}
@@ -47,14 +46,9 @@ class _Said(NamedTuple):
 def _with_fields(job: Job, assignments: tuple[str, ...], at: files.Where) -> Job:
     """The job with other fields of the workload. Raises InputError, at the case, if they do not fit."""
     try:
-        document = files.override(job.document, assignments)
-        file = schema.validate(schema.Workload, document)
-        graph = build(file, document)
+        return with_fields(job, assignments)
     except InputError as error:
         raise job.document.error(at, str(error)) from None
-    training = file.training
-    convention = replace(job.convention, steps=training.steps, micro_batches=training.micro_batches)
-    return replace(job, file=file, document=document, graph=graph, convention=convention)
 
 
 def _jobs(job: Job) -> Iterator[tuple[_Said, Job]]:

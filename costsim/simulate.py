@@ -6,7 +6,7 @@ steps. Formatting is left to `report`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,15 @@ def prepare(
     asked = tuple(different[path] for path in dict.fromkeys(_where(policy) for policy in loaded))
     of_the_file = baseline is None or base.name == Path(file.baseline).stem
     return Job(file_path.stem, file, document, graph, convention, asked, different[_where(base)], of_the_file)
+
+
+def with_fields(job: Job, assignments: Sequence[str]) -> Job:
+    """The job with other fields of the workload, `field=value` each. Raises InputError if they do not fit."""
+    document = files.override(job.document, assignments)
+    file = schema.validate(schema.Workload, document)
+    training = file.training
+    convention = replace(job.convention, steps=training.steps, micro_batches=training.micro_batches)
+    return replace(job, file=file, document=document, graph=build(file, document), convention=convention)
 
 
 def execute(job: Job) -> Result:

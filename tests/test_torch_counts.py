@@ -189,7 +189,7 @@ def test_fused_adam_reads_four_and_writes_three(classifier, kind):
     assert (total.read_bits, total.written_bits) == (4 * 32 * graph.parameters, 3 * 32 * graph.parameters)
 
 
-# --- GPT-2 small: ten runs, with eager and flash attention, in fp32 and bf16, with dropout and without ------------------
+# --- GPT-2 small: ten runs, with eager and flash attention, in fp32 and bf16, with dropout and without ----------------
 
 GPT2 = TORCH["gpt2-small"]
 

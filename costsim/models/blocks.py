@@ -68,7 +68,7 @@ class Transformer(Strict):
         return self
 
     @property
-    def head(self) -> int:
+    def head_size(self) -> int:
         """Elements of a head."""
         return self.head_dim or self.d_model // self.heads
 
@@ -79,7 +79,7 @@ class Transformer(Strict):
 
     def sizes(self) -> dict[str, int]:
         """The dims that all families name alike."""
-        sizes = {"model": self.d_model, "ffn": self.ffn_dim, "head": self.head}
+        sizes = {"model": self.d_model, "ffn": self.ffn_dim, "head": self.head_size}
         if self.grouped:
             assert self.kv_heads is not None
             sizes |= {"kv_heads": self.kv_heads, "group": self.heads // self.kv_heads}
@@ -179,7 +179,7 @@ def attention(
         if rotary is not None:
             q = b.op("rope", q, *rotary, name="q_rope")
             k = b.op("rope", k, *rotary, name="k_rope")
-        q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.head))
+        q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.head_size))
         again = flash or config.checkpointing == "selective"
         with b.segment_if(again, "flash" if flash else "core", kernel=flash) as kept:
             scores_equation, context_equation = _EQUATIONS[config.grouped]

@@ -1,0 +1,200 @@
+"""Peak memory of a training step: what lies in DRAM when, by last use, and what each byte is for.
+
+Time is the kernel that runs. Something lies in memory from the kernel that writes it to the last one that reads it;
+what the traffic model keeps on chip takes none. Weights, optimizer states and their copies stay through the whole step,
+and so do sums of gradients over micro-batches: the step is seen in a micro-batch that is not the first.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+from costsim.assign import Assignment, Copy, assign
+from costsim.autodiff import AFTER_FORWARD
+from costsim.count import count, each_op, group_ops, stored_bits
+from costsim.errors import InputError
+from costsim.graph import Graph, Op
+from costsim.policy import Policy
+from costsim.simulate import Job, with_fields
+
+COMPONENTS = ("weights", "master_weights", "gradients", "optimizer_states", "stash", "logits", "temporaries")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor or copy in memory, from one kernel to another (both included)."""
+
+    name: str
+    tensor: str  # whose values it holds
+    copy: Copy | None
+    component: str
+    size_bytes: int
+    first: int
+    last: int
+    producer: str  # the op that writes it; "" if it is given
+    consumer: str  # the op that reads it last; "" if none does
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """What lies in memory during a step."""
+
+    peak_bytes: int
+    peak_kernel: int
+    peak_op: Op  # the last op of that kernel
+    components: Mapping[str, int]  # bytes of each at the peak, in the order of COMPONENTS
+    stored: Sequence[Stored]
+    live_bytes: Sequence[int]  # by kernel
+
+    def at_peak(self, component: str) -> list[Stored]:
+        """What makes up a component at the peak, the largest first."""
+        its = [s for s in self.stored if s.component == component and s.first <= self.peak_kernel <= s.last]
+        return sorted(its, key=lambda s: (-s.size_bytes, s.name))
+
+
+Key = tuple[str, Copy | None]  # of a place in memory: the tensor that it was first, or a copy of it
+
+
+@dataclass(slots=True)
+class _Life:
+    """How long something is in memory, as it is found out."""
+
+    first: int
+    last: int
+    producer: str
+    name: str
+    reader: Op | None = None
+
+
+def _lives(graph: Graph, assignment: Assignment, traffic: str) -> dict[Key, _Life]:
+    """Everything that is ever written to or read from memory, with the kernels that do so first and last."""
+    group = group_ops(graph, traffic)
+    lives: dict[Key, _Life] = {}
+    for op, row in each_op(count(graph, assignment, traffic)):
+        kernel = group[op.position]
+        names = op.inputs + op.outputs
+        writer = row.name(op)
+        for move in row.moves:
+            key = (graph.root[names[move.slot]], move.copy)
+            life = lives.get(key)
+            if life is None:
+                life = lives[key] = _Life(kernel, kernel, writer if move.written_bits else "", move.tensor(op))
+            life.last = kernel
+            if move.read_bits:
+                life.reader = op
+    return lives
+
+
+def _component(graph: Graph, key: Key, life: _Life, copied: set[str], logits: set[tuple[str, ...]]) -> str:
+    tensor = graph.tensors[key[0]]
+    if tensor.role == "weight":
+        return "master_weights" if key[1] is None and key[0] in copied else "weights"
+    if tensor.role == "weight_gradient":
+        return "gradients"
+    if _lasts(graph, key[0]):
+        return "optimizer_states"
+    if tensor.dims in logits:
+        return "logits"
+    after = life.reader is not None and life.reader.phase in AFTER_FORWARD
+    kept = tensor.role in ("activation", "data") and tensor.again is None
+    return "stash" if kept and after else "temporaries"
+
+
+def _lasts(graph: Graph, name: str) -> bool:
+    """Whether it is there from step to step."""
+    return graph.tensors[name].role in ("weight", "state") and name not in graph.producer
+
+
+def _stays(graph: Graph, key: Key) -> bool:
+    """Whether it lies there from the start: given from outside, or made before this micro-batch."""
+    name, copy = key
+    if name in graph.producer:
+        return False
+    cast_before = graph.tensors[name].role == "weight" and graph.micro_batches > 1
+    return copy is None or copy.placement == "at_producer" or cast_before
+
+
+def _places(graph: Graph, assignment: Assignment, traffic: str, end: int) -> Iterator[Stored]:
+    lives = _lives(graph, assignment, traffic)
+    for name, tensor in graph.tensors.items():  # what no op reads in this way is there all the same
+        if _lasts(graph, name) and tensor.alias is None:
+            lives.setdefault((name, None), _Life(0, end, "", name))
+    copied = {name for name, copy in lives if copy is not None and graph.tensors[name].role == "weight"}
+    logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.name == "cross_entropy"}
+    for key, life in lives.items():
+        name, copy = key
+        first, last = (0 if _stays(graph, key) else life.first), life.last
+        if _lasts(graph, name) and (copy is None or copy.placement == "at_producer"):
+            last = end
+        if life.reader is None:  # a result of the step
+            last = end
+        size = -(-stored_bits(graph, assignment, name, copy) // 8)
+        component = _component(graph, key, life, copied, logits)
+        consumer = life.reader.name if life.reader else ""
+        yield Stored(life.name, name, copy, component, size, first, last, life.producer, consumer)
+
+
+@lru_cache(maxsize=32)
+def memory(graph: Graph, assignment: Assignment, traffic: str) -> Memory:
+    """What lies in memory during a step under an assignment of formats, in exact bytes; each place is whole bytes."""
+    group = group_ops(graph, traffic)
+    end = group[-1]
+    stored = list(_places(graph, assignment, traffic, end))
+    change = [0] * (end + 2)
+    for its in stored:
+        change[its.first] += its.size_bytes
+        change[its.last + 1] -= its.size_bytes
+    live = list(accumulate(change))[:-1]
+    peak = max(range(end + 1), key=live.__getitem__)
+    parts = dict.fromkeys(COMPONENTS, 0)
+    for its in stored:
+        if its.first <= peak <= its.last:
+            parts[its.component] += its.size_bytes
+    last_op = next(op for op in reversed(graph.ops) if group[op.position] == peak)
+    return Memory(live[peak], peak, last_op, parts, stored, live)
+
+
+def of_policy(graph: Graph, policy: Policy, traffic: str) -> tuple[int, Memory]:
+    """The phase of a policy in which the peak is highest (from 0), and the memory in it."""
+    found = [memory(graph, assign(graph, policy, i), traffic) for i in range(len(policy.file.phases))]
+    highest = max(range(len(found)), key=lambda i: found[i].peak_bytes)
+    return highest, found[highest]
+
+
+def with_batch(job: Job, sequences: int | None, accumulation: int | None = None) -> Job:
+    """The job with another batch: so many sequences, in `accumulation` micro-batches if that is said.
+
+    Raises InputError if the batch is a histogram of lengths, or does not divide.
+    """
+    if sequences is not None and "lengths" in job.file.batch:
+        raise InputError("--batch: the workload's batch is a histogram of lengths; set batch.lengths instead")
+    sets = []
+    if accumulation is not None:
+        sets.append(f"training.micro_batches={accumulation}")
+        whole = job.file.batch["sequences"] if sequences is None else sequences
+        if whole % accumulation:
+            raise InputError(f"--accumulation {accumulation}: a batch of {whole} sequences does not divide into it")
+        sequences = whole // accumulation
+    if sequences is not None:
+        sets.append(f"batch.sequences={sequences}")
+    return with_fields(job, sets) if sets else job
+
+
+MOST_SEQUENCES = 2**20  # where looking for the largest batch ends
+
+
+def largest_batch(job: Job, policy: Policy, capacity_bytes: int, accumulation: int = 1) -> int:
+    """The most sequences (a multiple of `accumulation`) of which a step fits into so many bytes; 0 if none does."""
+
+    def fits(times: int) -> bool:
+        its = with_batch(job, times * accumulation, accumulation if accumulation > 1 else None)
+        return of_policy(its.graph, policy, its.convention.traffic)[1].peak_bytes <= capacity_bytes
+
+    low, high = 0, 1
+    while high < MOST_SEQUENCES and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * accumulation
