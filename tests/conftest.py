@@ -104,6 +104,16 @@ def one_layer(workload):
 
 
 POLICIES = [name for name in sorted(files.list_shipped("policies")) if shipped_policy(name).complete]
+ENCODERS = ["encoder-classifier", "encoder-decoder"]
+_EVERYWHERE = ("fp32", "bf16-mixed", "dsq", "fp8-block", "mxfp8", "nvfp4", "w8a8+as-coded")
+
+
+def pairs(names=POLICIES):
+    """(family, policy): some policies on every family, each on one at least. All pairs would take many minutes."""
+    families = sorted(STEPS)
+    everywhere = [(family, name) for family in families for name in names if name in _EVERYWHERE]
+    others = [name for name in names if name not in _EVERYWHERE]
+    return everywhere + [(families[i % len(families)], name) for i, name in enumerate(others)]
 
 
 def copies_of(graph, policy, phase=0):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import (
+    ENCODERS,
     POLICIES,
     STEPS,
     adamw,
@@ -12,6 +13,7 @@ from conftest import (
     formats_of,
     moves,
     of_each_op,
+    pairs,
     policy,
     shipped_policy,
     translation_step,
@@ -163,9 +165,9 @@ def test_flat_copies_equal_to_their_source_are_elided(linear):
     assert not copies_of(linear, rules)
 
 
-@pytest.fixture
-def model(step):
-    return step(dropout=0.1, micro_batches=3, optimizer=adamw(clip_norm=1.0))
+@pytest.fixture(params=ENCODERS)
+def model(request):
+    return STEPS[request.param](dropout=0.1, micro_batches=3, optimizer=adamw(clip_norm=1.0))
 
 
 def test_one_stash_serves_all_that_want_the_same(model):
@@ -210,7 +212,7 @@ def test_weight_copies_are_written_once_a_step_by_the_update(model):
     assert found["encoder.0.ffn.fc1"][copy] == (3 * bits, 0)  # read in each of three micro-batches
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("model", "name"), pairs(), indirect=["model"])
 @pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_groups_sum_to_the_total(model, name, traffic, scope):
@@ -224,7 +226,7 @@ def test_groups_sum_to_the_total(model, name, traffic, scope):
         assert summed == total, by
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("model", "name"), pairs(), indirect=["model"])
 def test_fused_never_moves_more_than_unfused(model, name):
     for scope in SCOPES:
         unfused = sum_rows(counted(model, shipped_policy(name), "unfused", scope), "product")
@@ -237,7 +239,7 @@ def replace_traffic(total):
     return replace(total, read_bits=0, written_bits=0, elements=0)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("model", "name"), pairs(), indirect=["model"])
 def test_scopes_are_nested(model, name):
     bits = [sum_rows(counted(model, shipped_policy(name), "unfused", s), "product").dram_bits for s in SCOPES]
     assert bits == sorted(bits)
@@ -384,7 +386,7 @@ def test_dense_embedding_gradients_write_the_whole_table_and_lookups_read_their_
     assert found[scatter.name][scatter.outputs[0]] == (0, graph.elements(graph.tensors[table].dims) * 16)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("model", "name"), pairs(), indirect=["model"])
 @pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
 def test_nothing_is_read_that_was_not_written(model, name, traffic):
     """Walk the rows as a machine would: what is read from DRAM is given from outside, or some op wrote it before."""
@@ -400,7 +402,7 @@ def test_nothing_is_read_that_was_not_written(model, name, traffic):
         there |= {move.tensor(op) for move in row.moves if move.written_bits}
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("model", "name"), pairs(), indirect=["model"])
 def test_nothing_is_written_that_nobody_reads(model, name):
     """Only results of the step (loss, weights, states) may be written without a reader."""
     rows = each_op(counted(model, shipped_policy(name)))
@@ -416,7 +418,7 @@ def tell_apart(policy, graph):
     return replace(policy, widths=Widths("numbers", "tensor", ("unused",), rows, {}))
 
 
-@pytest.mark.parametrize("name", [*POLICIES, "w8a8+as-coded"])
+@pytest.mark.parametrize(("step", "name"), pairs([*POLICIES, "w8a8+as-coded"]), indirect=["step"])
 def test_counting_what_is_alike_once_is_counting_every_op(step, name):
     """Two ways to the same rows: by classes of ops, and each op by itself."""
     graph = step(dropout=0.1, micro_batches=2, optimizer=adamw(clip_norm=1.0))

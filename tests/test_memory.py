@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import POLICIES, STEPS, adamw, decoder_step, shipped_policy
+from conftest import POLICIES, STEPS, adamw, decoder_step, pairs, shipped_policy
 
 from costsim import simulate
 from costsim.assign import assign
@@ -75,16 +75,7 @@ def measured_peak(graph, assignment, traffic):
     return max(live)
 
 
-# All families under some policies, every policy on one family: to run all pairs takes many minutes.
-SOME = ("fp32", "bf16-mixed", "dsq", "fp8-block")
-PAIRS = [(family, name) for family in sorted(STEPS) for name in SOME] + [
-    (sorted(STEPS)[i % len(STEPS)], name)
-    for i, name in enumerate([*POLICIES, "w8a8+as-coded", "w8a8+deployed"])
-    if name not in SOME
-]
-
-
-@pytest.mark.parametrize(("family", "name"), PAIRS)
+@pytest.mark.parametrize(("family", "name"), pairs([*POLICIES, "w8a8+as-coded", "w8a8+deployed"]))
 def test_the_peak_is_what_the_reference_holds(family, name):
     for way, traffic in zip(WAYS, ("unfused", "fused", "fused"), strict=True):
         graph = STEPS[family](dropout=0.1, optimizer=adamw(clip_norm=1.0), **way)

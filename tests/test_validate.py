@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import POLICIES, adamw, shipped_policy
+from conftest import POLICIES, adamw, pairs, shipped_policy
 from conftest import STEPS as FAMILIES
 
 from costsim import count as counting
@@ -27,7 +27,7 @@ COMPOSED = ["w8a8+as-coded", "w8a8+deployed"]
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
 def graph(request):
-    layers = {"encoder-decoder": {"decoder_layers": 1}, "encoder-classifier": {"layers": 1}}[request.param]
+    layers = {"decoder_layers": 1} if request.param == "encoder-decoder" else {"layers": 1}
     return FAMILIES[request.param](dropout=0.1, micro_batches=2, optimizer=adamw(clip_norm=1.0), **layers)
 
 
@@ -38,7 +38,7 @@ def measure(graph, rules, phase=0, traffic="unfused", dtype=np.float32, **option
     return run(graph, weights, batches, assignment=assignment, group=group_ops(graph, traffic), **options)
 
 
-@pytest.mark.parametrize("name", [*POLICIES, *COMPOSED])
+@pytest.mark.parametrize(("graph", "name"), pairs([*POLICIES, *COMPOSED]), indirect=["graph"])
 def test_every_op_is_counted_as_it_is_measured(graph, name):
     rules = shipped_policy(name)
     for phase in range(len(rules.file.phases)):

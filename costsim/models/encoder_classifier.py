@@ -1,24 +1,46 @@
-"""Encoder-only Transformers with a classification head: BERT and RoBERTa fine-tuned on a sentence task."""
+"""Encoder-only Transformers: BERT and RoBERTa with the head of a sentence task, or of masked language modelling."""
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from costsim.graph import GraphBuilder
-from costsim.models.blocks import Padded, Transformer, encoder_layer, layers, loss, norm
+from costsim.models.blocks import Padded, Transformer, activate, encoder_layer, layers, loss, norm
 from costsim.schema import Count, Layers, Rate
 
 
 class Model(Transformer):
-    """RobertaForSequenceClassification's layout: three embeddings and a norm, layers, dense-tanh-projection head."""
+    """BERT (Devlin et al. 2019) as transformers lays it out: three embeddings and a norm, layers, and a head.
+
+    Heads: `roberta` is RobertaForSequenceClassification's (dense, tanh, projection of the first token, dropout before
+    both), `bert` is BertForSequenceClassification's (its pooler, dense and tanh, has no dropout before), `masked-lm` is
+    BertForMaskedLM's and RobertaForMaskedLM's (dense, activation and norm of every token, then the embedding as a
+    decoder with a bias of its own; no pooler).
+    """
 
     family: Literal["encoder-classifier"]
     layers: Layers
     vocab: Count
     max_positions: Count = Field(description="rows of the learned position table")
     token_types: int = Field(default=1, ge=0, le=1000, description="rows of the token type table; 0: none")
-    classes: Count
-    head_dropout: Rate = Field(default=0.0, description="before each of the head's two linear layers")
+    position_offset: int = Field(default=0, ge=0, description="first rows of the position table that no token has")
+    task_head: Literal["roberta", "bert", "masked-lm"] = Field(
+        default="roberta", description="of classes from the first token, or of the vocabulary for every token"
+    )
+    classes: Count | None = Field(default=None, description="of the task heads roberta and bert, which need it")
+    head_dropout: Rate = Field(
+        default=0.0, description="before each of the head's two linear layers; of bert before the second"
+    )
+
+    @model_validator(mode="after")
+    def _classes_of_a_classifier(self) -> "Model":
+        if (self.classes is None) != (self.task_head == "masked-lm"):
+            needs = "needs" if self.classes is None else "has no"
+            raise PydanticCustomError(
+                "value_error", "task_head {head} {needs} classes", {"head": self.task_head, "needs": needs}
+            )
+        return self
 
 
 class Batch(Padded):
@@ -27,16 +49,20 @@ class Batch(Padded):
 
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
     """The dims of a training step. Raises ValueError if a sequence is longer than the positions."""
-    if batch.columns > model.max_positions:
-        raise ValueError(f"max_positions {model.max_positions} is less than the sequences' {batch.columns} tokens")
+    usable = model.max_positions - model.position_offset
+    if batch.columns > usable:
+        less = f", {model.position_offset} of them unused," if model.position_offset else ""
+        raise ValueError(
+            f"max_positions {model.max_positions}{less} is less than the sequences' {batch.columns} tokens"
+        )
+    classifier = {} if model.classes is None else {"classes": model.classes, "pooled": model.d_model}
     return {
         "batch": batch.rows,
         "tokens": batch.columns,
         "vocab": model.vocab,
         "positions": model.max_positions,
         "types": model.token_types,
-        "classes": model.classes,
-        "pooled": model.d_model,
+        **classifier,
         **model.sizes(),
     }
 
@@ -53,6 +79,26 @@ def _embed(b: GraphBuilder, model: Model) -> str:
     return b.dropout(x, model.dropout)
 
 
+def _classes(b: GraphBuilder, model: Model, x: str) -> str:
+    """The classes' logits, from the first token."""
+    x = b.op("select_first", x, name="first_token")
+    if model.task_head == "roberta":
+        x = b.dropout(x, model.head_dropout, name="input_dropout")
+    x = b.linear(x, "dense", ("pooled",))
+    x = b.op("tanh", x, name="tanh")
+    x = b.dropout(x, model.head_dropout, name="output_dropout")
+    return b.linear(x, "logits", ("classes",))
+
+
+def _words(b: GraphBuilder, model: Model, x: str, table: str) -> str:
+    """The vocabulary's logits of every token, masked or not: the loss leaves out those whose label says so."""
+    x = b.linear(x, "dense", ("model",))
+    x = activate(b, model, x)
+    x = norm(b, model, x, "dense_norm")
+    logits = b.op("btd,vd->btv", x, table, name="logits")
+    return b.op("add_bias", logits, b.given("logits.bias", ("vocab",), role="weight"), name="logits.add_bias")
+
+
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
     """Append the forward ops up to the loss, whose name is returned."""
     with b.scope("embedding", layer=True):
@@ -62,10 +108,6 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
     with b.scope("head", layer=True):
         if model.norm == "pre":
             x = norm(b, model, x, "norm")
-        x = b.op("select_first", x, name="first_token")
-        x = b.dropout(x, model.head_dropout, name="input_dropout")
-        x = b.linear(x, "dense", ("pooled",))
-        x = b.op("tanh", x, name="tanh")
-        x = b.dropout(x, model.head_dropout, name="output_dropout")
-        logits = b.linear(x, "logits", ("classes",))
+        masked = model.task_head == "masked-lm"
+        logits = _words(b, model, x, "embedding.tokens.weight") if masked else _classes(b, model, x)
         return loss(b, logits, label_smoothing)

@@ -1,4 +1,4 @@
-"""Encoder-decoder Transformers: fairseq's `transformer` family, torch.nn.Transformer with embeddings and a head."""
+"""Encoder-decoder Transformers: fairseq's `transformer` family, BART, Marian, torch.nn.Transformer with a head."""
 
 import math
 from typing import Literal
@@ -24,8 +24,11 @@ class Model(Transformer):
         default="decoder", description="decoder: target embedding and head; all: the source embedding too"
     )
     positions: Literal["sinusoidal", "learned"] = "sinusoidal"
-    max_positions: Count = 1024
+    max_positions: Count = Field(default=1024, description="rows of each position table")
+    position_offset: int = Field(default=0, ge=0, description="first rows of the position tables that no token has")
     scale_embedding: bool = Field(default=True, description="multiply embeddings by sqrt(d_model)")
+    embedding_norm: bool = Field(default=False, description="a norm of the embeddings' sum, before dropout: BART")
+    logits_bias: bool = Field(default=False, description="a bias of the logits that is data, not trained: BART, Marian")
 
     @model_validator(mode="after")
     def _one_vocabulary(self) -> "Model":
@@ -49,8 +52,9 @@ class Batch(Strict):
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
     """The dims of a training step. Raises ValueError if a sentence is longer than the positions."""
     longest = max(batch.source_tokens, batch.target_tokens)
-    if longest > model.max_positions:
-        raise ValueError(f"max_positions {model.max_positions} is less than the sentences' {longest} tokens")
+    if longest > model.max_positions - model.position_offset:
+        less = f", {model.position_offset} of them unused," if model.position_offset else ""
+        raise ValueError(f"max_positions {model.max_positions}{less} is less than the sentences' {longest} tokens")
     return {
         "batch": batch.sequences,
         "source": batch.source_tokens,
@@ -72,6 +76,8 @@ def _embed(b: GraphBuilder, model: Model, side: str, length: str, table: str) ->
     at = b.given(f"{side}_positions", ("batch", length), values="index")
     p = b.op("embed", positions, at, name=f"{side}_position")
     x = b.op("add", x, p, name=f"{side}_add_position")
+    if model.embedding_norm:
+        x = norm(b, model, x, f"{side}_norm")
     return b.dropout(x, model.dropout, name=f"{side}_dropout")
 
 
@@ -110,4 +116,6 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
         if model.tied == "none":
             table = b.given("logits.weight", ("target_vocab", "model"), role="weight")
         logits = b.op("btd,vd->btv", y, table, name="logits")
+        if model.logits_bias:
+            logits = b.op("add_bias", logits, b.given("logits.bias", ("target_vocab",)), name="logits.add_bias")
         return loss(b, logits, label_smoothing)

@@ -1,0 +1,336 @@
+"""Workload files from Hugging Face `config.json` files. What a `model_type` means is in `import_tables`, not here."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from costsim import files, schema
+from costsim.errors import InputError, nearest, one_line
+from costsim.files import Document
+from costsim.import_tables import (
+    ADAPTERS,
+    CHECKS,
+    NEEDED,
+    NO_EFFECT,
+    REFUSED,
+    Adapter,
+    Derived,
+    Fields,
+    Head,
+    Read,
+    Window,
+    spell,
+)
+from costsim.models import family
+
+
+class Imported(NamedTuple):
+    """A workload file's text, and what its reader should know: they stand in the text, too."""
+
+    text: str
+    notes: tuple[str, ...]
+
+
+# --- what is ours -----------------------------------------------------------------------------------------------------
+
+MOST_TOKENS = 1024
+
+
+class Chosen(NamedTuple):
+    """A value that no config says, and why it is this one."""
+
+    value: Any
+    why: str
+
+
+_TRAINER = "the default of transformers' TrainingArguments"
+_MODEL_CHOICES = {
+    "attention": Chosen("flash", "what scaled_dot_product_attention runs; eager stores every score"),
+    "fused_activation": Chosen(True, "one kernel; false counts it op by op"),
+    "checkpointing": Chosen("none", ""),
+}
+_EXPERT_CHOICES = {"experts.capacity_factor": Chosen(1.0, "dropless, counted as if tokens were spread evenly")}
+_MASKED = Chosen(True, "lengths differ")
+_PACKED = Chosen(False, "sequences are packed")
+_BATCHES = {  # by family: fields that are a length, and whether padding is masked
+    "decoder": (("tokens",), _PACKED),
+    "encoder-classifier": (("tokens",), _MASKED),
+    "encoder-decoder": (("source_tokens", "target_tokens"), _MASKED),
+}
+_CHOICES = {
+    "training.steps": Chosen(1000, ""),
+    "training.micro_batches": Chosen(1, "no accumulation"),
+    "optimizer.kind": Chosen("adamw", _TRAINER),
+    "optimizer.lr": Chosen(5e-5, _TRAINER),
+    "optimizer.beta1": Chosen(0.9, _TRAINER),
+    "optimizer.beta2": Chosen(0.999, _TRAINER),
+    "optimizer.eps": Chosen(1e-8, _TRAINER),
+    "optimizer.weight_decay": Chosen(0.0, _TRAINER),
+    "optimizer.clip_norm": Chosen(1.0, _TRAINER),
+    "label_smoothing": Chosen(0.0, _TRAINER),
+    "policies": Chosen(("fp32", "bf16-mixed"), ""),
+    "baseline": Chosen("fp32", ""),
+    "law": Chosen("product", ""),
+    "traffic": Chosen("fused", ""),
+    "scope": Chosen("step", ""),
+}
+
+
+def _ours(chosen: Chosen) -> tuple[Any, str]:
+    return chosen.value, f"ours: {chosen.why}" if chosen.why else "ours"
+
+
+# --- reading a config -------------------------------------------------------------------------------------------------
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _marks(text: str, path: Path) -> dict[files.Where, tuple[int, int]]:
+    """Line and column of every key of the object that a valid JSON text is. Raises InputError for a key given twice."""
+    decoder = json.JSONDecoder()
+    marks: dict[files.Where, tuple[int, int]] = {}
+
+    def after_blanks(at: int) -> int:
+        return at + len(_BLANKS.match(text, at)[0])  # type: ignore[index]  # it matches anywhere
+
+    at = after_blanks(after_blanks(0) + 1)
+    while text[at] != "}":
+        key, end = decoder.raw_decode(text, at)
+        place = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+        if (key,) in marks:
+            message = f"duplicate key {one_line(key)!r}, first on line {marks[key,][0]}"
+            raise InputError(f"{path}:{place[0]}:{place[1]}: {message}")
+        marks[key,] = place
+        _, at = decoder.raw_decode(text, after_blanks(after_blanks(end) + 1))
+        at = after_blanks(at)
+        if text[at] == ",":
+            at = after_blanks(at + 1)
+    return marks
+
+
+def _parse(path: Path) -> Document:
+    """A config with the places of its fields. Raises InputError for what is no JSON object."""
+    text = files.read_text(path)
+    try:
+        data = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        said = f"{error.msg[0].lower()}{error.msg[1:]}"
+        raise InputError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {said}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}:1:1: expected an object, got {spell(data)}")
+    return Document(str(path), data, _marks(text, path))
+
+
+def _adapter(config: Document) -> Adapter:
+    """The table of the config's type. Raises InputError for an unknown one."""
+    if "model_type" not in config.data:
+        raise config.error(("model_type",), f"missing{nearest('', ADAPTERS, most=20)}")
+    name = config.data["model_type"]
+    if not isinstance(name, str) or name not in ADAPTERS:
+        raise config.error(("model_type",), f"unknown type {spell(name)}{nearest(name, ADAPTERS, most=20)}")
+    return ADAPTERS[name]
+
+
+def _class(config: Document, adapter: Adapter) -> tuple[str, str | None]:
+    """The class whose head is taken, and a note if the config does not name it. Raises InputError."""
+    given = config.data.get("architectures") or []
+    default = next(iter(adapter.classes))
+    known = nearest("", adapter.classes, most=20)
+    if not isinstance(given, list) or len(given) > 1 or not all(isinstance(name, str) for name in given):
+        raise config.error(("architectures",), f"expected a list of one class, got {spell(given)}{known}")
+    if not given:
+        return default, f"architectures does not say the class; {default} is taken"
+    if given[0] == adapter.base:
+        return default, f"{adapter.base} has no head; {default} is taken"
+    if given[0] not in adapter.classes:
+        raise config.error(("architectures",), f"the head of {one_line(given[0])!r} is not modelled{known}")
+    return given[0], None
+
+
+def _refuse(config: Document, adapter: Adapter, head: Head) -> None:
+    """Raise InputError for a field that is not in the tables, or has a value that we do not understand."""
+    checks = {**CHECKS, **adapter.checks, **head.checks}
+    read = {name for read in (*adapter.reads, *head.reads) for name in read.names}
+    known = {*read, *checks, *NO_EFFECT, *adapter.no_effect}
+    for name, value in config.data.items():
+        if name not in known:
+            message = f"not understood, and it may change the architecture{nearest(name, known, most=0)}"
+            raise config.error((name,), message)
+        if name in checks:
+            try:
+                checks[name](value, config.data)
+            except ValueError as error:
+                raise config.error((name,), str(error)) from None
+
+
+class _Found(NamedTuple):
+    """A field of ours: its value, how the comment tells where it is from, the field of the config if it is from one."""
+
+    value: Any
+    comment: str
+    source: str | None
+
+
+def _default(default: Any, found: Mapping[str, _Found], why: str, source: str | None) -> _Found:
+    if isinstance(default, Derived):
+        return _Found(default.make({name: one.value for name, one in found.items()}), f"{why}: {default.text}", source)
+    return _Found(default, why, source)
+
+
+def _read(config: Document, read: Read, found: Mapping[str, _Found]) -> _Found:
+    """One field. Raises InputError if it is missing, bad, or spelled in two ways that do not agree."""
+    given = [name for name in read.names if name in config.data]
+    if not given:
+        if read.missing is NEEDED:
+            raise config.error((read.names[0],), "missing")
+        return _default(read.missing, found, f"{read.names[0]} is not given, transformers' default", None)
+    made = []
+    for name in given:
+        value = config.data[name]
+        if value is None and read.null is not REFUSED:
+            made.append(_default(read.null, found, f"{name} is null", name))
+            continue
+        try:
+            made.append(_Found(read.parse(value), f"{name}{read.note}", name))
+        except ValueError as error:
+            raise config.error((name,), str(error)) from None
+    for other in made[1:]:
+        _agree(config, read.ours, made[0], other)
+    return made[0]
+
+
+def _agree(config: Document, ours: str, one: _Found, other: _Found) -> None:
+    """Raise InputError if two sources of one field of ours differ."""
+    if one.value != other.value:
+        at = (other.source or one.source or "",)
+        first, second = (f"{_yaml(its.value)} ({its.comment})" for its in (one, other))
+        raise config.error(at, f"{first} and {second} differ, but the family has one {ours}")
+
+
+def _model(config: Document, adapter: Adapter, head: Head) -> dict[str, _Found]:
+    """The fields of the model section. Raises InputError."""
+    found: dict[str, _Found] = {}
+    for read in (*adapter.reads, *head.reads):
+        one = _read(config, read, found)
+        _agree(config, read.ours, found.setdefault(read.ours, one), one)
+    fact = f"so in every {config.data['model_type']}"
+    for ours, value in {**adapter.facts, **head.facts}.items():
+        one = _Found(value, fact, None)
+        _agree(config, ours, found.setdefault(ours, one), one)
+    choices = {**_MODEL_CHOICES, **(_EXPERT_CHOICES if "experts.number" in found else {})}
+    return found | {ours: _Found(*_ours(chosen), None) for ours, chosen in choices.items()}
+
+
+def _tree(fields: Fields) -> dict[str, Any]:
+    """Fields whose dots enter sections, as sections."""
+    tree: dict[str, Any] = {}
+    for name, value in fields.items():
+        *sections, last = name.split(".")
+        at = tree
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[last] = value
+    return tree
+
+
+def _check(config: Document, adapter: Adapter, model: Mapping[str, _Found], batch: Fields) -> None:
+    """Raise InputError, in the config's own words, if the family finds that sizes clash."""
+    sections = {"model": {"family": adapter.family, **_tree({ours: one.value for ours, one in model.items()})}}
+    sources = {ours: one.source for ours, one in model.items() if one.source in config.data}
+    marks: dict[files.Where, tuple[int, int]] = {
+        ("model", *ours.split(".")): config.marks[source,] for ours, source in sources.items()
+    }
+    ours_as_document = Document(config.path, {**sections, "batch": dict(batch)}, marks)
+    module = family(adapter.family)
+    try:
+        checked = schema.validate(module.Model, ours_as_document, ("model",))
+        try:
+            module.sizes(checked, schema.validate(module.Batch, ours_as_document, ("batch",)))
+        except ValueError as error:
+            raise ours_as_document.error((), str(error)) from None
+    except InputError as error:
+        said = str(error).removeprefix(config.path)
+        named = [f"{ours} is {source}" for ours, source in sources.items() if re.search(rf"\b{ours}\b", said)]
+        raise InputError(f"{error} ({', '.join(named)})" if named else str(error)) from None
+
+
+def _window_note(config: Document, window: Window | None) -> str | None:
+    """What becomes of attention to the last tokens only."""
+    size = window and config.data.get("sliding_window", window.missing)
+    if not window or not size:
+        return None
+    if window.switch and not config.data.get(window.switch, False):
+        return f"sliding_window {size} is not used: {window.switch} is not true"
+    return f"sliding_window {size} is not modelled: the full square of scores is counted, too much beyond {size} tokens"
+
+
+# --- writing a workload -----------------------------------------------------------------------------------------------
+
+_HEADER = """\
+# Imported by `costsim import`: model_type {type}, class {name}.
+# A comment names the field of the config that a value is from. "transformers' default" is what a missing field means,
+# "so in every ..." is not in configs, and "ours" is our choice: change it to what you train.
+"""
+_BARE = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def _yaml(value: Any) -> str:
+    """A value as our YAML files have it."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, str) and _BARE.fullmatch(value) and value not in ("true", "false", "null", "nan", "inf"):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _lines(tree: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Sections of (value, comment) as lines of YAML."""
+    lines = []
+    for name, entry in tree.items():
+        if isinstance(entry, dict):
+            lines += [f"{indent}{name}:", *_lines(entry, f"{indent}  ")]
+        else:
+            value, comment = entry
+            lines.append(f"{indent}{name}: {_yaml(value)}" + (f" # {comment}" if comment else ""))
+    return lines
+
+
+def workload_of(path: str | Path) -> Imported:
+    """The workload file that a Hugging Face `config.json` describes, with our defaults for what it does not.
+
+    Raises InputError, with file, line and column, for what is no JSON object, an unknown `model_type`, a class whose
+    head we do not have, a field that is missing, contradicts another or is not understood.
+    """
+    path = Path(path)
+    config = _parse(path)
+    adapter = _adapter(config)
+    name, class_note = _class(config, adapter)
+    head = adapter.classes[name]
+    _refuse(config, adapter, head)
+    model = _model(config, adapter, head)
+    usable = model["max_positions"].value - (model["position_offset"].value if "position_offset" in model else 0)
+    lengths, padding = _BATCHES[adapter.family]
+    tokens = Chosen(min(usable, MOST_TOKENS), f"at most {MOST_TOKENS} of the {usable} positions")
+    batch = {"sequences": Chosen(8, _TRAINER), **dict.fromkeys(lengths, tokens), "padding_mask": padding}
+    _check(config, adapter, model, {name: chosen.value for name, chosen in batch.items()})
+    notes = tuple(filter(None, (class_note, _window_note(config, adapter.window))))
+    called = config.data.get("_name_or_path")
+    title = one_line(called if isinstance(called, str) and called else path.stem)
+    fields = {
+        "description": (f"{title} ({name}), from {one_line(path.name)}", ""),
+        "model.family": (adapter.family, ""),
+        **{f"model.{ours}": (one.value, one.comment) for ours, one in model.items()},
+        **{f"batch.{ours}": _ours(chosen) for ours, chosen in batch.items()},
+        **{ours: _ours(chosen) for ours, chosen in _CHOICES.items()},
+    }
+    header = _HEADER.format(type=config.data["model_type"], name=name)
+    lines = [*(f"# Note: {note}." for note in notes), *_lines(_tree(fields))]
+    return Imported(header + "\n".join(lines) + "\n", notes)

@@ -1,0 +1,545 @@
+"""Hugging Face configs as workloads: parameters and MACs by arithmetic on the config, and what is refused."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import classifier_step, translation_step
+from test_independent_model import gelu, layer, nll, norm
+
+from costsim import simulate
+from costsim.cli import main
+from costsim.errors import InputError
+from costsim.import_tables import ADAPTERS
+from costsim.importers import workload_of
+from costsim.models import family
+from costsim.reference import execute
+from costsim.validate import draw_batch, draw_weights, validate
+
+CONFIGS = Path(__file__).parent / "data" / "configs"
+RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
+
+
+def config_of(name):
+    return json.loads((CONFIGS / f"{name}.json").read_text())
+
+
+def write(tmp_path, config):
+    path = tmp_path / "config.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(config, indent=1))
+    return path
+
+
+def prepared(tmp_path, config):
+    """The job of an imported config, by the YAML that is written."""
+    path = tmp_path / "imported.yaml"
+    path.write_text(workload_of(write(tmp_path, config)).text)
+    return simulate.prepare(str(path))
+
+
+def forward_macs(graph):
+    return sum(graph.work(op)[0] for op in graph.ops if op.phase == "forward")
+
+
+# --- parameters and MACs, by hand -------------------------------------------------------------------------------------
+# Each gives (parameters, MACs of the forward) of a batch of b sequences of s tokens. Tables are counted once if tied;
+# Marian's sinusoidal tables and the bias of BART's and Marian's logits are buffers, no parameters.
+
+
+def gpt2(c, b, s):
+    d, n, v = c["n_embd"], c["n_layer"], c["vocab_size"]
+    weights = 3 * d * d + d * d + 2 * d * (4 * d)
+    vectors = 3 * d + d + 4 * d + d + 2 * 2 * d
+    parameters = v * d + c["n_positions"] * d + n * (weights + vectors) + 2 * d
+    return parameters, b * s * (n * weights + v * d) + n * 2 * b * s * s * d
+
+
+def llama(c, b, s, head=None, qkv_bias=False, qk_norm=False, experts=1, chosen=1):
+    d, f, n, v = c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"], c["vocab_size"]
+    h, k = c["num_attention_heads"], c["num_key_value_heads"]
+    e = head or d // h
+    attention = d * h * e + 2 * d * k * e + h * e * d
+    router = d * experts if experts > 1 else 0
+    vectors = 2 * d + (h + 2 * k) * e * qkv_bias + 2 * e * qk_norm
+    tables = v * d if c["tie_word_embeddings"] else 2 * v * d
+    parameters = tables + d + n * (attention + router + experts * 3 * d * f + vectors)
+    macs = b * s * (n * (attention + router + chosen * 3 * d * f) + v * d) + n * 2 * b * h * s * s * e
+    return parameters, macs
+
+
+def mixtral(c, b, s):
+    return llama(c, b, s, experts=c["num_local_experts"], chosen=c["num_experts_per_tok"])
+
+
+def encoder(c, b, s):
+    """BERT's and RoBERTa's body: parameters and MACs."""
+    d, f, n = c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"]
+    rows = c["vocab_size"] + c["max_position_embeddings"] + c["type_vocab_size"]
+    weights, vectors = 4 * d * d + 2 * d * f, 4 * d + f + d + 2 * 2 * d
+    return rows * d + 2 * d + n * (weights + vectors), n * (b * s * weights + 2 * b * s * s * d)
+
+
+def masked_lm(c, b, s):
+    d, v = c["hidden_size"], c["vocab_size"]
+    parameters, macs = encoder(c, b, s)
+    return parameters + (d * d + d) + 2 * d + v, macs + b * s * (d * d + d * v)
+
+
+def classifier(c, b, s):
+    d = c["hidden_size"]
+    parameters, macs = encoder(c, b, s)
+    return parameters + (d * d + d) + (d * 3 + 3), macs + b * (d * d + d * 3)
+
+
+def seq2seq(c, b, s, learned):
+    d, f, v = c["d_model"], c["encoder_ffn_dim"], c["vocab_size"]
+    n, m = c["encoder_layers"], c["decoder_layers"]
+    attention, ffn = 4 * d * d, 2 * d * f
+    vectors = {"attention": 4 * d + 2 * d, "ffn": f + d + 2 * d}
+    parameters = v * d + n * (attention + ffn) + m * (2 * attention + ffn)
+    parameters += (n + 2 * m) * vectors["attention"] + (n + m) * vectors["ffn"]
+    if learned:
+        parameters += 2 * (c["max_position_embeddings"] + 2) * d + 2 * 2 * d  # rows, and layernorm_embedding
+    square = 2 * b * s * s * d
+    macs = n * (b * s * (attention + ffn) + square) + m * (b * s * (2 * attention + ffn) + 2 * square) + b * s * v * d
+    return parameters, macs
+
+
+MODELS = {  # by config: the arithmetic, the published number of parameters
+    "gpt2": (gpt2, 124_439_808),
+    "llama-2-7b": (llama, 6_738_415_616),
+    "llama-3-8b": (llama, 8_030_261_248),
+    "mistral-7b-v0.1": (llama, 7_241_732_096),
+    "mixtral-8x7b": (mixtral, 46_702_792_704),
+    "qwen2-0.5b": (lambda c, b, s: llama(c, b, s, qkv_bias=True), 494_032_768),
+    "qwen2-7b": (lambda c, b, s: llama(c, b, s, qkv_bias=True), 7_615_616_512),
+    "qwen3-0.6b": (lambda c, b, s: llama(c, b, s, head=128, qk_norm=True), 596_049_920),
+    "bert-base-uncased": (masked_lm, 109_514_298),
+    "roberta-base": (masked_lm, 124_697_433),
+    "bart-base": (lambda c, b, s: seq2seq(c, b, s, learned=True), 139_420_416),
+    "opus-mt-en-de": (lambda c, b, s: seq2seq(c, b, s, learned=False), 73_886_208),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_and_macs_of_real_models(name, tmp_path):
+    config = config_of(name)
+    arithmetic, published = MODELS[name]
+    graph = prepared(tmp_path, config).graph
+    longest = config.get("max_position_embeddings", config.get("n_positions"))
+    usable = longest - 2 if config["model_type"] == "roberta" else longest
+    assert (graph.parameters, forward_macs(graph)) == arithmetic(config, 8, min(usable, 1024))
+    assert graph.parameters == published
+
+
+def test_every_type_has_a_real_config():
+    assert {config_of(path.stem)["model_type"] for path in CONFIGS.glob("*.json")} == set(ADAPTERS)
+    assert {path.stem for path in CONFIGS.glob("*.json")} == set(MODELS)
+
+
+@pytest.mark.parametrize(("name", "offset"), [("bert-base-uncased", 0), ("roberta-base", 2)])
+def test_classification(name, offset, tmp_path):
+    config = config_of(name)
+    kind = {"bert": "BertForSequenceClassification", "roberta": "RobertaForSequenceClassification"}
+    config |= {"architectures": [kind[config["model_type"]]], "id2label": {"0": "a", "1": "b", "2": "c"}}
+    job = prepared(tmp_path, {**config, "classifier_dropout": None})
+    assert job.file.model["head_dropout"] == 0.1  # hidden_dropout_prob
+    graph = job.graph
+    assert (graph.parameters, forward_macs(graph)) == classifier(config, 8, 512)
+    dropouts = [op.name for op in graph.ops if op.phase == "forward" and re.match(r"head\..*dropout$", op.name)]
+    assert dropouts == (["head.input_dropout"] if offset else []) + ["head.output_dropout"]
+    job = prepared(tmp_path, {**config, "classifier_dropout": 0.0})
+    assert not [op for op in job.graph.ops if op.name.startswith("head.") and op.kind.name == "dropout"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_file_is_complete(name, tmp_path):
+    """Nothing is left to the family's defaults but adapters, and lengths that one number says."""
+    job = prepared(tmp_path, config_of(name))
+    assert [policy.name for policy in job.policies] == ["fp32", "bf16-mixed"]
+    assert (job.baseline.name, job.convention.law, job.convention.traffic) == ("fp32", "product", "fused")
+    assert (job.convention.scope, job.convention.steps) == ("step", 1000)
+    module = family(job.file.model["family"])
+    left_out = {"lora", "experts", "tied", "kv_heads", "head_dim"}
+    assert set(module.Model.model_fields) - set(job.file.model) <= left_out
+    assert set(module.Batch.model_fields) - set(job.file.batch) <= {"lengths"}
+    text = (tmp_path / "imported.yaml").read_text()
+    for line in text.partition("\nbatch:")[2].splitlines():
+        assert line == "" or line.endswith(":") or "# ours" in line, line
+    model = text.partition("\nmodel:")[2].partition("\nbatch:")[0]
+    for line in model.splitlines():
+        assert not line or "#" in line or line in ("  family: " + job.file.model["family"], "  experts:"), line
+
+
+# --- traps ------------------------------------------------------------------------------------------------------------
+
+
+def model_of(tmp_path, name, **changes):
+    """The model section of a config with fields changed; those changed to `...` are left out."""
+    config = {key: value for key, value in {**config_of(name), **changes}.items() if value is not ...}
+    return prepared(tmp_path, config).file.model
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "ours"),
+    [
+        ("gpt2", {}, {"ffn_dim": 3072}),
+        ("gpt2", {"n_inner": ...}, {"ffn_dim": 3072}),
+        ("gpt2", {"n_inner": 1000}, {"ffn_dim": 1000}),
+        ("gpt2", {"tie_word_embeddings": False}, {"tied": False}),
+        ("gpt2", {"n_embd": ..., "hidden_size": 384}, {"d_model": 384, "ffn_dim": 1536}),
+        ("llama-3-8b", {"num_key_value_heads": ...}, {"kv_heads": 32}),
+        ("llama-3-8b", {"num_key_value_heads": None}, {"kv_heads": 32}),
+        ("llama-3-8b", {"head_dim": 64}, {"head_dim": 64}),
+        ("llama-3-8b", {"attention_bias": True}, {"qkv_bias": True, "out_bias": True, "ffn_bias": False}),
+        ("llama-3-8b", {"mlp_bias": True}, {"qkv_bias": False, "ffn_bias": True}),
+        ("llama-3-8b", {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": ...}, {}),
+        ("mistral-7b-v0.1", {"num_key_value_heads": ...}, {"kv_heads": 8}),
+        ("qwen2-7b", {}, {"qkv_bias": True, "out_bias": False, "tied": False}),
+        ("qwen2-7b", {"tie_word_embeddings": ...}, {"tied": False}),
+        ("qwen3-0.6b", {"head_dim": ...}, {"head_dim": 128, "qk_norm": True}),
+        ("qwen3-0.6b", {"layer_types": ["full_attention"] * 28}, {}),
+        ("roberta-base", {"hidden_act": "gelu_python"}, {"activation": "gelu"}),
+        ("opus-mt-en-de", {}, {"activation": "silu", "scale_embedding": True, "tied": "all"}),
+        (
+            "opus-mt-en-de",
+            {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 100},
+            {"tied": "decoder", "source_vocab": 58101, "target_vocab": 100},
+        ),
+        ("opus-mt-en-de", {"decoder_vocab_size": None}, {"target_vocab": 58101}),
+        ("bart-base", {}, {"max_positions": 1026, "position_offset": 2, "embedding_norm": True, "final_norm": False}),
+    ],
+)
+def test_fields(name, changes, ours, tmp_path):
+    model = model_of(tmp_path, name, **changes)
+    assert {field: model[field] for field in ours} == ours
+
+
+def test_experts(tmp_path):
+    model = model_of(tmp_path, "mixtral-8x7b", num_local_experts=4)
+    assert model["experts"] == {"number": 4, "chosen": 2, "renormalize": True, "capacity_factor": 1.0}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_older_and_newer_spellings_are_one_workload(name, tmp_path):
+    config = config_of(name)
+    spelled = {
+        "torch_dtype": ("dtype", "bfloat16"),
+        "rope_theta": ("rope_parameters", {"rope_type": "default", "rope_theta": 1e6}),
+    }
+    other = dict(config)
+    for old, (new, value) in spelled.items():
+        if other.pop(old, None) is not None:
+            other[new] = value
+    assert workload_of(write(tmp_path, other)) == workload_of(write(tmp_path, config))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "notes"),
+    [
+        ("mistral-7b-v0.1", {}, ("sliding_window 4096 is not modelled: the full square of scores is counted",)),
+        ("mistral-7b-v0.1", {"sliding_window": ...}, ("sliding_window 4096 is not modelled",)),
+        ("mistral-7b-v0.1", {"sliding_window": None}, ()),
+        ("mixtral-8x7b", {"sliding_window": ...}, ()),
+        ("qwen2-7b", {}, ("sliding_window 131072 is not used",)),
+        ("qwen2-7b", {"use_sliding_window": True}, ("sliding_window 131072 is not modelled",)),
+        ("gpt2", {"architectures": ...}, ("architectures does not say the class; GPT2LMHeadModel is taken",)),
+        ("bert-base-uncased", {"architectures": None}, ("architectures does not say the class; BertForMaskedLM",)),
+        ("bart-base", {}, ("BartModel has no head; BartForConditionalGeneration is taken",)),
+        ("bart-base", {"architectures": ["BartForConditionalGeneration"]}, ()),
+    ],
+)
+def test_notes_are_in_the_file_and_on_stderr(name, changes, notes, tmp_path):
+    config = {key: value for key, value in {**config_of(name), **changes}.items() if value is not ...}
+    result = RUNNER.invoke(main, ["import", str(write(tmp_path, config))])
+    assert result.exit_code == 0
+    said = result.stderr.splitlines()
+    assert len(said) == len(notes)
+    for line, note in zip(said, notes, strict=True):
+        assert line.startswith(f"costsim: {note}")
+        assert f"# Note: {line.removeprefix('costsim: ')}.\n" in result.stdout
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_or_writes_the_same(tmp_path):
+    config = str(CONFIGS / "gpt2.json")
+    printed = RUNNER.invoke(main, ["import", config])
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    out = tmp_path / "gpt2.yaml"
+    written = RUNNER.invoke(main, ["import", config, "--out", str(out)])
+    assert (written.exit_code, written.stdout, written.stderr) == (0, f"{out}\n", "")
+    assert out.read_text() == printed.stdout == workload_of(config).text
+
+
+def test_run_takes_it_as_it_is(tmp_path):
+    out = tmp_path / "model.yaml"
+    out.write_text(workload_of(write(tmp_path, {**config_of("qwen3-0.6b"), "num_hidden_layers": 2})).text)
+    result = RUNNER.invoke(main, ["run", str(out), "--format", "csv"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [line.split(",")[0] for line in result.stdout.splitlines()] == ["policy", "fp32", "bf16-mixed"]
+
+
+@pytest.mark.parametrize("name", ["a: b # c", "'\"\\{}[]&*", "x\ny", "é \u2028 \U0001f600", ""])
+def test_a_name_cannot_break_the_file(name, tmp_path):
+    config = {**config_of("gpt2"), "n_layer": 1, "_name_or_path": name}
+    assert prepared(tmp_path, config).file.model["layers"] == 1
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+TYPES = "(known: bart, bert, gpt2, llama, marian, mistral, mixtral, qwen2, qwen3, roberta)"
+REFUSED = {  # the config, fields changed, the error from its field on
+    "no type": ("gpt2", {"model_type": ...}, f"model_type: missing {TYPES}"),
+    "type": ("gpt2", {"model_type": "xlnet"}, f'model_type: unknown type "xlnet" {TYPES}'),
+    "near type": ("gpt2", {"model_type": "lama"}, "model_type: unknown type \"lama\"; did you mean 'llama'?"),
+    "type a list": ("gpt2", {"model_type": ["gpt2"]}, 'model_type: unknown type ["gpt2"]'),
+    "class": (
+        "gpt2",
+        {"architectures": ["GPT2ForSequenceClassification"]},
+        "architectures: the head of 'GPT2ForSequenceClassification' is not modelled (known: GPT2LMHeadModel)",
+    ),
+    "class of bert": (
+        "bert-base-uncased",
+        {"architectures": ["BertForPreTraining"]},
+        "architectures: the head of 'BertForPreTraining' is not modelled "
+        "(known: BertForMaskedLM, BertForSequenceClassification)",
+    ),
+    "base with a pooler": ("bert-base-uncased", {"architectures": ["BertModel"]}, "architectures: the head of"),
+    "two classes": ("gpt2", {"architectures": ["A", "B"]}, "architectures: expected a list of one class"),
+    "unknown field": (
+        "llama-2-7b",
+        {"attention_multiplier": 2.0},
+        "attention_multiplier: not understood, and it may change the architecture",
+    ),
+    "mistyped field": ("gpt2", {"n_inners": 5}, "n_inners: not understood, and it may change the architecture; did"),
+    "quantized": ("llama-2-7b", {"quantization_config": {"bits": 4}}, "quantization_config: not understood"),
+    "needed": ("llama-2-7b", {"hidden_size": ...}, "hidden_size: missing"),
+    "null": ("llama-2-7b", {"hidden_size": None}, "hidden_size: expected an integer from 1 to"),
+    "text": (
+        "llama-2-7b",
+        {"hidden_size": "4096"},
+        "hidden_size: expected an integer from 1 to 1000000000000000000, g",
+    ),
+    "bool": ("llama-2-7b", {"num_hidden_layers": True}, "num_hidden_layers: expected an integer from 1"),
+    "zero": ("llama-2-7b", {"num_hidden_layers": 0}, "num_hidden_layers: expected an integer from 1"),
+    "layers": (
+        "llama-2-7b",
+        {"num_hidden_layers": 5000},
+        "model.layers: expected at most 1000, got 5000 (layers is nu",
+    ),
+    "rate": ("gpt2", {"attn_pdrop": 1.5}, "attn_pdrop: expected a rate from 0 to below 1, got 1.5"),
+    "huge rate": ("gpt2", {"attn_pdrop": 10**400}, "attn_pdrop: expected a rate from 0 to below 1, got 1000"),
+    "window switch": ("qwen2-7b", {"use_sliding_window": "no"}, "use_sliding_window: not modelled"),
+    "activation": ("llama-2-7b", {"hidden_act": "xielu"}, 'hidden_act: not modelled: "xielu"'),
+    "heads": (
+        "gpt2",
+        {"n_head": 7},
+        "model: d_model 768 does not divide into 7 heads (d_model is n_embd, heads is n_head)",
+    ),
+    "groups": (
+        "llama-3-8b",
+        {"num_key_value_heads": 5},
+        "model: 32 heads do not divide into 5 kv_heads (heads is num_attention_heads, kv_heads is num_key_value_heads)",
+    ),
+    "experts": ("mixtral-8x7b", {"num_experts_per_tok": 9}, "model.experts: 9 experts chosen of 8"),
+    "spellings": (
+        "gpt2",
+        {"hidden_size": 1024},
+        "hidden_size: 768 (n_embd) and 1024 (hidden_size) differ, but the family has one d_model",
+    ),
+    "two dropouts": ("gpt2", {"embd_pdrop": 0.2}, "embd_pdrop: 0.1 (resid_pdrop) and 0.2 (embd_pdrop) differ"),
+    "a dropout by default": (
+        "gpt2",
+        {"embd_pdrop": 0.2, "resid_pdrop": ...},
+        "embd_pdrop: 0.1 (resid_pdrop is not given, transformers' default) and 0.2 (embd_pdrop) differ",
+    ),
+    "two widths": ("bart-base", {"decoder_ffn_dim": 1024}, "decoder_ffn_dim: 3072 (encoder_ffn_dim) and 1024"),
+    "activation of the head": (
+        "roberta-base",
+        {"hidden_act": "relu"},
+        "hidden_act: relu (hidden_act) and gelu (so in every roberta) differ, but the family has one activation",
+    ),
+    "scaled attention": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx: not mod"),
+    "a flag as a number": ("gpt2", {"scale_attn_weights": 1}, "scale_attn_weights: not modelled: 1 (known: true)"),
+    "cross attention": (
+        "gpt2",
+        {"add_cross_attention": True},
+        "add_cross_attention: not modelled: true (known: false)",
+    ),
+    "pruned": ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, "pruned_heads: not modelled"),
+    "relative": ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "position_embedding_type: not mod"),
+    "untied": ("bert-base-uncased", {"tie_word_embeddings": False}, "tie_word_embeddings: not modelled: false"),
+    "a decoder": ("bert-base-uncased", {"is_decoder": True}, "is_decoder: not modelled: true (known: false)"),
+    "regression": (
+        "bert-base-uncased",
+        {"architectures": ["BertForSequenceClassification"], "num_labels": 1},
+        "num_labels: one class is a regression, whose loss is not modelled",
+    ),
+    "labels": (
+        "bert-base-uncased",
+        {"architectures": ["BertForSequenceClassification"], "num_labels": 3, "id2label": {"0": "a", "1": "b"}},
+        "num_labels: 2 (id2label) and 3 (num_labels) differ",
+    ),
+    "many labels": (
+        "bert-base-uncased",
+        {"architectures": ["BertForSequenceClassification"], "problem_type": "multi_label_classification"},
+        "problem_type: not modelled",
+    ),
+    "linear attention": (
+        "qwen3-0.6b",
+        {"layer_types": ["linear_attention"] * 28},
+        'layer_types: not modelled: "linear_attention"',
+    ),
+    "layer types": ("qwen3-0.6b", {"layer_types": ["full_attention"]}, "layer_types: 1 layers, but num_hidden_layers"),
+    "rope": ("llama-2-7b", {"rope_scaling": {"mrope_section": [1]}}, "rope_scaling: unknown field 'mrope_section'"),
+    "rope type": ("llama-2-7b", {"rope_scaling": {"type": "mrope"}}, "rope_scaling: type is not modelled"),
+    "part of a head": (
+        "llama-2-7b",
+        {"rope_parameters": {"partial_rotary_factor": 0.5}},
+        "rope_parameters: not modell",
+    ),
+    "part of a head, older": ("llama-2-7b", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: not modelled"),
+    "window": ("mistral-7b-v0.1", {"sliding_window": "big"}, "sliding_window: expected an integer"),
+    "auxiliary loss": ("mixtral-8x7b", {"output_router_logits": True}, "output_router_logits: not modelled: true"),
+    "layer drop": ("bart-base", {"encoder_layerdrop": 0.1}, "encoder_layerdrop: not modelled: 0.1 (known: 0.0)"),
+    "pre-norm": ("opus-mt-en-de", {"normalize_before": True}, "normalize_before: not modelled: true (known: false)"),
+    "two vocabularies, tied": ("opus-mt-en-de", {"decoder_vocab_size": 9}, "model: tied: all needs one vocabulary"),
+    "no room": ("roberta-base", {"max_position_embeddings": 2}, "batch.tokens: expected at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(case, tmp_path):
+    name, changes, expected = REFUSED[case]
+    config = {key: value for key, value in {**config_of(name), **changes}.items() if value is not ...}
+    path = write(tmp_path, config)
+    out = tmp_path / "out.yaml"
+    result = RUNNER.invoke(main, ["import", str(path), "--out", str(out)])
+    assert (result.exit_code, result.stdout, out.exists()) == (2, "", False)
+    match = re.fullmatch(rf"costsim: {re.escape(str(path))}:(\d+):(\d+): (.*)\n", result.stderr)
+    assert match, result.stderr
+    assert match[3].startswith(expected)
+    field = expected.partition(":")[0]
+    if field in config:  # the place is the field's
+        assert path.read_text().splitlines()[int(match[1]) - 1].lstrip().startswith(f'"{field}"')
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"model_type": "gpt2",\n "n_embd" 7}', ":2:11: not valid JSON: expecting ':' delimiter"),
+        ("", ":1:1: not valid JSON: expecting value"),
+        ("model_type: gpt2\n", ":1:1: not valid JSON: expecting value"),
+        ('["gpt2"]', ':1:1: expected an object, got ["gpt2"]'),
+        ('{"n_embd": NaN}', ": not valid JSON: NaN is no JSON number"),
+        ('{"n_embd": ' + "1" * 5000 + "}", ": not valid JSON: Exceeds the limit"),
+        ("[" * 100_000, ": not valid JSON: "),
+        ('{"a": 1,\n  "a" : 2}', ":2:3: duplicate key 'a', first on line 1"),
+        ('\n { "model_type" :\n"x"}', ':2:4: model_type: unknown type "x"'),
+        ('{"model_type": "gpt2"} x', ":1:24: not valid JSON: extra data"),
+        ("{}", ":1:1: model_type: missing"),
+    ],
+)
+def test_bad_json(text, expected, tmp_path):
+    path = write(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        workload_of(path)
+    assert str(caught.value).startswith(f"{path}{expected}")
+
+
+def test_no_such_file(tmp_path):
+    result = RUNNER.invoke(main, ["import", str(tmp_path / "none.json")])
+    assert (result.exit_code, result.stderr) == (2, f"costsim: {tmp_path}/none.json: No such file or directory\n")
+
+
+# --- the parts that importing added to the families -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "bart-base", "opus-mt-en-de", "qwen3-0.6b", "mixtral-8x7b"])
+def test_the_graph_runs_as_counted_with_right_gradients(name, tmp_path):
+    found = validate(prepared(tmp_path, config_of(name)), 1, 0)
+    assert found.passed
+
+
+def masked_lm_by_hand(w, batch):
+    x = sum(w[f"embedding.{t}.weight"][batch[f"embedding.{t}.ids"]] for t in ("tokens", "positions", "types"))
+    x = norm(x, w, "embedding.norm")
+    for i in range(2):
+        x = layer(x, w, f"encoder.{i}", batch["embedding.keep"], gelu, False)
+    x = gelu(x @ w["head.dense.weight"] + w["head.dense.bias"])
+    x = norm(x, w, "head.dense_norm")
+    return nll(x @ w["embedding.tokens.weight"].T + w["head.logits.bias"], batch["head.labels"], 0.0)
+
+
+def bart_by_hand(w, batch):
+    table = w["embedding.target.weight"]
+
+    def embed(side):
+        rows = w[f"embedding.{side}_position_table"][batch[f"embedding.{side}_positions"]]
+        return norm(table[batch[f"embedding.{side}_ids"]] + rows, w, f"embedding.{side}_norm")
+
+    keep = batch["embedding.source_keep"]
+    x, y = embed("source"), embed("target")
+    x = layer(x, w, "encoder.0", keep, gelu, False)
+    for i in range(2):
+        y = layer(y, w, f"decoder.{i}", batch["embedding.target_keep"], gelu, False, x, keep)
+    return nll(y @ table.T + batch["head.logits.bias"], batch["head.labels"], 0.1)
+
+
+BART = {
+    "target_vocab": 11,
+    "tied": "all",
+    "positions": "learned",
+    "scale_embedding": False,
+    "embedding_norm": True,
+    "logits_bias": True,
+    "activation": "gelu",
+}
+BY_HAND = {
+    "masked-lm": (
+        classifier_step,
+        {"task_head": "masked-lm", "classes": None, "activation": "gelu"},
+        masked_lm_by_hand,
+    ),
+    "bart": (translation_step, BART, bart_by_hand),
+}
+
+
+@pytest.mark.parametrize("case", BY_HAND)
+def test_the_loss_is_that_of_plain_numpy(case):
+    step, options, by_hand = BY_HAND[case]
+    graph = step(**options)
+    rng = np.random.default_rng(0)
+    weights, batch = draw_weights(graph, rng), draw_batch(graph, rng)
+    values = execute(graph, weights, [batch])
+    assert values["head.cross_entropy"] == pytest.approx(by_hand(weights, batch), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("step", "options", "batch", "expected"),
+    [
+        (
+            classifier_step,
+            {"position_offset": 2},
+            {"tokens": 6},
+            "max_positions 7, 2 of them unused, is less than the s",
+        ),
+        (
+            translation_step,
+            {"position_offset": 5},
+            {},
+            "max_positions 9, 5 of them unused, is less than the sentences'",
+        ),
+        (classifier_step, {"task_head": "masked-lm"}, {}, "task_head masked-lm has no classes"),
+        (classifier_step, {"classes": None}, {}, "task_head roberta needs classes"),
+    ],
+)
+def test_what_the_families_refuse(step, options, batch, expected):
+    with pytest.raises(ValueError, match=expected):
+        step(batch=batch, **options)
