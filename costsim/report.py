@@ -109,6 +109,18 @@ def assumption_records(result: Result) -> list[Record]:
     return found
 
 
+def full_records(result: Result, by: str) -> list[Record]:
+    """The rows of an export, one of BY: those of a policy with its peak memory, which no printed table shows."""
+    found = records(result, by)
+    if by == "policy":
+        from costsim.memory import of_policy  # a table on a terminal does without
+
+        for row, counted in zip(found, result.policies, strict=True):
+            peak = of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1].peak_bytes
+            row["peak_memory_bytes"] = str(peak)
+    return found
+
+
 def records(result: Result, by: str) -> list[Record]:
     """The rows of a table, one of BY."""
     if by == "assumption":
@@ -166,6 +178,7 @@ def convention(result: Result) -> Record:
         "baseline": said.baseline,
         "causal_attention": "full square",
         "parameters": result.job.graph.parameters,
+        "trainable_parameters": result.job.graph.trainable_parameters,
     }
 
 
@@ -341,7 +354,7 @@ def to_json(result: Result, by: str) -> str:
         "workload": result.job.workload,
         "baseline": result.job.convention.baseline,
         "convention": convention(result),
-        "rows": records(result, by),
+        "rows": full_records(result, by),
         "published": published(result),
     }
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
@@ -349,7 +362,7 @@ def to_json(result: Result, by: str) -> str:
 
 def to_csv(result: Result, by: str) -> str:
     """A header and the records, full precision; what does not fit a cell is left to JSON."""
-    return csv_text(records(result, by))
+    return csv_text(full_records(result, by))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
