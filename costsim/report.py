@@ -18,6 +18,7 @@ from costsim import files
 from costsim.count import GROUPINGS, Total, group
 from costsim.errors import InputError
 from costsim.laws import LAWS
+from costsim.models import padding
 from costsim.simulate import CountedPolicy, Result
 
 Record = dict[str, Any]
@@ -179,6 +180,9 @@ def convention(result: Result) -> Record:
         "causal_attention": "full square",
         "parameters": result.job.graph.parameters,
         "trainable_parameters": result.job.graph.trainable_parameters,
+        **dict(
+            zip(("real_tokens", "padded_tokens"), padding(result.job.file, result.job.document) or (), strict=False)
+        ),
     }
 
 
@@ -290,6 +294,12 @@ def notes(result: Result) -> list[str]:
                 + ", ".join(f"{p.steps} steps {setup}" for p, setup in setups)
                 + ("; where phases end is fitted" if fitted else "")
             )
+    lengths = padding(result.job.file, result.job.document)
+    if lengths is not None:
+        real, padded = lengths
+        lines.append(
+            f"padding: {padded - real} of {padded} tokens ({100 - 100 * real / padded:.1f} %), counted as all others"
+        )
     unpriced = sorted({pair for counted in (*result.policies, result.baseline) for pair in counted.total.unpriced})
     if unpriced:
         pairs = ", ".join(unpriced[:3]) + (", ..." if len(unpriced) > 3 else "")

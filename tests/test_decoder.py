@@ -1,13 +1,15 @@
 """Decoder-only models: closed forms of parameters and FLOPs, experts, adapters, frozen weights, padded batches."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import LLAMA, decoder_step, experts_step, llama_step
 from pydantic import ValidationError
 
-from costsim import simulate
+from costsim import files, report, simulate
 from costsim.models import decoder
 from costsim.ops.experts import combine, dispatch, dispatch_grad
 from costsim.reference import run
@@ -162,6 +164,19 @@ def test_a_histogram_of_lengths_is_padded_to_the_longest():
         decoder.Batch(sequences=1, tokens=2, lengths=({"tokens": 2, "sequences": 3},))
     with pytest.raises(ValidationError, match="expected sequences and tokens, or lengths"):
         decoder.Batch(sequences=1)
+
+
+def test_the_waste_of_padding_is_shown(tmp_path):
+    text = Path(files.find("gpt2-small", "workloads", "workload")).read_text()
+    lengths = "lengths: [{tokens: 1024, sequences: 1}, {tokens: 512, sequences: 6}, {tokens: 128, sequences: 1}]"
+    text = text.replace("tokens: 1024 # recipe", "").replace("sequences: 8 ", f"{lengths} ")
+    path = tmp_path / "padded.yaml"
+    path.write_text(text)
+    result = simulate.run(str(path), policies=["bf16-mixed"])
+    assert result.job.graph.sizes["tokens"] == 1024
+    assert "padding: 3968 of 8192 tokens (48.4 %), counted as all others" in report.to_table(result, "policy")
+    said = json.loads(report.to_json(result, "policy"))["convention"]
+    assert (said["real_tokens"], said["padded_tokens"]) == (4224, 8192)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,14 @@ def training_step(
     return b.build()
 
 
+def padding(workload: Workload, document: Document) -> tuple[int, int] | None:
+    """Tokens of a micro-batch without padding, and with; None if the file does not say how long sequences are."""
+    if not workload.batch.get("lengths"):
+        return None
+    batch = validate(family(str(workload.model["family"])).Batch, document, ("batch",))
+    return batch.real_tokens, batch.rows * batch.columns
+
+
 def build(workload: Workload, document: Document) -> Graph:
     """The training step of a workload file. Raises InputError, with the place in the file, for bad sections."""
     name = workload.model.get("family")
