@@ -167,6 +167,7 @@ def published(result: Result) -> list[Record]:
 def convention(result: Result) -> Record:
     """What all numbers of a result depend on."""
     said = result.job.convention
+    lengths = padding(result.job.file, result.job.document)
     return {
         "law": said.law,
         "law_unit": LAWS[said.law].unit,
@@ -180,9 +181,7 @@ def convention(result: Result) -> Record:
         "causal_attention": "full square",
         "parameters": result.job.graph.parameters,
         "trainable_parameters": result.job.graph.trainable_parameters,
-        **dict(
-            zip(("real_tokens", "padded_tokens"), padding(result.job.file, result.job.document) or (), strict=False)
-        ),
+        **({} if lengths is None else {"real_tokens": lengths[0], "padded_tokens": lengths[1]}),
     }
 
 

@@ -11,11 +11,11 @@ import pytest
 from test_bad_input import HOSTILE, run, write
 
 from costsim import files, simulate
+from costsim.alike import classes, kernels
 from costsim.assign import assign
-from costsim.count import count, sum_rows
-from costsim.models import encoder_classifier, training_step
+from costsim.count import group_ops
+from costsim.memory import memory, of_policy
 from costsim.policy import load_policy
-from costsim.schema import Optimizer
 
 COSTSIM = str(Path(sys.executable).with_name("costsim"))
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "run-iwslt17": [COSTSIM, "run", "iwslt17-dsq.yaml"],
     "run-iwslt17-by-op-json": [COSTSIM, "run", "iwslt17-dsq.yaml", "--by", "op", "--format", "json"],
     "run-mnli": [COSTSIM, "run", "glue-mnli-dsq.yaml"],
+    "memory-gpt2-small": [COSTSIM, "memory", "gpt2-small", "--policy", "bf16-mixed", "--batch", "4,8,16,32,64"],
     "run-iwslt17-by-assumption": [COSTSIM, "run", "iwslt17-dsq.yaml", "--by", "assumption"],
 }
 
@@ -49,32 +50,31 @@ def test_all_policies_in_process(benchmark):
     assert len(result.policies) == len(names)
 
 
-# d_model, ffn_dim, heads, layers of Llama 2 7B (Touvron et al. 2023) and Llama 3 405B (Grattafiori et al. 2024); their
-# gated FFN has three matrices, so ffn_dim is 3/2 of theirs here.
-SHAPES = {"7B": (4096, 16512, 32, 32), "405B": (16384, 79872, 128, 126)}
+# Llama 2 7B as shipped, and the shape of Llama 3 405B (Grattafiori et al. 2024, table 3).
+SHAPES = {
+    "7B": [],
+    "405B": [
+        "model.layers=126",
+        "model.d_model=16384",
+        "model.ffn_dim=53248",
+        "model.heads=128",
+        "model.kv_heads=8",
+        "model.vocab=128256",
+    ],
+}
 
 
-@pytest.mark.parametrize(("shape", "policy"), [("7B", "fixed16"), ("7B", "dsq"), ("405B", "fixed16"), ("405B", "dsq")])
-def test_training_step_built_and_counted(benchmark, shape, policy):
-    d_model, ffn_dim, heads, layers = SHAPES[shape]
-    model = encoder_classifier.Model(
-        family="encoder-classifier",
-        d_model=d_model,
-        ffn_dim=ffn_dim,
-        heads=heads,
-        layers=layers,
-        vocab=32000,
-        max_positions=4096,
-        classes=2,
-    )
-    batch = encoder_classifier.Batch(sequences=1, tokens=4096)
-    optimizer = Optimizer(kind="adamw", lr=1e-4)
-    formats = load_policy(files.find(policy, "policies", "policy"))
+@pytest.mark.parametrize(("shape", "policy"), [("7B", "bf16-mixed"), ("7B", "dsq"), ("405B", "bf16-mixed")])
+def test_training_step_built_counted_and_its_memory(benchmark, shape, policy):
+    """Graph, count of all ops, and peak memory; in-process, nothing remembered from the round before."""
 
     def step():
-        assign.cache_clear()
-        graph = training_step(model, batch, optimizer)
-        return sum_rows(count(graph, assign(graph, formats)), "product")
+        for remembered in (assign, memory, classes, kernels, group_ops):
+            remembered.cache_clear()
+        job = simulate.prepare("llama-2-7b", policies=[policy], baseline=policy, assignments=SHAPES[shape])
+        result = simulate.execute(job)
+        return result, of_policy(job.graph, job.policies[0], job.convention.traffic)
 
-    total = benchmark.pedantic(step, rounds=11, warmup_rounds=1)
-    assert total.macs > 10**13
+    result, (_, peak) = benchmark.pedantic(step, rounds=11, warmup_rounds=1)
+    assert result.baseline.total.macs > 10**20
+    assert peak.peak_bytes > 10**10
