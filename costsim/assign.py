@@ -79,17 +79,28 @@ class _Choice(NamedTuple):
 
 
 _GLOBS = ("layer", "name", "op")
-_Test = tuple[int, frozenset[object]]
+_Test = tuple[int, frozenset[object], bool]
 
 
 def _tests(rule: schema.Rule) -> list[_Test]:
-    """What a rule asks of the fields that it mentions: to be one of these values, a name to match this glob."""
-    tests: list[_Test] = [(Candidate._fields.index("copy_"), frozenset((rule.copy_ or "",)))]
+    """What a rule asks of the fields that it mentions: to be one of these values, a name to match this glob, or not."""
+    tests: list[_Test] = [(Candidate._fields.index("copy_"), frozenset((rule.copy_ or "",)), True)]
     for at, name in enumerate(Candidate._fields):
         value = getattr(rule, name, None)
         if value is not None and name != "copy_":
-            tests.append((at, frozenset(value if isinstance(value, tuple) else (value,))))
+            tests.append((at, frozenset(value if isinstance(value, tuple) else (value,)), True))
+        if unwanted := getattr(rule, f"not_{name}", ()):
+            tests.append((at, frozenset(unwanted), False))
     return tests
+
+
+def _globs(rule: schema.Rule, field: str) -> set[str]:
+    """The globs of a rule over layers, names or ops."""
+    return {getattr(rule, field) or "", *getattr(rule, f"not_{field}", ())} - {""}
+
+
+def _matches(tests: list[_Test], candidate: Candidate) -> bool:
+    return all(_passes(values, candidate[at]) is wanted for at, values, wanted in tests)
 
 
 def _passes(test: frozenset[object], value: object) -> bool:
@@ -98,7 +109,8 @@ def _passes(test: frozenset[object], value: object) -> bool:
 
 def _marks(policy: Policy) -> Marks:
     """The globs of a policy's rules, and its widths."""
-    layer, name, op = (tuple(sorted({getattr(rule, field) for rule in policy.file.rules} - {None})) for field in _GLOBS)
+    rules = policy.file.rules
+    layer, name, op = (tuple(sorted(set().union(*(_globs(rule, field) for rule in rules)))) for field in _GLOBS)
     return Marks(layer, name, op, policy.widths)
 
 
@@ -109,9 +121,7 @@ class _Matching(dict[Candidate, tuple[int, ...]]):
         self.tests = [_tests(rule) for rule in policy.file.rules]
 
     def __missing__(self, candidate: Candidate) -> tuple[int, ...]:
-        matching = self[candidate] = tuple(
-            [i for i, tests in enumerate(self.tests) if all(_passes(test, candidate[at]) for at, test in tests)]
-        )
+        matching = self[candidate] = tuple([i for i, tests in enumerate(self.tests) if _matches(tests, candidate)])
         return matching
 
 
@@ -188,6 +198,12 @@ def _boxes(graph: Graph, format: Format, dims: Dims, axes: Axes) -> Axes:
     return next((run for run in runs if format.fits(graph.elements(tuple([dims[axis] for axis in run])))), axes)
 
 
+def _axis_name(dims: Dims, axis: int) -> str:
+    """The name of an axis; of several of one name (queries and keys of one length) the later ones are numbered."""
+    before = dims[:axis].count(dims[axis])
+    return f"{dims[axis]}{before + 1}" if before else dims[axis]
+
+
 class _Chains:
     """Makes the chain of each class of reads, and leaves out copies that equal their source."""
 
@@ -214,7 +230,7 @@ class _Chains:
         second_read = scale_time == "current" and format.needs_whole_tensor
         if second_read and placement == "at_producer":  # the producer finds the scale, but cannot write the copy yet
             placement, second_read = "stored", False
-        run = "." + "+".join(read.dims[axis] for axis in axes) if axes else ""
+        run = "." + "+".join(_axis_name(read.dims, axis) for axis in axes) if axes else ""
         later = ".stored" if placement == "stored" else ""
         label = f"{of.label if of else ''}@{why}.{format.name}{run}{later}"
         return (*chain, Copy(of, format, axes, placement, second_read, label, why))
@@ -224,8 +240,8 @@ class _Chains:
         rules, gemm = self.rules, read.candidate.gemm
         operand = rules.choose(read.candidate._replace(copy_="operand")) if gemm else None
         stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed or read.again else None
-        if read.again:
-            stash = None  # the rules had their say, but nothing is stashed
+        if read.again:  # nothing is stashed, but a GEMM multiplies the same formats as if it were
+            operand, stash = operand or (stash if gemm else None), None
         chain: Chain = ()
         if stash:
             chain = self.extend(chain, read, "stash", stash, last_axis(read.dims) if operand else read.axes)

@@ -62,8 +62,9 @@ class Policy:
 
     @property
     def complete(self) -> bool:
-        """Whether it says any format; if not, it only changes the policies that it is composed with."""
-        return any(rule.format is not None for rule in self.file.rules)
+        """Whether it says how weights are stored; if not, it only changes the policies that it is composed with."""
+        stored = (rule for rule in self.file.rules if rule.format is not None and rule.copy_ is None)
+        return any(rule.role is None or "weight" in rule.role for rule in stored)
 
     @property
     def recalled(self) -> bool:
@@ -97,7 +98,9 @@ def load_policies(paths: tuple[Path, ...]) -> Policy:
         return load_policy(paths[0])
     bases = [load_policy(path) for path in paths]
     name = "+".join(base.name for base in bases)
-    file = schema.Policy(description=f"{name}, composed")
+    recalled: dict[str, Any] = {"grade": "recalled"} if any(base.file.grade == "recalled" for base in bases) else {}
+    setup = ", ".join(base.file.setup or base.name for base in bases)
+    file = schema.Policy(description=f"{name}, composed", setup=setup, **recalled)
     policy = _compose(Policy(name, file, Document("+".join(map(str, paths)), {})), bases)
     _check(policy)
     return policy
@@ -125,7 +128,10 @@ def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
 
 
 def _compose(policy: Policy, bases: list[Policy]) -> Policy:
-    """The rules of the bases before its own; of what it leaves out, what the last base that says it says."""
+    """The rules of the bases before its own; of what it leaves out, what the last base that says it says.
+
+    What several bases compose comes once, where the first has it: bf16-mixed lies below all of w8-channel+a8-token.
+    """
     update: dict[str, Any] = {}
     inherited: dict[str, tuple[Document, Where]] = {}
     for base in bases:
@@ -137,9 +143,13 @@ def _compose(policy: Policy, bases: list[Policy]) -> Policy:
         name: number for file in (*(base.file for base in bases), policy.file) for name, number in file.numbers.items()
     }
     update["numbers"] = numbers
+    found: dict[tuple[str, Where], tuple[schema.Rule, tuple[Document, Where]]] = {}
+    for base in bases:
+        for rule, (document, at) in zip(base.file.rules, base.rule_places, strict=True):
+            found.setdefault((document.path, at), (rule, (document, at)))
     own = tuple((policy.document, ("rules", i)) for i in range(len(policy.file.rules)))
-    update["rules"] = (*(rule for base in bases for rule in base.file.rules), *policy.file.rules)
-    places = (*(place for base in bases for place in base.rule_places), *own)
+    update["rules"] = (*(rule for rule, _ in found.values()), *policy.file.rules)
+    places = (*(place for _, place in found.values()), *own)
     file = policy.file.model_copy(update=update)
     said = [Assumption(said, policy.document, ("assumptions", i)) for i, said in enumerate(policy.file.assumptions)]
     by_name = {its.said.name: its for its in said}

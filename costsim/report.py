@@ -207,6 +207,12 @@ def clip(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width // 2 - 1]}..{text[len(text) - (width - width // 2 - 1) :]}"
 
 
+def composed(name: str, width: int) -> str:
+    """A policy's name in so many columns: of a+b each part on a line, if it is too long."""
+    parts = name.replace("+", "\n+").split("\n") if len(name) > width else [name]
+    return "\n".join(clip(part, width) for part in parts)
+
+
 def _wrap(text: str, width: int) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
@@ -215,13 +221,18 @@ def _signed(value: float | None) -> str:
     return "n/a" if value is None else f"{100 * value:+.1f}" if abs(value) >= 0.0005 else ""
 
 
-def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
-    """Headers of a human-readable table and how to fill each column; line breaks are for terminals."""
+def _columns(result: Result, by: str, terminal: bool) -> dict[str, Callable[[Record], str]]:
+    """Headers of a human-readable table and how to fill each column; cells are cut and wrapped for terminals only."""
+    wrap = _wrap if terminal else lambda text, _: text
+    short = clip if terminal else lambda text, _: text
+    name = composed if terminal else lambda text, _: text
     unit = LAWS[result.job.convention.law].unit
     if by == "policy":
         return {
-            "policy": lambda r: clip(r["policy"], 13),
-            "setup": lambda r: "\n".join(clip(part, 14) for part in r["setup"].split(" > ")),
+            "policy": lambda r: name(r["policy"], 13),
+            "setup": lambda r: (
+                "\n".join(wrap(part, 14) for part in r["setup"].split(" > ")) if terminal else r["setup"]
+            ),
             f"arith.\n{unit}": lambda r: _short(r["arithmetic_cost"]),
             "x": lambda r: _short(r["arithmetic_reduction"]),
             "DRAM\nbit": lambda r: _short(r["dram_bits"]),
@@ -231,18 +242,18 @@ def _columns(result: Result, by: str) -> dict[str, Callable[[Record], str]]:
         }
     if by == "assumption":
         return {
-            "policy": lambda r: clip(r["policy"], 11),
-            "assumption": lambda r: _wrap(r["assumption"] if r["case"] else f"{r['policy']} {r['assumption']}", 14),
-            "as shipped": lambda r: _wrap(r["here"] + (f" ({r['grade']})" if r["grade"] else ""), 14),
-            "instead": lambda r: _wrap(r["case"], 14),
+            "policy": lambda r: short(r["policy"], 11),
+            "assumption": lambda r: wrap(r["assumption"] if r["case"] else f"{r['policy']} {r['assumption']}", 14),
+            "as shipped": lambda r: wrap(r["here"] + (f" ({r['grade']})" if r["grade"] else ""), 14),
+            "instead": lambda r: wrap(r["case"], 14),
             "arith.\nx": lambda r: _short(r["arithmetic_reduction"]),
             "\n%": lambda r: _signed(r["arithmetic_change"]),
             "DRAM\nx": lambda r: _short(r["dram_reduction"]),
             "\n% ": lambda r: _signed(r["dram_change"]),
         }
     return {
-        "policy": lambda r: clip(r["policy"], 11),
-        by: lambda r: clip(r[by], 20),
+        "policy": lambda r: short(r["policy"], 11),
+        by: lambda r: short(r[by], 20),
         "MACs": lambda r: _short(r["macs"]),
         "arith.\n%": lambda r: _percent(r["arithmetic_share"]),
         "read\nbit": lambda r: _short(r["dram_read_bits"]),
@@ -261,17 +272,18 @@ def _without_repetitions(rows: list[list[str]]) -> list[list[str]]:
     ]
 
 
-def _grid(result: Result, by: str, style: str, line_break: str) -> str:
-    columns = _columns(result, by)
+def _grid(result: Result, by: str, style: str) -> str:
+    terminal = style == "simple"
+    columns = _columns(result, by, terminal)
     found = records(result, by)
     if by == "assumption" and len({record["policy"] for record in found}) == 1:
         del columns["policy"]  # the notes name it
     elif by == "assumption":
         del columns["as shipped"]
-    rows = [[fill(record).replace("\n", line_break) for fill in columns.values()] for record in found]
+    rows = [[fill(record) for fill in columns.values()] for record in found]
     if by == "assumption":
         rows = _without_repetitions(rows)
-    headers = [header.replace("\n", line_break if line_break == "\n" else " ") for header in columns]
+    headers = [header if terminal else header.replace("\n", " ") for header in columns]
     words = 2 if by != "assumption" else 3
     align = ["left"] * words + ["right"] * (len(columns) - words)
     return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
@@ -343,18 +355,18 @@ def headline(result: Result) -> list[str]:
 
 def to_table(result: Result, by: str) -> str:
     """For a terminal, at most 80 columns."""
-    return "\n".join([_grid(result, by, "simple", "\n"), "", *notes(result)]) + "\n"
+    return "\n".join([_grid(result, by, "simple"), "", *notes(result)]) + "\n"
 
 
 def to_markdown(result: Result, by: str) -> str:
     """GitHub's pipe table and the notes."""
-    return _grid(result, by, "pipe", " > ") + "\n\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n"
+    return _grid(result, by, "pipe") + "\n\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n"
 
 
 def to_latex(result: Result, by: str) -> str:
     """A booktabs tabular, escaped; the notes as comments above it."""
     comments = "".join(f"% {line}\n" for line in notes(result))
-    return f"{comments}{_grid(result, by, 'latex_booktabs', ' > ')}\n"
+    return f"{comments}{_grid(result, by, 'latex_booktabs')}\n"
 
 
 def to_json(result: Result, by: str) -> str:

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from costsim.graph import Graph
 from costsim.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy, with_batch
 from costsim.policy import Policy
-from costsim.report import WIDTH, clip, csv_text
+from costsim.report import WIDTH, clip, composed, csv_text
 from costsim.simulate import Job
 
 Record = dict[str, Any]
@@ -122,7 +122,8 @@ def _grid(found: Sequence[Row], style: str) -> str:
     table = []
     for row in found:
         parts = [_gigabytes(row.memory.components[name]) for name in COMPONENTS]
-        table.append([clip(row.policy.name, 13), str(_sequences(row)), *parts, _gigabytes(row.memory.peak_bytes)])
+        name = composed(row.policy.name, 13) if style == "simple" else row.policy.name
+        table.append([name, str(_sequences(row)), *parts, _gigabytes(row.memory.peak_bytes)])
     align = ["left"] + ["right"] * (len(headers) - 1)
     if style == "simple":  # headers as a row: tabulate would widen each column by two, beyond 80 in all
         lines = tabulate([headers, *table], tablefmt="plain", disable_numparse=True, colalign=align).splitlines()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
-from costsim.report import WIDTH, clip
+from costsim.report import WIDTH, clip, composed
 from costsim.validate import GRADIENT_LIMIT, Validation
 
 
@@ -25,7 +25,7 @@ def to_table(found: Validation) -> str:
     )
     rows = [
         [
-            clip(check.policy, 13),
+            composed(check.policy, 13),
             check.phase + 1,
             "equal" if not check.differences else f"{len(check.differences)} differ",
             _worst(check.noise_db, " dB"),

@@ -22,8 +22,9 @@ OTHER_CONVENTIONS = [
 
 
 def job_of(workload, policies, *assignments, **options):
-    """A small job whose subjects are all policies, not those with published figures."""
-    return prepare(workload, policies, assignments=[*one_layer(workload), "published=[]", *assignments], **options)
+    """A small job whose subjects are all policies, not those with published figures, under one convention."""
+    fields = [*one_layer(workload), "published=[]", "scope=gemm", "traffic=unfused", *assignments]
+    return prepare(workload, policies, assignments=fields, **options)
 
 
 def ratios(job):
