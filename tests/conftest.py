@@ -55,6 +55,7 @@ SMALL_DECODER = {**SMALL, "family": "decoder", "layers": 2, "vocab": 11, "max_po
 LLAMA = {
     "heads": 4,
     "kv_heads": 2,
+    "head_dim": 4,
     "positions": "rotary",
     "norm_kind": "rms",
     "activation": "silu",

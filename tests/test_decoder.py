@@ -111,6 +111,11 @@ def test_adapters_alone_are_trained():
     assert states == names
 
 
+def test_adapters_that_no_layer_takes_are_refused():
+    with pytest.raises(ValueError, match="no linear layer is named like the adapters' target 'nothing'"):
+        llama_step(lora={"rank": 2, "targets": ("*.q", "nothing")})
+
+
 def test_below_the_lowest_trained_layer_there_is_no_backward():
     graph = decoder_step(trainable=("decoder.1.ffn.*", "head.*", "decoder.final.*"), tied=False)
     backward = {op.layer for op in graph.ops if op.phase == "backward"}
@@ -145,15 +150,15 @@ def test_a_glob_that_matches_nothing_is_refused():
 
 def test_grouped_queries_share_keys_and_values():
     grouped, full = llama_step(), llama_step(kv_heads=4)
-    head = 2
+    head = 4
     assert full.parameters - grouped.parameters == 2 * 2 * 8 * (4 - 2) * head
     of_scores = [macs(graph, "forward") for graph in (grouped, full)]
     assert of_scores[1] - of_scores[0] == 2 * 2 * 15 * 8 * (4 - 2) * head  # k and v of two layers: no more products
 
 
 def test_a_head_may_be_wider_than_the_model_divides():
-    graph = llama_step(head_dim=5)
-    assert graph.shape("decoder.0.self_attention.q") == (3, 5, 2, 2, 5)
+    graph = llama_step(head_dim=6)
+    assert graph.shape("decoder.0.self_attention.q") == (3, 5, 2, 2, 6)
     assert graph.shape("decoder.0.self_attention.out") == (3, 5, 8)
 
 
@@ -184,8 +189,10 @@ def test_the_waste_of_padding_is_shown(tmp_path):
     [
         ({"heads": 3}, "d_model 8 does not divide into 3 heads"),
         ({"heads": 4, "kv_heads": 3}, "4 heads do not divide into 3 kv_heads"),
+        ({"positions": "rotary", "head_dim": 5}, "rotary positions turn pairs, but a head has 5 elements"),
+        ({"experts": {"number": 2, "chosen": 1}}, "experts have no biases: say ffn_bias: false"),
     ],
 )
-def test_heads_that_do_not_divide_are_refused(changes, message):
+def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         decoder_step(**changes)

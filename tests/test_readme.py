@@ -45,6 +45,15 @@ def test_the_sensitivity_table_is_what_by_assumption_prints(tmp_path, monkeypatc
     assert done.output.startswith(table + "\n")
 
 
+SHOWN = [block.removeprefix("$ ").split("\n", 1) for language, block in BLOCKS if language == "console"]
+
+
+@pytest.mark.parametrize(("command", "expected"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_what_is_shown_is_what_is_printed(command, expected, tmp_path, monkeypatch):
+    done = run(command, tmp_path, monkeypatch)
+    assert done.output == expected
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("costsim")])
 def test_commands_run(command, tmp_path, monkeypatch):
     done = run(command, tmp_path, monkeypatch)

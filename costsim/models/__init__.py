@@ -79,6 +79,10 @@ def training_step(
     for glob in trainable:
         if not any(fnmatchcase(name, glob) for name in weights):
             raise ValueError(f"no weight is named like {one_line(glob)!r}{nearest(glob, weights)}")
+    adapted = [name.removesuffix(".lora_a.weight") for name in weights if name.endswith(".lora_a.weight")]
+    for glob in b.lora.targets if b.lora else ():
+        if not any(fnmatchcase(name, glob) for name in adapted):
+            raise ValueError(f"no linear layer is named like the adapters' target {one_line(glob)!r}")
     gradients: dict[str, str] = {}
 
     def finished(weight: str, gradient: str) -> None:

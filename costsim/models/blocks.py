@@ -150,6 +150,14 @@ _EQUATIONS = {  # scores, context; b batch, q and k positions, h heads, g groups
 }
 
 
+def _projected(b: GraphBuilder, config: Transformer, x: str, name: str, dims: Dims, rotary: Rotary | None) -> str:
+    """Queries or keys of x: the projection, normalized and turned if the model does so."""
+    y = b.linear(x, name, dims, bias=config.qkv_bias)
+    if config.qk_norm:
+        y = norm(b, config, y, f"{name}_norm")
+    return y if rotary is None else b.op("rope", y, *rotary, name=f"{name}_rope")
+
+
 def attention(
     b: GraphBuilder,
     config: Transformer,
@@ -171,15 +179,11 @@ def attention(
     of_keys: Dims = ("kv_heads", "head") if config.grouped else ("heads", "head")
     flash = config.attention == "flash"
     with b.scope(name):
-        q = b.linear(query, "q", of_queries, bias=config.qkv_bias)
-        k = b.linear(memory, "k", of_keys, bias=config.qkv_bias)
-        v = b.linear(memory, "v", of_keys, bias=config.qkv_bias)
-        if config.qk_norm:
-            q, k = norm(b, config, q, "q_norm"), norm(b, config, k, "k_norm")
-        if rotary is not None:
-            q = b.op("rope", q, *rotary, name="q_rope")
-            k = b.op("rope", k, *rotary, name="k_rope")
+        # What belongs to one projection comes right after it, so that it can be its epilogue.
+        q = _projected(b, config, query, "q", of_queries, rotary)
         q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.head_size))
+        k = _projected(b, config, memory, "k", of_keys, rotary)
+        v = b.linear(memory, "v", of_keys, bias=config.qkv_bias)
         again = flash or config.checkpointing == "selective"
         with b.segment_if(again, "flash" if flash else "core", kernel=flash) as kept:
             scores_equation, context_equation = _EQUATIONS[config.grouped]

@@ -53,6 +53,17 @@ class Model(Transformer):
     tied: bool = Field(default=True, description="the head is the embedding")
     experts: Experts | None = None
 
+    @model_validator(mode="after")
+    def _fits(self) -> "Model":
+        clash = None
+        if self.positions == "rotary" and self.head_size % 2:
+            clash = f"rotary positions turn pairs, but a head has {self.head_size} elements"
+        elif self.experts and self.ffn_bias:
+            clash = "experts have no biases: say ffn_bias: false"
+        if clash:
+            raise PydanticCustomError("value_error", "{clash}", {"clash": clash})
+        return self
+
 
 class Batch(Padded):
     """One micro-batch. Packed sequences, as in pre-training, need no mask."""
@@ -92,6 +103,7 @@ def _experts(b: GraphBuilder, config: Model, x: str) -> str:
 
         gate = (lambda: linear(y, "fc3", "model", "ffn")) if config.gated else None
         inside = activate(b, config, linear(y, "fc1", "model", "ffn"), gate)
+        inside = b.dropout(inside, config.activation_dropout)
         return b.op("combine", linear(inside, "fc2", "ffn", "model"), gates, index, name="combine")
 
 

@@ -1,152 +1,29 @@
-"""Both families in PyTorch, trained on the same numbers. Run with: python -m pytest tests/pytorch (extra `torch`).
+"""All families in PyTorch, trained on the same numbers. Run with: python -m pytest tests/pytorch (extra `torch`).
 
 The same weights and batches go through the reference and through modules of torch.nn: losses, gradients of all weights,
-clipping and updates must agree. Modules are named as the graph names its weights.
+clipping and updates must agree.
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_CLASSIFIER, SMALL_ENCODER_DECODER, adamw
+from conftest import EXPERTS, LLAMA, SMALL_CLASSIFIER, SMALL_DECODER, SMALL_ENCODER_DECODER, adamw
 from torch import nn
 from torch.nn import functional as F
+from torch_models import Experts, Table, make_model
 
 from costsim.graph import Graph
-from costsim.models import encoder_classifier, encoder_decoder, family, training_step
+from costsim.models import decoder, encoder_classifier, encoder_decoder, family, training_step
 from costsim.models.blocks import Transformer
 from costsim.reference import run
 from costsim.simulate import prepare
 from costsim.validate import draw_batch, draw_weights, gradient_of, shrink
 
 torch.set_num_threads(1)  # the tensors are tiny
-
-# --- the models -------------------------------------------------------------------------------------------------------
-
-
-def attention_mask(keep, causal_length=None):
-    """True where a query may look: [batch or 1, heads (1), queries or 1, keys]; None if it may everywhere."""
-    mask = None if keep is None else keep[:, None, None, :]
-    if causal_length is not None:
-        past = torch.ones(causal_length, causal_length, dtype=torch.bool).tril()
-        mask = past if mask is None else mask & past
-    return mask
-
-
-class Attention(nn.Module):
-    def __init__(self, config, sizes):
-        super().__init__()
-        self.split = sizes["heads"], sizes["head"]
-        self.scale = 1 / math.sqrt(config.d_model // config.heads)  # of the real sizes, where these are shrunk
-        inner = math.prod(self.split)
-        self.q, self.k, self.v = (nn.Linear(sizes["model"], inner) for _ in range(3))
-        self.out = nn.Linear(inner, sizes["model"])
-
-    def forward(self, query, memory, mask):
-        projected = self.q(query), self.k(memory), self.v(memory)
-        q, k, v = (x.unflatten(-1, self.split).transpose(1, 2) for x in projected)
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
-        return self.out(context.transpose(1, 2).flatten(2))
-
-
-class FeedForward(nn.Module):
-    def __init__(self, config, sizes):
-        super().__init__()
-        self.fc1 = nn.Linear(sizes["model"], sizes["ffn"])
-        self.activation = {"relu": nn.ReLU, "gelu": nn.GELU}[config.activation]()
-        self.fc2 = nn.Linear(sizes["ffn"], sizes["model"])
-
-    def forward(self, x):
-        return self.fc2(self.activation(self.fc1(x)))
-
-
-class Layer(nn.Module):
-    """Of an encoder, or of a decoder if it is given memory."""
-
-    def __init__(self, config, sizes, decoder=False):
-        super().__init__()
-        self.pre = config.norm == "pre"
-        self.self_attention = Attention(config, sizes)
-        self.self_attention_norm = nn.LayerNorm(sizes["model"], config.norm_eps)
-        if decoder:
-            self.cross_attention = Attention(config, sizes)
-            self.cross_attention_norm = nn.LayerNorm(sizes["model"], config.norm_eps)
-        self.ffn = FeedForward(config, sizes)
-        self.ffn_norm = nn.LayerNorm(sizes["model"], config.norm_eps)
-
-    def residual(self, x, norm, part):
-        return x + part(norm(x)) if self.pre else norm(x + part(x))
-
-    def forward(self, x, mask, memory=None, memory_mask=None):
-        x = self.residual(x, self.self_attention_norm, lambda y: self.self_attention(y, y, mask))
-        if memory is not None:
-            x = self.residual(x, self.cross_attention_norm, lambda y: self.cross_attention(y, memory, memory_mask))
-        return self.residual(x, self.ffn_norm, self.ffn)
-
-
-class EncoderDecoder(nn.Module):
-    def __init__(self, config, sizes):
-        super().__init__()
-        self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
-        d = sizes["model"]
-        self.embedding = nn.ModuleDict({"target": nn.Embedding(sizes["target_vocab"], d)})
-        target = self.embedding["target"]
-        self.embedding["source"] = target if config.tied == "all" else nn.Embedding(sizes["source_vocab"], d)
-        if config.positions == "learned":
-            for side in ("source", "target"):
-                self.embedding[f"{side}_position_table"] = nn.Embedding(sizes["positions"], d)
-        self.encoder = nn.ModuleList(Layer(config, sizes) for _ in range(config.encoder_layers))
-        self.decoder = nn.ModuleList(Layer(config, sizes, decoder=True) for _ in range(config.decoder_layers))
-        self.encoder_final_norm, self.decoder_final_norm = (
-            nn.LayerNorm(d, config.norm_eps) if config.final_norm else nn.Identity() for _ in range(2)
-        )
-        self.head = nn.ModuleDict({"logits": nn.Linear(d, sizes["target_vocab"], bias=False)})
-        if config.tied != "none":
-            self.head["logits"].weight = target.weight
-
-    def embed(self, side, batch):
-        at, name = batch[f"embedding.{side}_positions"], f"{side}_position_table"
-        positions = self.embedding[name](at) if name in self.embedding else batch[f"embedding.{name}"][at]
-        return self.embedding[side](batch[f"embedding.{side}_ids"]) * self.scale + positions
-
-    def forward(self, batch):
-        x, y = self.embed("source", batch), self.embed("target", batch)
-        mask = attention_mask(batch.get("embedding.source_keep"))
-        target_mask = attention_mask(batch.get("embedding.target_keep"), y.shape[1])
-        for layer in self.encoder:
-            x = layer(x, mask)
-        x = self.encoder_final_norm(x)
-        for layer in self.decoder:
-            y = layer(y, target_mask, x, mask)
-        return self.head["logits"](self.decoder_final_norm(y))
-
-
-class EncoderClassifier(nn.Module):
-    def __init__(self, config, sizes):
-        super().__init__()
-        d = sizes["model"]
-        rows = {"tokens": "vocab", "positions": "positions"} | ({"types": "types"} if config.token_types else {})
-        self.tables = tuple(rows)
-        self.embedding = nn.ModuleDict({table: nn.Embedding(sizes[dim], d) for table, dim in rows.items()})
-        self.embedding["norm"] = nn.LayerNorm(d, config.norm_eps)
-        self.encoder = nn.ModuleList(Layer(config, sizes) for _ in range(config.layers))
-        self.head = nn.ModuleDict({"norm": nn.LayerNorm(d, config.norm_eps) if config.norm == "pre" else nn.Identity()})
-        self.head["dense"] = nn.Linear(d, sizes["pooled"])
-        self.head["logits"] = nn.Linear(sizes["pooled"], sizes["classes"])
-
-    def forward(self, batch):
-        x = sum(self.embedding[table](batch[f"embedding.{table}.ids"]) for table in self.tables)
-        x = self.embedding["norm"](x)
-        for layer in self.encoder:
-            x = layer(x, attention_mask(batch.get("embedding.keep")))
-        x = self.head["norm"](x)[:, 0]
-        return self.head["logits"](torch.tanh(self.head["dense"](x)))
-
-
-MODELS = {"encoder-decoder": EncoderDecoder, "encoder-classifier": EncoderClassifier}
-
 
 # --- the same numbers on both sides -----------------------------------------------------------------------------------
 
@@ -158,24 +35,37 @@ class Case(NamedTuple):
     optimizer: object
 
 
+WIDER = {"d_model": 16}  # heads of 4: of 2, any way to pair them for turning is the same
+DROPLESS = {"capacity_factor": EXPERTS["experts"]["number"] / EXPERTS["experts"]["chosen"]}
 SMALL = {
     "encoder-decoder": (encoder_decoder, SMALL_ENCODER_DECODER, {"source_tokens": 5, "target_tokens": 4}),
     "encoder-classifier": (encoder_classifier, SMALL_CLASSIFIER, {"tokens": 5}),
+    "decoder": (decoder, SMALL_DECODER, {"tokens": 5}),
+    "llama": (decoder, SMALL_DECODER | LLAMA | WIDER, {"tokens": 5}),
+    # As many slots as there are tokens: nothing is left out.
+    "experts": (decoder, SMALL_DECODER | LLAMA | WIDER | {"experts": EXPERTS["experts"] | DROPLESS}, {"tokens": 5}),
 }
 
 
-def small(family, micro_batches=1, smoothing=0.1, padding_mask=True, optimizer=None, **changes):
+def small(
+    family, micro_batches=1, smoothing=0.1, padding_mask=True, optimizer=None, trainable=("*",), experts=None, **changes
+):
     module, model, tokens = SMALL[family]
+    if experts is not None:
+        changes["experts"] = model["experts"] | experts
     config = module.Model(**{**model, **changes})
     batch = module.Batch(sequences=3, padding_mask=padding_mask, **tokens)
     optimizer = optimizer or adamw()
-    graph = training_step(config, batch, optimizer, micro_batches, smoothing)
+    graph = training_step(config, batch, optimizer, micro_batches, smoothing, trainable)
     return Case(config, graph, smoothing, optimizer)
 
 
 SHIPPED = {  # what is set besides: the depth here, not by `shrink`, so that the config has it too
     "iwslt17-dsq": ("model.encoder_layers=2", "model.decoder_layers=2"),
     "glue-mrpc-dsq": ("model.layers=2", "model.head_dropout=0"),
+    "gpt2-small": ("model.layers=2", "model.max_positions=1025"),  # `shrink` keeps the order of sizes: not below tokens
+    "llama-small": ("model.layers=2",),
+    "mixtral-8x7b": ("model.layers=2",),
 }
 
 
@@ -184,18 +74,36 @@ def shipped(workload, *assignments):
     rates = [f"model.{name}=0" for name in ("dropout", "attention_dropout", "activation_dropout")]
     job = prepare(workload, assignments=[*rates, *SHIPPED[workload], *assignments])
     config = family(job.file.model["family"]).Model(**job.file.model)
-    return Case(config, shrink(job), job.file.label_smoothing, job.file.optimizer)
+    graph = shrink(job)
+    if "embedding.cos" in graph.tensors:  # halves are turned against each other
+        graph = replace(graph, sizes={**graph.sizes, "head": 6})
+    return Case(config, graph, job.file.label_smoothing, job.file.optimizer)
 
 
-def draw_batches(graph, dtype, step=1):
-    """Batches with some labels to ignore, never the first."""
-    rng = np.random.default_rng(step)
+def rotary_tables(length, width, dtype):
+    """As transformers' LlamaRotaryEmbedding makes them."""
+    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
+    angles = np.outer(np.arange(length), frequencies)
+    return {name: np.tile(f(angles), 2).astype(dtype) for name, f in (("cos", np.cos), ("sin", np.sin))}
+
+
+def draw_batches(case, dtype, step=1):
+    """Batches with positions as they are in use, and some labels to ignore, never the first."""
+    rng, graph = np.random.default_rng(step), case.graph
     batches = [draw_batch(graph, rng, dtype) for _ in range(graph.micro_batches)]
     for batch in batches:
         labels = batch["head.labels"]
         ignored = rng.random(labels.shape) < 0.3
         ignored.flat[0] = False
         labels[ignored] = -1
+        for name in ("embedding.source_positions", "embedding.target_positions"):
+            if name in batch:
+                batch[name][:] = np.arange(batch[name].shape[-1]) + case.config.position_offset
+        if case.config.family == "decoder" and case.config.positions == "learned":
+            batch["embedding.positions.ids"] = np.arange(graph.sizes["tokens"])
+        elif case.config.family == "decoder":
+            tables = rotary_tables(graph.sizes["tokens"], graph.sizes["head"], dtype)
+            batch |= {f"embedding.{name}": table for name, table in tables.items()}
     return batches
 
 
@@ -206,12 +114,12 @@ def as_torch(weights_or_batch):
 class Twin:
     """The PyTorch model of a case with given weights."""
 
-    def __init__(self, case, weights):
-        self.model = MODELS[case.config.family](case.config, case.graph.sizes)
+    def __init__(self, case, weights, eager=False):
+        self.model = make_model(case.config, case.graph.sizes, eager)
         self.model.to(torch.tensor(next(iter(weights.values()))).dtype)
-        # Linear layers hold [out, in], the graph [in, out]; without a bias it is the head, a table on both sides.
+        # Linear layers hold [out, in], the graph [in, out].
         modules = self.model.named_modules()
-        self.turned = {f"{name}.weight" for name, m in modules if isinstance(m, nn.Linear) and m.bias is not None}
+        self.turned = {f"{name}.weight" for name, m in modules if isinstance(m, nn.Linear) and not isinstance(m, Table)}
         self.parameters = {
             name.replace("_final_norm", ".final.norm").replace("_table.weight", "_table"): parameter
             for name, parameter in self.model.named_parameters()
@@ -219,6 +127,8 @@ class Twin:
         assert set(self.parameters) == set(weights)
         for name, parameter in self.parameters.items():
             parameter.data.copy_(self.like(name, weights[name]))
+            parameter.requires_grad_(case.graph.tensors[name].trainable)
+        self.trained = {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
 
     def like(self, name, x):
         """A weight, gradient or state of the graph in the shape and order of the parameter."""
@@ -236,6 +146,11 @@ class Twin:
             found.append(loss.item())
         return found
 
+    @property
+    def dropped(self):
+        """How many choices of experts were left out because these were full."""
+        return sum(module.dropped for module in self.model.modules() if isinstance(module, Experts))
+
 
 def distance(ours, theirs, least=0.0):
     """The norm of the difference, relative to the norm of theirs or to `least`, the larger."""
@@ -245,6 +160,18 @@ def distance(ours, theirs, least=0.0):
 # --- losses and gradients ---------------------------------------------------------------------------------------------
 
 
+MASKED_LM = {"task_head": "masked-lm", "classes": None}
+BART = {
+    "tied": "all",
+    "source_vocab": 13,
+    "positions": "learned",
+    "max_positions": 11,
+    "position_offset": 2,
+    "embedding_norm": True,
+    "scale_embedding": False,
+    "logits_bias": True,
+    "activation": "gelu",
+}
 CASES = {
     "translation": ("encoder-decoder", {}),
     "translation-pre": ("encoder-decoder", {"norm": "pre", "heads": 4, "padding_mask": False}),
@@ -268,6 +195,51 @@ CASES = {
     "classifier-pre": ("encoder-classifier", {"norm": "pre", "activation": "gelu", "micro_batches": 3}),
     "classifier-no-types": ("encoder-classifier", {"token_types": 0, "padding_mask": False, "norm_eps": 0.1}),
     "classifier-types": ("encoder-classifier", {"token_types": 2, "activation": "gelu", "micro_batches": 3}),
+    "bert": ("encoder-classifier", {"task_head": "bert", "token_types": 2, "activation": "gelu", "smoothing": 0.0}),
+    "masked-lm": ("encoder-classifier", MASKED_LM | {"activation": "gelu", "smoothing": 0.0}),
+    "masked-lm-pre": ("encoder-classifier", MASKED_LM | {"norm": "pre", "activation": "gelu_new", "micro_batches": 3}),
+    "masked-lm-by-steps": ("encoder-classifier", MASKED_LM | {"activation": "gelu_new", "fused_activation": False}),
+    "masked-lm-rms": (
+        "encoder-classifier",
+        MASKED_LM | {"norm_kind": "rms", "activation": "silu", "gated": True, "kv_heads": 1, "qk_norm": True},
+    ),
+    "bart": ("encoder-decoder", BART),
+    "bart-untied": ("encoder-decoder", BART | {"tied": "none", "source_vocab": 11, "norm": "pre", "final_norm": True}),
+    "marian": (
+        "encoder-decoder",
+        {"tied": "all", "source_vocab": 13, "logits_bias": True, "activation": "silu", "micro_batches": 3},
+    ),
+    "translation-like-llama": (
+        "encoder-decoder",
+        {name: choice for name, choice in LLAMA.items() if name not in ("positions", "tied")}
+        | {"norm": "pre", "final_norm": True, "qk_norm": True, "head_dim": 6, "embedding_norm": True},
+    ),
+    "gpt2": ("decoder", {}),
+    "gpt2-no-padding": ("decoder", {"padding_mask": False, "micro_batches": 3, "smoothing": 0.0}),
+    "gpt2-by-steps": ("decoder", {"fused_activation": False}),
+    "gpt2-untied": ("decoder", {"tied": False, "norm_eps": 0.1, "qkv_bias": False}),
+    "gpt2-wide-heads": ("decoder", {"head_dim": 7, "qk_norm": True, "out_bias": False, "micro_batches": 3}),
+    "gpt1": ("decoder", {"norm": "post", "final_norm": False, "smoothing": 0.0}),
+    "opt": ("decoder", {"activation": "relu", "ffn_bias": False}),
+    "multi-query": ("decoder", {"kv_heads": 1, "activation": "gelu"}),
+    "llama": ("llama", {}),
+    "llama-no-padding": ("llama", {"padding_mask": False, "micro_batches": 3, "smoothing": 0.0}),
+    "llama-by-steps": ("llama", {"fused_activation": False}),
+    "llama-all-heads": ("llama", {"kv_heads": None, "norm_eps": 0.1}),
+    "llama-tied": ("llama", {"tied": True, "micro_batches": 3}),
+    "llama-gelu": ("llama", {"activation": "gelu", "ffn_bias": True, "norm": "post"}),
+    "llama-gelu-new": ("llama", {"activation": "gelu_new", "final_norm": False}),
+    "qwen2": ("llama", {"qkv_bias": True, "norm_eps": 1e-6}),
+    "qwen3": ("llama", {"qk_norm": True, "head_dim": 6, "norm_eps": 1e-6}),
+    "qwen3-layer-norm": ("llama", {"qk_norm": True, "head_dim": 6, "norm_kind": "layer", "heads": 6, "kv_heads": 3}),
+    "mixtral": ("experts", {}),
+    "mixtral-no-padding": ("experts", {"padding_mask": False, "micro_batches": 3, "smoothing": 0.0}),
+    "mixtral-by-steps": ("experts", {"fused_activation": False}),
+    "mixtral-as-they-are": ("experts", {"experts": {"renormalize": False}}),
+    "mixtral-one": ("experts", {"experts": {"chosen": 1, "renormalize": False, "capacity_factor": 3}}),
+    "mixtral-all": ("experts", {"experts": {"chosen": 3, "capacity_factor": 1}}),
+    "mixtral-of-many": ("experts", {"experts": {"number": 40, "capacity_factor": 20}}),  # some experts get no token
+    "experts-of-gpt2": ("experts", {"gated": False, "activation": "gelu_new", "norm_kind": "layer", "norm": "post"}),
 }
 
 # What differences are relative to: the gradient's norm, or this part of the norm of all if that is larger, as a key
@@ -277,27 +249,105 @@ DTYPES = pytest.mark.parametrize(
 )
 
 
-def compare_gradients(case, dtype, limit, part, smoothing=None):
+def compare_gradients(case, dtype, limit, part, smoothing=None, eager=False):
     graph = case.graph
     weights = draw_weights(graph, np.random.default_rng(1), dtype)
-    batches = draw_batches(graph, dtype)
+    batches = draw_batches(case, dtype)
     done = run(graph, weights, batches)
-    twin = Twin(case, weights)
+    twin = Twin(case, weights, eager)
     losses = twin.losses(batches, case.smoothing if smoothing is None else smoothing)
     assert done.losses == pytest.approx(losses, rel=limit)
     assert math.fsum(done.losses) == pytest.approx(math.fsum(losses), rel=limit)
-    theirs = {name: parameter.grad for name, parameter in twin.parameters.items()}
+    assert set(twin.trained) == {name for name in weights if gradient_of(graph, name) in graph.tensors}
+    theirs = {name: parameter.grad for name, parameter in twin.trained.items()}
     least = part * math.hypot(*(float(gradient.norm()) for gradient in theirs.values()))
+    assert least > 0
     for name, gradient in theirs.items():
         ours = twin.like(name, done.values[gradient_of(graph, name)])
         assert distance(ours, gradient, least) <= limit, name
+    return twin
 
 
 @DTYPES
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradients(name, dtype, limit, part):
     family, changes = CASES[name]
-    compare_gradients(small(family, **changes), dtype, limit, part)
+    twin = compare_gradients(small(family, **changes), dtype, limit, part)
+    assert twin.dropped == 0
+
+
+@DTYPES
+@pytest.mark.parametrize("name", ["bart", "gpt2", "llama", "qwen3", "multi-query"])
+def test_keys_of_groups_repeated_and_scores_by_hand(name, dtype, limit, part):
+    family, changes = CASES[name]
+    compare_gradients(small(family, **changes), dtype, limit, part, eager=True)
+
+
+WAYS = {
+    "flash": {"attention": "flash"},
+    "selective": {"checkpointing": "selective"},
+    "full": {"checkpointing": "full"},
+    "full-flash": {"checkpointing": "full", "attention": "flash"},
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-by-steps", "qwen3", "mixtral", "gpt1", "bart", "masked-lm"])
+def test_made_again_for_the_backward(name, way, dtype, limit, part):
+    family, changes = CASES[name]
+    compare_gradients(small(family, **changes, **WAYS[way]), dtype, limit, part)
+
+
+@DTYPES
+def test_tokens_beyond_the_capacity_are_left_out(dtype, limit, part):
+    experts = {"capacity_factor": 0.6}
+    twin = compare_gradients(small("experts", experts=experts, micro_batches=3), dtype, limit, part)
+    assert twin.dropped > 0
+
+
+LORA = {"lora": {"rank": 2, "alpha": 4, "targets": ("*.q", "*.v")}}
+EVERYWHERE = {"lora": {"rank": 3, "alpha": 4, "targets": ("*",)}}
+ADAPTERS = ("*.lora_*",)
+TRAINABLE = {
+    "lora": ("llama", LORA | {"trainable": ADAPTERS}),
+    "lora-gpt2": ("decoder", LORA | {"trainable": ADAPTERS, "micro_batches": 3}),
+    "lora-everywhere": ("llama", EVERYWHERE | {"trainable": ADAPTERS, "micro_batches": 3}),
+    "lora-of-experts": ("experts", EVERYWHERE | {"trainable": ADAPTERS}),
+    "lora-bert": ("encoder-classifier", EVERYWHERE | {"trainable": (*ADAPTERS, "head.*")}),
+    "lora-bart": ("encoder-decoder", LORA | BART | {"trainable": ADAPTERS}),
+    "lora-and-all": ("llama", EVERYWHERE),
+    "biases": ("decoder", {"trainable": ("*.bias",), "micro_batches": 3}),
+    "last-layer": ("llama", {"trainable": ("decoder.1.*",)}),
+    "norms": ("llama", {"trainable": ("*norm.weight",), "qk_norm": True}),
+    "values": ("decoder", {"trainable": ("decoder.*.v.weight",)}),
+    "keys": ("llama", {"trainable": ("decoder.1.*.k.weight",)}),
+    "gate": ("llama", {"trainable": ("decoder.0.ffn.fc1.weight",)}),
+    "gated": ("llama", {"trainable": ("decoder.0.ffn.fc3.weight",), "fused_activation": False}),
+    "routers": ("experts", {"trainable": ("*.router.weight",)}),
+    "last-expert-gate": ("experts", {"trainable": ("decoder.1.experts.fc3.weight",)}),
+    "head": ("llama", {"trainable": ("head.*",), "micro_batches": 3}),
+    "embedding": ("llama", {"trainable": ("embedding.*",)}),
+    "tied-table": ("decoder", {"trainable": ("embedding.tokens.weight",)}),
+    "positions": ("decoder", {"trainable": ("embedding.positions.weight",)}),
+    "cross-attention": ("encoder-decoder", {"trainable": ("decoder.*.cross_attention.*",)}),
+    "encoder": ("encoder-decoder", {"trainable": ("encoder.0.*.k.weight",), "tied": "all", "source_vocab": 13}),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("way", ["plain", *WAYS])
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_only_what_is_trained_has_a_gradient(name, way, dtype, limit, part):
+    family, changes = TRAINABLE[name]
+    case = small(family, **changes, **WAYS.get(way, {}))
+    twin = compare_gradients(case, dtype, limit, part)
+    graph = case.graph
+    assert {op.inputs[0] for op in graph.ops if op.phase == "update"} == set(twin.trained)
+    for tensor in graph.tensors.values():
+        if tensor.role == "weight_gradient" and tensor.name.partition(".grad")[0] not in twin.trained:
+            # One kernel makes both gradients of a layer norm.
+            assert graph.producer[tensor.name].kind.name == "layer_norm_grad_weights", tensor.name
 
 
 @DTYPES
@@ -323,29 +373,30 @@ def compare_updates(case, dtype, limit):
     held = weights = draw_weights(graph, np.random.default_rng(0), dtype)
     twin = Twin(case, weights)
     optimizer = OPTIMIZERS[hyper.kind](
-        twin.parameters.values(),
+        twin.trained.values(),
         lr=hyper.lr,
         betas=(hyper.beta1, hyper.beta2),
         eps=hyper.eps,
         weight_decay=hyper.weight_decay,
     )
     for step in range(1, STEPS + 1):
-        values = run(graph, held, draw_batches(graph, dtype, step), step=step).values
-        for name, parameter in twin.parameters.items():
+        values = run(graph, held, draw_batches(case, dtype, step), step=step).values
+        for name, parameter in twin.trained.items():
             parameter.grad = twin.like(name, values[gradient_of(graph, name)])
         if hyper.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(twin.parameters.values(), hyper.clip_norm)
+            norm = nn.utils.clip_grad_norm_(twin.trained.values(), hyper.clip_norm)
             assert (norm > hyper.clip_norm) == (values["clip.factor"] < 1)
-            for name, parameter in twin.parameters.items():
+            for name, parameter in twin.trained.items():
                 ours = twin.like(name, values[f"{gradient_of(graph, name)}.clipped"])
                 assert distance(ours, parameter.grad) <= limit, name
         optimizer.step()
-        for name, parameter in twin.parameters.items():
+        for name, parameter in twin.trained.items():
             state = optimizer.state[parameter]
             theirs = {"": parameter.data, ".m": state["exp_avg"], ".v": state["exp_avg_sq"]}
             for of, x in theirs.items():
                 assert distance(twin.like(name, values[f"{name}{of}.next"]), x) <= limit, f"{name}{of}, step {step}"
-        held = {f"{name}{of}": values[f"{name}{of}.next"] for name in weights for of in ("", ".m", ".v")}
+        next_ones = {f"{name}{of}": values[f"{name}{of}.next"] for name in twin.trained for of in ("", ".m", ".v")}
+        held = weights | next_ones
     return values
 
 
