@@ -5,9 +5,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from costsim import files, formats, models, ops, schema
+from costsim import files, formats, hardware, models, ops, schema
 from costsim.errors import InputError, nearest, one_line
 from costsim.formats import Format
+from costsim.hardware import Hardware, Rate
 from costsim.kinds import Kind
 
 
@@ -33,6 +34,35 @@ def _format_line(format: Format) -> str:
     )
 
 
+def _ridge_points(device: Hardware) -> str:
+    """The ridge point of every format that a device multiplies with itself; `?` after what nobody has looked up."""
+    by_ridge: dict[str, list[str]] = {}
+    own = [rate for rate in device.shown_rates if rate.a.name == rate.b.name]
+    for rate in sorted(own, key=lambda rate: rate.mac_per_s):
+        ridge = hardware.ridge_point(device, rate)
+        known = rate.verified and "dram_bytes_per_s" not in device.unverified
+        by_ridge.setdefault("n/a" if ridge is None else f"{float(ridge):.4g}", []).append(
+            f"{_operand(rate, own)}{'' if known else '?'}"
+        )
+    points = ", ".join(f"{ridge} {' '.join(names)}" for ridge, names in by_ridge.items())
+    marked = " (?: unverified)" if "?" in points else ""
+    return f"ridge point in op/byte: {points}{marked}"
+
+
+def _operand(rate: Rate, others: list[Rate]) -> str:
+    """The operands' format, with the accumulator's where the device has several for it."""
+    several = sum(other.a.name == rate.a.name for other in others) > 1
+    return f"{rate.a.name}+{rate.accumulator.name}" if several else rate.a.name
+
+
+def _hardware() -> dict[str, str]:
+    found = {}
+    for name, path in files.list_shipped("hardware_profiles").items():
+        device = hardware.load_hardware(str(path))
+        found[name] = f"{device.description}; {_ridge_points(device)}"
+    return found
+
+
 def _formats() -> dict[str, str]:
     return {name: _format_line(formats.parse_format(name)) for name in formats.EXAMPLES}
 
@@ -45,7 +75,7 @@ def _ops() -> dict[str, str]:
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "workloads": _files("workloads"),
     "policies": _files("policies"),
-    "hardware": _files("hardware_profiles"),
+    "hardware": _hardware,
     "formats": _formats,
     "ops": _ops,
 }
@@ -91,7 +121,7 @@ def _describe_kind(kind: Kind) -> str:
 def describe(name: str) -> str:
     """A shipped file's text, or what a format or op kind is. Raises InputError with the nearest name."""
     stem = name.removesuffix(".yaml")
-    for folder in ("workloads", "policies"):
+    for folder in ("workloads", "policies", "hardware_profiles"):
         shipped = files.list_shipped(folder)
         if stem in shipped:
             return files.read_text(shipped[stem])
@@ -108,9 +138,10 @@ def describe(name: str) -> str:
 
 
 def json_schema(what: str) -> str:
-    """The JSON schema of a `workload` (with every model family) or a `policy` file."""
-    if what == "policy":
-        return json.dumps(schema.Policy.model_json_schema(), indent=2) + "\n"
+    """The JSON schema of a `workload` (with every model family), a `policy` or a `hardware` file."""
+    if what != "workload":
+        sections: dict[str, type[schema.Strict]] = {"policy": schema.Policy, "hardware": schema.Hardware}
+        return json.dumps(sections[what].model_json_schema(), indent=2) + "\n"
     found = schema.Workload.model_json_schema()
     for part, class_name in (("model", "Model"), ("batch", "Batch")):
         variants = []

@@ -254,7 +254,7 @@ def list_(what: str) -> None:
 @main.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a shipped workload or policy with its sources, a format, or an op kind.
+    """Print a shipped workload, policy or hardware profile with its sources, a format, or an op kind.
 
     \b
     costsim show dsq
@@ -266,7 +266,7 @@ def show(name: str) -> None:
 
 
 @main.command()
-@click.argument("what", type=click.Choice(("workload", "policy")))
+@click.argument("what", type=click.Choice(("workload", "policy", "hardware")))
 def schema(what: str) -> None:
     """Print the JSON schema of a file, for editors and checks.
 

@@ -22,7 +22,7 @@ LEVELS = [
     ["ops"],
     ["graph"],
     ["autodiff", "import_tables"],
-    ["alike", "policy"],
+    ["alike", "policy", "hardware"],
     ["assign", "schedule"],
     ["reference"],
     ["count"],

@@ -1,0 +1,267 @@
+"""A checked hardware profile as plain data, and which of its multipliers a pair of formats runs on."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from costsim import files, schema
+from costsim.errors import InputError, nearest, one_line
+from costsim.files import Document
+from costsim.formats import ON_A_GRID, Format, holds, parse_format
+
+BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """MACs a second of one triple of formats; either order of the operands is meant."""
+
+    a: Format
+    b: Format
+    accumulator: Format
+    mac_per_s: int
+    verified: bool
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The formats, for tables."""
+        return f"{self.a.name} x {self.b.name} + {self.accumulator.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class BitSerial:
+    """A multiplier that takes A x B cycles for a MAC of A by B bits, of integers only."""
+
+    bit_product_per_s: int
+    accumulator: Format
+    verified: bool
+    source: str
+
+    def rate(self, a_bits: int, b_bits: int) -> Rate:
+        """The rate of a pair of widths, rounded down to whole MACs a second."""
+        a, b = parse_format(f"int{a_bits}"), parse_format(f"int{b_bits}")
+        return Rate(a, b, self.accumulator, self.bit_product_per_s // (a_bits * b_bits), self.verified, self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """A device. Peaks are as printed; an efficiency is the part of a peak that is reached. None: not known.
+
+    `source` has the text of every figure's source by field, with note and disagreement; `unverified` names the fields
+    whose figures nobody has looked up.
+    """
+
+    name: str
+    description: str
+    memory: str
+    rates: tuple[Rate, ...]
+    bit_serial: BitSerial | None
+    vector_op_per_s: int | None
+    dram_bytes_per_s: int | None
+    dram_bytes: int | None
+    on_chip_bytes: int | None
+    launch_s: float
+    static_w: float | None
+    tdp_w: float | None
+    node_nm: float | None
+    year: int | None
+    energy_table: str | None
+    mac_efficiency: float
+    vector_efficiency: float
+    dram_efficiency: float
+    unverified: frozenset[str]
+    source: Mapping[str, str] = field(compare=False)
+
+    @property
+    def shown_rates(self) -> tuple[Rate, ...]:
+        """The rates to list and to plot: a bit-serial device has one for any two widths, here a few equal ones."""
+        serial = self.bit_serial
+        return self.rates + (tuple(serial.rate(bits, bits) for bits in BIT_SERIAL_SHOWN) if serial else ())
+
+
+def load_hardware(name: str) -> Hardware:
+    """The device of a profile: a path, or a shipped name with or without .yaml.
+
+    Raises InputError for a file that cannot be read, is of another schema version, or breaks the schema.
+    """
+    path = files.find(name, "hardware_profiles", "hardware profile")
+    document = files.parse_yaml(files.read_text(path), str(path))
+    _check_version(document)
+    file = schema.validate(schema.Hardware, document)
+    _check_sources(document, file)
+    return Hardware(
+        name=path.stem,
+        description=file.description,
+        memory=file.memory,
+        rates=_rates(document, file),
+        bit_serial=_bit_serial(document, file),
+        vector_op_per_s=_whole(file.vector_op_per_s),
+        dram_bytes_per_s=_whole(file.dram_bytes_per_s),
+        dram_bytes=_whole(file.dram_bytes),
+        on_chip_bytes=_whole(file.on_chip_bytes),
+        launch_s=_number(file.launch_s) or 0.0,
+        static_w=_number(file.static_w),
+        tdp_w=_number(file.tdp_w),
+        node_nm=_number(file.node_nm),
+        year=_whole(file.year),
+        energy_table=file.energy_table,
+        mac_efficiency=_number(file.efficiency.mac) or 1.0,
+        vector_efficiency=_number(file.efficiency.vector) or 1.0,
+        dram_efficiency=_number(file.efficiency.dram) or 1.0,
+        unverified=frozenset(_dotted(at) for at, figure in _figures(file) if not figure.verified),
+        source={_dotted(at): _source(file, figure) for at, figure in _figures(file)},
+    )
+
+
+def _whole(figure: schema.Figure | None) -> int | None:
+    return figure.value if figure else None
+
+
+def _number(figure: schema.Quantity | schema.Factor | None) -> float | None:
+    return figure.value if figure else None
+
+
+At = tuple[str | int, ...]
+
+
+def _figures(section: schema.Strict, at: At = ()) -> Iterator[tuple[At, schema.Sourced]]:
+    """Every figure of a file and where it stands."""
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        parts = enumerate(value) if isinstance(value, tuple) else [(None, value)]
+        for index, part in parts:
+            where = (*at, key) if index is None else (*at, key, index)
+            if isinstance(part, schema.Sourced):
+                yield where, part
+            elif isinstance(part, schema.Strict):
+                yield from _figures(part, where)
+
+
+def _dotted(at: At) -> str:
+    return ".".join(map(str, at))
+
+
+def _check_version(document: Document) -> None:
+    """Before anything else: a file of another version breaks the schema in ways that would mislead."""
+    version = document.data.get("schema_version")
+    if type(version) is not int or version != schema.HARDWARE_VERSION:  # true equals 1
+        got = "got nothing" if version is None else f"got {one_line(version)}"
+        expected = f"expected {schema.HARDWARE_VERSION}, {got}: a profile of another version of costsim"
+        raise document.error(("schema_version",), f"{expected} (see costsim schema hardware)")
+
+
+def _check_sources(document: Document, file: schema.Hardware) -> None:
+    for key, text in file.sources.items():
+        if not text.strip():
+            raise document.error(("sources", key), "expected what the source is, got nothing")
+    for at, figure in _figures(file):
+        for i, key in enumerate(figure.source):
+            if key not in file.sources:
+                known = nearest(key, file.sources, most=12)
+                raise document.error((*at, "source", i), f"{one_line(key)!r} is not in sources{known}")
+
+
+def _source(file: schema.Hardware, figure: schema.Sourced) -> str:
+    """A figure's sources in full, then how it was got and what others say."""
+    said = [file.sources[key] for key in figure.source]
+    said += [figure.note] if figure.note else []
+    said += [f"others: {figure.disagreement}"] if figure.disagreement else []
+    return "; ".join(said)
+
+
+def _format(document: Document, at: At, name: str) -> Format:
+    """A format that multipliers know: element codes without scales."""
+    try:
+        found = parse_format(name)
+    except InputError as error:
+        raise document.error(at, str(error)) from None
+    if found.values != "float" or found.grid is not None or found.family == "codebook":
+        raise document.error(at, f"{found.name} is nothing that a multiplier takes")
+    return found
+
+
+def _bit_serial(document: Document, file: schema.Hardware) -> BitSerial | None:
+    given = file.bit_serial
+    if given is None:
+        return None
+    accumulator = _format(document, ("bit_serial", "accumulator"), given.accumulator)
+    return BitSerial(given.bit_product_per_s, accumulator, given.verified, _source(file, given))
+
+
+def _rates(document: Document, file: schema.Hardware) -> tuple[Rate, ...]:
+    rates: list[Rate] = []
+    first: dict[tuple[str, ...], int] = {}
+    for i, given in enumerate(file.rates):
+        at: At = ("rates", i)
+        a, b = (_format(document, (*at, "operands", j), name) for j, name in enumerate(given.operands))
+        accumulator = _format(document, (*at, "accumulator"), given.accumulator)
+        rate = Rate(a, b, accumulator, given.mac_per_s, given.verified, _source(file, given))
+        triple = (*sorted((a.name, b.name)), accumulator.name)
+        if triple in first:
+            raise document.error(at, f"a second rate of {rate.name}, after rates.{first[triple]}")
+        first[triple] = i
+        rates.append(rate)
+    return tuple(rates)
+
+
+def _sums(rate: Rate, accumulator: Format) -> bool:
+    """Whether a rate's accumulator is at least as good as the one asked for.
+
+    One that holds it is. Products of whole numbers are whole numbers, so a multiplier of integers that sums in an
+    integer of at least as many bits as the significand asked for is too: int32 never rounds where fp32 would. (It may
+    overflow; that is left to whoever chooses the formats.)
+    """
+    both = (rate.a, rate.b, rate.accumulator)
+    whole = all(format.family in ON_A_GRID for format in both) and rate.accumulator.width >= accumulator.width
+    return whole or holds(rate.accumulator, accumulator)
+
+
+def _takes(rate: Rate, a: Format, b: Format) -> bool:
+    """Whether the multiplier's operands hold both formats, in either order."""
+    return (holds(rate.a, a) and holds(rate.b, b)) or (holds(rate.a, b) and holds(rate.b, a))
+
+
+def _same(x: Format, y: Format) -> bool:
+    """Whether two formats have the same element codes."""
+    return holds(x, y) and holds(y, x)
+
+
+def _is_of(rate: Rate, a: Format, b: Format) -> bool:
+    return (_same(rate.a, a) and _same(rate.b, b)) or (_same(rate.a, b) and _same(rate.b, a))
+
+
+def pair_on(hardware: Hardware, a: Format, b: Format, accumulator: Format) -> tuple[Rate, bool] | None:
+    """The rate at which a device multiplies two formats, and whether they had to be upcast; None: unsupported.
+
+    The device's own rate of the two elements if it has one, even if an upcast would be faster. Else the cheapest that
+    holds both: most MACs a second, then fewest bits, then integers for integers, then by name. The accumulator must be
+    at least as good as the one asked for (`_sums`); a wider one is no upcast.
+
+    Scales, shared exponents and zero points are left aside, which flatters block formats: an int8 multiplier takes the
+    elements of bfp8 or int8-1x128, but a sum that crosses blocks must be rescaled and added up outside of it, and that
+    work is not counted here. Source: design.md, section 5.
+    """
+    rates = hardware.rates
+    if hardware.bit_serial and a.family in ON_A_GRID and b.family in ON_A_GRID:
+        rates += (hardware.bit_serial.rate(a.width, b.width),)
+    fitting = [rate for rate in rates if _sums(rate, accumulator) and _takes(rate, a, b)]
+    if not fitting:
+        return None
+    own = [rate for rate in fitting if _is_of(rate, a, b)]
+    grid = a.family in ON_A_GRID and b.family in ON_A_GRID
+
+    def cost(rate: Rate) -> tuple[int, int, bool, str]:
+        bits = rate.a.element_bits + rate.b.element_bits
+        return -rate.mac_per_s, bits, grid != (rate.a.family in ON_A_GRID), rate.name
+
+    return min(own or fitting, key=cost), not own
+
+
+def ridge_point(hardware: Hardware, rate: Rate) -> Fraction | None:
+    """Operations (2 a MAC) a byte at which arithmetic and DRAM take equally long at their peaks, without efficiencies.
+
+    None if the bandwidth is not known. Source: Williams et al., Roofline, CACM 2009.
+    """
+    bandwidth = hardware.dram_bytes_per_s
+    return None if bandwidth is None else Fraction(2 * rate.mac_per_s, bandwidth)
