@@ -63,7 +63,9 @@ def test_sensitivity_names_every_case_and_its_ratios(workload, tmp_path):
     assert {"arithmetic, times less", "DRAM traffic, times less", f"dsq* against {drawn.baseline.policy.name}"} <= set(
         found
     )
-    assert f"{workload}: law product, traffic unfused, scope gemm as shipped (* levels recalled, not stated)" in found
+    said = drawn.job.convention
+    note = f"{workload}: law product, traffic {said.traffic}, scope {said.scope} as shipped"
+    assert f"{note} (* levels recalled, not stated)" in found
     shipped, *cases = outcomes(drawn.job)
     for name in ("arithmetic_reduction", "dram_reduction"):
         was = f"{float(getattr(shipped, name)):.2f}"
@@ -82,7 +84,8 @@ def test_schedule_names_levels_and_policies(workload, tmp_path):
     found = " ".join(texts(save(drawn, "schedule", tmp_path / "f.svg")))
     for said in ("training step", "dsq* bits per level", "share of all that", "q0", "q3", "bfp16, DRAM"):
         assert said in found
-    assert f"{workload}: law product, traffic unfused, scope layer (* levels recalled, not stated)" in found
+    note = f"{workload}: law product, traffic {drawn.job.convention.traffic}, scope layer"
+    assert f"{note} (* levels recalled, not stated)" in found
     assert "bfp16*" not in found
 
 

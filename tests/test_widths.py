@@ -2,7 +2,7 @@
 
 import pytest
 from click.testing import CliRunner
-from conftest import adamw, copies_of, counted, formats_of, of_each_op, policy, shipped_policy
+from conftest import ENCODERS, STEPS, adamw, copies_of, counted, formats_of, of_each_op, policy, shipped_policy
 
 from costsim.cli import main
 from costsim.errors import InputError
@@ -25,9 +25,9 @@ rules:
 X = "encoder.0.self_attention_norm"  # read by fc1 in the forward, and by what follows the residual
 
 
-@pytest.fixture
-def graph(step):
-    return step(dropout=0.1, micro_batches=2, optimizer=adamw(clip_norm=1.0))
+@pytest.fixture(params=ENCODERS)
+def graph(request):
+    return STEPS[request.param](dropout=0.1, micro_batches=2, optimizer=adamw(clip_norm=1.0))
 
 
 @pytest.fixture
