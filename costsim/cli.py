@@ -67,6 +67,12 @@ _WORKLOAD = (
     ),
     click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits)."),
 )
+_HARDWARE = (
+    click.option("--hardware", multiple=True, metavar="NAME", help="Device for time and energy; repeatable."),
+    click.option(
+        "--overlap/--no-overlap", default=True, help="Arithmetic and DRAM traffic at the same time.", show_default=True
+    ),
+)
 _RATIOS = (
     click.option("--baseline", help="Policy that ratios compare with."),
     click.option("--law", type=click.Choice(("product", "bops", "msfp", "energy")), help="What a MAC costs."),
@@ -86,7 +92,7 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 @main.command()
-@_options(*_WORKLOAD, *_RATIOS)
+@_options(*_WORKLOAD, *_RATIOS, *_HARDWARE)
 @click.option("--by", type=click.Choice(BY), default="policy", show_default=True, help="What a row is.")
 @click.option(
     "--format", "style", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
@@ -100,6 +106,7 @@ def run(by: str, style: str, out: str | None, **job: Any) -> None:
     costsim run iwslt17-dsq --policy dsq --by layer --format csv
     costsim run iwslt17-dsq --set model.encoder_layers=12 --scope step
     costsim run iwslt17-dsq --by assumption
+    costsim run iwslt17-dsq --hardware jetson-orin-nano --hardware h100-sxm
     """
     from costsim import report, simulate
 

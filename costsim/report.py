@@ -3,6 +3,8 @@
 Exact integers leave as decimal strings, ratios as numbers. tabulate draws the tables.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -10,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -20,6 +22,10 @@ from costsim.errors import InputError
 from costsim.laws import LAWS
 from costsim.models import padding
 from costsim.simulate import CountedPolicy, Result
+
+if TYPE_CHECKING:
+    from costsim.hardware import Hardware
+    from costsim.roofline import Spent
 
 Record = dict[str, Any]
 BY = ("policy", *GROUPINGS, "assumption")
@@ -67,7 +73,43 @@ def policy_record(result: Result, counted: CountedPolicy) -> Record:
         "square_bits_per_mac": _ratio(total.arithmetic_cost, total.macs) if square else None,
         "bits_per_element_moved": _ratio(total.dram_bits, total.elements),
         **_vector_ops(total),
+        **({"hardware": hardware_records(result, counted)} if result.job.hardware else {}),
     }
+
+
+def spent_record(spent: Spent) -> Record:
+    """Time and energy of something on a device; None where a rate, a pair or an energy is lacking."""
+    return {
+        "time_s": spent.time_s,
+        "energy_j": spent.energy_j,
+        "bound": spent.bound,
+        "op_per_byte": spent.op_per_byte,
+        "mac_time_s": None if spent.unsupported else spent.mac_s,
+        "vector_time_s": spent.vector_s,
+        "dram_time_s": spent.dram_s,
+        "launch_time_s": spent.launch_s,
+        "arithmetic_energy_j": None if spent.unsupported else spent.arithmetic_j,
+        "on_chip_energy_j": spent.on_chip_j,
+        "dram_energy_j": spent.dram_j,
+        "static_energy_j": spent.static_j,
+        "upcast": [f"{pair} as {runs_as}" for pair, runs_as in sorted(spent.upcast)],
+        "unsupported": sorted(spent.unsupported),
+        "unverified": sorted(spent.unverified),
+    }
+
+
+def hardware_records(result: Result, counted: CountedPolicy) -> dict[str, Record]:
+    """By device: what the policy's run takes, and how many times less than the baseline's."""
+    found = {}
+    for device in result.job.hardware:
+        spent = result.spent[counted.policy.name, device.name]
+        base = result.spent[result.baseline.policy.name, device.name]
+        ratios = {}
+        for name in ("time_s", "energy_j"):
+            mine, its = getattr(spent, name), getattr(base, name)
+            ratios[f"{name.partition('_')[0]}_reduction"] = its / mine if mine and its is not None else None
+        found[device.name] = spent_record(spent) | ratios
+    return found
 
 
 def group_records(result: Result, by: str) -> list[Record]:
@@ -289,6 +331,120 @@ def _grid(result: Result, by: str, style: str) -> str:
     return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
 
 
+def _duration(seconds: float | None) -> str:
+    """A time as tables print it: in the unit that leaves one to four digits before the point."""
+    if seconds is None:
+        return "n/a"
+    units = ((86400 * 2, 86400, "d"), (7200, 3600, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms"))
+    size, unit = next(((size, unit) for least, size, unit in units if seconds >= least), (1e-6, "us"))
+    return f"{seconds / size:.3g} {unit}"
+
+
+def _joules(value: float | None) -> str:
+    if value is None:
+        return "n/a"
+    size, unit = next(
+        ((10.0**e, u) for e, u in ((9, "GJ"), (6, "MJ"), (3, "kJ"), (0, "J")) if value >= 10**e), (1e-3, "mJ")
+    )
+    return f"{value / size:.3g} {unit}"
+
+
+def _hardware_rows(result: Result, device: Hardware, terminal: bool) -> list[list[str]]:
+    rows = []
+    for counted in result.policies:
+        its = hardware_records(result, counted)[device.name]
+        intensity, runs = its["op_per_byte"], len(its["upcast"])
+        rows.append(
+            [
+                composed(counted.policy.name, 13) if terminal else counted.policy.name,
+                _duration(its["time_s"]),
+                _short(its["time_reduction"]),
+                _joules(its["energy_j"]),
+                _short(its["energy_reduction"]),
+                its["bound"],
+                "n/a" if intensity is None else f"{intensity:.3g}",
+                f"{runs} pair{'s' * (runs > 1)}" if runs else "-",
+            ]
+        )
+    return rows
+
+
+_HARDWARE_COLUMNS = {
+    "policy": "left",
+    "time": "right",
+    "x": "right",
+    "energy": "right",
+    "x ": "right",
+    "bound by": "left",
+    "op/byte": "right",
+    "upcast": "right",
+}
+
+
+def hardware_grid(result: Result, style: str) -> str:
+    """Time, energy and bound of each policy on each device, in one table for papers."""
+    rows = [
+        [device.name, *row] for device in result.job.hardware for row in _hardware_rows(result, device, terminal=False)
+    ]
+    headers, align = ["hardware", *_HARDWARE_COLUMNS], ["left", *_HARDWARE_COLUMNS.values()]
+    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
+
+
+def hardware_tables(result: Result) -> list[str]:
+    """The same for a terminal: a table a device, its peaks above, what stands behind the times below."""
+    lines = []
+    for device in result.job.hardware:
+        rows = _hardware_rows(result, device, terminal=True)
+        headers, align = list(_HARDWARE_COLUMNS), list(_HARDWARE_COLUMNS.values())
+        table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
+        lines += ["", *_wrap(_peaks(device), WIDTH).splitlines(), *table.splitlines(), *_behind(result, device)]
+    return [*lines, "", *_wrap(_roofline_note(result), WIDTH).splitlines()]
+
+
+def _peaks(device: Hardware) -> str:
+    rates = [rate.mac_per_s for rate in device.shown_rates]
+    bandwidth = device.dram_bytes_per_s
+    parts = [
+        f"up to {_short(str(max(rates)))} MAC/s" if rates else "MAC rates unknown",
+        f"{_short(str(bandwidth))} byte/s" if bandwidth else "DRAM bandwidth unknown",
+    ]
+    factors = {"MAC": device.mac_efficiency, "vector": device.vector_efficiency, "DRAM": device.dram_efficiency}
+    less = [f"{name} at {factor:g} of its peak" for name, factor in factors.items() if factor != 1]
+    return f"{device.name}: {', '.join([*parts, *(less or ['all at their peaks'])])}"
+
+
+def _behind(result: Result, device: Hardware) -> list[str]:
+    """Pairs that run as others, those that do not run, and what no source vouches for."""
+    spent = [result.spent[counted.policy.name, device.name] for counted in result.policies]
+    said = {
+        "upcast": sorted({f"{pair} as {runs_as}" for its in spent for pair, runs_as in its.upcast}),
+        "unsupported": sorted({pair for its in spent for pair in its.unsupported}),
+        "scaled, weak or recalled": sorted({what for its in spent for what in its.unverified} | device.unverified),
+    }
+    lines = []
+    for what, its in said.items():
+        more = [f"and {len(its) - 3} more"] if len(its) > 3 else []
+        if its:
+            lines += textwrap.wrap(f"{what}: {'; '.join([*its[:3], *more])}", WIDTH, subsequent_indent="  ")
+    return lines
+
+
+def _roofline_note(result: Result) -> str:
+    overlap = "overlaps with" if result.job.overlap else "does not overlap with"
+    return (
+        f"a roofline for each kernel, summed over the run; arithmetic {overlap} DRAM traffic; energy is that of "
+        "arithmetic, buffer and DRAM, and of static power where a profile has it"
+    )
+
+
+def hardware_notes(result: Result) -> list[str]:
+    """The notes of all devices."""
+    found = [_roofline_note(result)]
+    for device in result.job.hardware:
+        found += [_peaks(device), *_behind(result, device)]
+    return found
+
+
 def notes(result: Result) -> list[str]:
     """The lines under a table: the convention, the phases, what is recalled, the published figures beside ours."""
     said = result.job.convention
@@ -355,18 +511,29 @@ def headline(result: Result) -> list[str]:
 
 def to_table(result: Result, by: str) -> str:
     """For a terminal, at most 80 columns."""
-    return "\n".join([_grid(result, by, "simple"), "", *notes(result)]) + "\n"
+    lines = [_grid(result, by, "simple"), "", *notes(result)]
+    if result.job.hardware and by == "policy":
+        lines += hardware_tables(result)
+    return "\n".join(lines) + "\n"
 
 
 def to_markdown(result: Result, by: str) -> str:
     """GitHub's pipe table and the notes."""
-    return _grid(result, by, "pipe") + "\n\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n"
+    text = _grid(result, by, "pipe") + "\n\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n"
+    if result.job.hardware and by == "policy":
+        text += f"\n{hardware_grid(result, 'pipe')}\n\n" + "".join(f"- {line}\n" for line in hardware_notes(result))
+    return text
 
 
 def to_latex(result: Result, by: str) -> str:
     """A booktabs tabular, escaped; the notes as comments above it."""
     comments = "".join(f"% {line}\n" for line in notes(result))
-    return f"{comments}{_grid(result, by, 'latex_booktabs')}\n"
+    text = f"{comments}{_grid(result, by, 'latex_booktabs')}\n"
+    if result.job.hardware and by == "policy":
+        text += (
+            "".join(f"% {line}\n" for line in hardware_notes(result)) + hardware_grid(result, "latex_booktabs") + "\n"
+        )
+    return text
 
 
 def to_json(result: Result, by: str) -> str:
@@ -386,9 +553,17 @@ def to_csv(result: Result, by: str) -> str:
     return csv_text(full_records(result, by))
 
 
+def _flat(row: Mapping[str, Any]) -> Record:
+    """A record with what it says of each device as columns of its own: h100-sxm.time_s."""
+    devices: Mapping[str, Record] = row.get("hardware", {})
+    flat = {f"{name}.{key}": value for name, its in devices.items() for key, value in its.items()}
+    return {**{key: value for key, value in row.items() if key != "hardware"}, **flat}
+
+
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Records as CSV, with a header; what does not fit a cell is left out."""
-    columns = [name for name, value in rows[0].items() if not isinstance(value, dict)]
+    rows = [_flat(row) for row in rows]
+    columns = [name for name, value in rows[0].items() if not isinstance(value, (dict, list))]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

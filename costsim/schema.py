@@ -106,6 +106,7 @@ class Workload(Strict):
     law: Literal["product", "bops", "msfp", "energy"] = "product"
     traffic: Literal["unfused", "fused"] = "fused"
     scope: Literal["gemm", "layer", "step"] = "step"
+    hardware: tuple[str, ...] = Field(default=(), description="profiles on which time and energy are given")
     published: tuple[Published, ...] = ()
     assumptions: tuple[WorkloadAssumption, ...] = Field(
         default=(), description="moved one at a time by --by assumption"

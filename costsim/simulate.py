@@ -5,11 +5,13 @@ policy gives its tensors formats, phase by phase; counting gives rows of exact i
 steps. Formatting is left to `report`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costsim import files, schema
 from costsim.assign import assign
@@ -19,6 +21,10 @@ from costsim.graph import Graph
 from costsim.models import build
 from costsim.policy import Policy, find_policy, load_policies, with_widths
 from costsim.schedule import schedule
+
+if TYPE_CHECKING:
+    from costsim.hardware import Hardware  # loaded where there is some
+    from costsim.roofline import Spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,8 @@ class Job:
     policies: tuple[Policy, ...]
     baseline: Policy
     of_the_file: bool  # whether the baseline is the file's own
+    hardware: tuple[Hardware, ...] = ()
+    overlap: bool = True  # whether arithmetic and DRAM traffic take place at the same time
 
     @property
     def published_policies(self) -> list[Policy]:
@@ -81,6 +89,23 @@ class Result:
     job: Job
     policies: tuple[CountedPolicy, ...]
     baseline: CountedPolicy
+
+    @cached_property
+    def spent(self) -> dict[tuple[str, str], Spent]:
+        """Time and energy of the whole run, by policy and device: each phase's step, weighed by its steps."""
+        if not self.job.hardware:
+            return {}
+        from costsim.roofline import Spent, kernels, spend_all  # a run without devices does without
+
+        said = self.job.convention
+        found: dict[tuple[str, str], Spent] = {}
+        for counted in {its.policy.name: its for its in (*self.policies, self.baseline)}.values():
+            for phase in counted.phases:
+                step = kernels(self.job.graph, phase.rows, said.traffic, said.scope)
+                for device in self.job.hardware:
+                    total = found.setdefault((counted.policy.name, device.name), Spent())
+                    total.add(spend_all(step, device, self.job.overlap), phase.steps)
+        return found
 
     @cached_property
     def everywhere(self) -> dict[str, dict[tuple[str, str], Total]]:
@@ -150,6 +175,22 @@ def _with_widths(policies: list[Policy], path: str, search: bool) -> list[Policy
     return [with_widths(policy, widths) if takes else policy for policy, takes in zip(policies, taking, strict=True)]
 
 
+def _devices(names: Sequence[str], file: schema.Workload, document: files.Document) -> tuple[Hardware, ...]:
+    """The devices asked for, or those of the workload. Raises InputError for a profile that is none."""
+    if not names and not file.hardware:
+        return ()
+    from costsim.hardware import load_hardware
+
+    found: dict[str, Hardware] = {}
+    for i, name in enumerate(names or file.hardware):
+        try:
+            device = load_hardware(name)
+        except InputError as error:
+            raise error if names else document.error(("hardware", i), str(error)) from None
+        found.setdefault(device.name, device)
+    return tuple(found.values())
+
+
 def prepare(
     workload: str,
     policies: Sequence[str] = (),
@@ -159,11 +200,14 @@ def prepare(
     scope: str | None = None,
     assignments: Sequence[str] = (),
     bits: str | None = None,
+    hardware: Sequence[str] = (),
+    overlap: bool = True,
 ) -> Job:
     """Read a workload file and its policies (or those given). Arguments override the file's convention.
 
     `workload` and policies are paths or shipped names; `assignments` are `field=value` texts over the file's fields.
     `bits` is a CSV file of widths per layer or tensor; without `policies` it adds the shipped policies that take it.
+    `hardware` are profiles on which time and energy are wanted, instead of the file's.
     Raises InputError, one line, for anything wrong in the input.
     """
     file_path = files.find(workload, "workloads", "workload")
@@ -191,7 +235,9 @@ def prepare(
             raise InputError(f"two policies are named {policy.name!r}: {paths[policy.name]} and {path}")
     asked = tuple(different[path] for path in dict.fromkeys(_where(policy) for policy in loaded))
     of_the_file = baseline is None or base.name == Path(file.baseline).stem
-    return Job(file_path.stem, file, document, graph, convention, asked, different[_where(base)], of_the_file)
+    devices = _devices(hardware, file, document)
+    base_policy = different[_where(base)]
+    return Job(file_path.stem, file, document, graph, convention, asked, base_policy, of_the_file, devices, overlap)
 
 
 def with_fields(job: Job, assignments: Sequence[str]) -> Job:

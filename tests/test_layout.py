@@ -26,6 +26,8 @@ LEVELS = [
     ["assign", "schedule"],
     ["reference"],
     ["count"],
+    ["energy"],
+    ["roofline"],
     ["models.blocks"],
     ["models.encoder_decoder", "models.encoder_classifier", "models.decoder"],
     ["models"],
