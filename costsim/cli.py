@@ -189,6 +189,7 @@ def _whole_numbers(name: str, text: str | None) -> list[int | None]:
 @click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, instead of the workload's.")
 @click.option("--accumulation", type=click.IntRange(1), help="Split the batch into so many micro-batches.")
 @click.option("--capacity-bytes", type=click.IntRange(1), help="What a device has: does it fit, and the largest batch.")
+@click.option("--hardware", "device", metavar="NAME", help="Device whose DRAM is the capacity.")
 @click.option("--reserve-bytes", type=click.IntRange(0), default=0, help="Set aside for what is not modelled.")
 @click.option("--stash", is_flag=True, help="List the stash tensor by tensor.")
 @click.option("--format", "style", type=click.Choice(FORMATS), default="table", show_default=True)
@@ -196,6 +197,7 @@ def memory(
     batch: str | None,
     accumulation: int | None,
     capacity_bytes: int | None,
+    device: str | None,
     reserve_bytes: int,
     stash: bool,
     style: str,
@@ -205,12 +207,13 @@ def memory(
 
     \b
     costsim memory gpt2-small --batch 4,8,16
-    costsim memory gpt2-small --policy bf16-mixed --capacity-bytes 80000000000
+    costsim memory gpt2-small --policy bf16-mixed --hardware a100-80gb
     costsim memory gpt2-small --set model.checkpointing=full --stash
     """
     from costsim import report_memory, simulate
 
     batches = _whole_numbers("--batch", batch)
+    capacity_bytes = report_memory.capacity(capacity_bytes, device)
     asked = report_memory.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash)
     click.echo(report_memory.render(simulate.prepare(**job), asked, style), nl=False)
 

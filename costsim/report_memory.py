@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy, with_batch
 from costsim.policy import Policy
@@ -37,6 +38,20 @@ class Asked:
     capacity_bytes: int | None = None
     reserve_bytes: int = 0
     stash: bool = False  # whether tables list the stash tensor by tensor
+
+
+def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
+    """What there is: as said, or the DRAM of a device. Raises InputError if both are said, or it is not known."""
+    if device is None:
+        return capacity_bytes
+    if capacity_bytes is not None:
+        raise InputError("--capacity-bytes and --hardware both say what there is; leave one out")
+    from costsim.hardware import load_hardware
+
+    found = load_hardware(device).dram_bytes
+    if found is None:
+        raise InputError(f"--hardware {device}: the profile does not know its DRAM; say --capacity-bytes")
+    return found
 
 
 def rows(job: Job, asked: Asked) -> list[Row]:

@@ -218,6 +218,16 @@ def test_the_largest_batch_fits_and_one_more_does_not():
     assert largest_batch(job, policy, 10**9) == 0
 
 
+def test_a_device_is_a_capacity():
+    args = ("gpt2-small", "--policy", "fp32", "--format", "json")
+    data = json.loads(run_command(*args, "--hardware", "a100-80gb").output)
+    assert [row["capacity_bytes"] for row in data["rows"]] == [str(80 * 2**30)]
+    both = run_command(*args, "--hardware", "a100-80gb", "--capacity-bytes", "1")
+    assert (both.exit_code, "both say what there is" in both.output) == (2, True)
+    unknown = run_command(*args, "--hardware", "edge-tpu")
+    assert (unknown.exit_code, "does not know its DRAM" in unknown.output) == (2, True)
+
+
 def test_accumulation_splits_the_batch():
     job = simulate.prepare("gpt2-small", policies=["fp32"])
     split = with_batch(job, 8, 4)
