@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from costsim.assign import assign
 from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy, with_batch
@@ -75,8 +76,6 @@ def _sequences(row: Row) -> int:
 
 
 def _stash_record(graph: Graph, stored: Stored, row: Row) -> Record:
-    from costsim.assign import assign
-
     format = stored.copy.format if stored.copy else assign(graph, row.policy, row.phase).format(stored.tensor)
     return {
         "name": stored.name,
@@ -178,8 +177,6 @@ def notes(found: Sequence[Row], asked: Asked) -> list[str]:
 
 def _mask_bits(row: Row) -> int:
     """Bits of an element of a dropout mask; 0 if there are none."""
-    from costsim.assign import assign
-
     graph = row.job.graph
     drawn = next((op.outputs[0] for op in graph.ops if op.kind.name == "bernoulli"), None)
     return 0 if drawn is None else assign(graph, row.policy, row.phase).format(drawn).element_bits

@@ -3,7 +3,7 @@
 from fnmatch import fnmatch
 
 import pytest
-from conftest import copies_of, counted, formats_of, moves, policy, shipped_policy
+from conftest import ENCODERS, STEPS, copies_of, counted, formats_of, moves, policy, shipped_policy
 
 from costsim.assign import assign
 from costsim.count import SCOPES, TRAFFIC_MODELS, sum_rows
@@ -104,7 +104,7 @@ def test_placement_changes_only_the_copies_that_it_selects(linear):
         ("op", "*.self_attention.k"),  # q, k and v read one tensor alike
         ("op", "*.1.*.dw"),
         ("layer", "*.1"),  # keys of all decoder layers read the encoder's result alike
-        ("layer", "encoder.0"),
+        ("layer", "*coder.0"),
         ("name", "*.ffn_norm"),
         ("name", "*.0.*.weight"),
     ],
@@ -200,8 +200,9 @@ def test_fake_quantization_moves_no_less_than_the_real_one(step, traffic, scope)
     assert coded > deployed
 
 
-def test_deployed_copies_are_int8_at_their_producers_and_coded_ones_bf16_in_a_pass(step):
-    graph = step()
+@pytest.mark.parametrize("family", ENCODERS)
+def test_deployed_copies_are_int8_at_their_producers_and_coded_ones_bf16_in_a_pass(family):
+    graph = STEPS[family]()
     for name, its_format, placement in ((CODED, "int8-row-in-bf16", "stored"), (DEPLOYED, "int8-row", "at_producer")):
         chain = copies_of(graph, shipped_policy(name))["encoder.0.ffn.fc1", 0]
         assert [(copy.format.name, copy.placement) for copy in chain] == [(its_format, placement)]

@@ -1,4 +1,4 @@
-"""Speed of quantizers on 4096 x 4096 float32. Run with: python -m pytest tests/benchmarks/test_quantize_speed.py
+"""Speed of quantizers on 4096 x 4096 float32. Run with: python -m pytest tests/benchmarks/test_quantize_speed.py -n 0
 
 A copy and ml_dtypes' cast to fp8 and back stand beside the nearest rounding, and filling one float32 array with random
 numbers, from the same generator, beside the stochastic one, so that ratios can be read off one table.

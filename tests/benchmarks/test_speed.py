@@ -1,4 +1,4 @@
-"""Speed of whole commands and of large graphs. Run with: python -m pytest tests/benchmarks
+"""Speed of whole commands and of large graphs. Run with: python -m pytest tests/benchmarks -n 0
 
 Whole commands are timed as processes, `python -c pass` beside them, so that ratios can be read off one table.
 """
