@@ -12,6 +12,7 @@ from costsim.assign import assign
 from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy, with_batch
+from costsim.models import sections
 from costsim.policy import Policy
 from costsim.report import WIDTH, clip, composed, csv_text
 from costsim.simulate import Job
@@ -110,12 +111,10 @@ def record(row: Row, asked: Asked) -> Record:
 
 def in_force(job: Job) -> Record:
     """The choices of the implementation that memory depends on."""
-    model = job.file.model
-    fields = ("attention", "checkpointing", "fused_activation")
-    defaults = {"attention": "eager", "checkpointing": "none", "fused_activation": True}
+    model, _ = sections(job.file, job.document)
     return {
         "traffic": job.convention.traffic,
-        **{name: model.get(name, defaults[name]) for name in fields},
+        **{name: getattr(model, name) for name in ("attention", "checkpointing", "fused_activation")},
         "micro_batches": job.convention.micro_batches,
     }
 

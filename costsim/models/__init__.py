@@ -100,32 +100,32 @@ def training_step(
     return b.build()
 
 
-def padding(workload: Workload, document: Document) -> tuple[int, int] | None:
-    """Tokens of a micro-batch without padding, and with; None if the file does not say how long sequences are."""
-    if not workload.batch.get("lengths"):
-        return None
-    batch = validate(family(str(workload.model["family"])).Batch, document, ("batch",))
-    return batch.real_tokens, batch.rows * batch.columns
-
-
-def build(workload: Workload, document: Document) -> Graph:
-    """The training step of a workload file. Raises InputError, with the place in the file, for bad sections."""
+def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
+    """The checked model and batch of a workload file, as its family has them. Raises InputError with the place."""
     name = workload.model.get("family")
     if name is None:
         raise document.error(("model", "family"), f"missing{nearest('', families())}")
     if not isinstance(name, str) or name not in families():
         raise document.error(("model", "family"), f"unknown model family {one_line(name)!r}{nearest(name, families())}")
     module = family(name)
-    model = validate(module.Model, document, ("model",))
-    batch = validate(module.Batch, document, ("batch",))
+    return validate(module.Model, document, ("model",)), validate(module.Batch, document, ("batch",))
+
+
+def padding(workload: Workload, document: Document) -> tuple[int, int] | None:
+    """Tokens of a micro-batch without padding, and with; None if the file does not say how long sequences are."""
+    if not workload.batch.get("lengths"):
+        return None
+    _, batch = sections(workload, document)
+    return batch.real_tokens, batch.rows * batch.columns
+
+
+def build(workload: Workload, document: Document) -> Graph:
+    """The training step of a workload file. Raises InputError, with the place in the file, for bad sections."""
+    model, batch = sections(workload, document)
+    training = workload.training
     try:
         return training_step(
-            model,
-            batch,
-            workload.optimizer,
-            workload.training.micro_batches,
-            workload.label_smoothing,
-            workload.training.trainable,
+            model, batch, workload.optimizer, training.micro_batches, workload.label_smoothing, training.trainable
         )
     except ValueError as error:
         raise document.error(("batch",), str(error)) from None
