@@ -10,6 +10,7 @@ from conftest import LLAMA, decoder_step, experts_step, llama_step
 from pydantic import ValidationError
 
 from costsim import files, report, simulate
+from costsim.errors import InputError
 from costsim.models import decoder
 from costsim.ops.experts import combine, dispatch, dispatch_grad
 from costsim.reference import run
@@ -143,6 +144,20 @@ def test_gradients_of_what_is_trained_are_those_of_training_all():
 def test_a_glob_that_matches_nothing_is_refused():
     with pytest.raises(ValueError, match=r"no weight is named like 'decoder\.9\.\*'"):
         decoder_step(trainable=("decoder.9.*",))
+
+
+def test_errors_about_what_is_trained_are_told_at_their_field(tmp_path):
+    text = Path(files.find("llama-2-7b-lora", "workloads", "workload")).read_text()
+    path = tmp_path / "mine.yaml"
+    for old, new, at in (
+        ('["*.lora_*"]', '["*.loar_*"]', "training.trainable: no weight is named like '*.loar_*'"),
+        ('"*.fc3"]', '"*.fc4"]', "model.lora.targets: no linear layer is named like the adapters' target '*.fc4'"),
+    ):
+        path.write_text(text.replace(old, new))
+        with pytest.raises(InputError) as error:
+            simulate.prepare(str(path))
+        assert at in str(error.value)
+        assert str(error.value).startswith(f"{path}:")
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------

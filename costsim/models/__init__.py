@@ -13,11 +13,19 @@ from typing import Any
 
 from costsim.autodiff import backward
 from costsim.errors import nearest, one_line
-from costsim.files import Document
+from costsim.files import Document, Where
 from costsim.graph import Graph, GraphBuilder, Tensor
 from costsim.schema import Optimizer, Workload, validate
 
 _SHARED = ("blocks",)
+
+
+class FieldError(ValueError):
+    """What does not fit, and in which field of a workload file it is said."""
+
+    def __init__(self, at: Where, message: str) -> None:
+        super().__init__(message)
+        self.at = at
 
 
 def families() -> tuple[str, ...]:
@@ -78,11 +86,13 @@ def training_step(
     weights = [name for name, tensor in b.tensors.items() if tensor.role == "weight"]
     for glob in trainable:
         if not any(fnmatchcase(name, glob) for name in weights):
-            raise ValueError(f"no weight is named like {one_line(glob)!r}{nearest(glob, weights)}")
+            message = f"no weight is named like {one_line(glob)!r}{nearest(glob, weights)}"
+            raise FieldError(("training", "trainable"), message)
     adapted = [name.removesuffix(".lora_a.weight") for name in weights if name.endswith(".lora_a.weight")]
     for glob in b.lora.targets if b.lora else ():
         if not any(fnmatchcase(name, glob) for name in adapted):
-            raise ValueError(f"no linear layer is named like the adapters' target {one_line(glob)!r}")
+            message = f"no linear layer is named like the adapters' target {one_line(glob)!r}"
+            raise FieldError(("model", "lora", "targets"), message)
     gradients: dict[str, str] = {}
 
     def finished(weight: str, gradient: str) -> None:
@@ -127,5 +137,7 @@ def build(workload: Workload, document: Document) -> Graph:
         return training_step(
             model, batch, workload.optimizer, training.micro_batches, workload.label_smoothing, training.trainable
         )
+    except FieldError as error:
+        raise document.error(error.at, str(error)) from None
     except ValueError as error:
         raise document.error(("batch",), str(error)) from None
