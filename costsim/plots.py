@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from costsim import files
 from costsim.count import Total, sum_rows
 from costsim.errors import InputError
+from costsim.hardware import Hardware
+from costsim.plots_hardware import COLOURS, Bar, memory, note, roofline, stacked, starred
+from costsim.pretraining import Peak, Share
 from costsim.sensitivity import Outcome, outcomes
 from costsim.simulate import CountedPolicy, Result
 from costsim.training import Spent
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _STYLE: Any = {
     "svg.hashsalt": "costsim",
     "svg.fonttype": "none",
@@ -113,9 +114,7 @@ def sensitivity(result: Result) -> Figure:
         labels = [f"{outcome.assumption}: {outcome.case}" for outcome in ordered]
         pair[0].set_yticks(range(len(ordered)), labels, fontsize=8)
         pair[0].set_ylabel(f"{name}{marks.get(name, '')} against {job.baseline.name}")
-    said = job.convention
-    note = f"{job.workload}: law {said.law}, traffic {said.traffic}, scope {said.scope} as shipped"
-    figure.suptitle(note + (" (* levels recalled, not stated)" if marks else ""), fontsize=10)
+    figure.suptitle(f"{note(job)} as shipped" + (" (* levels recalled, not stated)" if marks else ""), fontsize=10)
     return figure
 
 
@@ -180,8 +179,7 @@ def schedule(result: Result) -> Figure:
     for counted, row in zip(shown, panels, strict=False):
         for axes in row:
             _levels(axes, counted)
-        mark = "*" if counted.policy.recalled else ""
-        row[0].set_ylabel(f"{counted.policy.name}{mark}\nbits per level")
+        row[0].set_ylabel(f"{starred(counted)}\nbits per level")
         row[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     for axes in panels[-1]:
         axes.set_xlabel("training step")
@@ -194,12 +192,10 @@ def schedule(result: Result) -> Figure:
         _cumulative(panels[-1][1], result, shown)
         panels[-1][1].set_xlim(zoom - 0.25 * (steps - zoom), steps)
         panels[0][1].set_title(f"steps from {zoom} on", fontsize=9)
-    said = job.convention
-    note = f"{job.workload}: law {said.law}, traffic {said.traffic}, scope {said.scope}"
     marks = [" (* levels recalled, not stated)"] if any(counted.policy.recalled for counted in shown) else []
     if any(phase.until_grade == "fitted" for counted in shown for phase in counted.policy.file.phases):
         marks.append("; where phases end is fitted")
-    figure.suptitle(note + "".join(marks), fontsize=10)
+    figure.suptitle(note(job) + "".join(marks), fontsize=10)
     return figure
 
 
@@ -232,16 +228,60 @@ def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> F
     return figure
 
 
-PLOTS: dict[str, Callable[[Result], Figure]] = {"sensitivity": sensitivity, "schedule": schedule}
+# --- pre-training -----------------------------------------------------------------------------------------------------
 
 
-def save(result: Result, kind: str, path: Path) -> Path:
-    """Draw one of PLOTS into an .svg, .pdf or .png file, whole or not at all. Raises InputError for another ending."""
+def peaks(found: Sequence[Peak], device: Hardware) -> Figure:
+    """Peak memory by component, for each workload and micro-batch size, and where a device's DRAM ends."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots()
+    stacked(axes, [Bar(its.workload, str(its.sequences), its.components) for its in found], [device])
+    figure.legend(loc="outside right center", frameon=False, reverse=True)
+    axes.set_title(f"{', '.join(dict.fromkeys(its.policy for its in found))}, by sequences of a micro-batch")
+    return figure
+
+
+def linear_shares(found: Sequence[Share]) -> Figure:
+    """The linear layers' share of a block's time over the length of sequences, a line per workload."""
+    attentions = list(dict.fromkeys(its.attention for its in found))
+    workloads = list(dict.fromkeys(its.workload for its in found))
+    figure = Figure(figsize=(4.6 * len(attentions) + 0.4, 4), layout="constrained")
+    panels: Any = figure.subplots(1, len(attentions), squeeze=False, sharey=True)
+    for axes, attention in zip(panels[0], attentions, strict=True):
+        for i, workload in enumerate(workloads):
+            its = [share for share in found if (share.workload, share.attention) == (workload, attention)]
+            points = [share.tokens for share in its], [share.share for share in its]
+            axes.plot(*points, marker="osD^v"[i % 5], color=COLOURS[i % len(COLOURS)], label=workload)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({share.tokens for share in found}))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_title(f"attention {attention}")
+        axes.set_xlabel("tokens of a sequence")
+        axes.grid(linewidth=0.3)
+    panels[0][0].set_ylim(0, 1)
+    panels[0][0].set_ylabel("linear layers, share of a block's time")
+    panels[0][0].legend(frameon=False)
+    return figure
+
+
+PLOTS: dict[str, Callable[..., Figure]] = {
+    "sensitivity": sensitivity,
+    "schedule": schedule,
+    "roofline": roofline,
+    "memory": memory,
+}
+
+
+def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
+    """Draw one of PLOTS, which takes the options, into an .svg, .pdf or .png file, whole or not at all.
+
+    Raises InputError for another ending, or what the figure cannot be drawn of.
+    """
     style = path.suffix.removeprefix(".").lower()
     if style not in _NO_DATE:
         raise InputError(f"--out {path}: expected a name that ends in .svg, .pdf or .png")
     with mpl.rc_context(_STYLE):
-        figure = PLOTS[kind](result)
+        figure = PLOTS[kind](result, **options)
         data = io.BytesIO()
         figure.savefig(data, format=style, dpi=150, metadata=_NO_DATE[style])
     return files.write(path, data.getvalue())

@@ -12,7 +12,10 @@ from conftest import one_layer
 
 from costsim.cli import main
 from costsim.files import list_shipped
+from costsim.hardware import load_hardware
+from costsim.memory import COMPONENTS, of_policy, with_batch
 from costsim.plots import PLOTS, save
+from costsim.plots_hardware import KINDS, roof
 from costsim.sensitivity import outcomes
 from costsim.simulate import run
 
@@ -21,7 +24,7 @@ ONE_LAYER = ("glue-mrpc-dsq", "--set", "model.layers=1", "--policy", "stash-fixe
 
 
 def small(workload, *policies, **options):
-    return run(workload, policies, assignments=one_layer(workload), **options)
+    return run(workload, policies, assignments=one_layer(workload), **{"hardware": ["a100-80gb"], **options})
 
 
 def texts(path):
@@ -48,11 +51,13 @@ def test_the_same_bytes_when_drawn_again(result, kind, ending, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {f"first.{ending}", f"again.{ending}"}
 
 
-def test_the_same_bytes_in_another_process(result, tmp_path):
+@pytest.mark.parametrize("kind", ["sensitivity", "roofline"])
+def test_the_same_bytes_in_another_process(result, kind, tmp_path):
     here, there = tmp_path / "here.svg", tmp_path / "there.svg"
-    save(result, "sensitivity", here)
-    arguments = [sys.executable, "-m", "costsim", "plot", *ONE_LAYER, "sensitivity", "--out", str(there)]
-    subprocess.run(arguments, check=True, env={**os.environ, "PYTHONHASHSEED": "7"}, timeout=60)
+    save(result, kind, here)
+    arguments = ["plot", *ONE_LAYER, kind, "--hardware", "a100-80gb", "--out", str(there)]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-m", "costsim", *arguments], check=True, env=environment, timeout=60)
     assert here.read_bytes() == there.read_bytes()
 
 
@@ -117,6 +122,113 @@ def test_levels_are_drawn_where_their_phases_are():
         assert steps[name].get_drawstyle() == "steps-pre"
 
 
+# --- roofline ---------------------------------------------------------------------------------------------------------
+
+
+def test_roofline_names_policies_rates_kinds_and_units(tmp_path):
+    drawn = small("iwslt17-dsq", hardware=["h100-sxm"])
+    found = texts(save(drawn, "roofline", tmp_path / "f.svg"))
+    said = "iwslt17-dsq: law product, traffic unfused, scope gemm, on h100-sxm (* levels recalled, not stated)"
+    assert {said, "unsupported: fixed32 x fixed32 + fp32"} <= set(found)
+    assert {"fixed32", "fixed16: bound by arithmetic", "dsq*: bound by arithmetic"} <= set(found)
+    assert "fixed16 x fixed16 as fp32 x fp32 + fp32" in found
+    assert {*KINDS, "10 % of the time", "ridge point"} <= set(found)
+    assert {"arithmetic intensity, op/byte", "performance, op/s"} <= set(found)
+
+
+def test_a_roofline_of_many_policies_says_which_it_leaves_out(tmp_path):
+    names = ("fp32", "bf16-mixed", "bf16-pure", "fp16-mixed", "fp8-block", "mxfp8", "nvfp4", "dsq", "w8a8")
+    found = texts(save(small("glue-mrpc-dsq", *names, hardware=["h100-sxm"]), "roofline", tmp_path / "f.svg"))
+    assert any(text.endswith("not shown: w8a8; --policy chooses") for text in found)
+
+
+@pytest.mark.parametrize("scope", ["gemm", "step"])
+def test_points_lie_under_the_roof_and_make_up_the_time(scope):
+    drawn = small("glue-mrpc-dsq", "dsq", "bf16-mixed", "fp32", scope=scope, traffic="fused")
+    [device] = drawn.job.hardware
+    for counted in drawn.policies:
+        its = roof(drawn, counted, device)
+        assert its.lacks == ""
+        assert sum(point.share for point in its.points) + its.moving == pytest.approx(1)
+        highest = 2 * max(rate.mac_per_s for rate in its.rates)
+        for point in its.points:
+            assert point.op_per_s <= min(highest, point.op_per_byte * device.dram_bytes_per_s) * (1 + 1e-12)
+        kinds = {point.kind for point in its.points}
+        assert kinds == ({"forward", "dgrad", "wgrad"} if scope == "gemm" else set(KINDS))
+
+
+def test_points_of_all_phases_make_up_the_work_of_the_run():
+    drawn = small("glue-mrpc-dsq", "dsq", hardware=["abstract-bit-serial"])
+    [counted] = drawn.policies
+    its = roof(drawn, counted, drawn.job.hardware[0])
+    names = {rate.name for rate in its.rates}
+    assert {"int2 x int2 + int32", "int4 x int4 + int32"} <= names
+    seconds = drawn.spent["dsq", "abstract-bit-serial"].time_s
+    whole = [point.share * seconds * point.op_per_s for point in its.points]
+    assert sum(whole) == pytest.approx(2 * counted.total.macs + sum(counted.total.vector.values()), rel=1e-9)
+
+
+def test_panels_share_their_scale_and_mark_every_ridge():
+    drawn = small("glue-mrpc-dsq", "bf16-mixed", "fp32", hardware=["h100-sxm", "a100-80gb"])
+    panels = PLOTS["roofline"](drawn).axes
+    assert len(panels) == 4
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in panels}) == 1
+    assert {axes.get_xscale() for axes in panels} == {axes.get_yscale() for axes in panels} == {"log"}
+    ridges = {tuple(map(float, line.get_xydata()[0])) for axes in panels for line in axes.get_lines()
+              if line.get_marker() == "D"}  # fmt: skip
+    for device in map(load_hardware, ("h100-sxm", "a100-80gb")):
+        peak = 2 * max(rate.mac_per_s for rate in device.rates if rate.a.name == rate.b.name == "bf16")
+        assert (peak / device.dram_bytes_per_s, peak) in ridges
+
+
+@pytest.mark.parametrize("name", list_shipped("hardware_profiles"))
+def test_every_profile_has_a_panel(name):
+    drawn = small("glue-mrpc-dsq", "fp32", hardware=[name])
+    [axes] = PLOTS["roofline"](drawn).axes
+    its = roof(drawn, drawn.policies[0], drawn.job.hardware[0])
+    assert bool(its.lacks) != bool(axes.collections)
+    assert its.lacks in ("", *(text.get_text() for text in axes.texts))
+    assert bool(its.lacks) == (drawn.spent["fp32", name].time_s is None)
+
+
+def test_a_device_without_a_bandwidth_is_said(tmp_path):
+    profile = tmp_path / "d.yaml"
+    text = Path(list_shipped("hardware_profiles")["a100-80gb"]).read_text()
+    before, _, after = text.partition("dram_bytes_per_s:")
+    profile.write_text(f"{before}dram_bytes_per_s: unknown\ndram_bytes:{after.partition('dram_bytes:')[2]}")
+    found = texts(save(small("glue-mrpc-dsq", "fp32", hardware=[str(profile)]), "roofline", tmp_path / "f.svg"))
+    assert "the profile has no DRAM bandwidth" in found
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_memory_stacks_the_components_of_every_policy_and_batch(tmp_path):
+    drawn = small("gpt2-small", "fp32", "w8a8+deployed", "dsq")
+    batches = (1, 3)
+    axes = PLOTS["memory"](drawn, batches=batches).axes[0]
+    tops = {}
+    for bar in axes.patches:
+        tops[bar.get_x()] = max(tops.get(bar.get_x(), 0), bar.get_y() + bar.get_height())
+    peaks = [
+        of_policy(with_batch(drawn.job, n).graph, counted.policy, "fused")[1].peak_bytes / 1e9
+        for counted in drawn.policies
+        for n in batches
+    ]
+    assert [tops[x] for x in sorted(tops)] == pytest.approx(peaks)
+    found = texts(save(drawn, "memory", tmp_path / "f.svg", batches=batches))
+    assert {"1", "3", "fp32", "w8a8 +deployed", "dsq*", "a100-80gb: 85.9 GB"} <= set(found)
+    assert {name.replace("_", " ") for name in COMPONENTS} <= set(found)
+    said = "gpt2-small: peak memory of a step, traffic fused (* levels recalled, not stated)"
+    assert f"{said} micro-batches of 1, 3 sequences (the numbers under the bars)" in found
+
+
+def test_memory_without_a_device_has_no_line(tmp_path):
+    found = texts(save(small("glue-mrpc-dsq", "fp32", hardware=[]), "memory", tmp_path / "f.svg"))
+    assert "peak memory, GB (10^9 bytes)" in found
+    assert not any("a100" in text for text in found)
+
+
 # --- costsim plot -----------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +291,30 @@ def test_plot_usage(folder, args):
     done = CliRunner().invoke(main, ["plot", *args])
     assert (done.exit_code, done.stdout) == (2, "")
     assert not list(Path().glob("*-*.svg"))
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["roofline"], "plot roofline: expected a device, --hardware NAME (see costsim list hardware)"),
+        (["roofline", "--hardware", "a101"], "hardware profile 'a101': no such file"),
+        (["schedule", "--batch", "4"], "--batch: is of plot memory, not of plot schedule"),
+        (["memory", "--batch", "4,x"], "--batch: expected whole numbers above 0"),
+    ],
+)
+def test_what_cannot_be_drawn(folder, args, says):
+    done = CliRunner().invoke(main, ["plot", *ONE_LAYER, *args])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"costsim: {says}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(Path().glob("*-*.svg"))
+
+
+@pytest.mark.parametrize("args", [["roofline", "--hardware", "h100-sxm", "--no-overlap"], ["memory", "--batch", "2,4"]])
+def test_plots_of_devices(folder, args):
+    done = CliRunner().invoke(main, ["plot", *ONE_LAYER, *args])
+    assert (done.exit_code, done.output) == (0, f"glue-mrpc-dsq-{args[0]}.svg\n")
+    assert ("without overlap" in Path(done.output.strip()).read_text()) == (args[0] == "roofline")
 
 
 def test_names_with_signs_of_formulas_are_drawn_as_they_are(tmp_path):

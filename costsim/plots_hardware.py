@@ -1,0 +1,341 @@
+"""Figures of what devices make of a run: rooflines, and memory by component. `plots` draws the others and saves all."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from costsim.count import Row
+from costsim.errors import InputError
+from costsim.hardware import Hardware, Rate, pair_on
+from costsim.memory import COMPONENTS, of_policy, with_batch
+from costsim.roofline import Kernel, kernels, spend
+from costsim.simulate import CountedPolicy, Job, Result
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; here because `plots` imports this module.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+def note(job: Job) -> str:
+    """What every figure of a job says about its convention."""
+    said = job.convention
+    return f"{job.workload}: law {said.law}, traffic {said.traffic}, scope {said.scope}"
+
+
+def starred(counted: CountedPolicy) -> str:
+    """A policy's name, marked if its levels are recalled."""
+    return counted.policy.name + ("*" if counted.policy.recalled else "")
+
+
+# --- roofline ---------------------------------------------------------------------------------------------------------
+
+MOST_POLICIES = 8  # panels of a device that a page has room for
+KINDS = dict(zip(("forward", "dgrad", "wgrad", "update", "other"), (*COLOURS[:4], "#7F7F7F"), strict=True))
+_LEAST_SHARE = 1e-4  # of the time: what takes less is not drawn
+
+
+class Point(NamedTuple):
+    """Kernels of a run that are alike: what they are, where they lie, and their share of the run's time."""
+
+    kind: str  # one of KINDS
+    op_per_byte: float
+    op_per_s: float
+    share: float
+
+
+@dataclass(slots=True)
+class Roof:
+    """What a policy's run looks like on a device."""
+
+    points: list[Point] = field(default_factory=list)
+    rates: dict[Rate, set[str]] = field(default_factory=dict)  # that the run uses, and the pairs upcast to each
+    bound: str = ""
+    lacks: str = ""  # why there is no time; "" if there is
+    moving: float = 0.0  # share of the time of kernels that compute nothing
+
+
+def _kind(kernel: Kernel) -> str:
+    """Which product of a layer a kernel is: of several, the one with most MACs. What is made again is forward."""
+    gemms = [row for row in kernel.rows if row.gemm is not None]
+    if gemms:
+        return max(gemms, key=lambda row: row.macs).gemm or "other"
+    return "update" if kernel.first[0].phase == "update" else "other"
+
+
+def _lacks(result: Result, counted: CountedPolicy, device: Hardware) -> str:
+    spent = result.spent[counted.policy.name, device.name]
+    if spent.unsupported:
+        return "unsupported:\n" + "\n".join(sorted(spent.unsupported))
+    if device.dram_bytes_per_s is None:
+        return "the profile has no DRAM bandwidth"
+    return "" if spent.time_s else "the profile has no vector rate" if spent.time_s is None else "nothing to time"
+
+
+def _use(rates: dict[Rate, set[str]], rows: Sequence[Row], device: Hardware) -> None:
+    for name, pair in {row.pair_name: row.pair for row in rows if row.pair is not None and row.macs}.items():
+        chosen = pair_on(device, *pair)
+        if chosen is not None:
+            rate, upcast = chosen
+            rates.setdefault(rate, set()).add(name if upcast else "")
+
+
+def _rate_label(rate: Rate, pairs: set[str]) -> str:
+    """A rate's name, and what runs on it for want of its own."""
+    upcast = sorted(pairs - {""})
+    if not upcast:
+        return rate.name
+    as_it = upcast[0].partition(" + ")[0] if len(upcast) == 1 else f"{len(upcast)} pairs"
+    return f"{rate.name} (and for {as_it})" if "" in pairs else f"{as_it} as {rate.name}"
+
+
+def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
+    """Where the kernels of a policy's run lie on a device; phases weigh as many steps as they last."""
+    job, found = result.job, Roof()
+    times: dict[tuple[str, float, float], float] = {}
+    found.lacks = _lacks(result, counted, device)
+    for phase in counted.phases:
+        if not phase.steps:
+            continue
+        _use(found.rates, phase.rows, device)
+        if found.lacks:
+            continue
+        for kernel in kernels(job.graph, phase.rows, job.convention.traffic, job.convention.scope):
+            its = spend(kernel, device, job.overlap)
+            seconds = (its.time_s or 0.0) * kernel.number * phase.steps
+            done = 2 * its.macs + its.vector_ops
+            where = (its.op_per_byte or 0.0, done / its.time_s if its.time_s else 0.0)
+            times[_kind(kernel), *where] = times.get((_kind(kernel), *where), 0.0) + seconds
+    whole = sum(times.values())
+    found.bound = result.spent[counted.policy.name, device.name].bound
+    found.points = [Point(*key, seconds / whole) for key, seconds in times.items() if key[1] and key[2] and whole]
+    found.moving = 1 - sum(point.share for point in found.points) if whole else 0.0
+    return found
+
+
+def _area(share: float) -> float:
+    """Square points of a marker: in proportion to the share of time, but never too small to see."""
+    return max(5.0, 500 * share)
+
+
+def _ceilings(axes: Axes, device: Hardware, its: Roof, right: float) -> None:
+    """The bandwidth's slope, a ceiling for each rate from its ridge point on, and the rate of elements."""
+    bandwidth = device.dram_bytes_per_s
+    if bandwidth is None:
+        return
+    names: dict[int, list[str]] = {}
+    for rate, pairs in its.rates.items():
+        names.setdefault(2 * rate.mac_per_s, []).append(_rate_label(rate, pairs))
+    heights = sorted({*names, device.vector_op_per_s or 0} - {0})
+    ridge = max(heights) / bandwidth
+    axes.plot([ridge * 1e-9, ridge], [max(heights) * 1e-9, max(heights)], color="black", linewidth=1)
+    for i, height in enumerate(heights):
+        crowded = height not in names or any(above < 5 * height for above in heights[i + 1 : i + 2])
+        style, colour = ("-", "black") if height in names else (":", "#7F7F7F")
+        axes.plot([height / bandwidth, right], [height, height], style, color=colour, linewidth=1)
+        axes.plot(height / bandwidth, height, "D", markersize=4, color=colour, markerfacecolor="white", zorder=5)
+        axes.annotate(
+            "\n".join(sorted(names.get(height, ["elements"]))),
+            (right, height),
+            xytext=(-2, 1 if crowded else 9),  # above the markers where there is room
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=6.5,
+            color=colour,
+            zorder=6,
+        )
+
+
+def _dots(axes: Axes, points: Sequence[Point]) -> None:
+    """A disc a place; where kernels of several kinds lie on each other, each has a ring or the disc inside.
+
+    A place is where both logarithms agree to a 25th of a decade; its disc is at the mean, weighed by time.
+    """
+    places: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        if point.share >= _LEAST_SHARE:
+            place = round(25 * math.log10(point.op_per_byte)), round(25 * math.log10(point.op_per_s))
+            places.setdefault(place, []).append(point)
+    shares = {place: sum(point.share for point in its) for place, its in places.items()}
+    for place in sorted(places, key=lambda place: (-shares[place], place)):  # small ones on top
+        its, left = places[place], shares[place]
+        x = sum(point.op_per_byte * point.share for point in its) / left
+        y = sum(point.op_per_s * point.share for point in its) / left
+        for kind, colour in KINDS.items():
+            share = sum(point.share for point in its if point.kind == kind)
+            if share:
+                axes.scatter(x, y, s=_area(left), color=colour, edgecolor="white", linewidth=0.3, zorder=4)
+            left -= share
+
+
+def _panel(axes: Axes, its: Roof, device: Hardware, right: float) -> None:
+    if its.lacks:
+        axes.annotate(its.lacks, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=8)
+        return
+    _ceilings(axes, device, its, right)
+    _dots(axes, its.points)
+    if its.moving >= 0.0005:
+        said = f"{100 * its.moving:.1f} % of the time computes nothing"
+        axes.annotate(said, (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=6.5, color="#595959")
+    axes.grid(linewidth=0.3)
+    axes.set_axisbelow(True)
+
+
+def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The same axes for all panels: every point that is drawn, every ridge and ceiling."""
+    points = [point for its in roofs.values() for point in its.points if point.share >= _LEAST_SHARE]
+    x, y = [point.op_per_byte for point in points], [point.op_per_s for point in points]
+    for (device, _), its in roofs.items():
+        heights = [2.0 * rate.mac_per_s for rate in its.rates]
+        bandwidth = next(known.dram_bytes_per_s for known in devices if known.name == device)
+        y += heights
+        x += [height / bandwidth for height in heights if bandwidth]
+    if not x:
+        return (0.1, 1000.0), (1e9, 1e15)
+    return (min(x) / 2, max(x) * 4), (min(y) / 3, max(y) * 4)
+
+
+def _legend(figure: Figure) -> None:
+    def dot(colour: str, area: float, label: str) -> Line2D:
+        return Line2D([], [], linestyle="", marker="o", color=colour, markersize=math.sqrt(area), label=label)
+
+    kinds = [dot(colour, 40, name) for name, colour in KINDS.items()]
+    sizes = [dot("#BFBFBF", _area(share), f"{100 * share:g} % of the time") for share in (0.01, 0.1, 0.3)]
+    sizes.append(Line2D([], [], color="black", marker="D", markerfacecolor="white", markersize=4, label="ridge point"))
+    sizes.append(Line2D([], [], linestyle="", label="rings: several at one place"))
+    handles = [handle for pair in zip(kinds, sizes, strict=True) for handle in pair]  # legends fill column by column
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=8)
+
+
+def _power(value: float, _: int | None) -> str:
+    """A tick of a decade; Matplotlib's own labels are formulas, which names forbid."""
+    return f"1e{round(math.log10(value))}" if not 0.005 < value < 5000 else f"{value:g}"
+
+
+def roofline(result: Result) -> Figure:
+    """Kernels under the roofs of devices: the first MOST_POLICIES policies side by side at the same scale.
+
+    Ceilings and slope are peaks, before efficiencies; op/byte and op/s count 2 operations a MAC and those on elements.
+    Raises InputError if the job has no hardware. Source: Williams et al., Roofline, CACM 2009.
+    """
+    job, shown = result.job, result.policies[:MOST_POLICIES]
+    if not job.hardware:
+        raise InputError("plot roofline: expected a device, --hardware NAME (see costsim list hardware)")
+    roofs = {(device.name, its.policy.name): roof(result, its, device) for device in job.hardware for its in shown}
+    columns = (1, 2, 3, 2, 3, 3, 4, 4)[len(shown) - 1]
+    rows = -(-len(shown) // columns)
+    size = (4.0 * columns + 0.6, 3.1 * rows * len(job.hardware) + 1.2)
+    figure = Figure(figsize=(max(size[0], 8.6), size[1]), layout="constrained")
+    grid: Any = figure.subplots(rows * len(job.hardware), columns, squeeze=False, sharex=True, sharey=True)
+    (left, right), (low, high) = _limits(roofs, job.hardware)
+    grid[0][0].set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high))
+    grid[0][0].xaxis.set_major_formatter(_power)
+    grid[0][0].yaxis.set_major_formatter(_power)
+    for d, device in enumerate(job.hardware):
+        panels = [axes for row in grid[d * rows : (d + 1) * rows] for axes in row]
+        for axes, counted in zip(panels, shown, strict=False):
+            its = roofs[device.name, counted.policy.name]
+            of = f" on {device.name}" if len(job.hardware) > 1 else ""
+            axes.set_title(f"{starred(counted)}{of}" + (f": bound by {its.bound}" if not its.lacks else ""), fontsize=9)
+            _panel(axes, its, device, right)
+        for axes, above in zip(panels[len(shown) :], panels[len(shown) - columns :], strict=False):
+            axes.set_axis_off()
+            above.tick_params(labelbottom=True)
+    for axes in grid[-1]:
+        axes.set_xlabel("arithmetic intensity, op/byte")
+    for row in grid:
+        row[0].set_ylabel("performance, op/s")
+    _legend(figure)
+    figure.suptitle(_roofline_title(result, shown), fontsize=10)
+    return figure
+
+
+def _roofline_title(result: Result, shown: Sequence[CountedPolicy]) -> str:
+    job = result.job
+    said = f"{note(job)}, on {', '.join(device.name for device in job.hardware)}"
+    said += "" if job.overlap else ", without overlap"
+    if any(counted.policy.recalled for counted in shown):
+        said += " (* levels recalled, not stated)"
+    left_out = [starred(counted) for counted in result.policies[len(shown) :]]
+    return said + (f"\nnot shown: {', '.join(left_out)}; --policy chooses" if left_out else "")
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+OF_COMPONENT = dict(zip(COMPONENTS, (COLOURS[i] for i in (0, 5, 1, 4, 2, 3, 7)), strict=True))
+
+
+class Bar(NamedTuple):
+    """Peak memory to be drawn: bytes of each component, under a label and one for its neighbours of the same group."""
+
+    group: str
+    label: str
+    components: Mapping[str, int]
+
+
+def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware]) -> None:
+    """Stacked bars of memory, in GB (10^9 bytes), by group, and lines where devices' DRAM ends."""
+    groups = list(dict.fromkeys(bar.group for bar in bars))
+    places = [i + 0.6 * groups.index(bar.group) for i, bar in enumerate(bars)]
+    bottoms = [0.0] * len(bars)
+    for name, colour in OF_COMPONENT.items():
+        heights = [bar.components[name] / 1e9 for bar in bars]
+        if any(heights):
+            label = name.replace("_", " ")
+            axes.bar(places, heights, bottom=bottoms, color=colour, edgecolor="white", linewidth=0.3, label=label)
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    axes.set_xticks(places, [bar.label for bar in bars])
+    axes.tick_params(axis="x", length=0)
+    middles = [
+        sum(its) / len(its)
+        for group in groups
+        if (its := [place for place, bar in zip(places, bars, strict=True) if bar.group == group])
+    ]
+    names: Any = axes.secondary_xaxis(-0.05 if any(bar.label for bar in bars) else 0.0)
+    names.set_xticks(middles, [group.replace("+", "\n+") for group in groups])
+    names.tick_params(axis="x", length=0, labelsize=8)
+    names.spines["bottom"].set_visible(False)
+    for device, style in zip(devices, cycle(("--", ":", "-.", "-")), strict=False):
+        _dram_line(axes, device, style)
+    axes.set_xlim(-0.8, places[-1] + 0.8)
+    axes.set_ylim(0, 1.05 * max([*bottoms, *((device.dram_bytes or 0) / 1e9 for device in devices)]))
+    axes.set_ylabel("peak memory, GB (10^9 bytes)")
+    axes.grid(axis="y", linewidth=0.3)
+    axes.set_axisbelow(True)
+
+
+def _dram_line(axes: Axes, device: Hardware, style: str) -> None:
+    if device.dram_bytes is None:
+        axes.plot([], [], " ", label=f"{device.name}: size not known")
+        return
+    size = device.dram_bytes / 1e9
+    axes.axhline(size, color="black", linestyle=style, linewidth=1, label=f"{device.name}: {size:.1f} GB")
+
+
+def memory(result: Result, batches: Sequence[int | None] = (None,)) -> Figure:
+    """Peak memory of a step by component, for each policy and batch (sequences of a micro-batch; None: as in the file).
+
+    A line stands where a device's DRAM ends. Raises InputError for a batch that does not fit the workload.
+    """
+    job, bars = result.job, []
+    jobs = [with_batch(job, sequences) for sequences in batches]
+    for counted in result.policies:
+        for its in jobs:
+            parts = of_policy(its.graph, counted.policy, its.convention.traffic)[1].components
+            bars.append(Bar(starred(counted), str(its.graph.sizes["batch"]) if len(jobs) > 1 else "", parts))
+    width = max(7.0, 2.5 + 0.28 * len(bars), 2.0 + 1.05 * len(result.policies))
+    figure = Figure(figsize=(width, 5), layout="constrained")
+    axes = figure.subplots()
+    stacked(axes, bars, job.hardware)
+    figure.legend(loc="outside right center", frameon=False, reverse=True)
+    sizes = ", ".join(str(its.graph.sizes["batch"]) for its in jobs)
+    recalled = any(counted.policy.recalled for counted in result.policies)
+    mark = " (* levels recalled, not stated)" if recalled else ""
+    of = f"micro-batches of {sizes} sequences" + (" (the numbers under the bars)" if len(jobs) > 1 else "")
+    figure.suptitle(f"{job.workload}: peak memory of a step, traffic {job.convention.traffic}{mark}\n{of}", fontsize=10)
+    return figure
