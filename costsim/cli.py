@@ -129,40 +129,57 @@ def _path(out: str) -> Any:
 
 
 @main.command()
-@_options(*_WORKLOAD, *_RATIOS)
-@click.argument("kind", type=click.Choice(("sensitivity", "schedule")))
+@_options(*_WORKLOAD, *_RATIOS, *_HARDWARE)
+@click.argument("kind", type=click.Choice(("sensitivity", "schedule", "roofline", "memory")))
+@click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, for memory.")
 @click.option("--out", type=click.Path(), help="File to write (.svg, .pdf, .png)  [default: WORKLOAD-KIND.svg]")
-def plot(kind: str, out: str | None, **job: Any) -> None:
-    """Draw WORKLOAD's results: where each assumption takes the ratios, or the schedule.
+def plot(kind: str, batch: str | None, out: str | None, **job: Any) -> None:
+    """Draw WORKLOAD's results: where each assumption takes the ratios, the schedule, rooflines, or peak memory.
 
     \b
     costsim plot iwslt17-dsq.yaml sensitivity
     costsim plot iwslt17-dsq.yaml schedule --out schedule.png
+    costsim plot iwslt17-dsq.yaml roofline --hardware h100-sxm
+    costsim plot gpt2-small memory --batch 4,8,16 --hardware a100-80gb
     """
     from costsim import plots, simulate
+    from costsim.errors import InputError
 
+    if batch is not None and kind != "memory":
+        raise InputError(f"--batch: is of plot memory, not of plot {kind}; --set batch.sequences=N sets one")
+    options = {"batches": _whole_numbers("--batch", batch)} if kind == "memory" else {}
     result = simulate.run(**job)
     path = _path(f"{result.job.workload}-{kind}.svg" if out is None else out)
-    click.echo(plots.save(result, kind, path))
+    click.echo(plots.save(result, kind, path, **options))
 
 
 @main.command()
-@_options(*_WORKLOAD)
+@_options(*_WORKLOAD, *_HARDWARE)
+@click.option("--measure", is_flag=True, help="Time a float32 step of a smaller copy beside what a roofline predicts.")
 @click.option("--steps", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Train so many, too.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and dropout.")
 @click.option("--format", "style", type=click.Choice(("table", "json")), default="table", show_default=True)
 @click.pass_context
-def validate(context: click.Context, /, steps: int, seed: int, style: str, **job: Any) -> None:
+def validate(context: click.Context, /, measure: bool, steps: int, seed: int, style: str, **job: Any) -> None:
     """Run WORKLOAD, shrunk, in NumPy with real quantizers, and compare every op with its counts.
 
-    Exits with 1 if a count is not what was measured, or a gradient is wrong.
+    Exits with 1 if a count is not what was measured, or a gradient is wrong. --measure compares times instead, on the
+    device of --hardware, or on this machine, which is then measured first.
 
     \b
     costsim validate iwslt17-dsq.yaml
     costsim validate glue-mrpc-dsq --policy dsq --steps 3
+    costsim validate gpt2-small --measure --hardware my-machine.yaml
     """
     from costsim import report_validation, simulate
     from costsim import validate as validation
+    from costsim.errors import InputError
+
+    if measure:
+        _validate_time(steps, seed, style, **job)
+        return
+    if job["hardware"]:
+        raise InputError("--hardware: only --measure compares times")
 
     prepared = simulate.prepare(**job)
     hidden = not sys.stderr.isatty()
@@ -170,6 +187,51 @@ def validate(context: click.Context, /, steps: int, seed: int, style: str, **job
         found = validation.validate(prepared, steps, seed, lambda: bar.update(1))
     click.echo(report_validation.to_json(found) if style == "json" else report_validation.to_table(found), nl=False)
     context.exit(0 if found.passed else 1)
+
+
+def _validate_time(steps: int, seed: int, style: str, **job: Any) -> None:
+    """`validate --measure`."""
+    from costsim import calibrate, report_validation, simulate
+    from costsim import measure as timing
+    from costsim.errors import InputError
+
+    for name, given in (("policy", job["policies"]), ("bits", job["bits"]), ("traffic", job["traffic"])):
+        if given:
+            raise InputError(f"--{name}: --measure times plain float32, op by op")
+    if steps > 1 or len(job["hardware"]) > 1:
+        raise InputError("--measure: takes one --hardware, and no --steps")
+    prepared = simulate.prepare(**job)
+    bench = None if job["hardware"] else calibrate.NumpyBench()
+    ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench) if bench else 0)
+    with click.progressbar(length=ticks, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        device = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]
+        found = timing.measure(prepared, device, seed, tick=lambda: bar.update(1))
+    click.echo(report_validation.time_json(found) if style == "json" else report_validation.time_table(found), nl=False)
+
+
+@main.command()
+@click.option("--out", type=click.Path(), help="File to write, instead of printing.")
+@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True, help="What to measure.")
+@click.option("--seconds", type=click.FloatRange(0, 3600), default=20, show_default=True, help="At most, about.")
+def calibrate(out: str | None, device: str, seconds: float) -> None:
+    """Measure this machine and write it as a hardware profile: rates, bandwidth, launches, each with its spread.
+
+    Let nothing else run meanwhile. The CPU through NumPy; cuda needs PyTorch and a device.
+
+    \b
+    costsim calibrate --out my-machine.yaml
+    costsim run gpt2-small --policy fp32 --hardware my-machine.yaml
+    """
+    from costsim import calibrate as calibration
+    from costsim import files
+
+    if out is not None:
+        calibration.check_place(_path(out))
+    bench = calibration.open_bench(device)
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=calibration.work_to_do(bench), file=sys.stderr, hidden=hidden) as bar:
+        text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1))
+    click.echo(text if out is None else files.write(_path(out), text.encode()), nl=out is not None)
 
 
 def _whole_numbers(name: str, text: str | None) -> list[int | None]:

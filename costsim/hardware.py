@@ -1,5 +1,7 @@
 """A checked hardware profile as plain data, and which of its multipliers a pair of formats runs on."""
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -70,8 +72,23 @@ class Hardware:
     mac_efficiency: float
     vector_efficiency: float
     dram_efficiency: float
+    gemm_efficiency: tuple[tuple[int, float], ...]  # MACs of a GEMM, rising, and what part of the peak it reaches
     unverified: frozenset[str]
     source: Mapping[str, str] = field(compare=False)
+
+    def mac_part(self, macs: float) -> float:
+        """The part of a rate that a GEMM of so many MACs a run reaches: `mac_efficiency` times that of its size.
+
+        Between the sizes that the profile has, linear in the logarithm of the MACs; beyond them, that of the last.
+        """
+        curve = self.gemm_efficiency
+        if not curve:
+            return self.mac_efficiency
+        above = bisect_left(curve, (macs, 0.0))
+        if above in (0, len(curve)):
+            return self.mac_efficiency * curve[min(above, len(curve) - 1)][1]
+        (less, low), (more, high) = curve[above - 1], curve[above]
+        return self.mac_efficiency * (low + (high - low) * math.log(macs / less) / math.log(more / less))
 
     @property
     def shown_rates(self) -> tuple[Rate, ...]:
@@ -109,6 +126,7 @@ def load_hardware(name: str) -> Hardware:
         mac_efficiency=_number(file.efficiency.mac) or 1.0,
         vector_efficiency=_number(file.efficiency.vector) or 1.0,
         dram_efficiency=_number(file.efficiency.dram) or 1.0,
+        gemm_efficiency=_curve(document, file),
         unverified=frozenset(_dotted(at) for at, figure in _figures(file) if not figure.verified),
         source={_dotted(at): _source(file, figure) for at, figure in _figures(file)},
     )
@@ -203,6 +221,15 @@ def _rates(document: Document, file: schema.Hardware) -> tuple[Rate, ...]:
         first[triple] = i
         rates.append(rate)
     return tuple(rates)
+
+
+def _curve(document: Document, file: schema.Hardware) -> tuple[tuple[int, float], ...]:
+    points = tuple((point.macs, point.value) for point in file.gemm_efficiency)
+    for i in range(1, len(points)):
+        if points[i][0] <= points[i - 1][0]:
+            message = f"expected more than the {points[i - 1][0]} before it, got {points[i][0]}"
+            raise document.error(("gemm_efficiency", i, "macs"), message)
+    return points
 
 
 def _sums(rate: Rate, accumulator: Format) -> bool:

@@ -8,7 +8,7 @@ here reads the cost model or the work that op kinds declare.
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -23,6 +23,7 @@ from costsim.quantize import Packed, needs_float64, pack, quantize, unpack
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
+Clock = Callable[[], float]
 Item = tuple[str, Copy | None]  # what lies in DRAM: a tensor (by the name of its memory), or a copy of it
 
 
@@ -94,6 +95,7 @@ class Measured:
     """What one op was seen to do in a step."""
 
     products: int = 0
+    seconds: float = 0.0  # in the op itself, by the clock that `run` was given
     quantized: int = 0  # numbers converted to make copies
     read_bits: dict[str, int] = field(default_factory=dict)  # by name of the tensor or copy
     written_bits: dict[str, int] = field(default_factory=dict)
@@ -196,10 +198,17 @@ class _Machine:
     """DRAM and a chip. Moves are measured if `measure` is set; numbers are the same either way."""
 
     def __init__(
-        self, graph: Graph, assignment: Assignment | None, group: Sequence[int], dtype: Any, measure: bool, exact: bool
+        self,
+        graph: Graph,
+        assignment: Assignment | None,
+        group: Sequence[int],
+        dtype: Any,
+        measure: bool,
+        exact: bool,
+        clock: Clock | None,
     ) -> None:
         self.graph, self.assignment, self.group = graph, assignment, group
-        self.dtype, self.measure, self.exact = dtype, measure, exact
+        self.dtype, self.measure, self.exact, self.clock = dtype, measure, exact, clock
         self.plan = _Plan(graph, assignment, group)
         self.dram: dict[Item, Array | Packed] = {}
         self.chip: dict[Item, Array] = {}
@@ -300,7 +309,9 @@ class _Machine:
         self.partly = []
         inputs = [self.read(op, i, seen) for i in range(len(op.inputs))]
         dtype = np.float64 if self.exact else None
+        start = self.clock() if self.clock else 0.0
         results, products = run_op(self.graph, op, inputs, seed=seed, step=step, micro=micro, dtype=dtype)
+        seen.seconds += self.clock() - start if self.clock else 0.0
         seen.products += products
         for operand, part in self.partly:
             # What a lookup touches is what comes out of it.
@@ -334,19 +345,21 @@ def run(
     measure: bool = False,
     exact: bool = False,
     forward_only: bool = False,
+    clock: Clock | None = None,
 ) -> Run:
     """Run one training step: forward and backward once per micro-batch in `batches`, then the update.
 
     `weights` holds weights and states by name, each batch the data tensors. Missing states start at 0, the gradient of
     the loss is 1. `group` says which ops are one kernel (by position, default each for itself), `measure` whether
     tensors are packed to bits and counted, `exact` that products are summed in float64; `forward_only` ends at the
-    loss. The dtype is that of the weights. Raises KeyError for a missing tensor, ValueError if the number of batches is
-    not the graph's or numbers are not finite where a format must have them so.
+    loss. A `clock`, in seconds, times each op, without holding and packing. The dtype is that of the weights. Raises
+    KeyError for a missing tensor, ValueError if the number of batches is not the graph's or numbers are not finite
+    where a format must have them so.
     """
     floats = [x.dtype for x in weights.values() if x.dtype.kind == "f"]
     dtype = np.result_type(*floats) if floats else np.dtype(np.float32)
     group = range(len(graph.ops)) if group is None else group
-    machine = _Machine(graph, assignment, group, dtype, measure, exact)
+    machine = _Machine(graph, assignment, group, dtype, measure, exact, clock)
     for tensor in graph.tensors.values():
         if tensor.name in graph.producer or tensor.alias is not None:
             continue

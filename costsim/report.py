@@ -410,6 +410,7 @@ def _peaks(device: Hardware) -> str:
     ]
     factors = {"MAC": device.mac_efficiency, "vector": device.vector_efficiency, "DRAM": device.dram_efficiency}
     less = [f"{name} at {factor:g} of its peak" for name, factor in factors.items() if factor != 1]
+    less += ["GEMMs at the efficiency of their size"] if device.gemm_efficiency else []
     return f"{device.name}: {', '.join([*parts, *(less or ['all at their peaks'])])}"
 
 

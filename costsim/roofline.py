@@ -9,7 +9,6 @@ Source: Williams et al., Roofline, CACM 2009.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import NamedTuple
 
 from costsim.count import Row, each_op, group_ops
@@ -114,23 +113,21 @@ def _pair_name(pair: Pair) -> str:
     return f"{a.name} x {b.name} + {accumulator.name}"
 
 
-@cache
-def _on(device: int, pair: Pair) -> tuple[Rate, bool] | None:
-    return pair_on(_DEVICES[device], *pair)
+class _Rates(dict[Pair, tuple[Rate, bool] | None]):
+    """The multipliers that a device has for pairs of formats, looked up once each."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.hardware = hardware
+
+    def __missing__(self, pair: Pair) -> tuple[Rate, bool] | None:
+        found = self[pair] = pair_on(self.hardware, *pair)
+        return found
 
 
-_DEVICES: dict[int, Hardware] = {}  # by identity: profiles hold no more than data, but are slow to hash
-
-
-def rate_of(hardware: Hardware, pair: Pair) -> tuple[Rate, bool] | None:
-    """`hardware.pair_on`, remembered."""
-    _DEVICES.setdefault(id(hardware), hardware)
-    return _on(id(hardware), pair)
-
-
-def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True) -> Spent:
-    """Time and energy of one such kernel, over all its runs in a step."""
+def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: _Rates | None = None) -> Spent:
+    """Time and energy of one such kernel, over all its runs in a step. `rates` are what was looked up before."""
     found = Spent()
+    rates = _Rates(hardware) if rates is None else rates
     table = TABLES[hardware.energy_table] if hardware.energy_table else None
     for row in kernel.rows:
         found.dram_bits += sum(move.read_bits + move.written_bits for move in row.moves)
@@ -138,14 +135,14 @@ def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True) -> Spent:
         if row.pair is None or not row.macs:
             continue
         found.macs += row.macs
-        chosen = rate_of(hardware, row.pair)
+        chosen = rates[row.pair]
         if chosen is None:
             found.unsupported.add(_pair_name(row.pair))
             continue
         rate, upcast = chosen
         if upcast:
             found.upcast.add((_pair_name(row.pair), rate.name))
-        found.mac_s += row.macs / (rate.mac_per_s * hardware.mac_efficiency)
+        found.mac_s += row.macs / (rate.mac_per_s * hardware.mac_part(row.macs / row.ops[0].times))
         if table:
             picojoules, scaled = mac_pj(table, rate.a, rate.b, rate.accumulator)
             found.arithmetic_j = (found.arithmetic_j or 0.0) + row.macs * picojoules * PICO
@@ -188,7 +185,7 @@ def _energy(found: Spent, hardware: Hardware) -> None:
 
 def spend_all(found: Iterable[Kernel], hardware: Hardware, overlap: bool = True) -> Spent:
     """Time and energy of a step."""
-    total = Spent()
+    total, rates = Spent(), _Rates(hardware)
     for kernel in found:
-        total.add(spend(kernel, hardware, overlap), kernel.number)
+        total.add(spend(kernel, hardware, overlap, rates), kernel.number)
     return total

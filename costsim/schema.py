@@ -319,6 +319,12 @@ class Efficiency(Measured):
     dram: Factor | None = None
 
 
+class AtSize(Factor):
+    """The part of the peak that one GEMM of some size reaches, with its source."""
+
+    macs: Count = Field(description="MACs of one run of the GEMM")
+
+
 class Hardware(Measured):
     """A hardware profile: what a device does and holds, with the source of every figure."""
 
@@ -339,6 +345,9 @@ class Hardware(Measured):
     node_nm: Quantity | None = None
     year: Figure | None = None
     efficiency: Efficiency = Efficiency()
+    gemm_efficiency: tuple[AtSize, ...] = Field(
+        default=(), description="by size, MACs rising; on a log scale of MACs straight in between, constant beyond"
+    )
     notes: tuple[str, ...] = ()
     sources: Annotated[dict[str, str], Field(min_length=1, description="what the keys of `source` stand for")]
 

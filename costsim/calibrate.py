@@ -1,0 +1,494 @@
+"""Measures a machine and writes what was found as a hardware profile: bandwidth, rates by size, cost of a launch.
+
+A measurement is a task that is timed again and again; the figure is the median, and the quartiles go into its note.
+What runs the tasks is a bench: NumPy, or PyTorch on a CUDA device. Everything but the clock is deterministic.
+"""
+
+import datetime
+import math
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import yaml
+
+from costsim import __version__
+from costsim.errors import InputError, one_line
+from costsim.hardware import Hardware, load_hardware
+
+Clock = Callable[[], float]  # seconds
+Task = Callable[[], object]  # does its work once
+
+DEVICES = ("cpu", "cuda")
+QUICK_S = 5.0  # for a profile that is used at once
+_SAMPLE_S = 1e-3  # tasks shorter than this are timed together: clocks and their calls take a fraction of a microsecond
+_LEAST, _MOST = 3, 200  # samples of one measurement
+_MOST_TOGETHER = 1000
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large the arrays are that are worked on."""
+
+    copy_bytes: int  # of one array, beyond every cache
+    vector_elements: tuple[int, ...]  # fp32; three such arrays stay in a cache
+    gemm: tuple[int, ...]  # rows and columns of square matrices, rising
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is known without measuring, and how it will be measured."""
+
+    description: str
+    vendor: str
+    how: str  # libraries, their versions, cores
+    said_by: str  # who says how large the memories are
+    dram_bytes: int | None
+    on_chip_bytes: int | None
+    alone: str  # a clause on copies and vector operations, for their notes
+    notes: tuple[str, ...]
+
+
+class Bench(Protocol):
+    """What can be timed on a device. Making a task makes its arrays; calling it does the work."""
+
+    accumulators: Mapping[str, str]  # of each format that may be multiplied
+    curve: str  # the format whose rates by size stand for all
+    sizes: Sizes
+    machine: Machine
+
+    def copy(self, size: int) -> Task:
+        """Copy an array of so many bytes to another."""
+
+    def vector(self, elements: int) -> Task:
+        """Multiply two fp32 arrays element by element into a third."""
+
+    def gemm(self, format: str, n: int) -> Task:
+        """Multiply two matrices of n by n numbers of a format. Raises if the device cannot."""
+
+    def wait(self) -> None:
+        """Until all tasks that were started are done."""
+
+
+# --- NumPy ------------------------------------------------------------------------------------------------------------
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _cache_bytes() -> int | None:
+    """The last level of cache, as Linux says it; None elsewhere."""
+    sizes = [_text_of(str(path)).strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    units = {"K": 2**10, "M": 2**20}
+    found = [int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units and size[:-1].isdigit()]
+    return max(found, default=None)
+
+
+def _memory_bytes(pages: str) -> int | None:
+    try:
+        return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system, or one that does not say
+        return None
+
+
+def _cores() -> int:
+    usable = getattr(os, "sched_getaffinity", None)  # of those that the process may use; not on every system
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    lines = _text_of("/proc/cpuinfo").splitlines()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine() or "processor"
+
+
+def _blas() -> str:
+    """The BLAS that NumPy was built with."""
+    built: Any = np.show_config(mode="dicts")
+    blas = built.get("Build Dependencies", {}).get("blas", {})
+    return f"{blas.get('name', 'BLAS unknown')} {blas.get('version', '')}".strip()
+
+
+class NumpyBench:
+    """This machine through NumPy: products by BLAS on all cores, everything else on one."""
+
+    accumulators: Mapping[str, str] = {"fp32": "fp32"}
+    curve = "fp32"
+
+    def __init__(self) -> None:
+        cache, free = _cache_bytes(), _memory_bytes("SC_AVPHYS_PAGES")
+        beyond = max(64 * _MIB, 4 * (cache or 0))
+        self.sizes = Sizes(
+            copy_bytes=beyond if free is None else max(_MIB, min(beyond, free // 8)),
+            vector_elements=(2**12, 2**14, 2**16),
+            gemm=(64, 128, 256, 512, 1024, 2048),
+        )
+        cores = _cores()
+        self.machine = Machine(
+            description=f"{_processor()}, {cores} cores, through NumPy",
+            vendor="",
+            how=f"NumPy {np.__version__} with {_blas()}, {cores} cores, {platform.system()} {platform.machine()}",
+            said_by=f"what {platform.system()} says",
+            dram_bytes=_memory_bytes("SC_PHYS_PAGES"),
+            on_chip_bytes=cache,
+            alone="NumPy uses one core for it",
+            notes=("NumPy has no fast product of int8: no such rate",),
+        )
+        self._rng = np.random.default_rng(0)
+
+    def _draw(self, *shape: int) -> Any:
+        return self._rng.random(shape, np.float32)
+
+    def copy(self, size: int) -> Task:
+        """Copy an array of so many bytes to another."""
+        x = self._draw(size // 4)
+        return partial(np.copyto, np.ones_like(x), x)
+
+    def vector(self, elements: int) -> Task:
+        """Multiply two fp32 arrays element by element into a third."""
+        x, y = self._draw(elements), self._draw(elements)
+        return partial(np.multiply, x, y, out=np.ones_like(x))
+
+    def gemm(self, format: str, n: int) -> Task:  # noqa: ARG002
+        """Multiply two fp32 matrices of n by n."""
+        x, y = self._draw(n, n), self._draw(n, n)
+        return partial(np.matmul, x, y, out=np.ones_like(x))
+
+    def wait(self) -> None:
+        """NumPy returns when it is done."""
+
+
+# --- PyTorch ----------------------------------------------------------------------------------------------------------
+
+
+class TorchBench:
+    """A CUDA device through PyTorch. (`device` is cpu in tests, which checks everything but the figures.)"""
+
+    accumulators: Mapping[str, str] = {
+        "fp32": "fp32",
+        "tf32": "fp32",
+        "bf16": "fp32",
+        "fp16": "fp32",
+        "fp8-e4m3": "fp32",
+        "int8": "int32",
+    }
+    curve = "bf16"
+    _DTYPES: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16", "fp8-e4m3": "float8_e4m3fn", "int8": "int8"}
+
+    def __init__(self, torch: Any, device: str = "cuda") -> None:
+        self._torch, self._device = torch, device
+        self.sizes = Sizes(
+            copy_bytes=1024 * _MIB,
+            vector_elements=(2**18, 2**20, 2**22),
+            gemm=(256, 512, 1024, 2048, 4096, 8192),
+        )
+        self.machine = self._machine()
+        self._generator = torch.Generator(device).manual_seed(0)
+
+    def _machine(self) -> Machine:
+        torch = self._torch
+        its = torch.cuda.get_device_properties(0) if self._device == "cuda" else None
+        name = its.name if its else "CPU"
+        return Machine(
+            description=f"{name}, through PyTorch",
+            vendor=name.partition(" ")[0] if its else "",
+            how=f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}, {name}",
+            said_by="what CUDA says",
+            dram_bytes=its.total_memory if its else None,
+            on_chip_bytes=getattr(its, "L2_cache_size", None),
+            alone="three passes over the cache at most as fast as it is, so less than the units could do",
+            notes=(),
+        )
+
+    def _draw(self, dtype: str, *shape: int) -> Any:
+        x = self._torch.rand(shape, generator=self._generator, device=self._device)
+        return x.to(getattr(self._torch, dtype))
+
+    def copy(self, size: int) -> Task:
+        """Copy an array of so many bytes to another."""
+        x = self._draw("float32", size // 4)
+        return partial(self._torch.ones_like(x).copy_, x)
+
+    def vector(self, elements: int) -> Task:
+        """Multiply two fp32 arrays element by element into a third."""
+        x, y = self._draw("float32", elements), self._draw("float32", elements)
+        return partial(self._torch.mul, x, y, out=self._torch.ones_like(x))
+
+    def gemm(self, format: str, n: int) -> Task:
+        """Multiply two matrices of n by n. Raises what PyTorch raises if the device or PyTorch cannot."""
+        torch = self._torch
+        # A setting of the process: right for the task made last, which is the one that runs.
+        torch.set_float32_matmul_precision("high" if format == "tf32" else "highest")
+        dtype = self._DTYPES.get(format, "float32")
+        x, y = self._draw(dtype, n, n), self._draw(dtype, n, n)
+        if format == "int8":
+            return partial(torch._int_mm, x, y)
+        if format == "fp8-e4m3":
+            one = torch.ones((), device=self._device)
+            # cuBLAS takes the second operand by columns.
+            return partial(torch._scaled_mm, x, y.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+        return partial(torch.matmul, x, y, out=torch.ones_like(x))
+
+    def wait(self) -> None:
+        """Until the device is idle."""
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()
+
+
+def _cuda_bench() -> Bench:
+    try:
+        import torch  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise InputError("--device cuda: PyTorch is not installed; pip install 'costsim[torch]'") from None
+    if not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device")
+    return TorchBench(torch)
+
+
+def open_bench(device: str) -> Bench:
+    """What measures one of DEVICES. Raises InputError if there is no PyTorch, or no CUDA device."""
+    return _cuda_bench() if device == "cuda" else NumpyBench()
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """How long a task took, sample by sample, in seconds."""
+
+    samples: tuple[float, ...]
+
+    @property
+    def median_s(self) -> float:
+        """The middle one; never 0, which a coarse clock may say."""
+        return max(statistics.median(self.samples), 1e-12)
+
+    @property
+    def quartiles_s(self) -> tuple[float, float]:
+        """Between these lies the middle half."""
+        low, _, high = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return max(low, 1e-12), max(high, 1e-12)
+
+
+def time_task(task: Task, wait: Callable[[], None], clock: Clock, budget_s: float) -> Timed:
+    """Run a task again and again for about so many seconds, at least three times after a first that does not count.
+
+    Short ones run many times between two looks at the clock.
+    """
+    task()
+    wait()
+    start = clock()
+    task()
+    wait()
+    once = max(clock() - start, 1e-9)
+    together = max(1, min(_MOST_TOGETHER, math.ceil(_SAMPLE_S / once)))
+    samples: list[float] = []
+    end = start + budget_s
+    while len(samples) < _LEAST or (len(samples) < _MOST and clock() < end):
+        start = clock()
+        for _ in range(together):
+            task()
+        wait()
+        samples.append((clock() - start) / together)
+    return Timed(tuple(samples))
+
+
+@dataclass(slots=True)
+class Found:
+    """What was measured; GEMMs by format and size."""
+
+    launch: Timed
+    copy: Timed
+    vector: dict[int, Timed] = field(default_factory=dict)
+    gemm: dict[str, dict[int, Timed]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)  # formats that did not run, and why
+
+
+def _nothing() -> None:
+    pass
+
+
+def work_to_do(bench: Bench, sizes: Sizes | None = None) -> int:
+    """How many times `measure` will tick."""
+    sizes = sizes or bench.sizes
+    return 2 + len(sizes.vector_elements) + len(bench.accumulators) * len(sizes.gemm)
+
+
+def measure(
+    bench: Bench,
+    seconds: float,
+    sizes: Sizes | None = None,
+    clock: Clock = perf_counter,
+    tick: Callable[[], None] = _nothing,
+) -> Found:
+    """Time everything within about so many seconds. `tick` is called after each.
+
+    Each has its share of what is left: short tasks soon have samples enough, and leave theirs to the long ones.
+    """
+    sizes = sizes or bench.sizes
+    end, left = clock() + seconds, work_to_do(bench, sizes)
+
+    def timed(task: Task) -> Timed:
+        nonlocal left
+        its = time_task(task, bench.wait, clock, (end - clock()) / left)
+        left -= 1
+        tick()
+        return its
+
+    found = Found(timed(bench.vector(1)), timed(bench.copy(sizes.copy_bytes)))
+    for elements in sizes.vector_elements:
+        found.vector[elements] = timed(bench.vector(elements))
+    for format in bench.accumulators:
+        for n in sizes.gemm:
+            try:
+                found.gemm.setdefault(format, {})[n] = timed(bench.gemm(format, n))
+            except (RuntimeError, ValueError, AttributeError) as error:  # the device or PyTorch lacks it
+                found.failed[format] = one_line(error)
+                left -= 1
+                tick()
+    found.gemm = {format: its for format, its in found.gemm.items() if its and format not in found.failed}
+    return found
+
+
+# --- the profile ------------------------------------------------------------------------------------------------------
+
+
+def _quartiles(work: float, timed: Timed, unit: str) -> str:
+    slow, fast = (work / seconds for seconds in reversed(timed.quartiles_s))
+    return f"median of {len(timed.samples)} samples, middle half {slow:.3g} to {fast:.3g} {unit}"
+
+
+def _without_launch(timed: Timed, launch_s: float) -> Timed:
+    """The time of the work alone, as launches are counted by themselves; no less than half."""
+    return Timed(tuple(max(seconds - launch_s, seconds / 2) for seconds in timed.samples))
+
+
+def _work_alone(found: Found, by_size: Mapping[int, Timed]) -> dict[int, Timed]:
+    return {n: _without_launch(its, found.launch.median_s) for n, its in by_size.items()}
+
+
+def _rates(by_size: Mapping[int, Timed], power: int) -> dict[int, float]:
+    """The work a second by size; the work is a power of the size."""
+    return {n: n**power / its.median_s for n, its in by_size.items()}
+
+
+def _mac_rates(found: Found, bench: Bench) -> Iterator[dict[str, Any]]:
+    for format, timed in found.gemm.items():
+        by_size = _work_alone(found, timed)
+        rates = _rates(by_size, 3)
+        best = max(rates, key=lambda n: rates[n])
+        yield {
+            "operands": [format, format],
+            "accumulator": bench.accumulators[format],
+            "mac_per_s": max(10**5, round(rates[best])),
+            "source": ["here"],
+            "note": f"{best} x {best} matrices, the fastest; {_quartiles(best**3, by_size[best], 'MAC/s')}",
+        }
+
+
+def _efficiencies(found: Found, bench: Bench) -> Iterator[dict[str, Any]]:
+    by_size = _work_alone(found, found.gemm[bench.curve if bench.curve in found.gemm else next(iter(found.gemm))])
+    rates = _rates(by_size, 3)
+    for n, rate in rates.items():
+        yield {
+            "macs": n**3,
+            "value": max(1e-6, round(rate / max(rates.values()), 4)),
+            "source": ["here"],
+            "note": f"{n} x {n} matrices; {_quartiles(n**3, by_size[n], 'MAC/s')}",
+        }
+
+
+def _vector(found: Found, machine: Machine) -> dict[str, Any]:
+    by_size = _work_alone(found, found.vector)
+    rates = _rates(by_size, 1)
+    best = max(rates, key=lambda n: rates[n])
+    spread = _quartiles(best, by_size[best], "op/s")
+    note = f"multiply, {best} elements in cache; {machine.alone}; {spread}"
+    return {"value": max(1, round(rates[best])), "source": ["here"], "note": note}
+
+
+def _known(value: int | None) -> Any:
+    return {"value": value, "source": ["said"]} if value else "unknown"
+
+
+def profile(found: Found, bench: Bench, sizes: Sizes, when: datetime.date) -> dict[str, Any]:
+    """The fields of a profile. Raises InputError if no product ran at all."""
+    machine = bench.machine
+    if not found.gemm:
+        raise InputError(f"no product of matrices could be measured: {found.failed}")
+    moved = 2 * sizes.copy_bytes  # read and written
+    bandwidth = round(moved / found.copy.median_s)
+    copied = f"copy of {sizes.copy_bytes} bytes, each read and written once; {machine.alone}"
+    lacking = tuple(f"{format} was not measured: {why}" for format, why in found.failed.items())
+    short, long = found.launch.quartiles_s
+    spread = f"median of {len(found.launch.samples)} samples, middle half {short:.3g} to {long:.3g} s"
+    return {
+        "schema_version": 1,
+        "description": machine.description,
+        **({"vendor": machine.vendor} if machine.vendor else {}),
+        "memory": "unknown",  # no system call names its type
+        "rates": list(_mac_rates(found, bench)),
+        "vector_op_per_s": _vector(found, machine),
+        "dram_bytes_per_s": {
+            "value": max(1, bandwidth),
+            "source": ["here"],
+            "note": f"{copied}; {_quartiles(moved, found.copy, 'byte/s')}",
+        },
+        "dram_bytes": _known(machine.dram_bytes),
+        "on_chip_bytes": _known(machine.on_chip_bytes),
+        "launch_s": {
+            "value": float(f"{found.launch.median_s:.4g}"),
+            "source": ["here"],
+            "note": f"multiply of one element; {spread}",
+        },
+        "gemm_efficiency": list(_efficiencies(found, bench)),
+        "notes": [*machine.notes, *lacking, f"the efficiencies are those of {bench.curve}, at the sizes measured"],
+        "sources": {
+            "here": f"measured by costsim calibrate {__version__} on {when.isoformat()}: {machine.how}; "
+            "medians, less the launch where it is not the launch itself or a copy",
+            **({"said": machine.said_by} if machine.dram_bytes or machine.on_chip_bytes else {}),
+        },
+    }
+
+
+def calibrate(
+    bench: Bench,
+    seconds: float,
+    sizes: Sizes | None = None,
+    clock: Clock = perf_counter,
+    tick: Callable[[], None] = _nothing,
+) -> str:
+    """Measure for about so many seconds; the text of a profile. Raises InputError if no product ran."""
+    sizes = sizes or bench.sizes
+    fields = profile(measure(bench, seconds, sizes, clock, tick), bench, sizes, datetime.date.today())
+    text: str = yaml.safe_dump(fields, sort_keys=False, width=120, allow_unicode=True)
+    return text
+
+
+def check_place(path: Path) -> None:
+    """Raise InputError at once, before measuring, where a file could not be written afterwards."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        why = "is a folder" if path.is_dir() else "cannot be written there"
+        raise InputError(f"{path}: {why}")
+
+
+def device_here(tick: Callable[[], None] = _nothing, bench: Bench | None = None, seconds: float = QUICK_S) -> Hardware:
+    """This machine as a device, measured at once for about so many seconds; named this-machine."""
+    with tempfile.TemporaryDirectory() as folder:  # profiles are checked as files
+        path = Path(folder, "this-machine.yaml")
+        path.write_text(calibrate(bench or NumpyBench(), seconds, tick=tick), encoding="utf-8")
+        return load_hardware(str(path))
