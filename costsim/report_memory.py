@@ -155,7 +155,7 @@ def notes(found: Sequence[Row], asked: Asked) -> list[str]:
         f"in force: attention {force['attention']}, checkpointing {force['checkpointing']}, "
         f"activation {'fused' if force['fused_activation'] else 'op by op'}, traffic {force['traffic']} (what it keeps "
         f"on chip takes none), {force['micro_batches']} micro-batches"
-        + (f", dropout masks of {masks[0]} bit" if masks else ", no dropout masks"),
+        + (f", dropout masks of {' or '.join(map(str, masks))} bit" if masks else ", no dropout masks"),
     ]
     for where in dict.fromkeys((row.policy.name, row.memory.peak_op.name, row.memory.peak_op.phase) for row in found):
         lines.append("the peak of {} is at {} ({})".format(*where))
