@@ -380,6 +380,7 @@ def test_help_with_an_example(path):
 def test_examples_run(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(__file__).parent / "data" / "configs" / "gpt2.json", tmp_path / "config.json")
+    shutil.copy(list_shipped("hardware_profiles")["h100-sxm"], tmp_path / "my-machine.yaml")
     assert costsim(*shlex.split(example)[1:]) or "--out" in example
 
 
