@@ -136,9 +136,18 @@ def test_every_file_says_what_it_is(name):
 
 
 def test_the_paper_and_today_are_all_there():
-    known = LINEAR.keys() | OF_TODAY.keys() - {"bf16-mixed+adam8bit"} | {"as-coded", "deployed", "adam8bit"}
+    known = LINEAR.keys() | OF_TODAY.keys() - {"bf16-mixed+adam8bit"} | {"as-coded", "deployed", "adam8bit", "mask1"}
     other = ("bfp", "fixed", "stash-", "static", "dsq")  # in tests of their own
     assert {name for name in SHIPPED if not name.startswith(other)} == known
+
+
+def test_masks_of_one_bit_take_an_eighth_of_bytes_and_nothing_else_changes():
+    graph = STEPS["decoder"](**DROPOUT)
+    plain, narrow = (assign(graph, shipped_policy(name)) for name in ("bf16-mixed", "bf16-mixed+mask1"))
+    for tensor in graph.tensors.values():
+        formats = plain.format(tensor.name).name, narrow.format(tensor.name).name
+        drawn = tensor.values == "mask" and tensor.role == "activation"
+        assert formats == ("mask8", "mask1") if drawn else formats[0] == formats[1]
 
 
 # --- what meets the multipliers ---------------------------------------------------------------------------------------
