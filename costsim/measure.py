@@ -4,7 +4,6 @@ The model counts compulsory traffic and each op's stated work; NumPy passes over
 runs all but products on one core. What that amounts to is the error reported here; nothing is fitted to it.
 """
 
-import os
 import statistics
 from collections import Counter
 from collections.abc import Callable
@@ -15,14 +14,13 @@ import numpy as np
 
 from costsim.assign import assign
 from costsim.count import count
-from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.hardware import Hardware
 from costsim.policy import find_policy, load_policies
 from costsim.reference import Array, Clock, run
 from costsim.roofline import Spent, kernels, spend
 from costsim.simulate import Job, with_fields
-from costsim.validate import draw_batch, draw_weights
+from costsim.validate import check_memory, draw_batch, draw_weights
 
 LAYERS = 2
 MOST_MACS = 5 * 10**10  # of a step: a second or two at the rates of a few cores, and as long for the other ops
@@ -116,17 +114,6 @@ def moderate(job: Job, most_macs: int = MOST_MACS) -> tuple[Job, tuple[str, ...]
     return copy, said
 
 
-def check_memory(graph: Graph) -> None:
-    """Raise InputError, with the number, if a step would not fit into this machine's memory."""
-    needed = _BYTES * sum(graph.elements(tensor.dims) for tensor in graph.tensors.values())
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > free:
-        raise InputError(
-            f"a step would need about {needed} bytes of memory, {free} are free; --set narrows the model, as in "
-            "--set model.d_model=512"
-        )
-
-
 # --- prediction and measurement ---------------------------------------------------------------------------------------
 
 
@@ -189,7 +176,7 @@ def measure(
     """
     copy, fields = moderate(job, most_macs)
     graph = copy.graph
-    check_memory(graph)
+    check_memory(graph, _BYTES, "a step", "; --set narrows the model, as in --set model.d_model=512")
     rng = np.random.default_rng(seed)
     weights = draw_weights(graph, rng, np.float32)
     batches = [draw_batch(graph, rng, np.float32) for _ in range(graph.micro_batches)]

@@ -15,7 +15,7 @@ from costsim import files
 from costsim.count import Total, sum_rows
 from costsim.errors import InputError
 from costsim.hardware import Hardware
-from costsim.plots_hardware import COLOURS, Bar, memory, note, roofline, stacked, starred
+from costsim.plots_hardware import COLOURS, RECALLED, Bar, memory, note, roofline, stacked, starred
 from costsim.pretraining import Peak, Share
 from costsim.sensitivity import Outcome, outcomes
 from costsim.simulate import CountedPolicy, Result
@@ -114,7 +114,7 @@ def sensitivity(result: Result) -> Figure:
         labels = [f"{outcome.assumption}: {outcome.case}" for outcome in ordered]
         pair[0].set_yticks(range(len(ordered)), labels, fontsize=8)
         pair[0].set_ylabel(f"{name}{marks.get(name, '')} against {job.baseline.name}")
-    figure.suptitle(f"{note(job)} as shipped" + (" (* levels recalled, not stated)" if marks else ""), fontsize=10)
+    figure.suptitle(f"{note(job)} as shipped" + (RECALLED if marks else ""), fontsize=10)
     return figure
 
 
@@ -192,7 +192,7 @@ def schedule(result: Result) -> Figure:
         _cumulative(panels[-1][1], result, shown)
         panels[-1][1].set_xlim(zoom - 0.25 * (steps - zoom), steps)
         panels[0][1].set_title(f"steps from {zoom} on", fontsize=9)
-    marks = [" (* levels recalled, not stated)"] if any(counted.policy.recalled for counted in shown) else []
+    marks = [RECALLED] if any(counted.policy.recalled for counted in shown) else []
     if any(phase.until_grade == "fitted" for counted in shown for phase in counted.policy.file.phases):
         marks.append("; where phases end is fitted")
     figure.suptitle(note(job) + "".join(marks), fontsize=10)

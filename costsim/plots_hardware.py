@@ -12,13 +12,16 @@ from matplotlib.lines import Line2D
 
 from costsim.count import Row
 from costsim.errors import InputError
-from costsim.hardware import Hardware, Rate, pair_on
+from costsim.hardware import Hardware, Rate
 from costsim.memory import COMPONENTS, of_policy, with_batch
-from costsim.roofline import Kernel, kernels, spend
+from costsim.roofline import Kernel, Rates, kernels, spend
 from costsim.simulate import CountedPolicy, Job, Result
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; here because `plots` imports this module.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+RECALLED = " (* levels recalled, not stated)"  # for titles of figures with starred policies
 
 
 def note(job: Job) -> str:
@@ -76,9 +79,9 @@ def _lacks(result: Result, counted: CountedPolicy, device: Hardware) -> str:
     return "" if spent.time_s else "the profile has no vector rate" if spent.time_s is None else "nothing to time"
 
 
-def _use(rates: dict[Rate, set[str]], rows: Sequence[Row], device: Hardware) -> None:
+def _use(rates: dict[Rate, set[str]], rows: Sequence[Row], known: Rates) -> None:
     for name, pair in {row.pair_name: row.pair for row in rows if row.pair is not None and row.macs}.items():
-        chosen = pair_on(device, *pair)
+        chosen = known[pair]
         if chosen is not None:
             rate, upcast = chosen
             rates.setdefault(rate, set()).add(name if upcast else "")
@@ -95,17 +98,17 @@ def _rate_label(rate: Rate, pairs: set[str]) -> str:
 
 def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
     """Where the kernels of a policy's run lie on a device; phases weigh as many steps as they last."""
-    job, found = result.job, Roof()
+    job, found, known = result.job, Roof(), Rates(device)
     times: dict[tuple[str, float, float], float] = {}
     found.lacks = _lacks(result, counted, device)
     for phase in counted.phases:
         if not phase.steps:
             continue
-        _use(found.rates, phase.rows, device)
+        _use(found.rates, phase.rows, known)
         if found.lacks:
             continue
         for kernel in kernels(job.graph, phase.rows, job.convention.traffic, job.convention.scope):
-            its = spend(kernel, device, job.overlap)
+            its = spend(kernel, device, job.overlap, known)
             seconds = (its.time_s or 0.0) * kernel.number * phase.steps
             done = 2 * its.macs + its.vector_ops
             where = (its.op_per_byte or 0.0, done / its.time_s if its.time_s else 0.0)
@@ -260,7 +263,7 @@ def _roofline_title(result: Result, shown: Sequence[CountedPolicy]) -> str:
     said = f"{note(job)}, on {', '.join(device.name for device in job.hardware)}"
     said += "" if job.overlap else ", without overlap"
     if any(counted.policy.recalled for counted in shown):
-        said += " (* levels recalled, not stated)"
+        said += RECALLED
     left_out = [starred(counted) for counted in result.policies[len(shown) :]]
     return said + (f"\nnot shown: {', '.join(left_out)}; --policy chooses" if left_out else "")
 
@@ -335,7 +338,7 @@ def memory(result: Result, batches: Sequence[int | None] = (None,)) -> Figure:
     figure.legend(loc="outside right center", frameon=False, reverse=True)
     sizes = ", ".join(str(its.graph.sizes["batch"]) for its in jobs)
     recalled = any(counted.policy.recalled for counted in result.policies)
-    mark = " (* levels recalled, not stated)" if recalled else ""
+    mark = RECALLED if recalled else ""
     of = f"micro-batches of {sizes} sequences" + (" (the numbers under the bars)" if len(jobs) > 1 else "")
     figure.suptitle(f"{job.workload}: peak memory of a step, traffic {job.convention.traffic}{mark}\n{of}", fontsize=10)
     return figure

@@ -42,9 +42,9 @@ def peaks(workloads: Sequence[str], policies: Sequence[str], batches: Sequence[i
     found = []
     for workload in workloads:
         job = simulate.prepare(workload, policies)
+        sized = [(sequences, with_batch(job, sequences)) for sequences in batches]
         for policy in job.policies:
-            for sequences in batches:
-                its = with_batch(job, sequences)
+            for sequences, its in sized:
                 memory = of_policy(its.graph, policy, its.convention.traffic)[1]
                 found.append(Peak(job.workload, policy.name, sequences, memory.components))
     return found
@@ -97,11 +97,10 @@ def linear_share(workload: str, policy: str, device: str, attention: str, tokens
     if micro_batch % tokens:
         raise InputError(f"sequences of {tokens} tokens do not divide {micro_batch} tokens")
     layers, layer = _MIDDLE
-    positions = max(tokens, simulate.prepare(workload, [policy]).file.model.get("max_positions", 0))
     assignments = [
         layers,
         f"model.attention={attention}",
-        f"model.max_positions={positions}",
+        f"model.max_positions={tokens}",  # rows of a table outside of the block
         f"batch.tokens={tokens}",
         f"batch.sequences={micro_batch // tokens}",
     ]

@@ -73,7 +73,7 @@ def policy_record(result: Result, counted: CountedPolicy) -> Record:
         "square_bits_per_mac": _ratio(total.arithmetic_cost, total.macs) if square else None,
         "bits_per_element_moved": _ratio(total.dram_bits, total.elements),
         **_vector_ops(total),
-        **({"hardware": hardware_records(result, counted)} if result.job.hardware else {}),
+        **({"hardware": _hardware(result, counted)} if result.job.hardware else {}),
     }
 
 
@@ -98,18 +98,19 @@ def spent_record(spent: Spent) -> Record:
     }
 
 
-def hardware_records(result: Result, counted: CountedPolicy) -> dict[str, Record]:
-    """By device: what the policy's run takes, and how many times less than the baseline's."""
-    found = {}
-    for device in result.job.hardware:
-        spent = result.spent[counted.policy.name, device.name]
-        base = result.spent[result.baseline.policy.name, device.name]
-        ratios = {}
-        for name in ("time_s", "energy_j"):
-            mine, its = getattr(spent, name), getattr(base, name)
-            ratios[f"{name.partition('_')[0]}_reduction"] = its / mine if mine and its is not None else None
-        found[device.name] = spent_record(spent) | ratios
-    return found
+def hardware_record(result: Result, counted: CountedPolicy, device: Hardware) -> Record:
+    """What the policy's run takes on a device, and how many times less than the baseline's."""
+    spent = result.spent[counted.policy.name, device.name]
+    base = result.spent[result.baseline.policy.name, device.name]
+    ratios = {}
+    for name in ("time_s", "energy_j"):
+        mine, its = getattr(spent, name), getattr(base, name)
+        ratios[f"{name.partition('_')[0]}_reduction"] = its / mine if mine and its is not None else None
+    return spent_record(spent) | ratios
+
+
+def _hardware(result: Result, counted: CountedPolicy) -> dict[str, Record]:
+    return {device.name: hardware_record(result, counted, device) for device in result.job.hardware}
 
 
 def group_records(result: Result, by: str) -> list[Record]:
@@ -352,7 +353,7 @@ def _joules(value: float | None) -> str:
 def _hardware_rows(result: Result, device: Hardware, terminal: bool) -> list[list[str]]:
     rows = []
     for counted in result.policies:
-        its = hardware_records(result, counted)[device.name]
+        its = hardware_record(result, counted, device)
         intensity, runs = its["op_per_byte"], len(its["upcast"])
         rows.append(
             [

@@ -108,12 +108,7 @@ class Spent:
 _JOULES = ("arithmetic_j", "on_chip_j", "dram_j", "static_j")
 
 
-def _pair_name(pair: Pair) -> str:
-    a, b, accumulator = pair
-    return f"{a.name} x {b.name} + {accumulator.name}"
-
-
-class _Rates(dict[Pair, tuple[Rate, bool] | None]):
+class Rates(dict[Pair, tuple[Rate, bool] | None]):
     """The multipliers that a device has for pairs of formats, looked up once each."""
 
     def __init__(self, hardware: Hardware) -> None:
@@ -124,10 +119,10 @@ class _Rates(dict[Pair, tuple[Rate, bool] | None]):
         return found
 
 
-def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: _Rates | None = None) -> Spent:
+def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: Rates | None = None) -> Spent:
     """Time and energy of one such kernel, over all its runs in a step. `rates` are what was looked up before."""
     found = Spent()
-    rates = _Rates(hardware) if rates is None else rates
+    rates = Rates(hardware) if rates is None else rates
     table = TABLES[hardware.energy_table] if hardware.energy_table else None
     for row in kernel.rows:
         found.dram_bits += sum(move.read_bits + move.written_bits for move in row.moves)
@@ -137,11 +132,11 @@ def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: _Rate
         found.macs += row.macs
         chosen = rates[row.pair]
         if chosen is None:
-            found.unsupported.add(_pair_name(row.pair))
+            found.unsupported.add(row.pair_name)
             continue
         rate, upcast = chosen
         if upcast:
-            found.upcast.add((_pair_name(row.pair), rate.name))
+            found.upcast.add((row.pair_name, rate.name))
         found.mac_s += row.macs / (rate.mac_per_s * hardware.mac_part(row.macs / row.ops[0].times))
         if table:
             picojoules, scaled = mac_pj(table, rate.a, rate.b, rate.accumulator)
@@ -185,7 +180,7 @@ def _energy(found: Spent, hardware: Hardware) -> None:
 
 def spend_all(found: Iterable[Kernel], hardware: Hardware, overlap: bool = True) -> Spent:
     """Time and energy of a step."""
-    total, rates = Spent(), _Rates(hardware)
+    total, rates = Spent(), Rates(hardware)
     for kernel in found:
         total.add(spend(kernel, hardware, overlap, rates), kernel.number)
     return total

@@ -59,12 +59,17 @@ def shrink(job: Job) -> Graph:
     return graph
 
 
-def check_memory(graph: Graph) -> None:
-    """Raise InputError, with the number, if a run would not fit into this machine's memory."""
-    needed = 8 * 3 * sum(graph.elements(tensor.dims) for tensor in graph.tensors.values())  # float64, copies, bits
+def check_memory(
+    graph: Graph,
+    bytes_each: int = 8 * 3,  # float64, copies, bits
+    what: str = "the reference",
+    hint: str = "",
+) -> None:
+    """Raise InputError, with the number, if a run that takes so many bytes an element would not fit into memory."""
+    needed = bytes_each * sum(graph.elements(tensor.dims) for tensor in graph.tensors.values())
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > free:
-        raise InputError(f"the reference would need about {needed} bytes of memory, {free} are free")
+        raise InputError(f"{what} would need about {needed} bytes of memory, {free} are free{hint}")
 
 
 def draw_weights(graph: Graph, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Array]:
