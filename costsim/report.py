@@ -1,7 +1,4 @@
-"""Results as records, and records as tables: terminal, JSON, CSV, Markdown, LaTeX.
-
-Exact integers leave as decimal strings, ratios as numbers. tabulate draws the tables.
-"""
+"""Records as tables: terminal, JSON, CSV, Markdown, LaTeX. tabulate draws them."""
 
 from __future__ import annotations
 
@@ -10,225 +7,22 @@ import io
 import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from costsim import files
-from costsim.count import GROUPINGS, Total, group
 from costsim.errors import InputError
 from costsim.laws import LAWS
 from costsim.models import padding
-from costsim.simulate import CountedPolicy, Result
+from costsim.records import FIGURES, Record, convention, full_records, hardware_record, published, records
+from costsim.simulate import Result
 
 if TYPE_CHECKING:
     from costsim.hardware import Hardware
-    from costsim.roofline import Spent
 
-Record = dict[str, Any]
-BY = ("policy", *GROUPINGS, "assumption")
 WIDTH = 80  # columns of a terminal table
-
-
-def _number(value: Fraction | None) -> float | None:
-    return None if value is None else float(value)
-
-
-def _ratio(numerator: int | None, denominator: int | None) -> float | None:
-    """Correctly rounded, of integers that may be too large for floats; None if nothing is there to divide (by)."""
-    return float(Fraction(numerator, denominator)) if denominator and numerator is not None else None
-
-
-def _exact(value: int | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _vector_ops(total: Total) -> Record:
-    quantize = total.vector.get("quantize", 0)
-    return {
-        "vector_ops": str(sum(total.vector.values()) - quantize),
-        "quantize_ops": str(quantize),
-        "vector_ops_by_operation": {name: str(n) for name, n in sorted(total.vector.items()) if name != "quantize"},
-    }
-
-
-def policy_record(result: Result, counted: CountedPolicy) -> Record:
-    """The row of one policy: totals of the run and ratios to the baseline."""
-    total, ratios = counted.total, counted.total.reductions(result.baseline.total)
-    square = result.job.convention.law == "product"
-    return {
-        "policy": counted.policy.name,
-        "setup": " > ".join(dict.fromkeys(counted.policy.setup)),
-        "grade": counted.policy.file.grade,
-        "macs": str(total.macs),
-        "arithmetic_cost": _exact(total.arithmetic_cost),
-        "arithmetic_reduction": _number(ratios.arithmetic_reduction),
-        "dram_bits": str(total.dram_bits),
-        "dram_read_bits": str(total.read_bits),
-        "dram_written_bits": str(total.written_bits),
-        "dram_reduction": _number(ratios.dram_reduction),
-        "arithmetic_cost_per_mac": _ratio(total.arithmetic_cost, total.macs),
-        "square_bits_per_mac": _ratio(total.arithmetic_cost, total.macs) if square else None,
-        "bits_per_element_moved": _ratio(total.dram_bits, total.elements),
-        **_vector_ops(total),
-        **({"hardware": _hardware(result, counted)} if result.job.hardware else {}),
-    }
-
-
-def spent_record(spent: Spent) -> Record:
-    """Time and energy of something on a device; None where a rate, a pair or an energy is lacking."""
-    return {
-        "time_s": spent.time_s,
-        "energy_j": spent.energy_j,
-        "bound": spent.bound,
-        "op_per_byte": spent.op_per_byte,
-        "mac_time_s": None if spent.unsupported else spent.mac_s,
-        "vector_time_s": spent.vector_s,
-        "dram_time_s": spent.dram_s,
-        "launch_time_s": spent.launch_s,
-        "arithmetic_energy_j": None if spent.unsupported else spent.arithmetic_j,
-        "on_chip_energy_j": spent.on_chip_j,
-        "dram_energy_j": spent.dram_j,
-        "static_energy_j": spent.static_j,
-        "upcast": [f"{pair} as {runs_as}" for pair, runs_as in sorted(spent.upcast)],
-        "unsupported": sorted(spent.unsupported),
-        "unverified": sorted(spent.unverified),
-    }
-
-
-def hardware_record(result: Result, counted: CountedPolicy, device: Hardware) -> Record:
-    """What the policy's run takes on a device, and how many times less than the baseline's."""
-    spent = result.spent[counted.policy.name, device.name]
-    base = result.spent[result.baseline.policy.name, device.name]
-    ratios = {}
-    for name in ("time_s", "energy_j"):
-        mine, its = getattr(spent, name), getattr(base, name)
-        ratios[f"{name.partition('_')[0]}_reduction"] = its / mine if mine and its is not None else None
-    return spent_record(spent) | ratios
-
-
-def _hardware(result: Result, counted: CountedPolicy) -> dict[str, Record]:
-    return {device.name: hardware_record(result, counted, device) for device in result.job.hardware}
-
-
-def group_records(result: Result, by: str) -> list[Record]:
-    """A row per policy and group: the group's part of the policy's totals."""
-    found = []
-    for counted in result.policies:
-        for name, part in group(counted.weighted_rows(), by, result.job.convention.law).items():
-            found.append(
-                {
-                    "policy": counted.policy.name,
-                    by: name,
-                    "macs": str(part.macs),
-                    "arithmetic_cost": _exact(part.arithmetic_cost),
-                    "arithmetic_share": _ratio(part.arithmetic_cost, counted.total.arithmetic_cost),
-                    "dram_bits": str(part.dram_bits),
-                    "dram_read_bits": str(part.read_bits),
-                    "dram_written_bits": str(part.written_bits),
-                    "dram_share": _ratio(part.dram_bits, counted.total.dram_bits),
-                    **_vector_ops(part),
-                }
-            )
-    return found
-
-
-def assumption_records(result: Result) -> list[Record]:
-    """A row per policy and case of an assumption: where both ratios go, and how far that is from as shipped."""
-    from costsim.sensitivity import Outcome, outcomes  # no other table needs it
-
-    found = []
-    shipped: dict[str, Outcome] = {}
-    for outcome in outcomes(result.job):
-        was = shipped.setdefault(outcome.policy, outcome)
-        ratios = {}
-        for name in ("arithmetic", "dram"):
-            before, now = (getattr(its, f"{name}_reduction") for its in (was, outcome))
-            ratios[f"{name}_reduction"] = _number(now)
-            ratios[f"{name}_change"] = float(now / before - 1) if now is not None and before else None
-        said = (outcome.policy, outcome.assumption, outcome.case, outcome.here, outcome.grade)
-        found.append(dict(zip(("policy", "assumption", "case", "here", "grade"), said, strict=True)) | ratios)
-    return found
-
-
-def full_records(result: Result, by: str) -> list[Record]:
-    """The rows of an export, one of BY: those of a policy with its peak memory, which no printed table shows."""
-    found = records(result, by)
-    if by == "policy":
-        from costsim.memory import of_policy  # a table on a terminal does without
-
-        for row, counted in zip(found, result.policies, strict=True):
-            peak = of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1].peak_bytes
-            row["peak_memory_bytes"] = str(peak)
-    return found
-
-
-def records(result: Result, by: str) -> list[Record]:
-    """The rows of a table, one of BY."""
-    if by == "assumption":
-        return assumption_records(result)
-    if by == "policy":
-        return [policy_record(result, counted) for counted in result.policies]
-    return group_records(result, by)
-
-
-_FIGURES = {"arithmetic_reduction": "arithmetic", "dram_reduction": "DRAM"}
-
-
-def published(result: Result) -> list[Record]:
-    """Each stated figure beside ours in every scope and traffic model; the difference is relative to the stated one.
-
-    `convention` marks the scope and traffic model that the workload file compares, which come first.
-    """
-    entries = []
-    everywhere = result.everywhere
-    for figure in result.job.file.published:
-        for (scope, traffic), total in everywhere.get(figure.policy, {}).items():
-            base = everywhere[result.job.convention.baseline][scope, traffic]
-            ours = _number(getattr(total.reductions(base), figure.quantity))
-            if ours is None:  # the law is not defined for the policy
-                continue
-            named = scope == result.job.file.scope and (traffic == result.job.file.traffic or scope == "gemm")
-            entries.append(
-                {
-                    "quantity": figure.quantity,
-                    "policy": figure.policy,
-                    "stated": figure.stated,
-                    "ours": ours,
-                    "difference": ours / figure.stated - 1,
-                    "scope": scope,
-                    "traffic": traffic,
-                    "convention": named,
-                    "source": figure.source,
-                }
-            )
-    return sorted(entries, key=lambda entry: (not entry["convention"], entry["scope"] != "gemm"))
-
-
-def convention(result: Result) -> Record:
-    """What all numbers of a result depend on."""
-    said = result.job.convention
-    lengths = padding(result.job.file, result.job.document)
-    return {
-        "law": said.law,
-        "law_unit": LAWS[said.law].unit,
-        "law_source": LAWS[said.law].source,
-        "law_defined_for": LAWS[said.law].defined,
-        "traffic": said.traffic,
-        "scope": said.scope,
-        "steps": said.steps,
-        "micro_batches": said.micro_batches,
-        "baseline": said.baseline,
-        "causal_attention": "full square",
-        "parameters": result.job.graph.parameters,
-        "trainable_parameters": result.job.graph.trainable_parameters,
-        **({} if lengths is None else {"real_tokens": lengths[0], "padded_tokens": lengths[1]}),
-    }
-
-
-# --- formats ----------------------------------------------------------------------------------------------------------
 
 
 def _short(value: Any) -> str:
@@ -486,7 +280,7 @@ def headline(result: Result) -> list[str]:
     for policy in dict.fromkeys(entry["policy"] for entry in entries):
         its = [entry for entry in entries if entry["policy"] == policy]
         quantities = dict.fromkeys(entry["quantity"] for entry in its)
-        stated = {entry["quantity"]: f"{entry['stated']:g}x {_FIGURES[entry['quantity']]}" for entry in its}
+        stated = {entry["quantity"]: f"{entry['stated']:g}x {FIGURES[entry['quantity']]}" for entry in its}
         lines.append(
             f"{policy} against {result.job.convention.baseline}: the paper states {', '.join(stated.values())}; here"
         )
@@ -499,7 +293,7 @@ def headline(result: Result) -> list[str]:
                 entry = next(e for e in its if (e["scope"], e["traffic"], e["quantity"]) == (scope, traffic, quantity))
                 row += [f"{entry['ours']:.2f}x", f"{100 * entry['difference']:+.1f} %"]
             rows.append([*row, "<- as in the file" if entry["convention"] else ""])
-        columns = [part for quantity in quantities for part in (_FIGURES[quantity], "")]
+        columns = [part for quantity in quantities for part in (FIGURES[quantity], "")]
         headers = ["scope", "traffic", *columns, ""]
         align = ["left", "left", *["right"] * len(columns), "left"]
         table = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True, colalign=align)

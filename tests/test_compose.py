@@ -10,7 +10,7 @@ from costsim.assign import assign
 from costsim.cli import main
 from costsim.errors import InputError
 from costsim.policy import load_policy
-from costsim.report import records
+from costsim.records import records
 from costsim.schedule import schedule
 from costsim.simulate import run
 

@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 
 from costsim.count import SCOPES, TRAFFIC_MODELS
-from costsim.report import FORMATS, headline, published, records, render
+from costsim.records import published, records
+from costsim.report import FORMATS, headline, render
 from costsim.simulate import run
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=1"]

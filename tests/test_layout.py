@@ -34,7 +34,8 @@ LEVELS = [
     ["simulate", "calibrate"],
     ["sensitivity", "memory", "importers", "validate"],
     ["training", "pretraining", "plots_hardware", "measure"],
-    ["report", "plots", "catalogue"],
+    ["records", "plots", "catalogue"],
+    ["report"],
     ["report_memory", "report_validation"],
     ["cli"],
     ["__main__"],
@@ -100,10 +101,10 @@ def test_what_is_loaded(code, allowed):
 
 def test_choices_on_the_command_line_are_those_of_the_library():
     """The command line spells them out, to load nothing before a command runs."""
-    from costsim import catalogue, cli, count, laws, plots, report, schema
+    from costsim import catalogue, cli, count, laws, plots, records, report, schema
 
     run, plot = ({option.name: option for option in command.params} for command in (cli.run, cli.plot))
-    assert tuple(run["by"].type.choices) == report.BY
+    assert tuple(run["by"].type.choices) == records.BY
     assert tuple(run["style"].type.choices) == tuple(report.FORMATS)
     assert tuple(plot["kind"].type.choices) == tuple(plots.PLOTS)
     assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)

@@ -7,7 +7,8 @@ from conftest import POLICIES, one_layer, shipped_policy
 
 from costsim.errors import InputError
 from costsim.files import list_shipped
-from costsim.report import records, render
+from costsim.records import records
+from costsim.report import render
 from costsim.sensitivity import AS_SHIPPED, outcomes, subjects
 from costsim.simulate import execute, prepare
 

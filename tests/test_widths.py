@@ -7,7 +7,7 @@ from conftest import ENCODERS, STEPS, adamw, copies_of, counted, formats_of, of_
 from costsim.cli import main
 from costsim.errors import InputError
 from costsim.policy import with_widths
-from costsim.report import records
+from costsim.records import records
 from costsim.simulate import run
 from costsim.widths import read_widths
 
