@@ -15,6 +15,7 @@ from re import compile as compile_pattern
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from costsim.autodiff import AFTER_FORWARD, is_stashed
+from costsim.collector import paused
 from costsim.graph import GEMM_OPERANDS, Graph, Op
 from costsim.kinds import Dims
 
@@ -144,28 +145,38 @@ class _Seen:
 
 
 @lru_cache(maxsize=8)
+@paused
 def classes(graph: Graph, marks: Marks) -> Classes:
     """The classes of tensors and reads that a policy with those globs and widths cannot tell apart."""
     seen = _Seen(marks)
     nothing = seen.nothing
+    blind = () if nothing else None
     ops, stored, shapes, reads = _Numbers(), _Numbers(), _Numbers(), _Numbers()
     op_class = [
-        ops[id(op.kind), id(op.env), op.phase, op.gemm, op.times, nothing or seen(op.layer, "", op.original)]
+        ops[
+            id(op.kind),
+            id(op.env),
+            op.phase,
+            op.gemm,
+            op.times,
+            seen(op.layer, "", op.original) if blind is None else blind,
+        ]
         for op in graph.ops
     ]
+    tensors, producer = graph.tensors, graph.producer
     stored_as: dict[str, int] = {}
     shape_of: dict[str, int] = {}
-    for name, tensor in graph.tensors.items():
-        if tensor.alias is not None:
-            stored_as[name] = stored_as[tensor.alias]  # written in place: one memory, one format
+    for name, (_, dims, role, layer, values, alias, trainable, again_of) in tensors.items():
+        if alias is not None:
+            number = stored_as[alias]  # written in place: one memory, one format
         else:
-            maker = graph.producer.get(name)
+            maker = producer.get(name)
             phase, gemm, op_name = (rule_phase(maker), maker.gemm, maker.original) if maker else (None, None, "")
-            its = nothing or seen(tensor.layer, tensor.again or name, op_name)
-            stored_as[name] = stored[tensor.role, tensor.values, tensor.trainable, phase, gemm, None, None, its]
-        its = nothing or seen("", tensor.again or name, "")
-        kept = (tensor.alias is None, tensor.again is None)
-        shape_of[name] = shapes[stored_as[name], tensor.role, tensor.values, tensor.dims, kept, its]
+            its = nothing or seen(layer, again_of or name, op_name)
+            number = stored[role, values, trainable, phase, gemm, None, None, its]
+        stored_as[name] = number
+        of_name = seen("", again_of or name, "") if blind is None else blind
+        shape_of[name] = shapes[number, role, values, dims, alias is None, again_of is None, of_name]
     read_as: dict[tuple[int, int], int] = {}
     found: list[Read] = []
     for op, own in zip(graph.ops, op_class, strict=True):
@@ -173,7 +184,7 @@ def classes(graph: Graph, marks: Marks) -> Classes:
         if gemm is None and not backward:
             continue
         for i, name in enumerate(op.inputs):
-            tensor = graph.tensors[name]
+            tensor = tensors[name]
             stashed = backward and is_stashed(graph, name)
             again = backward and tensor.again is not None
             if tensor.values == "float" and (gemm or stashed or again):
@@ -200,8 +211,9 @@ def _read_alike(
     for name, shape in shape_of.items():
         readers: list[tuple[int, int]] = []
         for at, (op, i) in enumerate(all_readers.get(name, ())):
-            its = (op_class[op.position], i)
-            reader[op.position, i], first[op.position, i] = at, its not in readers
+            position = op.position
+            key, its = (position, i), (op_class[position], i)
+            reader[key], first[key] = at, its not in readers
             readers.append(its)
         producer, maker = producer_of.get(name), maker_of.get(name)
         made = op_class[producer.position] if producer else None
@@ -211,6 +223,7 @@ def _read_alike(
 
 
 @lru_cache(maxsize=8)
+@paused
 def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
     """A graph whose ops are grouped into kernels so (by position).
 
@@ -237,26 +250,33 @@ def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
     alike: dict[object, Alike] = {}
     earlier: dict[tuple[int, int], tuple[Touch, ...]] = {}
     on_chip: dict[str, tuple[Touch, ...]] = {}
+    all_roots, before = graph.root, -1
     for op in graph.ops:
-        if op.position == 0 or group[op.position] != group[op.position - 1]:
-            on_chip = {}
+        position = op.position
+        if group[position] != before:
+            before, on_chip = group[position], {}
         tensors: list[int] = []
-        rest: list[object] = [op_class[op.position]]
-        for i, name in enumerate(op.inputs):
-            touches = on_chip.get(name, ())
+        rest: list[object] = [op_class[position]]
+        slot = 0
+        for name in op.inputs:
+            key = (position, slot)
             tensors.append(traffic_of[name])
-            rest.append(first[op.position, i])
+            rest.append(first[key])
+            touches = on_chip.get(name, ())
             if touches:
-                earlier[op.position, i] = touches
-                rest.append(tuple([(op_class[other.position], slot) for other, slot in touches]))
-            on_chip[name] = (*touches, (op, i))
-        for slot, name in enumerate(op.outputs, len(op.inputs)):
-            root = graph.root[name]
+                earlier[key] = touches
+                rest.append(tuple([(op_class[other.position], at) for other, at in touches]))
+            on_chip[name] = (*touches, (op, slot))
+            slot += 1
+        for name in op.outputs:
+            root = all_roots[name]
             tensors += (traffic_of[name], traffic_of[root])
             on_chip[name] = on_chip[root] = (*on_chip.get(name, ()), (op, slot))
+            slot += 1
         its = (tuple(tensors), tuple(rest))
-        if its in alike:
-            alike[its].ops.append(op)
-        else:
+        like = alike.get(its)
+        if like is None:
             alike[its] = Alike(*its, [op])
+        else:
+            like.ops.append(op)
     return Kernels(group, list(alike.values()), traffic_of, list(described.values()), earlier)

@@ -27,8 +27,7 @@ def _needs_gradient(builder: GraphBuilder) -> set[str]:
 
 def _names(op: Op) -> dict[str, str]:
     """The tensors that an op's operands and results are."""
-    results = [result.name for result in op.kind.outputs]
-    return dict(zip((*op.kind.input_names, *results), (*op.inputs, *op.outputs), strict=True))
+    return dict(zip(op.kind.names, op.inputs + op.outputs, strict=True))
 
 
 class _Again(NamedTuple):

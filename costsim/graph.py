@@ -258,7 +258,8 @@ class GraphBuilder:
         record = kind_of(kind)
         if (params or record.params) and tuple(params) != record.params:
             raise ValueError(f"{kind}: takes params {record.params}, got {tuple(params)}")
-        input_dims = tuple([self.tensors[i].dims for i in inputs])
+        tensors = self.tensors
+        input_dims = tuple([tensors[i].dims for i in inputs])
         said = tuple([t.dims for t in outputs]) if outputs is not None else (dims,) if dims is not None else None
         env, output_dims = _bound(record, input_dims, said)
         full_name = self._prefix + name

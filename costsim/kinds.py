@@ -65,6 +65,11 @@ class Kind:
         return tuple(operand.name for operand in self.inputs)
 
     @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The operands' names, then the results'."""
+        return self.input_names + tuple(result.name for result in self.outputs)
+
+    @cached_property
     def differentiable(self) -> tuple[int, ...]:
         """Which operands get a gradient."""
         return tuple(i for i, name in enumerate(self.input_names) if any(name in rule.operands for rule in self.grads))

@@ -9,20 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 from costsim.assign import Assignment, Copy, assign
 from costsim.autodiff import AFTER_FORWARD
+from costsim.collector import paused
 from costsim.count import count, each_op, group_ops, stored_bits
 from costsim.errors import InputError
-from costsim.graph import Graph, Op
+from costsim.graph import Graph, Op, Tensor
+from costsim.kinds import Dims
 from costsim.policy import Policy
 from costsim.simulate import Job, with_fields
 
 COMPONENTS = ("weights", "master_weights", "gradients", "optimizer_states", "stash", "logits", "temporaries")
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A tensor or copy in memory, from one kernel to another (both included)."""
 
     name: str
@@ -69,30 +71,29 @@ class _Life:
 
 def _lives(graph: Graph, assignment: Assignment, traffic: str) -> dict[Key, _Life]:
     """Everything that is ever written to or read from memory, with the kernels that do so first and last."""
-    group = group_ops(graph, traffic)
+    group, root = group_ops(graph, traffic), graph.root
     lives: dict[Key, _Life] = {}
     for op, row in each_op(count(graph, assignment, traffic)):
         kernel = group[op.position]
         names = op.inputs + op.outputs
-        writer = row.name(op)
         for move in row.moves:
-            key = (graph.root[names[move.slot]], move.copy)
+            key = (root[names[move.slot]], move.copy)
             life = lives.get(key)
             if life is None:
-                life = lives[key] = _Life(kernel, kernel, writer if move.written_bits else "", move.tensor(op))
+                writer = row.name(op) if move.written_bits else ""
+                life = lives[key] = _Life(kernel, kernel, writer, move.tensor(op))
             life.last = kernel
             if move.read_bits:
                 life.reader = op
     return lives
 
 
-def _component(graph: Graph, key: Key, life: _Life, copied: set[str], logits: set[tuple[str, ...]]) -> str:
-    tensor = graph.tensors[key[0]]
+def _component(tensor: Tensor, key: Key, life: _Life, lasts: set[str], copied: set[str], logits: set[Dims]) -> str:
     if tensor.role == "weight":
         return "master_weights" if key[1] is None and key[0] in copied else "weights"
     if tensor.role == "weight_gradient":
         return "gradients"
-    if _lasts(graph, key[0]):
+    if key[0] in lasts:
         return "optimizer_states"
     if tensor.dims in logits:
         return "logits"
@@ -101,9 +102,10 @@ def _component(graph: Graph, key: Key, life: _Life, copied: set[str], logits: se
     return "stash" if kept and after else "temporaries"
 
 
-def _lasts(graph: Graph, name: str) -> bool:
-    """Whether it is there from step to step."""
-    return graph.tensors[name].role in ("weight", "state") and name not in graph.producer
+def _lasting(graph: Graph) -> set[str]:
+    """What is there from step to step."""
+    producer = graph.producer
+    return {name for name, its in graph.tensors.items() if its.role in ("weight", "state") and name not in producer}
 
 
 def _stays(graph: Graph, key: Key) -> bool:
@@ -116,26 +118,30 @@ def _stays(graph: Graph, key: Key) -> bool:
 
 
 def _places(graph: Graph, assignment: Assignment, traffic: str, end: int) -> Iterator[Stored]:
-    lives = _lives(graph, assignment, traffic)
-    for name, tensor in graph.tensors.items():  # what no op reads in this way is there all the same
-        if _lasts(graph, name) and tensor.alias is None:
-            lives.setdefault((name, None), _Life(0, end, "", name))
+    lives, lasts, tensors = _lives(graph, assignment, traffic), _lasting(graph), graph.tensors
+    for name in tensors:  # what no op reads in this way is there all the same
+        if name in lasts and tensors[name].alias is None and (name, None) not in lives:
+            lives[name, None] = _Life(0, end, "", name)
     copied = {name for name, copy in lives if copy is not None and graph.tensors[name].role == "weight"}
     logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.name == "cross_entropy"}
+    sizes: dict[tuple[Dims, int, Copy | None], int] = {}
+    stored_as = assignment.classes.stored_as
     for key, life in lives.items():
         name, copy = key
-        first, last = (0 if _stays(graph, key) else life.first), life.last
-        if _lasts(graph, name) and (copy is None or copy.placement == "at_producer"):
-            last = end
-        if life.reader is None:  # a result of the step
-            last = end
-        size = -(-stored_bits(graph, assignment, name, copy) // 8)
-        component = _component(graph, key, life, copied, logits)
-        consumer = life.reader.name if life.reader else ""
-        yield Stored(life.name, name, copy, component, size, first, last, life.producer, consumer)
+        tensor, reader = tensors[name], life.reader
+        alike = (tensor.dims, stored_as[name], copy)
+        size = sizes.get(alike)
+        if size is None:
+            size = sizes[alike] = -(-stored_bits(graph, assignment, name, copy) // 8)
+        stays = name in lasts and (copy is None or copy.placement == "at_producer")
+        first = 0 if _stays(graph, key) else life.first
+        last = end if stays or reader is None else life.last  # what nobody reads is a result of the step
+        component = _component(tensor, key, life, lasts, copied, logits)
+        yield Stored(life.name, name, copy, component, size, first, last, life.producer, reader.name if reader else "")
 
 
 @lru_cache(maxsize=32)
+@paused
 def memory(graph: Graph, assignment: Assignment, traffic: str) -> Memory:
     """What lies in memory during a step under an assignment of formats, in exact bytes; each place is whole bytes."""
     group = group_ops(graph, traffic)

@@ -15,7 +15,7 @@ PACKAGE = Path(costsim.__file__).parent
 
 # A module imports only from levels below its own.
 LEVELS = [
-    ["errors"],
+    ["errors", "collector"],
     ["formats", "kinds", "files"],
     ["ops.table", "schema", "laws", "widths", "quantize", "corpus"],
     [f"ops.{name}" for name in ("attention", "elementwise", "experts", "lookups", "loss", "norms", "update")],
@@ -33,7 +33,9 @@ LEVELS = [
     ["models"],
     ["simulate", "calibrate"],
     ["sensitivity", "memory", "importers", "validate"],
-    ["training", "pretraining", "plots_hardware", "measure"],
+    ["training", "pretraining", "plots_style", "measure", "trace"],
+    ["plots_hardware", "plots_breakdown"],
+    ["plots_timeline"],
     ["records", "plots", "catalogue"],
     ["report"],
     ["report_memory", "report_validation"],
@@ -101,12 +103,13 @@ def test_what_is_loaded(code, allowed):
 
 def test_choices_on_the_command_line_are_those_of_the_library():
     """The command line spells them out, to load nothing before a command runs."""
-    from costsim import catalogue, cli, count, laws, plots, records, report, schema
+    from costsim import catalogue, cli, count, laws, plots, plots_breakdown, records, report, schema
 
     run, plot = ({option.name: option for option in command.params} for command in (cli.run, cli.plot))
     assert tuple(run["by"].type.choices) == records.BY
     assert tuple(run["style"].type.choices) == tuple(report.FORMATS)
-    assert tuple(plot["kind"].type.choices) == tuple(plots.PLOTS)
+    assert tuple(plot["kind"].type.choices) == (*plots.PLOTS, "trace")
+    assert tuple(plot["by"].type.choices) == tuple(plots_breakdown.BY)
     assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)
     for field, names in {"traffic": count.TRAFFIC_MODELS, "scope": count.SCOPES, "law": tuple(laws.LAWS)}.items():
         assert tuple(run[field].type.choices) == tuple(plot[field].type.choices) == names

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from costsim.autodiff import backward
+from costsim.collector import paused
 from costsim.errors import nearest, one_line
 from costsim.files import Document, Where
 from costsim.graph import Graph, GraphBuilder, Tensor
@@ -65,6 +66,7 @@ def _update(b: GraphBuilder, optimizer: Optimizer, gradients: dict[str, str]) ->
     b.layer = ""
 
 
+@paused
 def training_step(
     model: Any,
     batch: Any,
