@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from costsim import files, formats, hardware, models, ops, schema
+from costsim import files, formats, fusion, hardware, models, ops, schema
 from costsim.errors import InputError, nearest, one_line
 from costsim.formats import Format
 from costsim.hardware import Hardware, Rate
@@ -78,6 +78,7 @@ CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "hardware": _hardware,
     "formats": _formats,
     "ops": _ops,
+    "traffic": lambda: {name: model.description for name, model in fusion.MODELS.items()},
 }
 
 
@@ -118,13 +119,24 @@ def _describe_kind(kind: Kind) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _describe_traffic(model: fusion.TrafficModel) -> str:
+    patterns = [its for its in fusion.PATTERNS if its.name in model.patterns]
+    lines = [f"traffic model {model.name}: {model.description}", "  ops that run as one kernel:"]
+    lines += [f"    {its.name}: {its.description}" for its in patterns]
+    if model.tiled:
+        lines.append("  the buffer: --buffer-bytes, buffer_bytes of the workload, or on_chip_bytes of the first device")
+    return "\n".join(lines) + "\n"
+
+
 def describe(name: str) -> str:
-    """A shipped file's text, or what a format or op kind is. Raises InputError with the nearest name."""
+    """A shipped file's text, or what a format, op kind or traffic model is. Raises InputError with the nearest name."""
     stem = name.removesuffix(".yaml")
     for folder in ("workloads", "policies", "hardware_profiles"):
         shipped = files.list_shipped(folder)
         if stem in shipped:
             return files.read_text(shipped[stem])
+    if name in fusion.MODELS:
+        return _describe_traffic(fusion.MODELS[name])
     kind = ops.OPS.get(name.replace("-", "_"))
     if kind is not None:
         return _describe_kind(kind)

@@ -1,7 +1,8 @@
 """Counts a graph under an assignment of formats: work and DRAM bits of every op, as exact integers.
 
-A traffic model is a way to group ops into kernels: tensors born and consumed inside a group stay on chip, what several
-ops of a group read is read once. `unfused` has one op a group. Everything else is the same for all models.
+A traffic model (`fusion`) is a way to group ops into kernels: tensors born and consumed inside a group stay on chip,
+what several ops of a group read is read once. Everything else is the same for all models. Counted here is compulsory
+traffic, as of a buffer of any size; `tiling` adds what a finite one has to move again.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +14,12 @@ from typing import NamedTuple
 from costsim.alike import Alike, Axes, Kernels, Marks, kernels
 from costsim.assign import Assignment, Copy
 from costsim.formats import Format
+from costsim.fusion import TRAFFIC_MODELS as TRAFFIC_MODELS  # known here by name, too
+from costsim.fusion import group_ops as group_ops
 from costsim.graph import Graph, Op
 from costsim.kinds import Dims, expand
 from costsim.laws import LAWS, Law
 
-TRAFFIC_MODELS = ("unfused", "fused")
 SCOPES = ("gemm", "layer", "step")
 
 
@@ -67,38 +69,6 @@ class Row(NamedTuple):
     def result(self, op: Op) -> str:
         """The tensor that is made or copied; groupings by tensor give the op's work to it."""
         return (op.inputs + op.outputs)[self.cast.slot] if self.cast else op.outputs[0]
-
-
-@lru_cache(maxsize=8)
-def group_ops(graph: Graph, traffic: str) -> tuple[int, ...]:
-    """The kernel that each op belongs to. Groups are runs of consecutive ops, so any grouping can be executed.
-
-    Neighbours that a model family has written as one kernel (flash attention) are one under any traffic model.
-
-    `fused`: an op joins the kernel of the op before it if its kind fuses, it reads something made in that kernel (or
-    nothing at all, as a drawn mask), and both run equally often in the same phase; a GEMM starts a kernel and takes
-    what follows as its epilogue.
-    """
-    groups: list[int] = []
-    made: set[str] = set()
-    before: Op | None = None
-    for op in graph.ops:
-        if op.kernel or before is None or before.kernel:
-            joins = before is not None and op.kernel == before.kernel
-        else:
-            joins = (
-                traffic != "unfused"
-                and op.kind.fuses
-                and not op.kind.is_contraction
-                and (op.phase, op.times) == (before.phase, before.times)
-                and (not op.inputs or not made.isdisjoint(op.inputs))
-            )
-        if not joins:
-            made = set()
-        groups.append(groups[-1] if joins else len(groups))
-        made.update(op.outputs)
-        before = op
-    return tuple(groups)
 
 
 def narrowest_scope(op: "Op | Row") -> str:
@@ -309,7 +279,7 @@ def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope:
 
     Raw tensors that only copies stand for are not written. A cast kernel counts before the first op that reads it (of a
     stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
-    nothing to fuse.
+    nothing to fuse. Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
     """
     found = kernels(graph, assignment.marks, group_ops(graph, "unfused" if scope == "gemm" else traffic))
     counter = _Counter(graph, assignment, found)

@@ -5,7 +5,7 @@ adders as the width (accelergy-aladdin-plug-in@5e2e1263), floats as the product 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from costsim.formats import ON_A_GRID, Format
 
@@ -21,7 +21,8 @@ class Table:
     vector_op_pj: float  # an operation on elements: an addition of fp32
     sram_pj_per_bit: float  # an access to a buffer of about 1 MB
     source: str
-    unverified: tuple[str, ...] = ()  # what is recalled in it
+    # What is recalled in it, not read: (multiply or add, family, width) -> how tables call it.
+    unverified: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
 
 
 TABLES = {
@@ -38,7 +39,7 @@ TABLES = {
         0.38,
         14 / 64,
         "Jouppi et al., ISCA 2021, table 2 (through secondary quotations): 7 nm; SRAM of 1 MB, 64 bits an access",
-        ("an addition of fp16",),
+        {("add", "float", 16): "an addition of fp16"},
     ),
 }
 
@@ -69,16 +70,19 @@ DRAM = {
 }
 
 
-def _family(format: Format) -> str:
-    return "int" if format.family in ON_A_GRID else "float"
+def _family(*formats: Format) -> str:
+    return "int" if all(format.family in ON_A_GRID for format in formats) else "float"
 
 
-def _scaled(known: Mapping[tuple[str, int], float], family: str, product: float, square: bool) -> tuple[float, bool]:
+def _nearest(known: Mapping[tuple[str, int], float], family: str, product: float, power: int) -> int:
+    """The width of a family that is known and nearest to another (or, as a square, to a product of two)."""
+    return min((width for its, width in known if its == family), key=lambda width: (abs(width**power - product), width))
+
+
+def _scaled(known: Mapping[tuple[str, int], float], family: str, product: float, power: int) -> tuple[float, bool]:
     """The energy at a width (or a product of two), from the nearest width that is known; whether it is scaled."""
-    of_family = {width: value for (its, width), value in known.items() if its == family}
-    widths = {width**2 if square else width: value for width, value in of_family.items()}
-    nearest = min(widths, key=lambda width: (abs(width - product), width))
-    return widths[nearest] * product / nearest, nearest != product
+    width = _nearest(known, family, product, power)
+    return known[family, width] * product / width**power, width**power != product
 
 
 def mac_pj(table: Table, a: Format, b: Format, accumulator: Format) -> tuple[float, bool]:
@@ -86,7 +90,18 @@ def mac_pj(table: Table, a: Format, b: Format, accumulator: Format) -> tuple[flo
 
     Operands of two families multiply as floats. A codebook's elements are floats of their width.
     """
-    family = "int" if _family(a) == _family(b) == "int" else "float"
-    multiply, scaled = _scaled(table.multiply_pj, family, a.width * b.width, square=True)
-    add, also = _scaled(table.add_pj, _family(accumulator), accumulator.element_bits, square=False)
+    multiply, scaled = _scaled(table.multiply_pj, _family(a, b), a.width * b.width, 2)
+    add, also = _scaled(table.add_pj, _family(accumulator), accumulator.element_bits, 1)
     return multiply + add, scaled or also
+
+
+def recalled(table: Table, a: Format, b: Format, accumulator: Format) -> set[str]:
+    """The recalled figures of the table that `mac_pj` of these formats takes."""
+    if not table.unverified:
+        return set()
+    family, sums = _family(a, b), _family(accumulator)
+    used = (
+        ("multiply", family, _nearest(table.multiply_pj, family, a.width * b.width, 2)),
+        ("add", sums, _nearest(table.add_pj, sums, accumulator.element_bits, 1)),
+    )
+    return {table.unverified[key] for key in used if key in table.unverified}

@@ -5,11 +5,11 @@ package's counts and rooflines: nothing is measured, and nothing is charged for 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from costsim import simulate
 from costsim.assign import assign
-from costsim.count import count
 from costsim.errors import InputError
 from costsim.graph import Graph, Op
 from costsim.hardware import pair_on
@@ -105,10 +105,10 @@ def linear_share(workload: str, policy: str, device: str, attention: str, tokens
         f"batch.sequences={micro_batch // tokens}",
     ]
     job = simulate.prepare(workload, [policy], assignments=assignments, hardware=[device])
-    graph, traffic = job.graph, job.convention.traffic
-    rows = count(graph, assign(graph, job.policies[0]), traffic)
+    graph, said = job.graph, replace(job.convention, scope="step")
+    rows = simulate.count_step(graph, assign(graph, job.policies[0]), said).rows
     linear = block = 0.0
-    for kernel in kernels(graph, rows, traffic, "step", each=True):
+    for kernel in kernels(graph, rows, said.traffic, said.scope, each=True):
         if _in_block(kernel, layer):
             seconds = spend(kernel, job.hardware[0], job.overlap).time_s
             if seconds is None:

@@ -1,253 +1,164 @@
-"""Records as tables: terminal, JSON, CSV, Markdown, LaTeX. tabulate draws them."""
+"""Records as tables: terminal, JSON, CSV, Markdown, LaTeX."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tabulate import tabulate
-
-from costsim import files
-from costsim.errors import InputError
+from costsim import files, report_hardware
+from costsim.cells import percent, short, signed
+from costsim.errors import InputError, one_line
+from costsim.fusion import UNTILED
 from costsim.laws import LAWS
 from costsim.models import padding
-from costsim.records import FIGURES, Record, convention, full_records, hardware_record, published, records
+from costsim.records import FIGURES, Record, convention, full_records, published, records
 from costsim.simulate import Result
+from costsim.tables import (
+    WIDTH,
+    Column,
+    Screen,
+    Table,
+    clip,
+    composed,
+    csv_text,
+    dense,
+    markdown,
+    markdown_text,
+    plain,
+    simple,
+    terminal,
+    wrap,
+)
 
-if TYPE_CHECKING:
-    from costsim.hardware import Hardware
+__all__ = ["FORMATS", "WIDTH", "clip", "composed", "csv_text", "headline", "notes", "render", "write_all"]
 
-WIDTH = 80  # columns of a terminal table
-
-
-def _short(value: Any) -> str:
-    """A number as tables print it: two decimals, large integers as 1.23e45."""
-    if value is None:
-        return "n/a"
-    if isinstance(value, float):
-        return f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
-    digits = f"{int(value):.2e}" if len(value) > 6 else value
-    return digits.replace("e+", "e").replace("e0", "e")
-
-
-def _percent(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.1f}"
-
-
-def clip(text: str, width: int) -> str:
-    """Text cut in the middle to so many characters."""
-    return text if len(text) <= width else f"{text[: width // 2 - 1]}..{text[len(text) - (width - width // 2 - 1) :]}"
-
-
-def composed(name: str, width: int) -> str:
-    """A policy's name in so many columns: of a+b each part on a line, if it is too long."""
-    parts = name.replace("+", "\n+").split("\n") if len(name) > width else [name]
-    return "\n".join(clip(part, width) for part in parts)
+Fill = Callable[[Record], str]
+# A column, what fills its cells, and what fills those of a terminal of 80 columns where it cuts or wraps.
+Columns = list[tuple[Column, Fill, Fill | None]]
+_PLAIN = Screen()
+_WIDE = 2  # devices of which a table for papers has columns, not rows
 
 
-def _wrap(text: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(text, width))
+def _words(key: str, shown: Fill) -> tuple[Column, Fill, Fill]:
+    return Column(key, "left"), lambda r: str(r[key]).replace(" > ", " >\n"), shown
 
 
-def _signed(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:+.1f}" if abs(value) >= 0.0005 else ""
+def _setup(r: Record) -> str:
+    return "\n".join(wrap(part, 14) for part in r["setup"].split(" > "))
 
 
-def _columns(result: Result, by: str, terminal: bool) -> dict[str, Callable[[Record], str]]:
-    """Headers of a human-readable table and how to fill each column; cells are cut and wrapped for terminals only."""
-    wrap = _wrap if terminal else lambda text, _: text
-    short = clip if terminal else lambda text, _: text
-    name = composed if terminal else lambda text, _: text
+def _number(header: str, key: str, cell: Callable[[Any], str] = short, full: str = "") -> tuple[Column, Fill, None]:
+    return Column(header, full=full), lambda r: cell(r[key]), None
+
+
+def _policy_columns(result: Result) -> Columns:
     unit = LAWS[result.job.convention.law].unit
-    if by == "policy":
-        return {
-            "policy": lambda r: name(r["policy"], 13),
-            "setup": lambda r: (
-                "\n".join(wrap(part, 14) for part in r["setup"].split(" > ")) if terminal else r["setup"]
-            ),
-            f"arith.\n{unit}": lambda r: _short(r["arithmetic_cost"]),
-            "x": lambda r: _short(r["arithmetic_reduction"]),
-            "DRAM\nbit": lambda r: _short(r["dram_bits"]),
-            "x ": lambda r: _short(r["dram_reduction"]),
-            f"{unit}\n/MAC": lambda r: _short(r["arithmetic_cost_per_mac"]),
-            "bit\n/elem": lambda r: _short(r["bits_per_element_moved"]),
-        }
-    if by == "assumption":
-        return {
-            "policy": lambda r: short(r["policy"], 11),
-            "assumption": lambda r: wrap(r["assumption"] if r["case"] else f"{r['policy']} {r['assumption']}", 14),
-            "as shipped": lambda r: wrap(r["here"] + (f" ({r['grade']})" if r["grade"] else ""), 14),
-            "instead": lambda r: wrap(r["case"], 14),
-            "arith.\nx": lambda r: _short(r["arithmetic_reduction"]),
-            "\n%": lambda r: _signed(r["arithmetic_change"]),
-            "DRAM\nx": lambda r: _short(r["dram_reduction"]),
-            "\n% ": lambda r: _signed(r["dram_change"]),
-        }
-    return {
-        "policy": lambda r: short(r["policy"], 11),
-        by: lambda r: short(r[by], 20),
-        "MACs": lambda r: _short(r["macs"]),
-        "arith.\n%": lambda r: _percent(r["arithmetic_share"]),
-        "read\nbit": lambda r: _short(r["dram_read_bits"]),
-        "written\nbit": lambda r: _short(r["dram_written_bits"]),
-        "DRAM\n%": lambda r: _percent(r["dram_share"]),
-    }
-
-
-def _without_repetitions(rows: list[list[str]]) -> list[list[str]]:
-    """Cells before the case, where they only say again what stands above."""
-    case = len(rows[0]) - 5
-    above = [[""] * case, *(row[:case] for row in rows[:-1])]
     return [
-        [*([""] * case if row[:case] == over else row[:case]), *row[case:]]
-        for row, over in zip(rows, above, strict=True)
+        _words("policy", lambda r: composed(r["policy"], 13)),
+        _words("setup", _setup),
+        _number(f"arith.\n{unit}", "arithmetic_cost", full=f"arithmetic {unit}"),
+        _number("x", "arithmetic_reduction", full="arithmetic x"),
+        _number("DRAM\nbit", "dram_bits"),
+        _number("x ", "dram_reduction", full="DRAM x"),
+        _number(f"{unit}\n/MAC", "arithmetic_cost_per_mac", full=f"{unit}/MAC"),
+        _number("bit\n/elem", "bits_per_element_moved", full="bit/element"),
     ]
 
 
-def _grid(result: Result, by: str, style: str) -> str:
-    terminal = style == "simple"
-    columns = _columns(result, by, terminal)
-    found = records(result, by)
-    if by == "assumption" and len({record["policy"] for record in found}) == 1:
-        del columns["policy"]  # the notes name it
+def _group_columns(by: str) -> Columns:
+    return [
+        _words("policy", lambda r: clip(r["policy"], 11)),
+        _words(by, lambda r: clip(r[by], 20)),
+        _number("MACs", "macs"),
+        _number("arith.\n%", "arithmetic_share", percent, "arithmetic %"),
+        _number("read\nbit", "dram_read_bits"),
+        _number("written\nbit", "dram_written_bits"),
+        _number("DRAM\n%", "dram_share", percent),
+    ]
+
+
+def _assumption_columns() -> Columns:
+    def assumption(r: Record) -> str:
+        return str(r["assumption"]) if r["case"] else f"{r['policy']} {r['assumption']}"
+
+    def here(r: Record) -> str:
+        return f"{r['here']} ({r['grade']})" if r["grade"] else str(r["here"])
+
+    return [
+        _words("policy", lambda r: clip(r["policy"], 11)),
+        (Column("assumption", "left"), assumption, lambda r: wrap(assumption(r), 14)),
+        (Column("as shipped", "left"), here, lambda r: wrap(here(r), 14)),
+        (Column("instead", "left"), lambda r: r["case"], lambda r: wrap(r["case"], 14)),
+        _number("arith.\nx", "arithmetic_reduction", full="arithmetic x"),
+        _number("\n%", "arithmetic_change", signed, "arithmetic %"),
+        _number("DRAM\nx", "dram_reduction"),
+        _number("\n% ", "dram_change", signed, "DRAM %"),
+    ]
+
+
+def _reduction_columns() -> Columns:
+    return [
+        _words("policy", lambda r: composed(r["policy"], 13)),
+        _words("setup", lambda r: "\n".join(wrap(part, 12) for part in r["setup"].split(" > "))),
+        _number("arith.\nx", "arithmetic_reduction", full="arithmetic x"),
+        _number("DRAM\nx", "dram_reduction"),
+        _number("memory\nx", "memory_reduction"),
+    ]
+
+
+def _device_columns(result: Result) -> Columns:
+    """Time and energy on each device, side by side."""
+
+    def fill(name: str, what: str) -> Fill:
+        return lambda r: short(r["hardware"][name][f"{what}_reduction"])
+
+    pairs = [(device.name, what) for device in result.job.hardware for what in ("time", "energy")]
+    return [(Column(f"{what}\nx", "right", f"{name} {what} x", name), fill(name, what), None) for name, what in pairs]
+
+
+def _device_rows(found: list[Record]) -> tuple[Columns, list[Record]]:
+    """The same with a row a device."""
+    columns: Columns = [
+        (Column("hardware", "left"), lambda r: r["device"], lambda r: clip(r["device"], 13)),
+        _number("time\nx", "time_reduction"),
+        _number("energy\nx", "energy_reduction"),
+    ]
+    rows = [{**record, "device": name, **its} for record in found for name, its in record["hardware"].items()]
+    return columns, rows
+
+
+def _table(result: Result, by: str, paper: bool = False) -> Table:
+    """The table of one of BY; for papers, few devices side by side."""
+    found, merged = records(result, by), 0
+    if by == "policy":
+        columns = _policy_columns(result)
+    elif by == "reduction":
+        columns, devices = _reduction_columns(), len(result.job.hardware)
+        if paper and devices <= _WIDE:
+            columns += _device_columns(result)
+        elif devices:
+            merged = len(columns)
+            more, found = _device_rows(found)
+            columns += more
     elif by == "assumption":
-        del columns["as shipped"]
-    rows = [[fill(record) for fill in columns.values()] for record in found]
-    if by == "assumption":
-        rows = _without_repetitions(rows)
-    headers = [header if terminal else header.replace("\n", " ") for header in columns]
-    words = 2 if by != "assumption" else 3
-    align = ["left"] * words + ["right"] * (len(columns) - words)
-    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
+        columns = _assumption_columns()
+        one = len({record["policy"] for record in found}) == 1
+        del columns[0 if one else 2]  # one policy is named by the notes
+        merged = 2
+    else:
+        columns = _group_columns(by)
+    rows = [[fill(record) for _, fill, _ in columns] for record in found]
+    shown = [[(cut or fill)(record) for _, fill, cut in columns] for record in found]
+    return Table([column for column, _, _ in columns], rows, shown, merged)
 
 
-def _duration(seconds: float | None) -> str:
-    """A time as tables print it: in the unit that leaves one to four digits before the point."""
-    if seconds is None:
-        return "n/a"
-    units = ((86400 * 2, 86400, "d"), (7200, 3600, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms"))
-    size, unit = next(((size, unit) for least, size, unit in units if seconds >= least), (1e-6, "us"))
-    return f"{seconds / size:.3g} {unit}"
-
-
-def _joules(value: float | None) -> str:
-    if value is None:
-        return "n/a"
-    size, unit = next(
-        ((10.0**e, u) for e, u in ((9, "GJ"), (6, "MJ"), (3, "kJ"), (0, "J")) if value >= 10**e), (1e-3, "mJ")
-    )
-    return f"{value / size:.3g} {unit}"
-
-
-def _hardware_rows(result: Result, device: Hardware, terminal: bool) -> list[list[str]]:
-    rows = []
-    for counted in result.policies:
-        its = hardware_record(result, counted, device)
-        intensity, runs = its["op_per_byte"], len(its["upcast"])
-        rows.append(
-            [
-                composed(counted.policy.name, 13) if terminal else counted.policy.name,
-                _duration(its["time_s"]),
-                _short(its["time_reduction"]),
-                _joules(its["energy_j"]),
-                _short(its["energy_reduction"]),
-                its["bound"],
-                "n/a" if intensity is None else f"{intensity:.3g}",
-                f"{runs} pair{'s' * (runs > 1)}" if runs else "-",
-            ]
-        )
-    return rows
-
-
-_HARDWARE_COLUMNS = {
-    "policy": "left",
-    "time": "right",
-    "x": "right",
-    "energy": "right",
-    "x ": "right",
-    "bound by": "left",
-    "op/byte": "right",
-    "upcast": "right",
-}
-
-
-def hardware_grid(result: Result, style: str) -> str:
-    """Time, energy and bound of each policy on each device, in one table for papers."""
-    rows = [
-        [device.name, *row] for device in result.job.hardware for row in _hardware_rows(result, device, terminal=False)
-    ]
-    headers, align = ["hardware", *_HARDWARE_COLUMNS], ["left", *_HARDWARE_COLUMNS.values()]
-    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
-
-
-def hardware_tables(result: Result) -> list[str]:
-    """The same for a terminal: a table a device, its peaks above, what stands behind the times below."""
+def remarks(result: Result, by: str = "policy") -> list[str]:
+    """What stands under a table, a line each: the phases, what is fitted and recalled, what is not defined."""
     lines = []
-    for device in result.job.hardware:
-        rows = _hardware_rows(result, device, terminal=True)
-        headers, align = list(_HARDWARE_COLUMNS), list(_HARDWARE_COLUMNS.values())
-        table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
-        lines += ["", *_wrap(_peaks(device), WIDTH).splitlines(), *table.splitlines(), *_behind(result, device)]
-    return [*lines, "", *_wrap(_roofline_note(result), WIDTH).splitlines()]
-
-
-def _peaks(device: Hardware) -> str:
-    rates = [rate.mac_per_s for rate in device.shown_rates]
-    bandwidth = device.dram_bytes_per_s
-    parts = [
-        f"up to {_short(str(max(rates)))} MAC/s" if rates else "MAC rates unknown",
-        f"{_short(str(bandwidth))} byte/s" if bandwidth else "DRAM bandwidth unknown",
-    ]
-    factors = {"MAC": device.mac_efficiency, "vector": device.vector_efficiency, "DRAM": device.dram_efficiency}
-    less = [f"{name} at {factor:g} of its peak" for name, factor in factors.items() if factor != 1]
-    less += ["GEMMs at the efficiency of their size"] if device.gemm_efficiency else []
-    return f"{device.name}: {', '.join([*parts, *(less or ['all at their peaks'])])}"
-
-
-def _behind(result: Result, device: Hardware) -> list[str]:
-    """Pairs that run as others, those that do not run, and what no source vouches for."""
-    spent = [result.spent[counted.policy.name, device.name] for counted in result.policies]
-    said = {
-        "upcast": sorted({f"{pair} as {runs_as}" for its in spent for pair, runs_as in its.upcast}),
-        "unsupported": sorted({pair for its in spent for pair in its.unsupported}),
-        "scaled, weak or recalled": sorted({what for its in spent for what in its.unverified} | device.unverified),
-    }
-    lines = []
-    for what, its in said.items():
-        more = [f"and {len(its) - 3} more"] if len(its) > 3 else []
-        if its:
-            lines += textwrap.wrap(f"{what}: {'; '.join([*its[:3], *more])}", WIDTH, subsequent_indent="  ")
-    return lines
-
-
-def _roofline_note(result: Result) -> str:
-    overlap = "overlaps with" if result.job.overlap else "does not overlap with"
-    return (
-        f"a roofline for each kernel, summed over the run; arithmetic {overlap} DRAM traffic; energy is that of "
-        "arithmetic, buffer and DRAM, and of static power where a profile has it"
-    )
-
-
-def hardware_notes(result: Result) -> list[str]:
-    """The notes of all devices."""
-    found = [_roofline_note(result)]
-    for device in result.job.hardware:
-        found += [_peaks(device), *_behind(result, device)]
-    return found
-
-
-def notes(result: Result) -> list[str]:
-    """The lines under a table: the convention, the phases, what is recalled, the published figures beside ours."""
-    said = result.job.convention
-    lines = [
-        f"law {said.law}, traffic {said.traffic}, scope {said.scope}, {said.steps} steps; "
-        f"x less than {clip(said.baseline, 15)}"
-    ]
     for counted in result.policies:
         if len(counted.phases) > 1:
             setups = zip(counted.phases, counted.policy.setup, strict=True)
@@ -263,81 +174,153 @@ def notes(result: Result) -> list[str]:
         lines.append(
             f"padding: {padded - real} of {padded} tokens ({100 - 100 * real / padded:.1f} %), counted as all others"
         )
+    law = result.job.convention.law
     unpriced = sorted({pair for counted in (*result.policies, result.baseline) for pair in counted.total.unpriced})
     if unpriced:
         pairs = ", ".join(unpriced[:3]) + (", ..." if len(unpriced) > 3 else "")
-        lines.append(f"n/a: law {said.law} is defined for {LAWS[said.law].defined}; not for {pairs}")
+        lines.append(f"n/a: law {law} is defined for {LAWS[law].defined}; not for {pairs}")
+    if by == "reduction":
+        lines.append("memory is the peak of a step, of all ops whatever the scope")
+    why = report_hardware.undivided(result, by)
+    lines += [] if why is None else [why]
     if any(counted.policy.recalled for counted in result.policies):
         lines.append("* levels recalled, not stated by the paper")
-    wrapped = [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
-    return wrapped + headline(result)
-
-
-def headline(result: Result) -> list[str]:
-    """The published figures beside ours, a line for each scope and traffic model; the file's own is marked."""
-    lines = []
-    entries = published(result)
-    for policy in dict.fromkeys(entry["policy"] for entry in entries):
-        its = [entry for entry in entries if entry["policy"] == policy]
-        quantities = dict.fromkeys(entry["quantity"] for entry in its)
-        stated = {entry["quantity"]: f"{entry['stated']:g}x {FIGURES[entry['quantity']]}" for entry in its}
-        lines.append(
-            f"{policy} against {result.job.convention.baseline}: the paper states {', '.join(stated.values())}; here"
-        )
-        rows = []
-        for scope, traffic in dict.fromkeys((entry["scope"], entry["traffic"]) for entry in its):
-            if (scope, traffic) == ("gemm", "fused"):
-                continue  # the same: GEMMs do not fuse
-            row = [scope, "any" if scope == "gemm" else traffic]
-            for quantity in quantities:
-                entry = next(e for e in its if (e["scope"], e["traffic"], e["quantity"]) == (scope, traffic, quantity))
-                row += [f"{entry['ours']:.2f}x", f"{100 * entry['difference']:+.1f} %"]
-            rows.append([*row, "<- as in the file" if entry["convention"] else ""])
-        columns = [part for quantity in quantities for part in (FIGURES[quantity], "")]
-        headers = ["scope", "traffic", *columns, ""]
-        align = ["left", "left", *["right"] * len(columns), "left"]
-        table = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True, colalign=align)
-        lines += [f"  {line}".rstrip() for line in table.splitlines()]
-        sources = dict.fromkeys(entry["source"] for entry in its)
-        lines += textwrap.wrap(f"stated by {', '.join(sources)}", WIDTH, subsequent_indent="  ")
-    if result.job.file.published and not result.job.of_the_file:
-        lines.append(f"published figures are left out: they are relative to {result.job.file.baseline}")
     return lines
 
 
-def to_table(result: Result, by: str) -> str:
-    """For a terminal, at most 80 columns."""
-    lines = [_grid(result, by, "simple"), "", *notes(result)]
-    if result.job.hardware and by == "policy":
-        lines += hardware_tables(result)
+def _said(result: Result, baseline: str) -> str:
+    said = result.job.convention
+    return (
+        f"law {said.law}, traffic {said.traffic_said}, scope {said.scope}, {said.steps} steps; x less than {baseline}"
+    )
+
+
+def notes(result: Result, by: str = "policy", screen: Screen = _PLAIN) -> list[str]:
+    """The lines under a table: the convention, `remarks`, the published figures beside ours."""
+    lines = [_said(result, clip(result.job.convention.baseline, 15)), *remarks(result, by)]
+    return screen.notes(lines) + headline(result, screen)
+
+
+def _against(result: Result, policy: str, its: list[Record]) -> tuple[str, Table, str]:
+    """A policy's published figures: what is stated, a table of ours, and the sources."""
+    quantities = dict.fromkeys(entry["quantity"] for entry in its)
+    stated = {entry["quantity"]: f"{entry['stated']:g}x {FIGURES[entry['quantity']]}" for entry in its}
+    rows = []
+    for scope, traffic in dict.fromkeys((entry["scope"], entry["traffic"]) for entry in its):
+        if (scope, traffic) == ("gemm", "fused"):
+            continue  # the same: GEMMs do not fuse
+        row = [scope, "any" if scope == "gemm" and traffic in UNTILED else traffic]
+        for quantity in quantities:
+            entry = next(e for e in its if (e["scope"], e["traffic"], e["quantity"]) == (scope, traffic, quantity))
+            row += [f"{entry['ours']:.2f}x", f"{100 * entry['difference']:+.1f} %"]
+        rows.append([*row, "<- as in the file" if entry["convention"] else ""])
+    columns = [Column(part) for quantity in quantities for part in (FIGURES[quantity], "")]
+    table = Table([Column("scope", "left"), Column("traffic", "left"), *columns, Column("", "left")], rows)
+    above = f"{policy} against {result.job.convention.baseline}: the paper states {', '.join(stated.values())}; here"
+    return above, table, f"stated by {', '.join(dict.fromkeys(entry['source'] for entry in its))}"
+
+
+def _headlines(result: Result) -> list[tuple[str, Table, str]]:
+    entries = published(result)
+    policies = dict.fromkeys(entry["policy"] for entry in entries)
+    return [_against(result, name, [entry for entry in entries if entry["policy"] == name]) for name in policies]
+
+
+def _left_out(result: Result) -> list[str]:
+    if not result.job.file.published or result.job.of_the_file:
+        return []
+    return [f"published figures are left out: they are relative to {result.job.file.baseline}"]
+
+
+def headline(result: Result, screen: Screen = _PLAIN) -> list[str]:
+    """The published figures beside ours, a line for each scope and traffic model; the file's own is marked."""
+    lines = []
+    for above, table, sources in _headlines(result):
+        lines += wrap(above, screen.width).split("\n") if screen.width != WIDTH else [above]
+        lines += [*terminal(table, screen, plain), *screen.notes([sources])]
+    return lines + screen.notes(_left_out(result))
+
+
+def to_table(result: Result, by: str, screen: Screen = _PLAIN) -> str:
+    """For a terminal, at most 80 columns unless the screen has more."""
+    draw = dense if by == "reduction" else simple
+    lines = [*terminal(_table(result, by), screen, draw), "", *notes(result, by, screen)]
+    if report_hardware.has_tables(result, by):
+        lines += report_hardware.terminal_tables(result, by, screen)
+    elif by == "reduction" and result.job.hardware:
+        lines += screen.notes(report_hardware.notes(result, by))
     return "\n".join(lines) + "\n"
 
 
+def _bullets(lines: list[str]) -> str:
+    return "".join(f"- {markdown_text(line)}\n" for line in lines)
+
+
 def to_markdown(result: Result, by: str) -> str:
-    """GitHub's pipe table and the notes."""
-    text = _grid(result, by, "pipe") + "\n\n" + "\n".join(f"- {line}" for line in notes(result)) + "\n"
-    if result.job.hardware and by == "policy":
-        text += f"\n{hardware_grid(result, 'pipe')}\n\n" + "".join(f"- {line}\n" for line in hardware_notes(result))
-    return text
+    """GitHub's pipe tables and the notes; whatever names hold renders as itself."""
+    said = _said(result, result.job.convention.baseline)
+    parts = [
+        markdown(_table(result, by, paper=True)) + "\n",
+        _bullets([said, *remarks(result, by), *_left_out(result)]),
+    ]
+    for above, table, sources in _headlines(result):
+        parts += [f"{markdown_text(above)}:\n", f"{markdown(table)}\n", f"{markdown_text(sources)}\n"]
+    if report_hardware.has_tables(result, by):
+        parts.append(f"{markdown(report_hardware.paper_table(result, by))}\n")
+    if result.job.hardware and by != "assumption" and not report_hardware.undivided(result, by):
+        parts.append(_bullets(report_hardware.notes(result, by)))
+    return "\n".join(parts)
+
+
+_CAPTIONS = {
+    "policy": "Arithmetic and DRAM traffic of {workload}",
+    "assumption": "Reductions of arithmetic and DRAM traffic of {workload}, one assumption moved at a time",
+    "reduction": "Reductions of {workload}",
+}
+
+
+def _paper_tables(result: Result, by: str) -> list[Table]:
+    """What goes into a paper: each table with its caption, label and notes."""
+    from dataclasses import replace
+
+    said, workload = result.job.convention, result.job.workload
+    title = _CAPTIONS.get(by, "Arithmetic and DRAM traffic of {workload} by {by}").format(workload=workload, by=by)
+    notes = remarks(result, by)
+    recalled = [line for line in notes if line.startswith("*")]
+    under = f"law {said.law}, traffic {said.traffic_said}, scope {said.scope}, {said.steps} steps"
+    caption = f"{title} ({under}); \u00d7: times less than {said.baseline}." + "".join(f" {line}." for line in recalled)
+    label = f"tab:costsim-{workload}-{by}"
+    below = [line for line in notes if line not in recalled]
+    timed = result.job.hardware and by != "assumption" and not report_hardware.undivided(result, by)
+    times = report_hardware.notes(result, by) if timed else []
+    if not report_hardware.has_tables(result, by):
+        return [replace(_table(result, by, True), label=label, caption=caption, notes=below + times)]
+    on = f"Time and energy of {workload}" + ("" if by == "policy" else f" by {by}")
+    more = replace(
+        report_hardware.paper_table(result, by),
+        label=f"{label}-hardware",
+        caption=f"{on} ({under}); \u00d7: times less than {said.baseline}.",
+        notes=times,
+    )
+    return [replace(_table(result, by, True), label=label, caption=caption, notes=below), more]
 
 
 def to_latex(result: Result, by: str) -> str:
-    """A booktabs tabular, escaped; the notes as comments above it."""
-    comments = "".join(f"% {line}\n" for line in notes(result))
-    text = f"{comments}{_grid(result, by, 'latex_booktabs')}\n"
-    if result.job.hardware and by == "policy":
-        text += (
-            "".join(f"% {line}\n" for line in hardware_notes(result)) + hardware_grid(result, "latex_booktabs") + "\n"
-        )
-    return text
+    """Tables for a paper (`report_latex`); the published figures beside ours as comments."""
+    from costsim.report_latex import document  # pandas
+
+    return document(_paper_tables(result, by), headline(result))
 
 
 def to_json(result: Result, by: str) -> str:
-    """One object; exact integers as decimal strings."""
+    """One object; exact integers as decimal strings. Texts are as they are in files."""
+    said = convention(result)
+    if result.job.hardware:
+        said["hardware"] = report_hardware.undivided(result, by) or report_hardware.roofline_note(result, by)
     data = {
         "workload": result.job.workload,
         "baseline": result.job.convention.baseline,
-        "convention": convention(result),
+        "convention": said,
         "rows": full_records(result, by),
         "published": published(result),
     }
@@ -349,24 +332,6 @@ def to_csv(result: Result, by: str) -> str:
     return csv_text(full_records(result, by))
 
 
-def _flat(row: Mapping[str, Any]) -> Record:
-    """A record with what it says of each device as columns of its own: h100-sxm.time_s."""
-    devices: Mapping[str, Record] = row.get("hardware", {})
-    flat = {f"{name}.{key}": value for name, its in devices.items() for key, value in its.items()}
-    return {**{key: value for key, value in row.items() if key != "hardware"}, **flat}
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Records as CSV, with a header; what does not fit a cell is left out."""
-    rows = [_flat(row) for row in rows]
-    columns = [name for name, value in rows[0].items() if not isinstance(value, (dict, list))]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 FORMATS: dict[str, tuple[str, Callable[[Result, str], str]]] = {
     "table": ("txt", to_table),
     "json": ("json", to_json),
@@ -376,20 +341,51 @@ FORMATS: dict[str, tuple[str, Callable[[Result, str], str]]] = {
 }
 
 
-def render(result: Result, by: str, style: str) -> str:
-    """A result in one of FORMATS."""
-    return FORMATS[style][1](result, by)
+def render(result: Result, by: str, style: str, screen: Screen = _PLAIN) -> str:
+    """A result in one of FORMATS; a table fits the screen."""
+    return to_table(result, by, screen) if style == "table" else FORMATS[style][1](result, by)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise InputError at once, before counting, where files could not be written to a folder afterwards."""
+    for part in (folder, *folder.parents):
+        try:
+            known, there = part.exists(), part.is_dir()
+        except OSError as error:
+            raise _refused(folder, error.strerror or str(error)) from None
+        if known and not there:
+            raise _refused(
+                folder, "expected a folder, got a file" if part == folder else f"{one_line(part, 200)} is a file"
+            )
+        if known:
+            if not os.access(part, os.W_OK | os.X_OK):
+                raise _refused(
+                    folder, "cannot be written to" if part == folder else f"{one_line(part, 200)} cannot be written to"
+                )
+            return
+
+
+def _refused(folder: Path, why: str) -> InputError:
+    return InputError(f"--out {one_line(folder, 200)}: {why}")
 
 
 def write_all(result: Result, by: str, folder: Path) -> list[Path]:
     """Write every format to `folder` as WORKLOAD[-by-X].ext; made if missing, each file replaced whole or not at all.
 
-    Raises InputError if the folder cannot be written.
+    Raises InputError, before anything is written, if the folder cannot be, or has a folder of such a name.
     """
+    check_folder(folder)
     stem = result.job.workload + ("" if by == "policy" else f"-by-{by}")
     texts = {f"{stem}.{extension}": make(result, by) for extension, make in FORMATS.values()}
+    for name in texts:
+        if (folder / name).is_dir():
+            raise _refused(folder, f"{one_line(name)} is a folder there")
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror or error}") from None
-    return [files.write(folder / name, text.encode()) for name, text in texts.items()]
+        for part in missing:  # what was made on the way
+            with suppress(OSError):
+                part.rmdir()
+        raise _refused(folder, error.strerror or str(error)) from None
+    return [files.write(folder / name, text.encode(errors="backslashreplace")) for name, text in texts.items()]

@@ -1,12 +1,9 @@
 """What fills the memory, as records, text and JSON."""
 
 import json
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-from tabulate import tabulate
 
 from costsim.assign import assign
 from costsim.errors import InputError
@@ -14,10 +11,24 @@ from costsim.graph import Graph
 from costsim.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy, with_batch
 from costsim.models import sections
 from costsim.policy import Policy
-from costsim.report import WIDTH, clip, composed, csv_text
 from costsim.simulate import Job
+from costsim.tables import (
+    Column,
+    Screen,
+    Table,
+    clip,
+    composed,
+    csv_text,
+    dense,
+    markdown,
+    markdown_text,
+    printable,
+    terminal,
+    wrap,
+)
 
 Record = dict[str, Any]
+_PLAIN = Screen()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +139,22 @@ def _gigabytes(size: int) -> str:
 
 
 _SHORT = dict(zip(COMPONENTS, ("weight", "master", "grad", "state", "stash", "logit", "temp"), strict=True))
+_STASH = [
+    *(Column(header, "left") for header in ("tensor", "shape", "format")),
+    Column("bytes"),
+    Column("last read by", "left"),
+]
 
 
-def _grid(found: Sequence[Row], style: str) -> str:
-    headers = ["policy", "batch", *_SHORT.values(), "peak"]
-    table = []
+def _table(found: Sequence[Row]) -> Table:
+    columns = [Column("policy", "left"), *map(Column, ("batch", *_SHORT.values(), "peak"))]
+    rows, shown = [], []
     for row in found:
         parts = [_gigabytes(row.memory.components[name]) for name in COMPONENTS]
-        name = composed(row.policy.name, 13) if style == "simple" else row.policy.name
-        table.append([name, str(_sequences(row)), *parts, _gigabytes(row.memory.peak_bytes)])
-    align = ["left"] + ["right"] * (len(headers) - 1)
-    if style == "simple":  # headers as a row: tabulate would widen each column by two, beyond 80 in all
-        lines = tabulate([headers, *table], tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-    return tabulate(table, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
+        cells = [str(_sequences(row)), *parts, _gigabytes(row.memory.peak_bytes)]
+        rows.append([row.policy.name, *cells])
+        shown.append([composed(row.policy.name, 13), *cells])
+    return Table(columns, rows, shown)
 
 
 def notes(found: Sequence[Row], asked: Asked) -> list[str]:
@@ -171,7 +184,7 @@ def notes(found: Sequence[Row], asked: Asked) -> list[str]:
                 f"{name}: of these, batch {', '.join(fits) or '(none)'} fits into {asked.capacity_bytes} bytes; "
                 f"at most {largest} sequences do"
             )
-    return [part for line in lines for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")]
+    return lines
 
 
 def _mask_bits(row: Row) -> int:
@@ -181,44 +194,44 @@ def _mask_bits(row: Row) -> int:
     return 0 if drawn is None else assign(graph, row.policy, row.phase).format(drawn).element_bits
 
 
-def _stash_lines(found: Sequence[Row]) -> list[str]:
-    lines = []
+def _stash_tables(found: Sequence[Row]) -> list[tuple[str, Table]]:
+    """What the stash of each row holds, and a line above it."""
+    made = []
     for row in found:
-        graph = row.job.graph
-        records = [_stash_record(graph, stored, row) for stored in row.memory.at_peak("stash")]
-        lines += ["", f"stash of {row.policy.name} at batch {_sequences(row)}, the largest first"]
-        cells = [
-            [
-                clip(r["name"], 30),
-                "x".join(map(str, r["shape"])),
-                clip(r["format"], 10),
-                r["bytes"],
-                clip(r["consumer"], 18),
-            ]
-            for r in records
-        ]
-        headers = ["tensor", "shape", "format", "bytes", "last read by"]
-        align = ["left", "left", "left", "right", "left"]
-        lines += tabulate(cells, headers, tablefmt="simple", disable_numparse=True, colalign=align).splitlines()
-    return lines
+        records = [_stash_record(row.job.graph, stored, row) for stored in row.memory.at_peak("stash")]
+        rows = [[r["name"], "x".join(map(str, r["shape"])), r["format"], r["bytes"], r["consumer"]] for r in records]
+        shown = [[clip(r[0], 30), r[1], clip(r[2], 10), r[3], clip(r[4], 18)] for r in rows]
+        above = f"stash of {row.policy.name} at batch {_sequences(row)}, the largest first"
+        made.append((above, Table(_STASH, rows, shown)))
+    return made
 
 
-def to_table(_job: Job, found: Sequence[Row], asked: Asked) -> str:
+def to_table(_job: Job, found: Sequence[Row], asked: Asked, screen: Screen = _PLAIN) -> str:
     """For a terminal."""
-    lines = [_grid(found, "simple"), "", *notes(found, asked)]
-    return "\n".join(lines + (_stash_lines(found) if asked.stash else [])) + "\n"
+    lines = [*terminal(_table(found), screen, dense), "", *screen.notes(notes(found, asked))]
+    for above, table in _stash_tables(found) if asked.stash else []:
+        lines += ["", *wrap(printable(above), screen.width).split("\n"), *terminal(table, screen)]
+    return "\n".join(lines) + "\n"
 
 
 def to_markdown(_job: Job, found: Sequence[Row], asked: Asked) -> str:
-    """GitHub's pipe table and the notes."""
-    listed = "\n".join(f"- {line}" for line in notes(found, asked))
-    return f"{_grid(found, 'pipe')}\n\n{listed}\n"
+    """GitHub's pipe tables and the notes."""
+    parts = [f"{markdown(_table(found))}\n", "".join(f"- {markdown_text(line)}\n" for line in notes(found, asked))]
+    for above, table in _stash_tables(found) if asked.stash else []:
+        parts += [f"{markdown_text(above)}:\n", f"{markdown(table)}\n"]
+    return "\n".join(parts)
 
 
-def to_latex(_job: Job, found: Sequence[Row], asked: Asked) -> str:
-    """A booktabs tabular; the notes as comments above it."""
-    comments = "".join(f"% {line}\n" for line in notes(found, asked))
-    return f"{comments}{_grid(found, 'latex_booktabs')}\n"
+def to_latex(job: Job, found: Sequence[Row], asked: Asked) -> str:
+    """Tables for a paper (`report_latex`)."""
+    from costsim.report_latex import document  # pandas
+
+    label = f"tab:costsim-{job.workload}-memory"
+    caption = f"Memory at the peak of a training step of {job.workload} by component, in GB."
+    tables = [replace(_table(found), label=label, caption=caption, notes=notes(found, asked))]
+    for i, (above, table) in enumerate(_stash_tables(found) if asked.stash else [], 1):
+        tables.append(replace(table, label=f"{label}-stash-{i}", caption=f"{job.workload}: {above}."))
+    return document(tables)
 
 
 def to_json(job: Job, found: Sequence[Row], asked: Asked) -> str:
@@ -252,6 +265,7 @@ FORMATS: dict[str, Callable[[Job, Sequence[Row], Asked], str]] = {
 }
 
 
-def render(job: Job, asked: Asked, style: str) -> str:
-    """The memory of a job's policies in one of FORMATS. Raises InputError as `rows`."""
-    return FORMATS[style](job, rows(job, asked), asked)
+def render(job: Job, asked: Asked, style: str, screen: Screen = _PLAIN) -> str:
+    """The memory of a job's policies in one of FORMATS; a table fits the screen. Raises InputError as `rows`."""
+    found = rows(job, asked)
+    return to_table(job, found, asked, screen) if style == "table" else FORMATS[style](job, found, asked)

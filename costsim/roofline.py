@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from costsim.count import Row, each_op, group_ops
-from costsim.energy import DRAM, PICO, TABLES, mac_pj
+from costsim.energy import DRAM, PICO, TABLES, mac_pj, recalled
 from costsim.formats import Format
 from costsim.graph import Graph, Op
 from costsim.hardware import Hardware, Rate, pair_on
@@ -70,6 +70,7 @@ class Spent:
     unsupported: set[str] = field(default_factory=set)  # pairs that the device cannot multiply
     upcast: set[tuple[str, str]] = field(default_factory=set)  # pairs and what they run as
     unverified: set[str] = field(default_factory=set)  # what of the energy is scaled from other widths, or weak
+    lacks: set[str] = field(default_factory=set)  # what the profile does not know, without which traffic is not known
 
     @property
     def bound(self) -> str:
@@ -103,6 +104,13 @@ class Spent:
         self.unsupported |= other.unsupported
         self.upcast |= other.upcast
         self.unverified |= other.unverified
+        self.lacks |= other.lacks
+
+    def forget_traffic(self, lacks: str) -> None:
+        """Leave unknown what depends on DRAM traffic, for the profile lacks something that it depends on."""
+        self.dram_s = self.time_s = self.on_chip_j = self.dram_j = self.static_j = None
+        self.dram_bits, self.bound_s = 0, {}
+        self.lacks.add(lacks)
 
 
 _JOULES = ("arithmetic_j", "on_chip_j", "dram_j", "static_j")
@@ -142,6 +150,7 @@ def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: Rates
             picojoules, scaled = mac_pj(table, rate.a, rate.b, rate.accumulator)
             found.arithmetic_j = (found.arithmetic_j or 0.0) + row.macs * picojoules * PICO
             found.unverified |= {f"a MAC of {rate.name}"} if scaled else set()
+            found.unverified |= recalled(table, rate.a, rate.b, rate.accumulator)
     _time(found, kernel, hardware, overlap)
     _energy(found, hardware)
     return found

@@ -104,7 +104,8 @@ class Workload(Strict):
     policies: Annotated[tuple[str, ...], Field(min_length=1)]
     baseline: str
     law: Literal["product", "bops", "msfp", "energy"] = "product"
-    traffic: Literal["unfused", "fused"] = "fused"
+    traffic: Literal["unfused", "fused", "tiled"] = "fused"
+    buffer_bytes: Count | None = Field(default=None, description="on chip, for traffic tiled")
     scope: Literal["gemm", "layer", "step"] = "step"
     hardware: tuple[str, ...] = Field(default=(), description="profiles on which time and energy are given")
     published: tuple[Published, ...] = ()

@@ -11,14 +11,15 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from costsim import files
-from costsim.count import SCOPES, TRAFFIC_MODELS, Total
+from costsim.count import SCOPES, Total
 from costsim.errors import InputError
+from costsim.fusion import UNTILED
 from costsim.laws import LAWS
 from costsim.policy import Policy, with_case
 from costsim.simulate import Job, count_policy, with_fields
 
 AS_SHIPPED = "as shipped"
-_CONVENTION = {"scope": SCOPES, "traffic": TRAFFIC_MODELS, "law": tuple(LAWS)}
+_CONVENTION = {"scope": SCOPES, "traffic": UNTILED, "law": tuple(LAWS)}
 
 
 @dataclass(frozen=True, slots=True)

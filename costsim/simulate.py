@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from costsim import files, schema
-from costsim.assign import assign
-from costsim.count import TRAFFIC_MODELS, Row, Total, count, sum_rows, sum_scopes
+from costsim.assign import Assignment, assign
+from costsim.count import Row, Total, count, sum_rows, sum_scopes
 from costsim.errors import InputError, one_line
+from costsim.fusion import MODELS, UNTILED
 from costsim.graph import Graph
 from costsim.models import build
 from costsim.policy import Policy, find_policy, load_policies, with_widths
@@ -37,6 +38,19 @@ class Convention:
     baseline: str
     steps: int
     micro_batches: int
+    buffer_bytes: int | None = None  # on chip, of traffic models that tile for one
+    buffer_of: str = ""  # the device whose buffer that is; none if it was said how large it is
+
+    @property
+    def tiled(self) -> bool:
+        """Whether traffic depends on the buffer."""
+        return MODELS[self.traffic].tiled
+
+    @property
+    def traffic_said(self) -> str:
+        """The traffic model with the buffer, if it has one, as tables name it."""
+        of = f" ({self.buffer_of})" if self.buffer_of else ""
+        return f"{self.traffic}, buffer {self.buffer_bytes} byte{of}" if self.tiled else self.traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,7 @@ class CountedPhase:
 
     steps: int
     rows: list[Row]
+    compulsory: list[Row]  # what they are if a buffer holds everything: the same, if the traffic model has no buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +112,19 @@ class Result:
             return {}
         from costsim.roofline import Spent, kernels, spend_all  # a run without devices does without
 
-        said = self.job.convention
+        job, said = self.job, self.job.convention
         found: dict[tuple[str, str], Spent] = {}
         for counted in {its.policy.name: its for its in (*self.policies, self.baseline)}.values():
             for phase in counted.phases:
-                step = kernels(self.job.graph, phase.rows, said.traffic, said.scope)
-                for device in self.job.hardware:
-                    total = found.setdefault((counted.policy.name, device.name), Spent())
-                    total.add(spend_all(step, device, self.job.overlap), phase.steps)
+                steps = {}  # by buffer; None: one that is not known
+                for device in job.hardware:
+                    buffer = buffer_on(job, device) if said.tiled else 0
+                    if buffer not in steps:
+                        steps[buffer] = kernels(job.graph, rows_on(job, phase, device), said.traffic, said.scope)
+                    its = spend_all(steps[buffer], device, job.overlap)
+                    if buffer is None:
+                        its.forget_traffic("on_chip_bytes, for traffic tiled (or say --buffer-bytes)")
+                    found.setdefault((counted.policy.name, device.name), Spent()).add(its, phase.steps)
         return found
 
     @cached_property
@@ -120,32 +140,69 @@ class Result:
         return {name: totals_everywhere(job.graph, its, job.convention) for name, its in different.items()}
 
 
+def buffer_on(job: Job, device: Hardware) -> int | None:
+    """The bytes on chip that a device's kernels are tiled for: its own, unless a size was said. None: not known."""
+    return device.on_chip_bytes if job.convention.buffer_of else job.convention.buffer_bytes
+
+
+def rows_on(job: Job, phase: CountedPhase, device: Hardware) -> list[Row]:
+    """The rows of a phase's step on a device, tiled for its buffer; with compulsory traffic if that is not known."""
+    buffer = buffer_on(job, device)
+    if not job.convention.tiled or buffer == job.convention.buffer_bytes:
+        return phase.rows
+    return _tiled(job.graph, phase.compulsory, buffer)
+
+
+def _tiled(graph: Graph, rows: list[Row], buffer_bytes: int | None) -> list[Row]:
+    """Rows tiled for so many bytes on chip; as they are for None. Raises InputError if that is too small."""
+    if buffer_bytes is None:
+        return rows
+    from costsim.tiling import tile_rows  # most runs tile nothing
+
+    return tile_rows(graph, rows, 8 * buffer_bytes)
+
+
+def count_step(graph: Graph, assignment: Assignment, convention: Convention) -> CountedPhase:
+    """One step under a convention. Raises InputError if a buffer is too small for any tile."""
+    rows = count(graph, assignment, convention.traffic, convention.scope)
+    return CountedPhase(1, _tiled(graph, rows, convention.buffer_bytes if convention.tiled else None), rows)
+
+
 def count_policy(graph: Graph, policy: Policy, convention: Convention) -> CountedPolicy:
     """Count each phase of a policy once and weigh it by its steps. Raises InputError if the policy does not fit."""
     phases = []
     total = Total()
     for index, steps in enumerate(schedule(policy, convention.steps)):
-        assignment = assign(graph, policy, index)
-        rows = count(graph, assignment, convention.traffic, convention.scope)
-        phases.append(CountedPhase(steps, rows))
-        total.add(steps, sum_rows(rows, convention.law))
+        step = count_step(graph, assign(graph, policy, index), convention)
+        phases.append(replace(step, steps=steps))
+        total.add(steps, sum_rows(step.rows, convention.law))
     return CountedPolicy(policy, tuple(phases), total)
 
 
 def totals_everywhere(graph: Graph, policy: Policy, convention: Convention) -> dict[tuple[str, str], Total]:
-    """The totals of a run in every (scope, traffic model). In scope `gemm` nothing fuses, so both models are one."""
+    """The totals of a run in every (scope, traffic model); of those that tile, only in that of the convention.
+
+    In scope `gemm` nothing fuses, so models without a buffer are one there.
+    """
     found: dict[tuple[str, str], Total] = {}
+    models = UNTILED + ((convention.traffic,) if convention.tiled else ())
     for index, steps in enumerate(schedule(policy, convention.steps)):
         assignment = assign(graph, policy, index)
-        for traffic in TRAFFIC_MODELS:
-            for scope, total in sum_scopes(count(graph, assignment, traffic), convention.law).items():
-                if (scope, traffic) != ("gemm", "fused"):
-                    found.setdefault((scope, traffic), Total()).add(steps, total)
-    return {**found, ("gemm", "fused"): found["gemm", "unfused"]}
+        rows = {traffic: count(graph, assignment, traffic) for traffic in models}
+        alone = [row for row in rows["unfused"] if row.gemm is not None]
+        for traffic in models:
+            buffer = convention.buffer_bytes if MODELS[traffic].tiled else None
+            gemms = sum_rows(_tiled(graph, alone, buffer), convention.law)
+            totals = sum_scopes(_tiled(graph, rows[traffic], buffer), convention.law) | {"gemm": gemms}
+            for scope, total in totals.items():
+                found.setdefault((scope, traffic), Total()).add(steps, total)
+    return found
 
 
-def _load(name: str, workload: files.Document, at: files.Where | None) -> Policy:
+def _load(name: str | Policy, workload: files.Document, at: files.Where | None) -> Policy:
     """A policy by name; `at` is the field of the workload that names it, None if the command line does."""
+    if isinstance(name, Policy):
+        return name
     return load_policies(find_policy(name) if at is None else find_policy(name, workload, at))
 
 
@@ -191,10 +248,33 @@ def _devices(names: Sequence[str], file: schema.Workload, document: files.Docume
     return tuple(found.values())
 
 
+def _buffer(
+    traffic: str, said: int | None, file: schema.Workload, devices: tuple[Hardware, ...]
+) -> tuple[int | None, str]:
+    """The bytes on chip that traffic is tiled for, and of which device, "" if they were said. Raises InputError."""
+    if not MODELS[traffic].tiled:
+        if said is not None:
+            raise InputError(f"--buffer-bytes: only traffic tiled has a buffer, this is {traffic}; add --traffic tiled")
+        return None, ""
+    if said is not None and said < 1:
+        raise InputError(f"--buffer-bytes: expected at least 1, got {said}")
+    if said is not None or file.buffer_bytes is not None:
+        return said or file.buffer_bytes, ""
+    if not devices:
+        raise InputError(
+            f"traffic {traffic} needs a buffer: say --buffer-bytes N, buffer_bytes in the workload, or --hardware NAME"
+        )
+    if devices[0].on_chip_bytes is None:
+        raise InputError(
+            f"traffic {traffic}: the profile {devices[0].name} does not know its on_chip_bytes; say --buffer-bytes N"
+        )
+    return devices[0].on_chip_bytes, devices[0].name
+
+
 def prepare(
     workload: str,
-    policies: Sequence[str] = (),
-    baseline: str | None = None,
+    policies: Sequence[str | Policy] = (),
+    baseline: str | Policy | None = None,
     law: str | None = None,
     traffic: str | None = None,
     scope: str | None = None,
@@ -202,12 +282,14 @@ def prepare(
     bits: str | None = None,
     hardware: Sequence[str] = (),
     overlap: bool = True,
+    buffer_bytes: int | None = None,
 ) -> Job:
     """Read a workload file and its policies (or those given). Arguments override the file's convention.
 
-    `workload` and policies are paths or shipped names; `assignments` are `field=value` texts over the file's fields.
+    `workload` and policies are paths or shipped names, policies also such as Python made; `assignments` are `field=value` texts over the file's fields.
     `bits` is a CSV file of widths per layer or tensor; without `policies` it adds the shipped policies that take it.
-    `hardware` are profiles on which time and energy are wanted, instead of the file's.
+    `hardware` are profiles on which time and energy are wanted, instead of the file's. `buffer_bytes` are those on chip
+    that traffic `tiled` has; if neither it nor the file says so, those of the first device.
     Raises InputError, one line, for anything wrong in the input.
     """
     file_path = files.find(workload, "workloads", "workload")
@@ -219,23 +301,31 @@ def prepare(
     if bits is not None:
         loaded = _with_widths(loaded, bits, search=not policies)
     base = _load(file.baseline if baseline is None else baseline, document, ("baseline",) if baseline is None else None)
+    devices = _devices(hardware, file, document)
+    model = file.traffic if traffic is None else traffic
+    buffer, buffer_of = _buffer(model, buffer_bytes, file, devices)
     convention = Convention(
         law=file.law if law is None else law,
-        traffic=file.traffic if traffic is None else traffic,
+        traffic=model,
         scope=file.scope if scope is None else scope,
         baseline=base.name,
         steps=file.training.steps,
         micro_batches=file.training.micro_batches,
+        buffer_bytes=buffer,
+        buffer_of=buffer_of,
     )
     graph = build(file, document)
-    different = {_where(policy): policy for policy in (base, *loaded)}
+    different: dict[Path, Policy] = {}
     paths: dict[str, Path] = {}
-    for path, policy in different.items():
+    for policy in (base, *loaded):
+        path = _where(policy)
         if paths.setdefault(policy.name, path) != path:
             raise InputError(f"two policies are named {policy.name!r}: {paths[policy.name]} and {path}")
+        if different.get(path, policy).file != policy.file:
+            raise InputError(f"two policies are named {policy.name!r}; say called= where they are made")
+        different[path] = policy
     asked = tuple(different[path] for path in dict.fromkeys(_where(policy) for policy in loaded))
     of_the_file = baseline is None or base.name == Path(file.baseline).stem
-    devices = _devices(hardware, file, document)
     base_policy = different[_where(base)]
     return Job(file_path.stem, file, document, graph, convention, asked, base_policy, of_the_file, devices, overlap)
 

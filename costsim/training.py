@@ -16,13 +16,13 @@ import numpy as np
 
 from costsim import corpus, files
 from costsim.assign import assign
-from costsim.count import count, sum_rows
+from costsim.count import sum_rows
 from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.policy import Policy
 from costsim.reference import Array, run
 from costsim.schedule import loss_log_path, schedule
-from costsim.simulate import Job, count_policy, prepare
+from costsim.simulate import Job, count_policy, count_step, prepare
 from costsim.validate import draw_weights
 
 Batch = dict[str, Array]
@@ -217,10 +217,7 @@ def spent(job: Job, policy: Policy, found: Sequence[Evaluation]) -> list[Spent]:
     """
     base = count_policy(job.graph, job.baseline, job.convention).total
     totals = [
-        sum_rows(
-            count(job.graph, assign(job.graph, policy, i), job.convention.traffic, job.convention.scope),
-            job.convention.law,
-        )
+        sum_rows(count_step(job.graph, assign(job.graph, policy, i), job.convention).rows, job.convention.law)
         for i in range(len(policy.file.phases))
     ]
     curve, arithmetic, dram, before = [], 0, 0, 0

@@ -1,0 +1,47 @@
+"""Numbers as tables print them, short; None is n/a."""
+
+from __future__ import annotations
+
+
+def short(value: float | str | None) -> str:
+    """Two decimals, or two digits below 0.1; exact integers (decimal strings) beyond six digits as 1.23e45."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, float):
+        return f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 1000 else f"{value:.0f}"
+    digits = f"{int(value):.2e}" if isinstance(value, str) and len(value) > 6 else str(value)
+    return digits.replace("e+", "e").replace("e0", "e")
+
+
+def percent(value: float | None) -> str:
+    """A part of one in percent, with one decimal."""
+    return "n/a" if value is None else f"{100 * value:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """A change in percent; nothing if it rounds to none."""
+    return "n/a" if value is None else f"{100 * value:+.1f}" if abs(value) >= 0.0005 else ""
+
+
+def three_digits(value: float | None) -> str:
+    """Three significant digits, of more than three all."""
+    return "n/a" if value is None else f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """A time in the unit that leaves one to four digits before the point."""
+    if seconds is None:
+        return "n/a"
+    units = ((86400 * 2, 86400, "d"), (7200, 3600, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms"))
+    size, unit = next(((size, unit) for least, size, unit in units if seconds >= least), (1e-6, "us"))
+    return f"{seconds / size:.3g} {unit}"
+
+
+def joules(value: float | None) -> str:
+    """An energy in the largest unit that it has one of, or in mJ."""
+    if value is None:
+        return "n/a"
+    size, unit = next(
+        ((10.0**e, u) for e, u in ((9, "GJ"), (6, "MJ"), (3, "kJ"), (0, "J")) if value >= 10**e), (1e-3, "mJ")
+    )
+    return f"{value / size:.3g} {unit}"

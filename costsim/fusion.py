@@ -1,0 +1,133 @@
+"""Which ops run as one kernel: fusion patterns as data, and the traffic models that are made of them.
+
+A kernel is a run of consecutive ops, so any grouping can be executed. A pattern says which sorts of op may join a
+kernel by the sort of its first op; a traffic model is a set of patterns. To fuse otherwise is another row here.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from costsim.graph import Graph, Op
+
+
+class Pattern(NamedTuple):
+    """Ops of the sorts `then` join a kernel whose first op is of the sorts `first`."""
+
+    name: str
+    first: tuple[str, ...]
+    then: tuple[str, ...]
+    description: str
+
+
+class TrafficModel(NamedTuple):
+    """A named way to count DRAM traffic: what fuses, and whether GEMMs are cut into tiles for a finite buffer."""
+
+    name: str
+    patterns: tuple[str, ...]
+    tiled: bool
+    description: str
+
+
+# Kinds that need a whole row before they give anything, or sum over rows; the others that fuse are elementwise.
+_ROWWISE = frozenset(
+    (
+        *("softmax", "softmax_lse", "softmax_from_lse", "softmax_grad", "top_k", "pick", "pick_grad", "sum_leading"),
+        *("normalize", "normalize_grad", "rms_norm", "rms_norm_grad", "rms_norm_grad_weight"),
+        *("layer_norm", "layer_norm_grad", "layer_norm_grad_weights"),
+    )
+)
+_IN_PASSES = ("elementwise", "rowwise")
+
+WRITTEN = Pattern(
+    "written", (), (), "ops that the model family wrote as one kernel: flash attention, and its backward as another"
+)
+PATTERNS: tuple[Pattern, ...] = (
+    WRITTEN,
+    Pattern("chain", ("elementwise",), ("elementwise",), "elementwise ops, one after another on the same values"),
+    Pattern(
+        "rows",
+        _IN_PASSES,
+        _IN_PASSES,
+        "softmax, norms and sums of gradients, with what comes right before and after them: scale, mask, dropout, add",
+    ),
+    Pattern(
+        "epilogue",
+        ("gemm",),
+        _IN_PASSES,
+        "what follows a GEMM on its result: bias, activation, dropout, residual, norm",
+    ),
+    Pattern(
+        "after-lookup",
+        ("lookup",),
+        _IN_PASSES,
+        "what follows an embedding, a loss, or tokens sent to experts: the sum with positions, a norm",
+    ),
+    Pattern(
+        "optimizer",
+        ("update",),
+        ("update",),
+        "the update of a weight with what comes right before; Adam is one op, its factor of clipping another kernel",
+    ),
+)
+
+_FUSED = tuple(pattern.name for pattern in PATTERNS)
+MODELS: dict[str, TrafficModel] = {
+    model.name: model
+    for model in (
+        TrafficModel("unfused", (WRITTEN.name,), False, "every op reads each input once and writes its outputs once"),
+        TrafficModel("fused", _FUSED, False, "what is born and consumed inside a kernel stays on chip, however large"),
+        TrafficModel(
+            "tiled",
+            _FUSED,
+            True,
+            "kernels as in fused; GEMMs and flash attention re-read what a finite buffer cannot hold",
+        ),
+    )
+}
+TRAFFIC_MODELS = tuple(MODELS)
+UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # those that need no buffer's size
+
+
+def _sort(op: Op) -> str:
+    """What patterns go by."""
+    if op.kind.is_contraction:
+        return "gemm"
+    if op.phase == "update":
+        return "update"
+    if not op.kind.fuses:
+        return "lookup"
+    return "rowwise" if op.kind.name in _ROWWISE else "elementwise"
+
+
+@lru_cache(maxsize=8)
+def group_ops(graph: Graph, traffic: str) -> tuple[int, ...]:
+    """The kernel that each op belongs to, by position. Groups are runs of consecutive ops.
+
+    An op joins the kernel before it if some pattern of the traffic model says so of the kernel's first op and of it, if
+    its kind fuses, if it reads something made in that kernel (or nothing at all, as a drawn mask), and if both run
+    equally often in the same phase. A GEMM never joins. Ops written as one kernel are one under every model.
+    """
+    chosen = MODELS[traffic].patterns
+    allowed = {(a, b) for its in PATTERNS if its.name in chosen for a in its.first for b in its.then}
+    groups: list[int] = []
+    made: set[str] = set()
+    before: Op | None = None
+    first = ""
+    for op in graph.ops:
+        sort = _sort(op)
+        if op.kernel or before is None or before.kernel:
+            joins = before is not None and op.kernel == before.kernel
+        else:
+            joins = (
+                (first, sort) in allowed
+                and op.kind.fuses
+                and (op.phase, op.times) == (before.phase, before.times)
+                and (not op.inputs or not made.isdisjoint(op.inputs))
+            )
+        if not joins:
+            made = set()
+            first = sort
+        groups.append(groups[-1] if joins else len(groups))
+        made.update(op.outputs)
+        before = op
+    return tuple(groups)

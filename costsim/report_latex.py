@@ -1,0 +1,310 @@
+r"""Tables as LaTeX for papers: pandas lays them out with booktabs, numbers line up on the decimal mark (dcolumn).
+
+What comes out is plain ASCII that compiles with pdfLaTeX as it is, whatever names hold: what has a meaning to TeX is
+escaped, letters with accents are spelled out, and a character beyond those is named, as [U+4E2D].
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from costsim.tables import LEAST, Column, Table, printable, shrink, widest
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+LINES = 42  # of a table that floats, and its notes; longer ones break across pages
+EM = 0.5  # a character's mean width
+
+_SPECIAL = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "`": r"\textasciigrave{}",
+    "'": "'{}",  # no ligature of two
+    "-": "-{}",  # nor of these
+    "?": "?{}",
+    "!": "!{}",
+    ",": ",{}",
+    "\u00d7": r"$\times$",
+    "\u00b5": r"$\mu$",
+    "\u03bc": r"$\mu$",
+    "\u2013": "--",
+    "\u2014": "---",
+    "\u2018": "`",
+    "\u2019": "'",
+    "\u201c": "``",
+    "\u201d": "''",
+    "\u00a0": "~",
+    "\u00df": r"\ss{}",
+    "\u00e6": r"\ae{}",
+    "\u00c6": r"\AE{}",
+    "\u0153": r"\oe{}",
+    "\u0152": r"\OE{}",
+    "\u00f8": r"\o{}",
+    "\u00d8": r"\O{}",
+    "\u0142": r"\l{}",
+    "\u0141": r"\L{}",
+    "\u0131": r"\i{}",
+    "\u2026": r"\dots{}",
+    "\u00b1": r"$\pm$",
+}
+_ACCENTS = dict(
+    zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True)
+)
+_BREAKS = re.compile(r"(?<=[._+/,>-])(?=\w)")  # where a line may break inside a word
+_NUMBER = re.compile(r"([+-]?\d+)(?:\.(\d+))?(?:e([+-]?\d+))?")
+_TIMES = {"d": 86400, "h": 3600, "min": 60, "s": 1, "ms": 1e-3, "us": 1e-6}
+_ENERGIES = {"GJ": 1e9, "MJ": 1e6, "kJ": 1e3, "J": 1, "mJ": 1e-3}
+UNITS: dict[str, float] = {**_TIMES, **_ENERGIES, "pair": 1, "pairs": 1}  # of quantities in cells, in SI
+_QUANTITY = re.compile(rf"([\d.e+-]+) ({'|'.join(UNITS)})")
+
+
+class Layout(NamedTuple):
+    """How a column is set: its specification, whether its cells are numbers, and its width in characters."""
+
+    specification: str
+    is_number: bool
+    width: int
+
+
+class Size(NamedTuple):
+    """A size of type, the characters of mean width in a line of an article, and those between two columns."""
+
+    settings: str
+    line: int
+    gap: float
+
+
+SIZES = (
+    Size(r"\small\setlength{\tabcolsep}{4pt}", 72, 1.7),
+    Size(r"\footnotesize\setlength{\tabcolsep}{3pt}", 79, 1.4),
+)
+
+
+def escape(text: str) -> str:
+    """Text that compiles, in plain ASCII, and prints as itself (or, beyond Latin letters, as code points)."""
+    found: list[str] = []
+    for c in unicodedata.normalize("NFD", printable(" ".join(text.split()))):
+        accent = _ACCENTS.get(c)
+        if accent and found and len(found[-1]) == 1 and found[-1].isalpha():
+            found[-1] = f"\\{accent}{{{found[-1]}}}"
+        else:
+            found.append(_SPECIAL.get(c, c if c.isascii() else f"[U+{ord(c):04X}]"))
+    return _without_needless_braces("".join(found)).replace(r" \textgreater{}", r"~\textgreater{}")
+
+
+def _without_needless_braces(text: str) -> str:
+    """Braces that only part ligatures (--, '', ?`, ,,) go where nothing would join."""
+    return re.sub(r"(?<!\\)([-'?!,])\{\}(?![-'`,])", r"\1", text)
+
+
+def cell(text: str, breakable: bool = False) -> str:
+    r"""A cell of words. `[` or `*` at its start would be read as an option of the line break before it.
+
+    `breakable`: lines may break inside names, after `.`, `_`, `+`, `/` and `>`.
+    """
+    parts = [escape(part) for part in (_BREAKS.split(text) if breakable else [text])]
+    made = r"\allowbreak{}".join(parts)
+    return f"{{{made[0]}}}{made[1:]}" if made[:1] in ("[", "*") else made
+
+
+def number(text: str) -> str | None:
+    r"""A number for a column in math mode, 3.6e19 as 3.6\times10^{19}; None if it is none."""
+    found = _NUMBER.fullmatch(text)
+    if not found:
+        return None
+    whole, decimals, exponent = found.groups()
+    if exponent:  # what has no decimal mark would stick out to the left of it
+        return f"{whole}.{decimals or 0}\\times10^{{{int(exponent)}}}"
+    return whole + (f".{decimals}" if decimals else "")
+
+
+def header(column: Column) -> str:
+    r"""A header, its lines stacked and centred over numbers; powers and x are set as such."""
+    lines = [_formula(line) for line in column.header.split("\n") if line.strip()]
+    text = lines[0] if len(lines) == 1 else "\\begin{tabular}[b]{@{}c@{}}" + r"\\".join(lines) + r"\end{tabular}"
+    return text if column.align == "left" else f"\\multicolumn{{1}}{{c}}{{{text}}}"
+
+
+def _formula(line: str) -> str:
+    parts = re.split(r"(\^\d+|\bx\b)", line.strip())
+    return "".join(
+        r"$\times$" if part == "x" else f"${part[0]}{{{part[1:]}}}$" if part[:1] == "^" else escape(part)
+        for part in parts
+    )
+
+
+def _digits(cells: Sequence[str]) -> tuple[int, int]:
+    """Digits that numbers need before and after the decimal mark; powers of ten count as the width they take."""
+    before, after = 1, 0
+    for found in filter(None, map(_NUMBER.fullmatch, cells)):
+        whole, decimals, exponent = found.groups()
+        before = max(before, len(whole))
+        after = max(after, len(decimals or "0") + 4 + len(str(int(exponent))) if exponent else len(decimals or ""))
+    return before, after
+
+
+def _width(text: str) -> int:
+    return widest(text.split("\n"))
+
+
+def _longest_word(cells: Sequence[str]) -> int:
+    """The length of the longest part that no line break may part (`cell`)."""
+    return widest(part for text in cells for word in text.split() for part in _BREAKS.split(word))
+
+
+def layout(table: Table) -> tuple[Size, list[Layout]]:
+    """The size of type and how the columns are set.
+
+    The largest size in which the table is no wider than a line; if there is none, words wrap in the smallest, first in
+    the widest columns.
+    """
+    columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
+    words = [column.align == "left" for column in table.columns]
+    digits = [_digits(cells) for cells in columns]
+    natural, least = [], []
+    for column, cells, may, its in zip(table.columns, columns, words, digits, strict=True):
+        held = max(map(_width, cells), default=0) if may else max(sum(its) + 1, 3)
+        natural.append(max(_width(column.header), held))
+        least.append(max(_longest_word([column.header, *cells]), LEAST) if may else natural[-1])
+    out = _sticking_out(table, natural)
+    rooms = [(size, int(size.line - size.gap * len(words)) - out) for size in SIZES]
+    size, room = next(((size, room) for size, room in rooms if sum(natural) <= room), rooms[-1])
+    found = shrink(natural, least, room) or [min(pair) for pair in zip(natural, least, strict=True)]
+    made = []
+    for width, wanted, may, (before, after) in zip(found, natural, words, digits, strict=True):
+        if not may:
+            specification = f"D{{.}}{{.}}{{{before}.{after}}}"
+        elif width < wanted:
+            specification = f">{{\\raggedright\\arraybackslash}}p{{{width * EM + 0.3:.1f}em}}"
+        else:
+            specification = "l"
+        made.append(Layout(specification, not may, width))
+    return size, made
+
+
+def _sticking_out(table: Table, widths: Sequence[int]) -> int:
+    """How much wider the names over columns are than those."""
+    found = 0
+    for name, its in _overs(table):
+        found += max(0, len(name) - sum(widths[i] + 1 for i in its)) if name else 0
+    return found
+
+
+def _overs(table: Table) -> list[tuple[str, list[int]]]:
+    """Neighbouring columns with the same name over them."""
+    columns = groupby(range(len(table.columns)), key=lambda i: table.columns[i].over)
+    return [(name, list(its)) for name, its in columns]
+
+
+def _header_above(table: Table) -> str:
+    """The row of names over columns with a rule under each; nothing if there are none."""
+    if not any(column.over for column in table.columns):
+        return ""
+    cells = [f"\\multicolumn{{{len(its)}}}{{c}}{{{escape(name)}}}" for name, its in _overs(table)]
+    rules = [f"\\cmidrule(lr){{{its[0] + 1}-{its[-1] + 1}}}" for name, its in _overs(table) if name]
+    return f"{' & '.join(cells)} \\\\\n{' '.join(rules)}\n"
+
+
+def in_one_unit(table: Table) -> Table:
+    """The table with each column of quantities (15.4 h, 12 min) in one unit, that of the largest, in the header."""
+    columns, cells = list(table.columns), [list(row) for row in table.rows]
+    for i, column in enumerate(columns):
+        found = [_QUANTITY.fullmatch(row[i]) for row in cells]
+        known = [(float(its[1]), its[2]) for its in found if its]
+        if not known:
+            continue
+        unit = max(known, key=lambda its: its[0] * UNITS[its[1]])[1]
+        for row, its in zip(cells, found, strict=True):
+            row[i] = f"{float(its[1]) * UNITS[its[2]] / UNITS[unit]:.3g}" if its else row[i]
+        columns[i] = column._replace(header=f"{column.header}\n{unit}")
+    return replace(table, columns=columns, rows=cells)
+
+
+def _filled(text: str, layout: Layout) -> str:
+    if layout.is_number:
+        return (number(text) or f"\\multicolumn{{1}}{{c}}{{{cell(text)}}}") if text else ""
+    if layout.specification == "l":
+        lines = [cell(line) for line in text.split("\n")]
+        stacked = "\\begin{tabular}[t]{@{}l@{}}" + r"\\".join(lines) + r"\end{tabular}"
+        return lines[0] if len(lines) == 1 else stacked
+    return r"\newline ".join(cell(line, breakable=True) for line in text.split("\n"))
+
+
+def _lines(table: Table, layouts: Sequence[Layout]) -> int:
+    """How many lines the table and its notes take, about."""
+    rows = sum(
+        max(
+            -(-len(line) // its.width)
+            for text, its in zip(row, layouts, strict=True)
+            for line in (text or " ").split("\n")
+        )
+        for row in table.rows
+    )
+    return rows + sum(1 + len(note) // 90 for note in table.notes)
+
+
+def _styler(rows: list[list[str]], headers: list[str]) -> Styler:
+    import pandas  # slow to import, as what it draws with
+
+    style = pandas.DataFrame(rows, columns=range(len(headers)), dtype=object).style.hide(axis="index")
+    return style.format_index(lambda at: headers[int(str(at))], axis=1)
+
+
+def environment(table: Table) -> str:
+    """One `table` with booktabs rules, caption, label and notes; a `longtable` if it would not fit a page."""
+    table = in_one_unit(table)
+    size, columns = layout(table)
+    rows = [
+        [_filled(text, its) for text, its in zip(row, columns, strict=True)]
+        for row in table.without_repetitions(table.rows)
+    ]
+    style = _styler(rows, [header(column) for column in table.columns])
+    caption, label = escape(table.caption), re.sub(r"[^A-Za-z0-9:.-]+", "-", table.label)
+    specification = "".join(its.specification for its in columns)
+    below = [r"{\footnotesize " + "\n\n".join(f"{escape(note)}." for note in table.notes) + r"\par}"] * bool(
+        table.notes
+    )
+    if _lines(table, columns) > LINES:
+        text = style.to_latex(
+            environment="longtable", caption=caption, label=label, hrules=True, column_format=specification
+        )
+        text = text.replace("\\toprule\n", f"\\toprule\n{_header_above(table)}").rstrip()
+        return "\n".join([f"{{{size.settings}", text, "}", *below]) + "\n"
+    text = style.to_latex(
+        caption=caption,
+        label=label,
+        hrules=True,
+        column_format=specification,
+        position="tbp",
+        position_float="centering",
+    )
+    text = text.replace("\\centering\n", f"\\centering\n{size.settings}\n", 1)
+    text = text.replace("\\toprule\n", f"\\toprule\n{_header_above(table)}").rstrip()
+    end = r"\end{table}"
+    boxed = [r"\par\smallskip", r"\begin{minipage}{\linewidth}", *below, r"\end{minipage}"] if below else []
+    return "\n".join([text.removesuffix(end).rstrip(), *boxed, end]) + "\n"
+
+
+def document(tables: Sequence[Table], comments: Sequence[str] = ()) -> str:
+    r"""Tables to \input into a document; the first lines say which packages its preamble needs.
+
+    Needs nothing else: no other packages, no encoding. `comments` are lines for readers of the file.
+    """
+    bodies = [environment(table) for table in tables]
+    packages = ["booktabs", "dcolumn", *(["longtable"] if any("{longtable}" in body for body in bodies) else [])]
+    said = [f"\\usepackage{{{name}}}" for name in packages] + [
+        "".join(c if c.isascii() else f"[U+{ord(c):04X}]" for c in printable(line)) for line in comments
+    ]
+    return "".join(f"% {line}".rstrip() + "\n" for line in said) + "".join(f"\n{body}" for body in bodies)
