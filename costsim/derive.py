@@ -1,0 +1,299 @@
+"""What one op costs, worked out step by step from dims, formats and who else reads what: formula, values, result.
+
+The second way to every number of `count`: op by op, without classes of what is alike and without a memory of phases.
+`explain` prints it, and a test compares the two for every op.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from costsim.alike import Axes
+from costsim.assign import Assignment, Copy
+from costsim.count import Held, Row
+from costsim.follow import Follower, Use, label
+from costsim.formats import Format, Scale
+from costsim.graph import Graph, Op
+from costsim.kinds import Dims, expand
+from costsim.laws import LAWS
+from costsim.steps import Part, Step, Term, nothing, undefined, worked
+
+
+@dataclass(slots=True)
+class Derived:
+    """The steps of one op, or of the quantize kernel before it, and the numbers that a counted row has as well."""
+
+    name: str
+    op: Op
+    steps: dict[Step, None] = field(default_factory=dict)  # in order, each once
+    macs: int = 0
+    cost: int | None = 0  # in the law's unit; None where the law is not defined
+    vector: dict[str, int] = field(default_factory=dict)
+    moved: dict[str, tuple[int, int]] = field(default_factory=dict)  # by tensor or copy: bits read, bits written
+
+    def add(self, step: Step) -> Step:
+        """Append a step, unless it is there."""
+        self.steps[step] = None
+        return step
+
+    def add_sums(self) -> None:
+        """Append what crosses the DRAM interface, in either direction and in both."""
+        for what, at in (("read", 0), ("written", 1)):
+            terms = [[Part(name, both[at])] for name, both in self.moved.items() if both[at]]
+            self.add(worked(f"DRAM bits {what}", terms, "bit", "the sum over tensors and copies"))
+        both_ways = [[Part("read", self.read_bits)], [Part("written", self.written_bits)]]
+        self.add(worked("DRAM bits", both_ways, "bit", "both directions"))
+
+    @property
+    def read_bits(self) -> int:
+        """Bits read from DRAM."""
+        return sum(read for read, _ in self.moved.values())
+
+    @property
+    def written_bits(self) -> int:
+        """Bits written to DRAM."""
+        return sum(written for _, written in self.moved.values())
+
+
+def differences(found: Derived, row: Row) -> list[str]:
+    """Where a derivation and a counted row differ; nowhere, if both are right."""
+    moved: dict[str, tuple[int, int]] = {}
+    for move in row.moves:
+        name = move.tensor(found.op)
+        read, written = moved.get(name, (0, 0))
+        moved[name] = (read + move.read_bits, written + move.written_bits)
+    pairs = {"MACs": (found.macs, row.macs), "vector operations": (found.vector, dict(row.vector))}
+    pairs["bits moved"] = (found.moved, moved)
+    return [f"{found.name}: {what}: derived {a}, counted {b}" for what, (a, b) in pairs.items() if a != b]
+
+
+def _doublings(n: int) -> int:
+    """How often 1 must be doubled to reach n: the logarithm of n to base 2, rounded up."""
+    return next(k for k in range(n.bit_length() + 1) if 2**k >= n)
+
+
+# The cost of a MAC from the widths that meet and the products summed, by law; other laws are tables.
+_COST: Mapping[str, Callable[[Format, Format, int], list[Term]]] = {
+    "product": lambda a, b, _: [[Part("width of a", a.width), Part("width of b", b.width)]],
+    "bops": lambda a, b, n: [
+        [Part("width of a", a.width), Part("width of b", b.width)],
+        [Part("width of a", a.width)],
+        [Part("width of b", b.width)],
+        [Part("ceil(log2(products summed))", _doublings(n))],
+    ],
+}
+
+# What of an element meets the multiplier, where that is not all of it.
+_WIDTHS = {"float": "significand with its hidden bit", "codebook": "significand of the values looked up"}
+
+_Vector = dict[str, list[Term]]  # terms of the operations on elements, by name
+
+
+class Deriver:
+    """Works out ops of a graph under an assignment of formats, one by one. In scope `gemm` traffic is `unfused`."""
+
+    def __init__(self, graph: Graph, assignment: Assignment, traffic: str, law: str) -> None:
+        self.graph, self.assignment, self.traffic, self.law = graph, assignment, traffic, law
+        self.follower = Follower(graph, assignment, traffic)
+
+    def op(self, op: Op) -> Derived:
+        """What an op computes and moves in a training step."""
+        found, moves = Derived(op.name, op), Derived(op.name, op)
+        self._macs(found)
+        vector = self._work(op)
+        uses = [use for name in dict.fromkeys(op.inputs) for use in self.follower.story(name).uses if use.op is op]
+        for use in sorted(uses, key=lambda use: use.operand):
+            self._read(moves, vector, use)
+        for name in op.outputs:
+            self._write(moves, vector, name)
+        self._vector(found, vector, _source_of_work(op))
+        found.steps |= moves.steps
+        found.moved = moves.moved
+        return found
+
+    def casts(self, op: Op) -> Iterator[Derived]:
+        """The quantize kernels that run before an op: source read, copy written, as often as the source changes."""
+        for name in dict.fromkeys(op.inputs):
+            for copy, (source, use) in self.follower.story(name).casts.items():
+                if use.op is op:
+                    yield self._cast(op, name, copy, source)
+
+    def _cast(self, op: Op, name: str, copy: Copy, source: Held) -> Derived:
+        found = Derived(f"{label(name, copy)}.cast", op)
+        maker, lasts = self.graph.producer.get(name), self.graph.tensors[name].role in ("weight", "state")
+        times = maker.times if maker is not None else 1 if lasts else self.graph.micro_batches
+        found.add(nothing("MACs", "MAC", "a quantize kernel multiplies no matrices"))
+        vector: _Vector = {}
+        self._converted(vector, copy, name, times)
+        self._vector(found, vector, "the largest of each block, for what it shares")
+        self._move(found, name, source, self._stored(found, name, source), times, 2 if copy.second_read else 1)
+        self._move(found, name, copy, self._stored(found, name, copy), times)
+        return found
+
+    # --- arithmetic ---------------------------------------------------------------------------------------------------
+
+    def _dims(self, dims: Iterable[str]) -> list[Part]:
+        """The factors of a number of elements."""
+        return [Part(dim, self.graph.sizes[dim]) for dim in dims]
+
+    def _work(self, op: Op) -> _Vector:
+        """The terms of what an op computes, by name; `mac` is one."""
+        work: _Vector = {}
+        for pattern, counts in op.kind.work:
+            for name, n in counts.items():
+                each = [Part("each", n)] if n != 1 else []
+                work.setdefault(name, []).append([*each, *_runs(op.times), *self._dims(expand(pattern, op.env))])
+        return work
+
+    def _macs(self, found: Derived) -> None:
+        op = found.op
+        terms = self._work(op).get("mac")
+        if terms is None:
+            found.add(nothing("MACs", "MAC", f"{op.kind.name} is no product of matrices"))
+            return
+        letters = ", ".join(f"{token} is {' x '.join(dims)}" for token, dims in op.env.items())
+        source = f"one for each point of the einsum {op.kind.name}: {letters}"
+        found.macs = found.add(worked("MACs", terms, "MAC", source)).whole
+        if op.gemm is not None:
+            self._cost(found)
+
+    def _cost(self, found: Derived) -> None:
+        """The arithmetic cost of a GEMM's MACs under the law."""
+        op, law = found.op, LAWS[self.law]
+        a, b = (self.assignment.multiplied(op, i) for i in (0, 1))
+        accumulator = self.assignment.accumulator
+        for name, format in (("a", a), ("b", b)):
+            what = _WIDTHS.get(format.family, "bits of an element with its sign")
+            part = Part(f"{what} of {format.name}", format.width)
+            found.add(worked(f"width of {name}", [[part]], "bit", f"{format.name}: {format.source}"))
+        dims = self.graph.tensors[op.inputs[0]].dims
+        summed = self._dims(dims[axis] for axis in op.kind.contracted[0])
+        products = found.add(worked("products summed", [summed], "", "the dims that the einsum sums over")).whole
+        what, unit, source = (
+            f"cost of a MAC, sums in {accumulator.name}",
+            f"{law.unit}/MAC",
+            f"law {self.law}: {law.source}",
+        )
+        if self.law in _COST:
+            each = found.add(worked(what, _COST[self.law](a, b, products), unit, source))
+        elif (figure := law.cost(a, b, accumulator, products)) is not None:
+            each = found.add(worked(what, [[Part(f"table of the law: {a.name} x {b.name}", figure)]], unit, source))
+        else:
+            why = f"law {self.law} is defined for {law.defined}; not for {a.name} x {b.name} + {accumulator.name}"
+            found.cost = None
+            found.add(undefined(what, "table of the law", unit, why))
+            found.add(undefined("arithmetic cost", "MACs * cost of a MAC", law.unit, why))
+            return
+        terms = [[Part("MACs", found.macs), Part("cost of a MAC", each.whole)]]
+        found.cost = found.add(worked("arithmetic cost", terms, law.unit, f"law {self.law}")).whole
+
+    def _converted(self, vector: _Vector, copy: Copy, name: str, times: int) -> None:
+        """A conversion an element of a copy, and the largest of each block where blocks share something."""
+        term = [*_runs(times), *self._dims(self.graph.tensors[name].dims)]
+        for what in ("quantize", "cmp") if copy.format.scales else ("quantize",):
+            vector.setdefault(what, []).append(term)
+
+    def _vector(self, found: Derived, vector: _Vector, source: str) -> None:
+        operations = {name: terms for name, terms in vector.items() if name != "mac"}
+        for name, terms in operations.items():
+            why = "a conversion an element of each copy made" if name == "quantize" else source
+            found.vector[name] = found.add(worked(f"vector operations, {name}", terms, "op", why)).whole
+        if not operations:
+            found.add(nothing("vector operations", "op", source))
+
+    # --- bits ---------------------------------------------------------------------------------------------------------
+
+    def _stored(self, found: Derived, name: str, held: Held, part: Dims | None = None) -> Step:
+        """The bits of a tensor, a copy or the part that is touched: of elements, and of what blocks of them share."""
+        format = held.format if held else self.assignment.format(name)
+        dims = self.graph.tensors[name].dims if part is None else part
+        axes = held.axes if held else tuple(range(len(dims)))[-1:]
+        what = label(name, held) + ("" if part is None else " (as much as is touched)")
+        terms: list[Term] = [[*self._dims(dims), Part(f"bits of {format.name}", format.element_bits)]]
+        for scale in format.scales:
+            number = found.add(self._shared(f"{scale.what}s of {what}", scale, dims, axes)).whole
+            terms.append([Part(f"{scale.what}s", number), Part("bits of each", scale.bits)])
+        return found.add(worked(f"stored bits of {what}", terms, "bit", f"{format.name}: {format.source}"))
+
+    def _shared(self, what: str, scale: Scale, dims: Dims, axes: Axes) -> Step:
+        """How many blocks share something: along the dims in which blocks lie, times across all others."""
+        along, across = (math.prod(self.graph.sizes[dims[axis]] for axis in its) for its in _split(dims, axes))
+        sides = (("elements across", across, scale.free), ("elements along", along, scale.contracted))
+        parts = [_blocks(name, size, side) for name, size, side in sides if side is not None]
+        run = " x ".join(dims[axis] for axis in axes)
+        lie = f"of {scale.block} elements, across x along {run}" if run and parts else "of the whole tensor"
+        step = worked(what, [[Part(symbol, number) for symbol, _, number in parts]], "", f"one for each block {lie}")
+        return Step(what, step.formula, " * ".join(text for _, text, _ in parts) or "1", step.result, "", step.source)
+
+    def _move(self, found: Derived, name: str, held: Held, stored: Step, times: int, reads: int = 0) -> None:
+        """Add what is read (`reads` times a run) or, with 0, written."""
+        term = [Part("stored bits", stored.whole), *_runs(times), *([Part("reads", reads)] if reads > 1 else [])]
+        way, its = ("read" if reads else "written"), label(name, held)
+        source = f"traffic model {self.traffic}: once a run" + (", and once for the scale" if reads > 1 else "")
+        bits = found.add(worked(f"DRAM {way}, {its}", [term], "bit", source)).whole
+        read, written = found.moved.get(its, (0, 0))
+        found.moved[its] = (read + bits, written) if reads else (read, written + bits)
+
+    def _read(self, found: Derived, vector: _Vector, use: Use) -> None:
+        """What a read moves: the tensor, or a copy that lies in DRAM in its place; copies made on chip move nothing."""
+        op, name = use.op, use.op.inputs[use.operand]
+        operand, held = op.kind.input_names[use.operand], label(name, use.held)
+        if use.held is not None:
+            found.add(nothing(f"DRAM read, {name}", "bit", f"its copy {held} stands for it as operand {operand}"))
+        pattern = op.kind.touched[use.operand]
+        stored = self._stored(found, name, use.held, None if pattern is None or use.held else expand(pattern, op.env))
+        why = self.follower.on_chip(use)
+        if why:
+            found.add(nothing(f"DRAM read, {held}", "bit", why))
+        else:
+            self._move(found, name, use.held, stored, op.times, 1 + sum(copy.second_read for copy in use.made))
+        for copy in use.made:
+            self._converted(vector, copy, name, op.times)
+            self._stored(found, name, copy)
+            made = f"made on chip of {held} each time, for operand {operand}"
+            found.add(nothing(f"DRAM read, {label(name, copy)}", "bit", made))
+
+    def _write(self, found: Derived, vector: _Vector, name: str) -> None:
+        """What an op writes of one of its results: itself, and the copies that are made along with it."""
+        op, graph = found.op, self.graph
+        why = self.follower.story(name).unwritten.get(None, "")
+        self._written(found, name, None, "" if graph.tensors[name].alias is not None else why)
+        root = graph.root[name]
+        if graph.maker[root] is not op:
+            return  # what is written in place later has its copies made then
+        story = self.follower.story(root)
+        for copy in story.copies:
+            self._converted(vector, copy, root, op.times)
+            self._written(found, root, copy, story.unwritten.get(copy, ""))
+
+    def _written(self, found: Derived, name: str, held: Held, why_not: str) -> None:
+        stored = self._stored(found, name, held)
+        if why_not:
+            found.add(nothing(f"DRAM written, {label(name, held)}", "bit", why_not))
+        else:
+            self._move(found, name, held, stored, found.op.times)
+
+
+def _runs(times: int) -> list[Part]:
+    return [Part("runs", times)] if times != 1 else []
+
+
+def _split(dims: Dims, axes: Axes) -> tuple[Axes, Axes]:
+    """The axes along which blocks lie, and the others."""
+    return axes, tuple(axis for axis in range(len(dims)) if axis not in axes)
+
+
+def _blocks(name: str, size: int, side: int) -> tuple[str, str, int]:
+    """How many blocks of a side there are: formula, values, result; one that is cut off is a block."""
+    if side == 1:
+        return name, str(size), size
+    return f"ceil({name} / {side})", f"ceil({size} / {side})", size // side + (size % side > 0)
+
+
+def _source_of_work(op: Op) -> str:
+    """Where the operations on elements come from: the op table and what its row cites."""
+    if op.kind.is_contraction:
+        return "an einsum has products and sums only, which are its MACs"
+    cited = re.search(r"Source: (.*?)\.?\s*$", op.kind.run.__doc__ or "", re.DOTALL)
+    return f"op table, {op.kind.name}" + (f"; {' '.join(cited[1].split())}" if cited else "")

@@ -1,0 +1,189 @@
+"""Every number of one op: formula, values, result, unit and source, for each policy and each phase that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+from costsim.assign import Assignment, assign
+from costsim.count import SCOPES, Row, group_ops, narrowest_scope
+from costsim.derive import Derived, Deriver, differences
+from costsim.errors import InputError, one_line
+from costsim.graph import Graph, Op
+from costsim.policy import Policy
+from costsim.schedule import schedule
+from costsim.simulate import CountedPhase, Job, buffer_on, count_step, rows_on
+from costsim.steps import Part, Step, undefined, worked
+
+CAST = ".cast"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What an op costs in a training step of some phases of a policy, which all give the same numbers."""
+
+    policy: str
+    phases: tuple[int, ...]  # from 1
+    setup: str
+    steps: int  # of the run
+    explained: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """An op explained: its place in the graph, the sections, and what it sums up to over each policy's run."""
+
+    name: str
+    op: Op
+    about: str
+    scope: str  # in which it was counted: the convention's, or the first that holds it
+    sections: tuple[Section, ...]
+    runs: dict[str, tuple[Step, ...]]
+
+
+def _find(graph: Graph, deriver: Deriver, name: str) -> Derived | None:
+    """The op of that name, or the quantize kernel; None if there is none under this assignment."""
+    if not name.endswith(CAST):
+        op = next((op for op in graph.ops if op.name == name), None)
+        return None if op is None else deriver.op(op)
+    readers = [op for op, _ in graph.readers.get(name.partition("@")[0], ())]
+    return next((cast for op in readers for cast in deriver.casts(op) if cast.name == name), None)
+
+
+def _op_of(graph: Graph, name: str) -> Op | None:
+    """The op, or of a quantize kernel the first op that reads the tensor; None if there is no such tensor."""
+    if name.endswith(CAST):
+        readers = graph.readers.get(name.partition("@")[0], ())
+        return readers[0][0] if readers else None
+    return next((op for op in graph.ops if op.name == name), None)
+
+
+def _unknown(job: Job, name: str, others: tuple[str, ...]) -> InputError:
+    names = {op.name for op in job.graph.ops} | set(others)
+    if "@" in name:
+        for policy in job.policies:
+            for index in range(len(policy.file.phases)):
+                deriver = Deriver(job.graph, assign(job.graph, policy, index), "unfused", job.convention.law)
+                names |= {cast.name for op in job.graph.ops for cast in deriver.casts(op)}
+    close = get_close_matches(name[:200], sorted(names), n=3, cutoff=0.4)
+    close += [its for its in sorted(names) if name in its and its not in close] if name else []
+    near = f"; did you mean {', '.join(close[:3])}?" if close else ""
+    listed = f"costsim run {job.workload} --by op --scope step lists ops"
+    return InputError(f"unknown op {one_line(name)!r}{near} ({listed}; totals: {', '.join(others)})")
+
+
+def _row(rows: list[Row], found: Derived) -> Row:
+    """The counted row of a derived op."""
+    return next(
+        row for row in rows for op in row.ops if op.position == found.op.position and row.name(op) == found.name
+    )
+
+
+def _device_steps(job: Job, phase: CountedPhase, scope: str, found: Derived) -> Iterator[Step]:
+    """Time and energy of the op's kernel on each device; with a buffer of its own, tiled for that."""
+    from costsim.explain_devices import device_steps  # without devices there is no need
+    from costsim.roofline import kernels
+
+    group = group_ops(job.graph, _grouping(job, scope))
+    for device in job.hardware:
+        rows = rows_on(job, phase, device)
+        row = _row(rows, found)
+        for kernel in kernels(job.graph, rows, job.convention.traffic, scope, each=True):
+            first, op = kernel.first
+            if first is row if row.cast else not first.cast and group[op.position] == group[found.op.position]:
+                break
+        if len(kernel.rows) > 1:
+            its = f"the first of them is {first.name(op)}"
+            why = f"its ops run together; time and energy on {device.name} are of the whole kernel"
+            yield Step("kernel", "", its, len(kernel.rows), "op", why)
+        buffer = buffer_on(job, device) if job.convention.tiled else 0
+        yield from device_steps(kernel, device, job.overlap, buffer)
+
+
+def _grouping(job: Job, scope: str) -> str:
+    """The traffic model by which ops are grouped into kernels: in scope gemm nothing fuses."""
+    return "unfused" if scope == "gemm" else job.convention.traffic
+
+
+def _explain_phase(job: Job, scope: str, assignment: Assignment, name: str) -> tuple[Step, ...] | None:
+    """The steps of an op in a phase; None if it has no such quantize kernel.
+
+    What is derived must be what is counted; AssertionError if not, which is a fault of costsim.
+    """
+    found = _find(job.graph, Deriver(job.graph, assignment, _grouping(job, scope), job.convention.law), name)
+    if found is None:
+        return None
+    phase = count_step(job.graph, assignment, replace(job.convention, scope=scope))
+    row = _row(phase.compulsory, found)
+    wrong = differences(found, row)
+    if job.convention.buffer_bytes is not None:
+        from costsim.explain_tiling import add_passes  # without a buffer there is nothing to tile
+
+        tiled = _row(phase.rows, found)
+        add_passes(found, job.graph, row, tiled, job.convention.buffer_bytes)
+        wrong += differences(found, tiled)
+    if wrong:
+        raise AssertionError("; ".join(wrong))
+    found.add_sums()
+    return (*found.steps, *_device_steps(job, phase, scope, found)) if job.hardware else tuple(found.steps)
+
+
+def _sections(job: Job, scope: str, policy: Policy, name: str) -> Iterator[Section]:
+    """The phases of a policy by what they say of the op; phases without a step are left out."""
+    alike: dict[tuple[Step, ...], list[tuple[int, int]]] = {}
+    for index, steps in enumerate(schedule(policy, job.convention.steps)):
+        explained = _explain_phase(job, scope, assign(job.graph, policy, index), name) if steps else None
+        if explained is not None:
+            alike.setdefault(explained, []).append((index, steps))
+    for explained, its in alike.items():
+        setup = " > ".join(dict.fromkeys(policy.setup[index] for index, _ in its))
+        steps = sum(steps for _, steps in its)
+        yield Section(policy.name, tuple(index + 1 for index, _ in its), setup, steps, explained)
+
+
+def _over_the_run(sections: list[Section]) -> tuple[Step, ...]:
+    """Totals of the run: those of a step, times the steps of each phase."""
+    totals = ("MACs", "arithmetic cost", "DRAM bits read", "DRAM bits written", "DRAM bits")
+    found: list[Step] = []
+    for what in dict.fromkeys(step.what for section in sections for step in section.explained):
+        if what not in totals and not what.endswith((", time", ", energy")):
+            continue
+        its = [(section, step) for section in sections for step in section.explained if step.what == what]
+        terms = []
+        for section, step in its:
+            if isinstance(step.result, (int, float)):
+                phases = ", ".join(map(str, section.phases))
+                terms.append([Part(f"steps in phase {phases}", section.steps), Part("a step's", step.result)])
+        said = f"{what} over the run"
+        if len(terms) == len(its):
+            found.append(worked(said, terms, its[0][1].unit, "the sum over the phases of the policy"))
+        else:
+            found.append(undefined(said, "steps * a step's", its[0][1].unit, "not known in every phase"))
+    return tuple(found)
+
+
+def _narrowest(name: str, op: Op) -> str:
+    """The first scope that an op is in; quantize kernels are no GEMMs."""
+    narrowest = narrowest_scope(op)
+    return "layer" if name.endswith(CAST) and narrowest == "gemm" else narrowest
+
+
+def explain(job: Job, name: str, others: tuple[str, ...] = ()) -> Explanation:
+    """Explain an op, or a quantize kernel NAME.cast, under each policy of a job.
+
+    `others` are names that the caller takes besides ops. Raises InputError for a name that is none, with the nearest.
+    """
+    op = _op_of(job.graph, name)
+    if op is None:
+        raise _unknown(job, name, others)
+    scope = max(_narrowest(name, op), job.convention.scope, key=SCOPES.index)
+    by_policy = {policy.name: list(_sections(job, scope, policy, name)) for policy in job.policies}
+    sections = tuple(section for its in by_policy.values() for section in its)
+    if not sections:
+        raise _unknown(job, name, others)
+    times = f", {op.times} runs in a step" if op.times != 1 else ""
+    kind = "quantize kernel" if name.endswith(CAST) else op.kind.name
+    about = f"{kind}; {op.gemm or op.phase}, layer {op.layer or 'none'}{times}"
+    runs = {policy: _over_the_run(its) for policy, its in by_policy.items() if its}
+    return Explanation(name, op, about, scope, sections, runs)

@@ -1,0 +1,208 @@
+"""Explanations as text for a terminal, and as JSON."""
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from costsim.explain import Explanation, Section, explain
+from costsim.explain_totals import TOTALS, Parts, explain_total
+from costsim.explain_totals import Section as Total
+from costsim.simulate import Job
+from costsim.steps import Number, Step, shown
+
+WIDTH = 80
+SHORT = 45  # sources of so many characters stay with their step, however often they repeat
+
+
+def _wrap(text: str, indent: int, more: int = 2) -> list[str]:
+    """Text in lines of at most WIDTH columns."""
+    first = " " * indent
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=first + " " * more)
+
+
+def _result(step: Step) -> str:
+    if step.result is None:
+        return "n/a"
+    value = step.result if isinstance(step.result, str) else shown(step.result)
+    return f"{value} {step.unit}".rstrip()
+
+
+class _Notes:
+    """Sources that several steps have are notes below, each once; others stand with their step."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        times = Counter(step.source for step in dict.fromkeys(steps))
+        self.repeated = {source for source, n in times.items() if n > 1 and len(source) > SHORT}
+        self.numbers: dict[str, int] = {}
+
+    def cite(self, source: str) -> str:
+        """How a step cites its source."""
+        if source not in self.repeated:
+            return f"({source})"
+        return f"[{self.numbers.setdefault(source, len(self.numbers) + 1)}]"
+
+    def lines(self, steps: Iterable[Step]) -> list[str]:
+        """Steps: result, the formula in symbols and with values where there is one, and the source."""
+        lines = []
+        for step in steps:
+            lines += _wrap(f"{step.what}: {_result(step)}", 0)
+            result = str(step.result)
+            if step.formula not in ("", "0", result):
+                lines += _wrap(f"= {step.formula}", 4)
+            if step.values not in ("", "0", "n/a", result):
+                lines += _wrap(f"= {step.values}", 4)
+            if step.source:
+                lines += _wrap(self.cite(step.source), 4, 1)
+        return lines
+
+    def list(self) -> list[str]:
+        """The notes, to end with."""
+        lines = [line for source, n in self.numbers.items() for line in _wrap(f"[{n}] {source}", 0, 4)]
+        return ["", *lines] if lines else []
+
+
+def _heading(text: str) -> list[str]:
+    lines = _wrap(text, 0)
+    return ["", *lines, "-" * max(map(len, lines))]
+
+
+def _common(sections: Sequence[Section]) -> list[Step]:
+    """The steps that all sections have."""
+    return [step for step in sections[0].explained if all(step in its.explained for its in sections)]
+
+
+def _convention(job: Job, scope: str) -> str:
+    said = job.convention
+    text = f"law {said.law}, traffic {said.traffic_said}, scope {scope}, {said.steps} steps"
+    if scope == said.scope:
+        return text
+    return f"{text}; scope {said.scope}, which totals hold, has no such op: counted in the first that has"
+
+
+def _phases(section: Section) -> str:
+    which = "phase" if len(section.phases) == 1 else "phases"
+    return f"{which} {', '.join(map(str, section.phases))} ({section.setup}): {section.steps} steps"
+
+
+def _op_lines(job: Job, found: Explanation) -> Iterator[str]:
+    notes = _Notes(step for section in found.sections for step in section.explained)
+    yield from _wrap(f"{job.workload}: {found.name}", 0)
+    yield from _wrap(found.about, 0)
+    yield from _wrap(_convention(job, found.scope), 0)
+    yield from _wrap("all numbers are of a training step, over all runs of the op in it", 0)
+    everywhere = _common(found.sections)
+    if len(found.sections) > 1 and everywhere:
+        yield from _heading("whatever the policy and phase" if len(found.runs) > 1 else "in every phase")
+        yield from notes.lines(everywhere)
+    else:
+        everywhere = []
+    for policy, run in found.runs.items():
+        sections = [section for section in found.sections if section.policy == policy]
+        its = [step for step in _common(sections) if step not in everywhere]
+        if len(sections) > 1 and its and len(found.runs) > 1:
+            yield from _heading(f"{policy}, in every phase")
+            yield from notes.lines(its)
+        else:
+            its = []
+        said = {*everywhere, *its}
+        for section in sections:
+            yield from _heading(f"{policy}, {_phases(section)}")
+            yield from notes.lines(step for step in section.explained if step not in said)
+        yield from _heading(f"{policy}, over the run")
+        yield from notes.lines(run)
+    yield from notes.list()
+
+
+def _value(value: Number) -> str:
+    return shown(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _part_lines(parts: Parts, unit: str) -> list[str]:
+    """The parts of a total: value, share, name; the sum below."""
+    total = sum(share.value for share in parts.shares)
+    width = max(map(len, (_value(total), *(_value(share.value) for share in parts.shares))))
+    lines = ["", f"by {parts.by}:"]
+    for share in parts.shares:
+        line = f"  {_value(share.value):>{width}}  {100 * share.share:5.1f} %  "
+        name = textwrap.wrap(share.name, max(20, WIDTH - len(line)))
+        lines += [line + name[0], *(" " * len(line) + rest for rest in name[1:])]
+    return [*lines, f"  {_value(total):>{width}}  100.0 %  sum, {unit}"]
+
+
+def _total_lines(job: Job, name: str, sections: Sequence[Total]) -> Iterator[str]:
+    notes = _Notes(step for section in sections for step in section.explained)
+    yield from _wrap(f"{job.workload}: {name}", 0)
+    yield from _wrap(_convention(job, job.convention.scope), 0)
+    for section in sections:
+        yield from _heading(section.policy + (f" on {section.device}" if section.device else ""))
+        yield from notes.lines(section.explained)
+        for parts in section.parts:
+            if parts.shares:
+                yield from _part_lines(parts, section.explained[-1].unit)
+    yield from notes.list()
+
+
+def _number(value: Number | str | None) -> Number | str | None:
+    """Exact integers as decimal strings."""
+    return str(value) if isinstance(value, int) else value
+
+
+def _step_record(step: Step) -> dict[str, Any]:
+    return {
+        "what": step.what,
+        "formula": step.formula,
+        "values": step.values,
+        "result": _number(step.result),
+        "unit": step.unit,
+        "source": step.source,
+    }
+
+
+def _op_record(found: Explanation) -> dict[str, Any]:
+    policies = []
+    for policy, run in found.runs.items():
+        phases = [
+            {
+                "phases": list(section.phases),
+                "setup": section.setup,
+                "steps": section.steps,
+                "explanation": [_step_record(step) for step in section.explained],
+            }
+            for section in found.sections
+            if section.policy == policy
+        ]
+        policies.append({"policy": policy, "phases": phases, "run": [_step_record(step) for step in run]})
+    return {"op": found.name, "about": found.about, "counted_in_scope": found.scope, "policies": policies}
+
+
+def _total_record(name: str, sections: Sequence[Total]) -> dict[str, Any]:
+    policies = []
+    for section in sections:
+        parts = {
+            its.by: [{"name": s.name, "value": _number(s.value), "share": s.share} for s in its.shares]
+            for its in section.parts
+        }
+        explained = [_step_record(step) for step in section.explained]
+        device = {"hardware": section.device} if section.device else {}
+        policies.append({"policy": section.policy, **device, "explanation": explained, "parts": parts})
+    return {"total": name, "policies": policies}
+
+
+def render(job: Job, name: str, style: str) -> str:
+    """An op, or one of TOTALS, explained; `style` is table or json. Raises InputError for a name that is neither."""
+    said = job.convention
+    if name in TOTALS:
+        result, totals = explain_total(job, name)
+        record, lines = _total_record(name, totals), _total_lines(result.job, name, totals)
+    else:
+        found = explain(job, name, TOTALS)
+        record, lines = _op_record(found), _op_lines(job, found)
+    if style != "json":
+        return "\n".join(lines) + "\n"
+    convention: dict[str, Any] = {"law": said.law, "traffic": said.traffic, "scope": said.scope, "steps": said.steps}
+    if said.tiled:
+        convention["buffer_bytes"] = said.buffer_bytes
+    data = {"workload": job.workload, "baseline": said.baseline, "convention": convention, **record}
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
