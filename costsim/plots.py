@@ -9,13 +9,18 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from costsim import files
 from costsim.count import Total, sum_rows
 from costsim.errors import InputError
 from costsim.hardware import Hardware
-from costsim.plots_hardware import COLOURS, RECALLED, Bar, memory, note, roofline, stacked, starred
+from costsim.plots_breakdown import breakdown, comparison
+from costsim.plots_hardware import Bar, memory, roofline, stacked
+from costsim.plots_style import COLOURS, RECALLED, drawable, marks, note, starred
+from costsim.plots_timeline import timeline
 from costsim.pretraining import Peak, Share
 from costsim.sensitivity import Outcome, outcomes
 from costsim.simulate import CountedPolicy, Result
@@ -57,18 +62,26 @@ def _by_effect(found: Sequence[Outcome], shipped: Outcome) -> list[Outcome]:
 _TICKS = [m * 10**k for k in range(-3, 4) for m in (1, 2, 3, 5)]
 
 
-def _bars(axes: Axes, found: Sequence[Outcome], shipped: Outcome, name: str, stated: float | None) -> None:
-    centre = getattr(shipped, name)
-    ends = [float(value) for value in (centre, stated, *(getattr(outcome, name) for outcome in found)) if value]
+_WHITE = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis that has room for all of these and for the numbers beside them."""
+    low, high = min(values) / 1.6, max(values) * 1.6
     axes.set_xscale("log")
-    axes.set_xlim(min(ends) / 1.6, max(ends) * 1.6)  # room for the numbers
-    axes.set_xticks([tick for tick in _TICKS if min(ends) / 1.6 < tick < max(ends) * 1.6])
+    axes.set_xlim(low, high)
+    axes.set_xticks([tick for tick in _TICKS if low < tick < high])
     axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _bars(axes: Axes, found: Sequence[Outcome], shipped: Outcome, name: str, stated: float | None) -> None:
+    centre = getattr(shipped, name)
     for y, outcome in enumerate(found):
         value = getattr(outcome, name)
         if value is None or centre is None:
-            axes.annotate("not defined", (min(ends), y), va="center", fontsize=7)
+            place: Any = {"xycoords": axes.get_yaxis_transform(), "fontsize": 7, "color": "0.35", "va": "center"}
+            axes.annotate("not defined", (0.01, y), bbox=_WHITE, zorder=4, **place)
             continue
         axes.barh(y, float(value - centre), left=float(centre), color=COLOURS[0 if value > centre else 1], height=0.7)
         if f"{float(value):.2f}" != f"{float(centre):.2f}":
@@ -81,14 +94,14 @@ def _bars(axes: Axes, found: Sequence[Outcome], shipped: Outcome, name: str, sta
                 va="center",
                 ha="left" if right else "right",
                 fontsize=7,
-                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+                bbox=_WHITE,
             )
     if centre is not None:
         axes.axvline(float(centre), color="black", linewidth=1, label=f"as shipped, {float(centre):.2f}")
     if stated is not None:
         axes.axvline(stated, color=COLOURS[3], linewidth=1.2, linestyle="--", label=f"stated, {stated:g}")
     axes.set_xlabel(_PANELS[name])
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=8)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
     axes.grid(axis="x", linewidth=0.3)
     axes.set_axisbelow(True)
 
@@ -98,23 +111,29 @@ def sensitivity(result: Result) -> Figure:
     job, found = result.job, outcomes(result.job)
     names = list(dict.fromkeys(outcome.policy for outcome in found))
     rows = {name: [outcome for outcome in found if outcome.policy == name] for name in names}
-    heights = [0.21 * len(cases) + 1.0 for cases in rows.values()]
+    heights = [0.21 * len(cases) + 1.2 for cases in rows.values()]
     figure = Figure(figsize=(10, sum(heights) + 0.5), layout="constrained")
     panels: Any = figure.subplots(len(names), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
     figures: dict[tuple[str, str], float] = {
         (figure.policy, figure.quantity): figure.stated for figure in job.file.published if job.of_the_file
     }
-    marks = {policy.name: "*" for policy in job.policies if policy.recalled}
+    stars = {policy.name: "*" for policy in job.policies if policy.recalled}
+    every = {
+        quantity: [float(value) for outcome in found if (value := getattr(outcome, quantity))]
+        + [value for (policy, of), value in figures.items() if of == quantity and policy in rows]
+        for quantity in _PANELS
+    }
     for (name, (shipped, *cases)), pair in zip(rows.items(), panels, strict=True):
         ordered = _by_effect(cases, shipped)
         for axes, quantity in zip(pair, _PANELS, strict=True):
+            _scale(axes, every[quantity] or [1.0])
             _bars(axes, ordered, shipped, quantity, figures.get((name, quantity)))
             axes.set_ylim(len(ordered) - 0.4, -0.6)
             axes.set_yticks([])
         labels = [f"{outcome.assumption}: {outcome.case}" for outcome in ordered]
         pair[0].set_yticks(range(len(ordered)), labels, fontsize=8)
-        pair[0].set_ylabel(f"{name}{marks.get(name, '')} against {job.baseline.name}")
-    figure.suptitle(f"{note(job)} as shipped" + (RECALLED if marks else ""), fontsize=10)
+        pair[0].set_title(f"{name}{stars.get(name, '')} against {job.baseline.name}", loc="left", fontsize=9, pad=20)
+    figure.suptitle(f"{note(job)} as shipped" + (RECALLED if stars else ""), fontsize=10)
     return figure
 
 
@@ -140,23 +159,32 @@ def _levels(axes: Axes, counted: CountedPolicy) -> None:
     axes.grid(axis="y", linewidth=0.3)
 
 
+_MARKERS = ("", "o", "s", "^", "D", "v")  # where colours come round again
+_LINES: dict[str, Any] = {"arithmetic": "-", "DRAM": "--"}
+
+
+def _policy_line(i: int) -> dict[str, Any]:
+    """How the lines of the i-th policy look, besides their dashes."""
+    marker = _MARKERS[i // len(COLOURS) % len(_MARKERS)]
+    return {"color": COLOURS[i % len(COLOURS)], "marker": marker, "markersize": 4, "markevery": [-1]}
+
+
 def _cumulative(axes: Axes, result: Result, shown: Sequence[CountedPolicy]) -> None:
     law, base = result.job.convention.law, result.baseline.total
-    quantities: dict[str, tuple[Callable[[Total], int | None], str]] = {
-        "arithmetic": (lambda total: total.arithmetic_cost, "-"),
-        "DRAM": (lambda total: total.dram_bits, "--"),
+    quantities: dict[str, Callable[[Total], int | None]] = {
+        "arithmetic": lambda total: total.arithmetic_cost,
+        "DRAM": lambda total: total.dram_bits,
     }
     for i, counted in enumerate(shown):
-        for name, (amount, line) in quantities.items():
+        for name, amount in quantities.items():
             whole = amount(base)
             costs = [amount(sum_rows(phase.rows, law)) for phase in counted.phases]
             if not whole or None in costs:
                 continue
             spent = accumulate(phase.steps * (cost or 0) for phase, cost in zip(counted.phases, costs, strict=True))
             shares = [0.0, *(float(Fraction(part, whole)) for part in spent)]
-            axes.plot(
-                _ends(counted), shares, line, color=COLOURS[i % len(COLOURS)], label=f"{counted.policy.name}, {name}"
-            )
+            label = f"{starred(counted)}, {name}"
+            axes.plot(_ends(counted), shares, linestyle=_LINES[name], label=label, **_policy_line(i))
     axes.grid(linewidth=0.3)
 
 
@@ -171,7 +199,8 @@ def schedule(result: Result) -> Figure:
     ]
     zoom = min(starts, default=None)
     columns = 1 if zoom is None else 2
-    figure = Figure(figsize=(5.5 * columns + 2.5, 1.8 * len(shown) + 3.6), layout="constrained")
+    size = (5.5 * columns + 2.5, 1.8 * len(shown) + 3.6 + 0.1 * len(result.policies) / columns)
+    figure = Figure(figsize=size, layout="constrained")
     ratios = [1.8] * len(shown) + [3.6]
     panels: Any = figure.subplots(
         len(ratios), columns, squeeze=False, sharex="col", gridspec_kw={"height_ratios": ratios}
@@ -186,16 +215,15 @@ def schedule(result: Result) -> Figure:
     everyone = (*shown, *(counted for counted in result.policies if counted not in shown))
     _cumulative(panels[-1][0], result, everyone)
     panels[-1][0].set_ylabel(f"spent so far, share of all\nthat {job.baseline.name} spends")
-    panels[-1][0].legend(loc="upper left", ncols=2, fontsize=7)
     panels[-1][0].set_xlim(0, steps)
+    handles = [Line2D([], [], color="0.35", linestyle=line, label=name) for name, line in _LINES.items()]
+    handles += [Line2D([], [], label=starred(its), **_policy_line(i)) for i, its in enumerate(everyone)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 + 2 * columns, frameon=False, fontsize=8)
     if zoom is not None:
         _cumulative(panels[-1][1], result, shown)
         panels[-1][1].set_xlim(zoom - 0.25 * (steps - zoom), steps)
         panels[0][1].set_title(f"steps from {zoom} on", fontsize=9)
-    marks = [RECALLED] if any(counted.policy.recalled for counted in shown) else []
-    if any(phase.until_grade == "fitted" for counted in shown for phase in counted.policy.file.phases):
-        marks.append("; where phases end is fitted")
-    figure.suptitle(note(job) + "".join(marks), fontsize=10)
+    figure.suptitle(note(job) + marks(result.policies), fontsize=10)
     return figure
 
 
@@ -265,11 +293,20 @@ def linear_shares(found: Sequence[Share]) -> Figure:
 
 
 PLOTS: dict[str, Callable[..., Figure]] = {
+    "breakdown": breakdown,
+    "comparison": comparison,
     "sensitivity": sensitivity,
     "schedule": schedule,
     "roofline": roofline,
     "memory": memory,
+    "timeline": timeline,
 }
+
+
+def draw(result: Result, kind: str, **options: Any) -> Figure:
+    """One of PLOTS, which takes the options. Raises InputError for what the figure cannot be drawn of."""
+    with mpl.rc_context(_STYLE):
+        return PLOTS[kind](drawable(result), **options)
 
 
 def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
@@ -279,9 +316,22 @@ def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
     """
     style = path.suffix.removeprefix(".").lower()
     if style not in _NO_DATE:
-        raise InputError(f"--out {path}: expected a name that ends in .svg, .pdf or .png")
+        told = " (.json is what plot trace writes)" if style == "json" else ""
+        raise InputError(f"--out {path}: expected a name that ends in .svg, .pdf or .png{told}")
     with mpl.rc_context(_STYLE):
-        figure = PLOTS[kind](result, **options)
+        figure = draw(result, kind, **options)
         data = io.BytesIO()
         figure.savefig(data, format=style, dpi=150, metadata=_NO_DATE[style])
     return files.write(path, data.getvalue())
+
+
+def svg(result: Result, kind: str, **options: Any) -> str:
+    """One of PLOTS as the text of an SVG file, without minor ticks. Raises InputError for what cannot be drawn."""
+    with mpl.rc_context(_STYLE):
+        figure = draw(result, kind, **options)
+        for axes in figure.axes:
+            axes.minorticks_off()  # of logarithmic axes: hundreds, which take longer than all the rest
+        text = io.StringIO()
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(text, metadata=_NO_DATE["svg"])  # draws once; savefig does twice
+    return text.getvalue()

@@ -13,32 +13,17 @@ from matplotlib.lines import Line2D
 from costsim.count import Row
 from costsim.errors import InputError
 from costsim.hardware import Hardware, Rate
-from costsim.memory import COMPONENTS, of_policy, with_batch
+from costsim.memory import of_policy, with_batch
+from costsim.plots_style import COLOURS, OF_COMPONENT, RECALLED, note, short, si, starred
 from costsim.roofline import Kernel, Rates, kernels, spend
-from costsim.simulate import CountedPolicy, Job, Result
-
-# Okabe and Ito's colours, which colour-blind readers tell apart; here because `plots` imports this module.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-
-
-RECALLED = " (* levels recalled, not stated)"  # for titles of figures with starred policies
-
-
-def note(job: Job) -> str:
-    """What every figure of a job says about its convention."""
-    said = job.convention
-    return f"{job.workload}: law {said.law}, traffic {said.traffic}, scope {said.scope}"
-
-
-def starred(counted: CountedPolicy) -> str:
-    """A policy's name, marked if its levels are recalled."""
-    return counted.policy.name + ("*" if counted.policy.recalled else "")
-
+from costsim.simulate import CountedPolicy, Result, rows_on
 
 # --- roofline ---------------------------------------------------------------------------------------------------------
 
 MOST_POLICIES = 8  # panels of a device that a page has room for
 KINDS = dict(zip(("forward", "dgrad", "wgrad", "update", "other"), (*COLOURS[:4], "#7F7F7F"), strict=True))
+_PANEL_INCHES = 2.4  # at least, of its height
+_CLOSE = 8  # ceilings whose ratio is less share a place for their names
 _LEAST_SHARE = 1e-4  # of the time: what takes less is not drawn
 
 
@@ -76,6 +61,8 @@ def _lacks(result: Result, counted: CountedPolicy, device: Hardware) -> str:
         return "unsupported:\n" + "\n".join(sorted(spent.unsupported))
     if device.dram_bytes_per_s is None:
         return "the profile has no DRAM bandwidth"
+    if spent.lacks:
+        return "the profile has no\n" + ", ".join(sorted(spent.lacks)).replace(" (", "\n(")
     return "" if spent.time_s else "the profile has no vector rate" if spent.time_s is None else "nothing to time"
 
 
@@ -107,7 +94,8 @@ def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
         _use(found.rates, phase.rows, known)
         if found.lacks:
             continue
-        for kernel in kernels(job.graph, phase.rows, job.convention.traffic, job.convention.scope):
+        rows = rows_on(job, phase, device)
+        for kernel in kernels(job.graph, rows, job.convention.traffic, job.convention.scope):
             its = spend(kernel, device, job.overlap, known)
             seconds = (its.time_s or 0.0) * kernel.number * phase.steps
             done = 2 * its.macs + its.vector_ops
@@ -125,33 +113,53 @@ def _area(share: float) -> float:
     return max(5.0, 500 * share)
 
 
+def _by_height(its: Roof) -> dict[int, list[str]]:
+    """The names of the rates that a run uses, by operations a second."""
+    names: dict[int, list[str]] = {}
+    for rate, pairs in its.rates.items():
+        names.setdefault(2 * rate.mac_per_s, []).append(_rate_label(rate, pairs))
+    return names
+
+
 def _ceilings(axes: Axes, device: Hardware, its: Roof, right: float) -> None:
     """The bandwidth's slope, a ceiling for each rate from its ridge point on, and the rate of elements."""
     bandwidth = device.dram_bytes_per_s
     if bandwidth is None:
         return
-    names: dict[int, list[str]] = {}
-    for rate, pairs in its.rates.items():
-        names.setdefault(2 * rate.mac_per_s, []).append(_rate_label(rate, pairs))
+    names = _by_height(its)
     heights = sorted({*names, device.vector_op_per_s or 0} - {0})
     ridge = max(heights) / bandwidth
     axes.plot([ridge * 1e-9, ridge], [max(heights) * 1e-9, max(heights)], color="black", linewidth=1)
-    for i, height in enumerate(heights):
-        crowded = height not in names or any(above < 5 * height for above in heights[i + 1 : i + 2])
+    for height in heights:
         style, colour = ("-", "black") if height in names else (":", "#7F7F7F")
         axes.plot([height / bandwidth, right], [height, height], style, color=colour, linewidth=1)
         axes.plot(height / bandwidth, height, "D", markersize=4, color=colour, markerfacecolor="white", zorder=5)
-        axes.annotate(
-            "\n".join(sorted(names.get(height, ["elements"]))),
-            (right, height),
-            xytext=(-2, 1 if crowded else 9),  # above the markers where there is room
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=6.5,
-            color=colour,
-            zorder=6,
-        )
+    for top, lines in _ceiling_names(names).items():
+        _right_above(axes, "\n".join(lines), (right, top), 8, "black")  # above the discs on the ceiling
+    if device.vector_op_per_s:
+        text = f"elements: {_rate(device.vector_op_per_s)}"
+        _right_above(axes, text, (right, device.vector_op_per_s), 1, "#7F7F7F")
+
+
+def _rate(op_per_s: int) -> str:
+    divisor, prefix = si(op_per_s)
+    return f"{short(op_per_s / divisor)} {prefix}op/s"
+
+
+def _ceiling_names(names: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
+    """The names of ceilings with their heights, the highest first, above the top one of those close together."""
+    found: dict[int, list[str]] = {}
+    top = below = 0
+    for height in sorted(names, reverse=True):
+        top = height if not top or height * _CLOSE < below else top
+        found.setdefault(top, []).extend(f"{name}: {_rate(height)}" for name in sorted(names[height]))
+        below = height
+    return found
+
+
+def _right_above(axes: Axes, text: str, at: tuple[float, float], points: float, colour: str) -> None:
+    place: Any = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 6.5, "zorder": 6}
+    axes.annotate(text, at, xytext=(-2, points), color=colour, **place)
 
 
 def _dots(axes: Axes, points: Sequence[Point]) -> None:
@@ -200,7 +208,11 @@ def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware]) -> tuple[tup
         x += [height / bandwidth for height in heights if bandwidth]
     if not x:
         return (0.1, 1000.0), (1e9, 1e15)
-    return (min(x) / 2, max(x) * 4), (min(y) / 3, max(y) * 4)
+    names = [_ceiling_names(_by_height(its)) for its in roofs.values() if its.rates]
+    inches = (10 + 8.6 * max((len(lines) for its in names for lines in its.values()), default=1)) / 72
+    low, high = min(y) / 3, max(y) * 1.1
+    room = (high / low) ** (inches / (_PANEL_INCHES - inches))  # for the names above the highest ceiling
+    return (min(x) / 2, max(x) * 4), (low, high * room)
 
 
 def _legend(figure: Figure) -> None:
@@ -270,7 +282,9 @@ def _roofline_title(result: Result, shown: Sequence[CountedPolicy]) -> str:
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
-OF_COMPONENT = dict(zip(COMPONENTS, (COLOURS[i] for i in (0, 5, 1, 4, 2, 3, 7)), strict=True))
+
+_MOST_LABELS = 20  # bars that have room for their totals
+_TALLEST = 3  # an axis is at most so many times as high as the highest bar
 
 
 class Bar(NamedTuple):
@@ -303,21 +317,32 @@ def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware]) -> Non
     names.set_xticks(middles, [group.replace("+", "\n+") for group in groups])
     names.tick_params(axis="x", length=0, labelsize=8)
     names.spines["bottom"].set_visible(False)
-    for device, style in zip(devices, cycle(("--", ":", "-.", "-")), strict=False):
-        _dram_line(axes, device, style)
+    highest = max(bottoms)
+    if len(bars) <= _MOST_LABELS:
+        for place, top in zip(places, bottoms, strict=True):
+            axes.annotate(short(top), (place, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
+    drawn = [
+        _dram_line(axes, device, style, _TALLEST * highest)
+        for device, style in zip(devices, cycle(("--", ":", "-.", "-")), strict=False)
+    ]
     axes.set_xlim(-0.8, places[-1] + 0.8)
-    axes.set_ylim(0, 1.05 * max([*bottoms, *((device.dram_bytes or 0) / 1e9 for device in devices)]))
+    axes.set_ylim(0, 1.06 * max([highest, *drawn]))
     axes.set_ylabel("peak memory, GB (10^9 bytes)")
     axes.grid(axis="y", linewidth=0.3)
     axes.set_axisbelow(True)
 
 
-def _dram_line(axes: Axes, device: Hardware, style: str) -> None:
+def _dram_line(axes: Axes, device: Hardware, style: str, most: float) -> float:
+    """A line where a device's DRAM ends; one above `most` GB is only said, or the bars could not be read."""
     if device.dram_bytes is None:
         axes.plot([], [], " ", label=f"{device.name}: size not known")
-        return
+        return 0.0
     size = device.dram_bytes / 1e9
+    if size > most:
+        axes.plot([], [], " ", label=f"{device.name}: {size:.1f} GB, above")
+        return 0.0
     axes.axhline(size, color="black", linestyle=style, linewidth=1, label=f"{device.name}: {size:.1f} GB")
+    return size
 
 
 def memory(result: Result, batches: Sequence[int | None] = (None,)) -> Figure:
@@ -339,6 +364,8 @@ def memory(result: Result, batches: Sequence[int | None] = (None,)) -> Figure:
     sizes = ", ".join(str(its.graph.sizes["batch"]) for its in jobs)
     recalled = any(counted.policy.recalled for counted in result.policies)
     mark = RECALLED if recalled else ""
-    of = f"micro-batches of {sizes} sequences" + (" (the numbers under the bars)" if len(jobs) > 1 else "")
+    of = f"micro-batches of {sizes} sequence{'s' if sizes != '1' else ''}" + (
+        " (the numbers under the bars)" if len(jobs) > 1 else ""
+    )
     figure.suptitle(f"{job.workload}: peak memory of a step, traffic {job.convention.traffic}{mark}\n{of}", fontsize=10)
     return figure

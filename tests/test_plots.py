@@ -16,6 +16,7 @@ from costsim.hardware import load_hardware
 from costsim.memory import COMPONENTS, of_policy, with_batch
 from costsim.plots import PLOTS, save
 from costsim.plots_hardware import KINDS, roof
+from costsim.plots_style import starred
 from costsim.sensitivity import outcomes
 from costsim.simulate import run
 
@@ -87,7 +88,8 @@ def test_sensitivity_names_every_case_and_its_ratios(workload, tmp_path):
 def test_schedule_names_levels_and_policies(workload, tmp_path):
     drawn = small(workload, "dsq", "fixed16", "bfp16", scope="layer")
     found = " ".join(texts(save(drawn, "schedule", tmp_path / "f.svg")))
-    for said in ("training step", "dsq* bits per level", "share of all that", "q0", "q3", "bfp16, DRAM"):
+    levels = ("training step", "dsq* bits per level", "q0", "q3")
+    for said in (*levels, "share of all that", "arithmetic", "DRAM", "bfp16"):
         assert said in found
     note = f"{workload}: law product, traffic {drawn.job.convention.traffic}, scope layer"
     assert f"{note} (* levels recalled, not stated)" in found
@@ -106,7 +108,7 @@ def test_what_is_spent_in_the_end_is_the_inverse_of_the_ratio():
     assert len(lines) == 6
     for counted in drawn.policies:
         for name, field in (("arithmetic", "arithmetic_cost"), ("DRAM", "dram_bits")):
-            steps, shares = lines[f"{counted.policy.name}, {name}"].get_data()
+            steps, shares = lines[f"{starred(counted)}, {name}"].get_data()
             own, base = (getattr(total, field) for total in (counted.total, drawn.baseline.total))
             assert (steps[0], shares[0], steps[-1]) == (0, 0, 2296)
             assert shares[-1] == pytest.approx(own / base, rel=1e-12)
@@ -131,7 +133,7 @@ def test_roofline_names_policies_rates_kinds_and_units(tmp_path):
     said = "iwslt17-dsq: law product, traffic unfused, scope gemm, on h100-sxm (* levels recalled, not stated)"
     assert {said, "unsupported: fixed32 x fixed32 + fp32"} <= set(found)
     assert {"fixed32", "fixed16: bound by arithmetic", "dsq*: bound by arithmetic"} <= set(found)
-    assert "fixed16 x fixed16 as fp32 x fp32 + fp32" in found
+    assert "fixed16 x fixed16 as fp32 x fp32 + fp32: 67.0 Top/s" in found  # 2 x 33.5e12 MACs, NVIDIA's 67 TFLOPS
     assert {*KINDS, "10 % of the time", "ridge point"} <= set(found)
     assert {"arithmetic intensity, op/byte", "performance, op/s"} <= set(found)
 
@@ -217,7 +219,7 @@ def test_memory_stacks_the_components_of_every_policy_and_batch(tmp_path):
     ]
     assert [tops[x] for x in sorted(tops)] == pytest.approx(peaks)
     found = texts(save(drawn, "memory", tmp_path / "f.svg", batches=batches))
-    assert {"1", "3", "fp32", "w8a8 +deployed", "dsq*", "a100-80gb: 85.9 GB"} <= set(found)
+    assert {"1", "3", "fp32", "w8a8 +deployed", "dsq*", "a100-80gb: 85.9 GB, above"} <= set(found)
     assert {name.replace("_", " ") for name in COMPONENTS} <= set(found)
     said = "gpt2-small: peak memory of a step, traffic fused (* levels recalled, not stated)"
     assert f"{said} micro-batches of 1, 3 sequences (the numbers under the bars)" in found
