@@ -1,13 +1,27 @@
 """costsim: exact arithmetic and DRAM traffic of training quantized Transformers.
 
-Importing this loads nothing heavy. Start reading at `costsim.simulate`, which is the whole program in one function.
+In a notebook start with `costsim.load("iwslt17-dsq").run()`; to read, with `costsim.simulate`: the whole program in one
+function. Importing this loads nothing heavy; the names below come from `costsim.api`.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from costsim.api import Results, Workload, load, load_policy, read
+    from costsim.errors import InputError
+    from costsim.policy import Policy, make_policy
+
+__all__ = ["InputError", "Policy", "Results", "Workload", "load", "load_policy", "make_policy", "read"]
 
 
 def __getattr__(name: str) -> object:
-    """`costsim.__version__`, read from the installed package when asked for."""
+    """What notebooks use, loaded when it is used; and `costsim.__version__`, of the installed package."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("costsim")
+    if name in __all__:
+        from costsim import api
+
+        return getattr(api, name)
     raise AttributeError(f"module 'costsim' has no attribute {name!r}")

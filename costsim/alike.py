@@ -259,12 +259,12 @@ def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
         rest: list[object] = [op_class[position]]
         slot = 0
         for name in op.inputs:
-            key = (position, slot)
+            read = (position, slot)
             tensors.append(traffic_of[name])
-            rest.append(first[key])
+            rest.append(first[read])
             touches = on_chip.get(name, ())
             if touches:
-                earlier[key] = touches
+                earlier[read] = touches
                 rest.append(tuple([(op_class[other.position], at) for other, at in touches]))
             on_chip[name] = (*touches, (op, slot))
             slot += 1

@@ -232,7 +232,7 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
         place = f"--set {one_line(assignment)}"
         _, target[at[-1]], _ = _read(text, partial(_fixed_place, place))
         overrides[tuple(at)] = assignment
-    return Document(document.path, _tuples(data), document.marks, {**document.overrides, **overrides})
+    return Document(document.path, tuples(data), document.marks, {**document.overrides, **overrides})
 
 
 def _inside(target: Any, part: str | int) -> Any:
@@ -242,11 +242,11 @@ def _inside(target: Any, part: str | int) -> Any:
     return target[part] if isinstance(part, int) and part < len(target) else None
 
 
-def _tuples(value: Any) -> Any:
-    """JSON lists as tuples again, which is what strict sections take."""
+def tuples(value: Any) -> Any:
+    """Lists as tuples, which is what strict sections take, at any depth."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def list_shipped(folder: str) -> dict[str, Path]:

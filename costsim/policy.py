@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,14 @@ class Policy:
         """Whether any number in it is remembered rather than sourced."""
         return "recalled" in (self.file.grade, *(phase.grade for phase in self.file.phases))
 
+    def with_(self, called: str = "", **fields: Any) -> Policy:
+        """This policy, changed: fields of a rule make one more rule, fields of a policy file replace the file's.
+
+        `policy.with_(copy="stash", format="bfp4")`, `policy.with_(phases=[{"levels": [2, 2, 2, 16]}])`. `role="stash"`
+        and `role="operand"` mean the copy. `called` names it in tables. Raises InputError for what does not fit.
+        """
+        return changed(self, called, fields)
+
 
 _INHERITED = ("levels", "phases", "monotone", "accumulator", "loss_log")
 
@@ -111,9 +119,52 @@ def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
 
     `within` are the files that compose it, so that a circle is refused.
     """
-    document = files.parse_yaml(files.read_text(path), str(path))
-    policy = Policy(path.stem, validate(schema.Policy, document), document)
-    within = (*within, path.resolve())
+    return _of_document(path.stem, files.parse_yaml(files.read_text(path), str(path)), (*within, path.resolve()))
+
+
+def make_policy(name: str, fields: Mapping[str, Any]) -> Policy:
+    """A policy of the fields that its file would have. Raises InputError."""
+    return _of_document(name, Document(f"{name} (Python)", files.tuples(dict(fields))), ())
+
+
+def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
+    """The policy with one more rule, of those fields that rules have, and with other fields of its file."""
+    of_rule = {field.alias or name: field for name, field in schema.Rule.model_fields.items()}
+    own = {name: value for name, value in fields.items() if name not in of_rule}
+    for name in own:
+        if name not in schema.Policy.model_fields:
+            known = (*of_rule, *schema.Policy.model_fields)
+            raise InputError(f"policy {policy.name}: unknown field {one_line(name)!r}{nearest(name, known)}")
+    rule = {name: value for name, value in fields.items() if name in of_rule}
+    if rule.get("role") in ("stash", "operand"):
+        rule["copy"] = rule.pop("role")
+    rule = {
+        name: (value,) if isinstance(value, str) and "tuple" in str(of_rule[name].annotation) else value
+        for name, value in rule.items()
+    }
+    name = called or _name_of_change(policy.name, [*rule.values(), *own])
+    document = Document(f"{name} (Python)", files.tuples({"description": name, **own, "rules": [rule] if rule else []}))
+    said = validate(schema.Policy, document)
+    update: dict[str, Any] = {name: getattr(said, name) for name in own} | {"rules": (*policy.file.rules, *said.rules)}
+    if "numbers" in own:
+        update["numbers"] = {**policy.file.numbers, **said.numbers}
+    stands = {name: policy.inherited.get(name, (policy.document, (name,))) for name in _INHERITED}
+    inherited = {**policy.inherited, **stands, **{name: (document, (name,)) for name in own}}
+    places = (*policy.rule_places, *((document, ("rules", i)) for i in range(len(said.rules))))
+    file = policy.file.model_copy(update=update)
+    made = replace(policy, name=name, file=file, document=document, rule_places=places, inherited=inherited)
+    _check(made)
+    return made
+
+
+def _name_of_change(name: str, values: Sequence[object]) -> str:
+    """A name that says what was changed: dsq-stash-bfp4."""
+    texts = ["-".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values]
+    return "-".join([name, *(re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-").lower() for text in texts)])
+
+
+def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Policy:
+    policy = Policy(name, validate(schema.Policy, document), document)
     bases = []
     for i, name in enumerate(policy.file.compose):
         for base in find_policy(name, document, ("compose", i)):

@@ -6,7 +6,8 @@ import pytest
 
 from costsim import files, schema
 from costsim.assign import assign
-from costsim.count import TRAFFIC_MODELS, count, each_op, group_ops
+from costsim.count import count, each_op, group_ops
+from costsim.fusion import UNTILED
 from costsim.graph import GraphBuilder
 from costsim.models import decoder, encoder_classifier, encoder_decoder, training_step
 from costsim.policy import Policy, find_policy, load_policies
@@ -127,7 +128,7 @@ def miscounts(graph, policy):
     weights = {name: x.astype(np.float32) for name, x in draw_weights(graph, rng).items()}
     batches = [draw_batch(graph, rng, np.float32) for _ in range(graph.micro_batches)]
     found = []
-    for traffic in TRAFFIC_MODELS:
+    for traffic in UNTILED:
         ran = run(graph, weights, batches, assignment=assignment, group=group_ops(graph, traffic), measure=True)
         found += compare(count(graph, assignment, traffic), ran.measured)
     return found

@@ -651,7 +651,7 @@ def test_unwritable_out(folder):
     (folder / "file").write_text("old")
     result = RUNNER.invoke(main, ["run", "glue-mrpc-dsq", "--policy", "dsq", "--out", "file"])
     assert (result.exit_code, result.stdout, (folder / "file").read_text()) == (2, "", "old")
-    assert result.stderr == "costsim: --out file: File exists\n"
+    assert result.stderr == "costsim: --out file: expected a folder, got a file\n"
 
 
 ACCEPTED = {

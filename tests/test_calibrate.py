@@ -4,6 +4,7 @@ import datetime
 import itertools
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 from conftest import decoder_step, shipped_policy
 
-from costsim import calibrate, measure, simulate
+from costsim import benches, calibrate, cli, measure, simulate
 from costsim.assign import assign
 from costsim.cli import main
 from costsim.count import count
@@ -22,7 +23,7 @@ from costsim.report_validation import time_json, time_table
 from costsim.roofline import kernels, spend
 from costsim.validate import draw_batch, draw_weights
 
-TINY = calibrate.Sizes(copy_bytes=4096, vector_elements=(16, 64), gemm=(2, 4, 8))
+TINY = benches.Sizes(copy_bytes=4096, vector_elements=(16, 64), gemm=(2, 4, 8))
 # Two layers of few numbers; the shipped file has what no test should wait for.
 SMALL = [
     "model.d_model=16",
@@ -37,7 +38,7 @@ SMALL = [
 
 @pytest.fixture
 def bench():
-    found = calibrate.NumpyBench()
+    found = benches.NumpyBench()
     found.sizes = TINY
     return found
 
@@ -45,7 +46,7 @@ def bench():
 @pytest.fixture
 def tiny(monkeypatch):
     """The command measures small arrays."""
-    monkeypatch.setattr(calibrate.NumpyBench, "__init__", _tiny_init(calibrate.NumpyBench.__init__))
+    monkeypatch.setattr(benches.NumpyBench, "__init__", _tiny_init(benches.NumpyBench.__init__))
 
 
 def _tiny_init(init):
@@ -174,7 +175,7 @@ def test_nothing_that_runs_is_an_error(bench):
 
 
 def test_sizes_are_sane(bench):
-    its = calibrate.NumpyBench().sizes
+    its = benches.NumpyBench().sizes
     assert its.copy_bytes >= 2**20
     assert list(its.gemm) == sorted(its.gemm)
 
@@ -267,7 +268,7 @@ def no_bench(*_):
 
 @pytest.mark.parametrize("where", ["missing/my.yaml", ".", ""])
 def test_a_file_that_cannot_be_written_is_an_error_before_measuring(where, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrate, "open_bench", no_bench)
+    monkeypatch.setattr(benches, "open_bench", no_bench)
     monkeypatch.chdir(tmp_path)
     done = said("calibrate", "--out", where, code=2)
     assert done.stderr.startswith("costsim: ")
@@ -275,32 +276,56 @@ def test_a_file_that_cannot_be_written_is_an_error_before_measuring(where, tmp_p
     assert not os.listdir(tmp_path)
 
 
-def test_cuda_without_torch_or_a_device_is_an_error():
-    try:
-        import torch
-
-        if torch.cuda.is_available():
-            pytest.skip("there is a CUDA device")
-        expected = "PyTorch finds no CUDA device"
-    except ImportError:
-        expected = "PyTorch is not installed; pip install 'costsim[torch]'"
-    assert said("calibrate", "--device", "cuda", code=2).stderr == f"costsim: --device cuda: {expected}\n"
+@pytest.fixture
+def no_torch(monkeypatch):
+    """As if PyTorch were not installed, whether it is or not."""
+    monkeypatch.setitem(sys.modules, "torch", None)
 
 
-def test_through_torch_on_the_cpu(tmp_path):
-    """All but the figures: what each format needs of PyTorch."""
-    torch = pytest.importorskip("torch")
-    bench = calibrate.TorchBench(torch, "cpu")
-    sizes = calibrate.Sizes(copy_bytes=4096, vector_elements=(64,), gemm=(32, 64))
-    found = calibrate.measure(bench, 0, sizes)
-    assert {"fp32", "tf32", "bf16", "fp16", "int8"} <= set(found.gemm)
-    assert set(found.gemm) | set(found.failed) == set(bench.accumulators)
-    device = loaded(calibrate.profile(found, bench, sizes, datetime.date(2020, 1, 2)), tmp_path)
-    assert "int8 x int8 + int32" in [rate.name for rate in device.rates]
-    bench.gemm("tf32", 32)
-    assert torch.get_float32_matmul_precision() == "high"
-    bench.gemm("fp32", 32)
-    assert torch.get_float32_matmul_precision() == "highest"
+class NoCuda:
+    """As much of PyTorch as is asked for on a machine without a CUDA device."""
+
+    class cuda:
+        is_available = staticmethod(lambda: False)
+
+
+MEASURE = ("validate", "gpt2-small", "--measure")
+
+
+@pytest.mark.parametrize("command", [("calibrate",), MEASURE])
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (("--engine", "torch"), "--engine torch"),
+        (("--device", "cuda"), "--device cuda"),
+        (("--engine", "torch", "--device", "cuda"), "--engine torch"),
+    ],
+)
+def test_without_torch(command, options, asked, no_torch):
+    expected = f"costsim: {asked}: PyTorch is not installed; pip install 'costsim[torch]'\n"
+    assert said(*command, *options, code=2).stderr == expected
+
+
+@pytest.mark.parametrize("command", [("calibrate",), MEASURE])
+def test_without_a_device(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", NoCuda)
+    expected = "costsim: --device cuda: PyTorch finds no CUDA device\n"
+    assert said(*command, "--device", "cuda", code=2).stderr == expected
+    expected = "costsim: --device cuda: NumPy has none; --engine torch has\n"
+    assert said(*command, "--device", "cuda", "--engine", "numpy", code=2).stderr == expected
+
+
+@pytest.mark.parametrize("option", [("--engine", "numpy"), ("--device", "cpu")])
+def test_engines_are_of_measure(option):
+    expected = f"costsim: {option[0]}: only --measure compares times\n"
+    assert said("validate", "gpt2-small", *option, code=2).stderr == expected
+
+
+def test_choices_are_those_of_the_library():
+    for command in (cli.calibrate, cli.validate):
+        options = {option.name: option for option in command.params}
+        assert tuple(options["device"].type.choices) == benches.DEVICES
+        assert tuple(options["engine"].type.choices) == benches.ENGINES
 
 
 # --- predicted beside measured ----------------------------------------------------------------------------------------
@@ -341,9 +366,8 @@ def test_every_op_is_timed_and_predicted(bench):
     job = small()
     graph = measure.moderate(job)[0].graph
     ticks = itertools.count()
-    found = measure.measure(
-        job, calibrate.device_here(bench=bench, seconds=0), steps=2, clock=lambda: float(next(ticks))
-    )
+    engine = measure.NumpyEngine(clock=lambda: float(next(ticks)))
+    found = measure.measure(job, calibrate.device_here(bench=bench, seconds=0), steps=2, engine=engine)
     # The clock moves by one at each look, so every run of an op takes a second.
     assert found.total.measured_s == len(graph.ops) == found.total.runs
     assert found.totals_s == (len(graph.ops),) * 2
@@ -397,6 +421,7 @@ def test_validate_measure_as_json():
         assert set(its) == record
         assert its["measured_s"] >= 0
     assert found["hardware"]["name"] == "t4"
+    assert found["engine"] == f"NumPy {np.__version__}"
     assert found["steps"] == len(found["totals_s"]) == measure.STEPS
     assert found["fields"][0] == "model.layers=2"
     assert found["total"]["predicted_s"] > 0

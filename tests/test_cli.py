@@ -24,8 +24,9 @@ RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature
 WORKLOADS = list(list_shipped("workloads"))
 POLICIES = list(list_shipped("policies"))
 EXTENSIONS = {"table": "txt", "json": "json", "csv": "csv", "markdown": "md", "latex": "tex"}
-GROUPS = BY[1:-1]  # a row per assumption is no part of a total
-LISTS = {"workloads": 5, "policies": 20, "hardware": 0, "formats": 50, "ops": 30}  # at least so many entries
+GROUPS = BY[1:-2]  # rows per assumption and reductions are no parts of a total
+# At least so many entries.
+LISTS = {"workloads": 5, "policies": 20, "hardware": 0, "formats": 50, "ops": 30, "traffic": 3}
 SMALL = ("--set", "model.encoder_layers=1", "--set", "model.decoder_layers=2")
 COUNTS = ("macs", "arithmetic_cost", "dram_bits", "dram_read_bits", "dram_written_bits", "vector_ops", "quantize_ops")
 NAME = r"[a-z0-9.-]+"

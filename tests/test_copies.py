@@ -6,9 +6,10 @@ import pytest
 from conftest import ENCODERS, STEPS, copies_of, counted, formats_of, moves, policy, shipped_policy
 
 from costsim.assign import assign
-from costsim.count import SCOPES, TRAFFIC_MODELS, sum_rows
+from costsim.count import SCOPES, sum_rows
 from costsim.errors import InputError
 from costsim.formats import parse_format
+from costsim.fusion import UNTILED
 from costsim.laws import LAWS
 from costsim.policy import load_policy
 
@@ -193,7 +194,7 @@ def test_fake_quantization_saves_no_arithmetic(step, law):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
+@pytest.mark.parametrize("traffic", UNTILED)
 def test_fake_quantization_moves_no_less_than_the_real_one(step, traffic, scope):
     graph = step(dropout=0.1, micro_batches=2)
     coded, deployed = (totals(graph, name, traffic=traffic, scope=scope).dram_bits for name in (CODED, DEPLOYED))

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 
 from costsim import schema
 from costsim.assign import assign
-from costsim.count import GROUPINGS, SCOPES, TRAFFIC_MODELS, Total, count, each_op, group, sum_rows
+from costsim.count import GROUPINGS, SCOPES, Total, count, each_op, group, sum_rows
 from costsim.errors import InputError
 from costsim.formats import parse_format
+from costsim.fusion import UNTILED
 from costsim.graph import Graph, GraphBuilder
 from costsim.schedule import schedule
 from costsim.widths import Widths
@@ -213,7 +214,7 @@ def test_weight_copies_are_written_once_a_step_by_the_update(model):
 
 
 @pytest.mark.parametrize(("model", "name"), pairs(), indirect=["model"])
-@pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
+@pytest.mark.parametrize("traffic", UNTILED)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_groups_sum_to_the_total(model, name, traffic, scope):
     rows = counted(model, shipped_policy(name), traffic, scope)
@@ -387,7 +388,7 @@ def test_dense_embedding_gradients_write_the_whole_table_and_lookups_read_their_
 
 
 @pytest.mark.parametrize(("model", "name"), pairs(), indirect=["model"])
-@pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
+@pytest.mark.parametrize("traffic", UNTILED)
 def test_nothing_is_read_that_was_not_written(model, name, traffic):
     """Walk the rows as a machine would: what is read from DRAM is given from outside, or some op wrote it before."""
     rows = each_op(counted(model, shipped_policy(name), traffic))
@@ -423,7 +424,7 @@ def test_counting_what_is_alike_once_is_counting_every_op(step, name):
     """Two ways to the same rows: by classes of ops, and each op by itself."""
     graph = step(dropout=0.1, micro_batches=2, optimizer=adamw(clip_norm=1.0))
     rules = shipped_policy(name)
-    for traffic in TRAFFIC_MODELS:
+    for traffic in UNTILED:
         rows = counted(graph, rules, traffic)
         alone = counted(graph, tell_apart(rules, graph), traffic)
         assert len(rows) < len(alone)

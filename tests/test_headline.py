@@ -4,13 +4,14 @@ from itertools import product
 
 import pytest
 
-from costsim.count import SCOPES, TRAFFIC_MODELS
+from costsim.count import SCOPES
+from costsim.fusion import UNTILED
 from costsim.records import published, records
 from costsim.report import FORMATS, headline, render
 from costsim.simulate import run
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=1"]
-CONVENTIONS = list(product(SCOPES, TRAFFIC_MODELS))
+CONVENTIONS = list(product(SCOPES, UNTILED))
 
 
 def small(*assignments, policies=("dsq",), **options):

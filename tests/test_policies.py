@@ -18,7 +18,8 @@ from conftest import (
 
 from costsim import files
 from costsim.assign import assign
-from costsim.count import TRAFFIC_MODELS, sum_rows
+from costsim.count import sum_rows
+from costsim.fusion import UNTILED
 from costsim.graph import GraphBuilder
 from costsim.policy import with_case
 
@@ -502,7 +503,7 @@ def test_autocast_multiplies_bf16_only(step):
     assert set(multiplied(graph, "bf16-autocast").values()) == {RAW}
 
 
-@pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
+@pytest.mark.parametrize("traffic", UNTILED)
 def test_autocast_moves_no_scores_of_flash_attention(step, traffic):
     graph = step(attention="flash", **DROPOUT)
     found = moves(counted(graph, shipped_policy("bf16-autocast"), traffic))

@@ -6,7 +6,8 @@ from conftest import STEPS, adamw, miscounts, shipped_policy
 
 from costsim.assign import assign
 from costsim.autodiff import stash
-from costsim.count import TRAFFIC_MODELS, count
+from costsim.count import count
+from costsim.fusion import UNTILED
 from costsim.reference import run
 from costsim.validate import draw_batch, draw_weights, gradient_of
 
@@ -74,7 +75,7 @@ def test_one_product_of_attention_is_computed_again(family):
 
 
 @pytest.mark.parametrize("family", sorted(STEPS))
-@pytest.mark.parametrize("traffic", TRAFFIC_MODELS)
+@pytest.mark.parametrize("traffic", UNTILED)
 def test_no_scores_of_flash_attention_cross_dram(family, traffic):
     graph = made(family, attention="flash")
     for row in count(graph, assign(graph, shipped_policy("fp32")), traffic):

@@ -10,10 +10,11 @@ from conftest import adamw, decoder_step, pairs, shipped_policy
 from costsim import simulate
 from costsim.assign import assign
 from costsim.cli import main
-from costsim.count import TRAFFIC_MODELS, count, each_op, sum_rows
+from costsim.count import count, each_op, sum_rows
 from costsim.energy import DRAM, TABLES, mac_pj
 from costsim.files import list_shipped
 from costsim.formats import parse_format
+from costsim.fusion import UNTILED
 from costsim.hardware import load_hardware
 from costsim.roofline import kernels, spend, spend_all
 
@@ -86,7 +87,7 @@ def test_launches_and_efficiencies_count(tmp_path):
 def test_kernels_alike_are_counted_once_and_sum_to_the_step(step, name):
     graph = step(micro_batches=2, dropout=0.1, optimizer=adamw(clip_norm=1.0))
     h100 = load_hardware("h100-sxm")
-    for traffic in TRAFFIC_MODELS:
+    for traffic in UNTILED:
         rows = rows_of(graph, name, traffic)
         once, each = (kernels(graph, rows, traffic, "step", each=each) for each in (False, True))
         assert len(once) < len(each) == sum(kernel.number for kernel in once)
@@ -105,7 +106,7 @@ def test_fusing_takes_no_longer():
     for name in ("a100-80gb", "jetson-nano"):
         times = [
             spend_all(kernels(graph, rows_of(graph, "fp32", traffic), traffic, "step"), load_hardware(name)).time_s
-            for traffic in TRAFFIC_MODELS
+            for traffic in UNTILED
         ]
         assert times[1] <= times[0]
 

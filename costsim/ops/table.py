@@ -10,6 +10,7 @@ products are einsum equations (`kinds.contraction`) and are not listed here.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,3 +62,10 @@ def kind_of(name: str) -> Kind:
 def total(x: Array) -> Array:
     """Sum over the last dim, kept; starts from 0, so n elements take n adds."""
     return np.add.reduce(x, axis=-1, keepdims=True, initial=0)
+
+
+def _by_name(kind: Kind) -> tuple[Callable[[str], Kind], tuple[str]]:
+    return kind_of, (kind.name,)
+
+
+copyreg.pickle(Kind, _by_name)  # there is one object per kind; its functions stay here

@@ -1,0 +1,221 @@
+"""costsim in Python: load a workload, run it, and get tables and figures. For notebooks and scripts.
+
+    import costsim
+
+    workload = costsim.load("iwslt17-dsq.yaml")
+    dsq = costsim.load_policy("dsq")
+    result = workload.run(policies=["fixed16", dsq, dsq.with_(copy="stash", format="bfp8")], hardware=["h100-sxm"])
+    result.compare()
+
+Everything here is a few lines around `simulate`, `frames`, `report` and `plots`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from costsim import frames, report, simulate
+from costsim.count import GROUPINGS
+from costsim.errors import InputError
+from costsim.graph import Graph
+from costsim.policy import Policy, find_policy, load_policies, make_policy
+from costsim.records import records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["InputError", "Policy", "Results", "Workload", "load", "load_policy", "make_policy", "read"]
+
+
+def load(workload: str | Path, fields: Mapping[str, object] | None = None) -> Workload:
+    """A workload by path or shipped name, with some of its fields changed: {"model.encoder_layers": 12}.
+
+    Raises InputError for anything wrong in it.
+    """
+    made = Workload(str(workload), _assignments(fields or {}))
+    simulate.prepare(made.path, assignments=made.assignments)
+    return made
+
+
+def load_policy(name: str | Path) -> Policy:
+    """A policy by path or shipped name; `a+b` composes two. `Policy.with_` changes one. Raises InputError."""
+    return load_policies(find_policy(str(name)))
+
+
+def read(path: str | Path) -> Results:
+    """Results that were saved: their table, without what plots and exports are made of. Raises InputError."""
+    return Results(frames.read(Path(path)))
+
+
+def _assignments(fields: Mapping[str, object]) -> tuple[str, ...]:
+    """Fields as `field=value` texts."""
+    return tuple(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in fields.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload file, and what is changed in it."""
+
+    path: str
+    assignments: tuple[str, ...] = ()
+
+    def with_(self, fields: Mapping[str, object]) -> Workload:
+        """The workload with more of its fields changed. Raises InputError if they do not fit."""
+        made = replace(self, assignments=(*self.assignments, *_assignments(fields)))
+        simulate.prepare(made.path, assignments=made.assignments)
+        return made
+
+    @property
+    def graph(self) -> Graph:
+        """The training step: tensors, ops, sizes."""
+        return simulate.prepare(self.path, assignments=self.assignments).graph
+
+    def run(self, policies: Sequence[str | Policy] = (), hardware: Sequence[str] = (), **convention: Any) -> Results:
+        """Count policies (the file's, if none is said) side by side, with time and energy on devices.
+
+        `convention`: baseline, law, traffic, scope, bits, overlap, buffer_bytes, as `simulate.prepare` has them.
+        Raises InputError.
+        """
+        found = simulate.run(
+            self.path, _listed(policies), assignments=self.assignments, hardware=_listed(hardware), **convention
+        )
+        return Results(frames.of_results([(found, {})]), (found,))
+
+    def sweep(self, fields: Mapping[str, Iterable[object]], **options: Any) -> Results:
+        """Run at every combination of values of some fields, into one table that has them as columns.
+
+        `workload.sweep({"batch.sequences": [1, 2, 4]}, policies=["dsq"])`. Raises InputError.
+        """
+        tables: list[tuple[simulate.Result, Mapping[str, str]]] = []
+        runs: list[simulate.Result] = []
+        for values in itertools.product(*fields.values()):
+            point = dict(zip(fields, values, strict=True))
+            found = self.with_(point).run(**options)
+            tables.append((found.runs[0], {name: str(value) for name, value in point.items()}))
+            runs += found.runs
+        if not runs:
+            raise InputError("sweep: expected at least one value of each field")
+        return Results(frames.of_results(tables), tuple(runs))
+
+
+def _listed(names: Any) -> Any:
+    """Several, also if one was given by itself."""
+    return (names,) if isinstance(names, (str, Policy)) else tuple(names)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What runs found. `table` is tidy: a row per op, policy, phase and device (`frames.COLUMNS` says what is in it).
+
+    `runs` is what the table was made of, and what figures and exports are made of; empty if it was read from a file.
+    """
+
+    table: pd.DataFrame
+    runs: tuple[simulate.Result, ...] = ()
+
+    def by(self, what: str = "policy") -> pd.DataFrame:
+        """Totals of the run, exact, a row per policy and group (and device): policy, phase, kind, layer, op, pair, ...
+
+        `role` and `tensor` (of what moves), `assumption` and `reduction` need the run itself. Raises InputError.
+        """
+        if what in frames.GROUPS:
+            return frames.total(self.table, what)
+        if what in (*GROUPINGS, "assumption", "reduction"):
+            return pd.DataFrame(records(self._run(), what))
+        return frames.total(self.table, what)  # which knows what there is
+
+    def compare(self, baseline: str | None = None) -> pd.DataFrame:
+        """How many times less than a baseline (the file's, unless said) each policy takes. Raises InputError."""
+        return frames.compare(self.table, baseline)
+
+    def memory(self) -> pd.DataFrame:
+        """What fills the memory at the peak of a step, in bytes: a row per policy and component."""
+        from costsim.memory import of_policy
+
+        run = self._run()
+        rows = []
+        for counted in run.policies:
+            phase, found = of_policy(run.job.graph, counted.policy, run.job.convention.traffic)
+            for component, size in found.components.items():
+                rows.append((counted.policy.name, phase, component, size))
+        return pd.DataFrame(rows, columns=["policy", "training_phase", "component", "peak_memory_bytes"])
+
+    @property
+    def plot(self) -> Plots:
+        """Figures, by name: `results.plot.roofline()`."""
+        return Plots(self._run())
+
+    def to_text(self, by: str = "policy") -> str:
+        """What `costsim run` prints."""
+        return report.render(self._run(), by, "table")
+
+    def to_latex(self, by: str = "policy") -> str:
+        """A table for a paper, ready to \\input."""
+        return report.render(self._run(), by, "latex")
+
+    def to_markdown(self, by: str = "policy") -> str:
+        """A table for a README."""
+        return report.render(self._run(), by, "markdown")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the table: .json, .csv or .parquet; `costsim.read` reads it back unchanged. Raises InputError."""
+        return frames.save(self.table, Path(path))
+
+    def _run(self) -> simulate.Result:
+        """The one run that this is of."""
+        if len(self.runs) == 1:
+            return self.runs[0]
+        what = f"a sweep of {len(self.runs)} runs; take one of its .runs" if self.runs else "read from a file"
+        raise InputError(f"this needs one run, and these results are {what}: costsim.load(...).run(...) makes one")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the comparison."""
+        return str(self.compare().to_html(index=False, float_format="{:.2f}".format, na_rep="n/a"))
+
+
+@dataclass(frozen=True, slots=True)
+class Plots:
+    """The figures of a run, as matplotlib Figures; `costsim plot` draws the same."""
+
+    run: simulate.Result
+
+    def draw(self, kind: str, **options: Any) -> Figure:
+        """One of the kinds of `costsim plot`."""
+        from costsim import plots
+
+        return plots.draw(self.run, kind, **options)
+
+    def breakdown(self, by: str = "phase") -> Figure:
+        """Arithmetic, DRAM and memory of each policy, by role, layer, phase or kind."""
+        return self.draw("breakdown", by=by)
+
+    def comparison(self) -> Figure:
+        """How many times less than the baseline each policy takes."""
+        return self.draw("comparison")
+
+    def roofline(self) -> Figure:
+        """The kernels under the ceilings of each device."""
+        return self.draw("roofline")
+
+    def memory(self, batches: Sequence[int | None] = (None,)) -> Figure:
+        """Peak memory by component, over batches."""
+        return self.draw("memory", batches=list(batches))
+
+    def timeline(self) -> Figure:
+        """What lies in memory over a step."""
+        return self.draw("timeline")
+
+    def schedule(self) -> Figure:
+        """Levels and cost over training."""
+        return self.draw("schedule")
+
+    def sensitivity(self) -> Figure:
+        """Where each assumption takes the ratios."""
+        return self.draw("sensitivity")

@@ -1,0 +1,350 @@
+"""Results as a tidy table: a pandas DataFrame (imported here only) with a row per op, policy, phase and device.
+
+Counts are of one training step, and `steps` says how many steps of the run they stand for; `total` multiplies and adds
+them up as Python integers, since a run's counts do not fit 64 bits. A table stands for itself: it holds its convention
+in columns, so it can be written to JSON, CSV or Parquet and comes back unchanged.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from costsim import files
+from costsim.assign import assign
+from costsim.count import Row, each_op
+from costsim.errors import InputError, nearest, one_line
+from costsim.fusion import group_ops
+from costsim.graph import Op
+from costsim.hardware import Hardware
+from costsim.laws import LAWS
+from costsim.memory import memory
+from costsim.roofline import Rates, Spent, kernels, spend
+from costsim.simulate import CountedPhase, CountedPolicy, Result, rows_on
+
+# The columns, with what they hold. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
+COLUMNS = {
+    "policy": "name",
+    "workload": "name",
+    "law": "name",
+    "traffic": "name",
+    "scope": "name",
+    "baseline": "name",  # the policy that ratios compare with unless another is said
+    "training_phase": "count",  # of the policy, from 0
+    "setup": "name",  # of that phase, as tables print it
+    "steps": "count",  # of the run, that the phase lasts
+    "op": "name",
+    "kind": "name",
+    "phase": "name",  # forward, recompute, backward, update
+    "layer": "name",
+    "gemm": "maybe",  # forward, dgrad, wgrad; NA for what is no GEMM
+    "pair": "name",  # formats of operands and accumulator
+    "macs": "count",
+    "arithmetic_cost": "cost",  # in the law's unit
+    "vector_ops": "count",
+    "quantize_ops": "count",
+    "dram_read_bits": "count",
+    "dram_written_bits": "count",
+    "elements_moved": "count",
+    "peak_memory_bytes": "count",  # of the whole step: the same in all rows of a phase
+    "hardware": "maybe",  # NA if no device was asked for
+    "kernel": "name",  # the op that begins the op's kernel, whose time the whole kernel's is
+    "time_s": "float",  # NaN where a rate, a pair of formats or the bandwidth is lacking
+    "energy_j": "float",
+    "bound": "maybe",  # arithmetic, vector, dram, launch, unsupported, n/a; NA for an op that begins no kernel
+}
+COUNTS = ("macs", "arithmetic_cost", "vector_ops", "quantize_ops", "dram_read_bits", "dram_written_bits")
+SPENT = ("time_s", "energy_j")
+GROUPS = ("policy", "training_phase", "phase", "kind", "layer", "op", "gemm", "pair", "kernel")
+
+
+def _op_record(op: Op, row: Row, law: str) -> dict[str, Any]:
+    """What one op costs in a step."""
+    quantize = row.vector.get("quantize", 0)
+    cost = LAWS[law].cost(*row.pair, row.summed) if row.pair else 0
+    return {
+        "op": row.name(op),
+        "kind": row.kind,
+        "phase": row.phase,
+        "layer": op.layer,
+        "gemm": row.gemm,
+        "pair": row.pair_name,
+        "macs": row.macs,
+        "arithmetic_cost": None if cost is None else row.macs * cost,
+        "vector_ops": sum(row.vector.values()) - quantize,
+        "quantize_ops": quantize,
+        "dram_read_bits": sum(move.read_bits for move in row.moves),
+        "dram_written_bits": sum(move.written_bits for move in row.moves),
+        "elements_moved": sum(move.elements for move in row.moves),
+    }
+
+
+def _step_records(result: Result, phase: CountedPhase, device: Hardware | None) -> list[dict[str, Any]]:
+    """The ops of a step in order, each with the kernel that it is in; on a device, with what its kernel takes."""
+    job = result.job
+    said = job.convention
+    rows = rows_on(job, phase, device) if device else phase.rows
+    group = group_ops(job.graph, "unfused" if said.scope == "gemm" else said.traffic)
+    first: dict[int, str] = {}  # op of each kernel, but of those that only make a copy
+    records = []
+    for op, row in each_op(rows):
+        own = row.name(op)
+        kernel = own if row.cast else first.setdefault(group[op.position], own)
+        records.append({**_op_record(op, row, said.law), "kernel": kernel})
+    if device:
+        rates = Rates(device)
+        spent: dict[str, Spent] = {}
+        for found in kernels(job.graph, rows, said.traffic, said.scope, each=True):
+            row, op = found.first
+            spent[row.name(op)] = spend(found, device, job.overlap, rates)
+        for its in records:
+            took = spent.get(its["op"], Spent()) if its["op"] == its["kernel"] else Spent()
+            bound = took.bound if its["op"] == its["kernel"] else None
+            its |= {"hardware": device.name, "time_s": took.time_s, "energy_j": took.energy_j, "bound": bound}
+    return records
+
+
+def _policy_records(result: Result, counted: CountedPolicy) -> list[dict[str, Any]]:
+    """All rows of a policy, phase by phase of its training."""
+    job = result.job
+    said, policy = job.convention, counted.policy
+    devices: Sequence[Hardware | None] = job.hardware or (None,)
+    records = []
+    for i, (phase, setup) in enumerate(zip(counted.phases, policy.setup, strict=True)):
+        same = {
+            "workload": job.workload,
+            "law": said.law,
+            "traffic": said.traffic_said,
+            "scope": said.scope,
+            "baseline": said.baseline,
+            "policy": policy.name,
+            "training_phase": i,
+            "setup": setup,
+            "steps": phase.steps,
+            "peak_memory_bytes": memory(job.graph, assign(job.graph, policy, i), said.traffic).peak_bytes,
+        }
+        for device in devices:
+            records += [same | its for its in _step_records(result, phase, device)]
+    return records
+
+
+def of_results(results: Sequence[tuple[Result, Mapping[str, str]]]) -> pd.DataFrame:
+    """The tidy table of results: columns as in COLUMNS, after them the fields that a sweep has set for each.
+
+    Each result's baseline is in it, also if it was not asked for.
+    """
+    records: list[dict[str, Any]] = []
+    for result, point in results:
+        counted = {its.policy.name: its for its in (*result.policies, result.baseline)}
+        for its in counted.values():
+            records += [{**record, **point} for record in _policy_records(result, its)]
+    names = (*COLUMNS, *(name for name in results[0][1] if name not in COLUMNS))
+    return _typed({name: [record.get(name) for record in records] for name in names})
+
+
+def _exact(values: Sequence[Any]) -> Any:
+    """Integers, 64 bits where they fit, else Python's own."""
+    whole = [None if value is None else int(value) for value in values]
+    known = [value for value in whole if value is not None]
+    if all(-(2**63) <= value < 2**63 for value in known):
+        return pd.array(whole, dtype="Int64" if len(known) < len(whole) else "int64")
+    return pd.Series(whole, dtype=object)
+
+
+def _names(values: Sequence[Any]) -> pd.Categorical:
+    """Text that repeats; categories in order of appearance."""
+    return pd.Categorical(values, categories=list(dict.fromkeys(value for value in values if value is not None)))
+
+
+def _field(texts: Sequence[str]) -> Any:
+    """Values of a field that a sweep sets: whole numbers, numbers, or text."""
+    for number in (int, float):
+        try:
+            return pd.array([number(text) for text in texts], dtype="int64" if number is int else "float64")
+        except ValueError:
+            continue
+    return _names(texts)
+
+
+_TYPES: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "name": lambda values: _names(["" if value is None else value for value in values]),
+    "maybe": _names,
+    "count": _exact,
+    "cost": _exact,
+    "float": lambda values: pd.array([math.nan if v is None else float(v) for v in values], dtype="float64"),
+}
+
+
+def _typed(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Columns of plain values (None: not there), as a table of the types that they have whatever they come from."""
+    types = {name: _TYPES[COLUMNS[name]] if name in COLUMNS else _field for name in columns}
+    return pd.DataFrame({name: types[name](values) for name, values in columns.items()})
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _plain(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    """The columns as plain values: integers as decimal strings, None where there is nothing."""
+    plain: dict[str, list[Any]] = {}
+    for name in frame.columns:
+        values = [None if pd.isna(value) else value for value in frame[name].tolist()]
+        whole = COLUMNS.get(name) in ("count", "cost") or name not in COLUMNS
+        plain[name] = [None if value is None else str(value) for value in values] if whole else values
+    return plain
+
+
+def _to_json(frame: pd.DataFrame) -> bytes:
+    return (json.dumps(_plain(frame), allow_nan=False) + "\n").encode()
+
+
+def _from_json(data: bytes) -> dict[str, list[Any]]:
+    found = json.loads(data)
+    if not isinstance(found, dict) or not all(isinstance(values, list) for values in found.values()):
+        raise ValueError("expected an object of columns")
+    return found
+
+
+def _to_csv(frame: pd.DataFrame) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    plain = _plain(frame)
+    writer.writerow(plain)
+    writer.writerows(zip(*plain.values(), strict=True))  # None is an empty cell
+    return text.getvalue().encode()
+
+
+def _from_csv(data: bytes) -> dict[str, list[Any]]:
+    header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    return {name: [row[i] or None for row in rows] for i, name in enumerate(header)}
+
+
+def _to_parquet(frame: pd.DataFrame) -> bytes:
+    data = io.BytesIO()
+    pd.DataFrame(_plain(frame), dtype=object).to_parquet(data, index=False)
+    return data.getvalue()
+
+
+def _from_parquet(data: bytes) -> dict[str, list[Any]]:
+    found = pd.read_parquet(io.BytesIO(data))
+    return {str(name): [None if pd.isna(value) else value for value in found[name].tolist()] for name in found.columns}
+
+
+_FILES: dict[str, tuple[Callable[[pd.DataFrame], bytes], Callable[[bytes], dict[str, list[Any]]]]] = {
+    ".json": (_to_json, _from_json),
+    ".csv": (_to_csv, _from_csv),
+    ".parquet": (_to_parquet, _from_parquet),
+}
+
+
+def _by_ending(path: Path) -> tuple[Callable[[pd.DataFrame], bytes], Callable[[bytes], dict[str, list[Any]]]]:
+    if path.suffix not in _FILES:
+        raise InputError(f"{one_line(path)}: expected a name that ends in {', '.join(_FILES)}")
+    return _FILES[path.suffix]
+
+
+def save(frame: pd.DataFrame, path: Path) -> Path:
+    """Write a table; the ending says how: JSON (an object of columns), CSV, Parquet (with the extra `parquet`).
+
+    Raises InputError if it cannot be written.
+    """
+    write, _ = _by_ending(path)
+    try:
+        return files.write(path, write(frame))
+    except ImportError:
+        raise InputError(f"{path}: Parquet takes pyarrow: pip install 'costsim[parquet]'") from None
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A table as it was saved. Raises InputError for a file that holds none."""
+    _, parse = _by_ending(path)
+    try:
+        columns = parse(path.read_bytes())
+        missing = [name for name in COLUMNS if name not in columns]
+        if missing:
+            raise ValueError(f"no column {missing[0]}")
+        return _typed({name: columns[name] for name in (*COLUMNS, *(name for name in columns if name not in COLUMNS))})
+    except OSError as error:
+        raise InputError(f"{one_line(path)}: {error.strerror or error}") from None
+    except ImportError:
+        raise InputError(f"{path}: Parquet takes pyarrow: pip install 'costsim[parquet]'") from None
+    except (ValueError, IndexError, TypeError) as error:
+        raise InputError(f"{one_line(path)}: not a table of results: {one_line(error)}") from None
+
+
+# --- sums -------------------------------------------------------------------------------------------------------------
+
+
+def fields(frame: pd.DataFrame) -> list[str]:
+    """The columns that a sweep has set."""
+    return [name for name in frame.columns if name not in COLUMNS]
+
+
+def total(frame: pd.DataFrame, by: str = "policy") -> pd.DataFrame:
+    """Totals of the run, exact: a row per policy, group, device and point of a sweep, in order of appearance.
+
+    `by` is one of GROUPS. Counts are Python integers, NA where the law is not defined for some of them; times and
+    energies belong to the op that begins a kernel, NaN where one is not known. Raises InputError for another column.
+    """
+    if by not in GROUPS:
+        raise InputError(f"by {one_line(by)!r}: expected one of {', '.join(GROUPS)}{nearest(by, GROUPS)}")
+    keys = list(dict.fromkeys(["policy", by, *fields(frame), "hardware"]))
+    weights = frame["steps"].astype(object)
+    weighed = frame[keys].copy()
+    for name in (*COUNTS, *SPENT):
+        weighed[name] = frame[name].astype(object if name in COUNTS else float) * weights
+    grouped = weighed.groupby(keys, observed=True, sort=False, dropna=False)
+    found = grouped[list(SPENT)].sum(skipna=False).astype(float)
+    for at, name in enumerate(COUNTS):
+        # As objects, for pandas would make 64 bits of what fits, and wrap around in the next sum.
+        found.insert(at, name, pd.Series([sum(its) for _, its in grouped[name]], index=found.index, dtype=object))
+    found.insert(len(COUNTS), "dram_bits", found["dram_read_bits"] + found["dram_written_bits"])
+    if frame["hardware"].isna().all():
+        found = found.drop(columns=list(SPENT)).droplevel("hardware")
+    return found.reset_index()
+
+
+def compare(frame: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
+    """How many times less than the baseline each policy takes, at each point of a sweep and on each device.
+
+    Ratios are correctly rounded; NaN where something is not defined. Raises InputError if the table has no such policy.
+    """
+    base = str(frame["baseline"].iloc[0]) if baseline is None else baseline
+    policies = list(frame["policy"].cat.categories)
+    if base not in policies:
+        raise InputError(f"baseline {one_line(base)!r}: not in the results{nearest(base, policies)}")
+    sums = total(frame)
+    keys = [name for name in (*fields(frame), "hardware") if name in sums]
+    peaks = frame.groupby(["policy", *fields(frame)], observed=True, sort=False)["peak_memory_bytes"].max()
+    sums = sums.merge(peaks.reset_index(), on=["policy", *fields(frame)])
+    its = sums[sums["policy"] == base].drop(columns="policy")
+    both = sums.assign(_=0).merge(its.assign(_=0), on=["_", *keys], suffixes=("", " of the baseline"))
+    table = both[["policy", *keys]].copy()
+    for name, column in _RATIOS.items():
+        if column in sums:
+            pairs = zip(both[f"{column} of the baseline"], both[column], strict=True)
+            table[name] = [_ratio(of, by) for of, by in pairs]
+    return table
+
+
+_RATIOS = {
+    "arithmetic_reduction": "arithmetic_cost",
+    "dram_reduction": "dram_bits",
+    "memory_reduction": "peak_memory_bytes",
+    "time_reduction": "time_s",
+    "energy_reduction": "energy_j",
+}
+
+
+def _ratio(of: Any, by: Any) -> float:
+    if pd.isna(of) or pd.isna(by) or not by:
+        return math.nan
+    return float(Fraction(of) / Fraction(by))

@@ -1,0 +1,380 @@
+"""The HTML report: whole, well-formed, escaped, the same each time, its numbers those of the records.
+
+That it works in a browser is tested in tests/browser.
+"""
+
+import base64
+import hashlib
+import re
+from functools import cache
+from html.parser import HTMLParser
+
+import pytest
+from click.testing import CliRunner
+
+from costsim import page_tables, simulate
+from costsim.cli import main
+from costsim.cli import report as report_command
+from costsim.files import list_shipped
+from costsim.hardware import load_hardware
+from costsim.memory import of_policy
+from costsim.page_figures import inline
+from costsim.records import GROUP_SPENT, full_records, group_records, hardware_record, published, reduction_records
+
+SMALL = ("--set", "model.encoder_layers=1", "--set", "model.decoder_layers=2")
+DEVICES = ("h100-sxm", "jetson-orin-nano")
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+HOSTILE = '"><img src=x onerror=alert(1)>'
+FIELD = "<script>alert('2')</script> $\\LaTeX_& =cmd|' /C calc'!A0 {{ 7 * 7 }} </td></details></script>"
+POLICY = (
+    f"""description: {FIELD!r}
+source: {FIELD!r}
+rules:
+  - {{format: fixed16}} # {FIELD}
+assumptions:
+  - name: {FIELD!r}
+    here: {FIELD!r}
+    cases: [{{name: {FIELD!r}, rules: [{{format: fixed8}}]}}]
+""".replace("'<", '"<')
+    .replace(">'", '>"')
+    .replace("\"'", '"')
+)
+
+
+class Page(HTMLParser):
+    """A page as elements: checks that every one is closed, in order; keeps tables, attributes and text."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.attributes, self.tables, self.text, self.cell = [], [], {}, [], None
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        its = dict(attrs)
+        assert len(its) == len(attrs), f"an attribute twice: {attrs}"
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag == "table":
+            self.tables[its["id"]] = {"heads": [], "rows": [], "caption": "", "scopes": []}
+        if tag in ("th", "td"):
+            self.cell = {"text": "", "value": its.get("data-value"), "sort": its.get("data-sort"), "tag": tag}
+            self.tables[list(self.tables)[-1]]["scopes"].append((tag, its.get("scope")))
+        if tag == "tr" and "tbody" in self.open:
+            self.tables[list(self.tables)[-1]]["rows"].append([])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag in ("th", "td"):
+            table = self.tables[list(self.tables)[-1]]
+            (table["rows"][-1] if "tbody" in self.open else table["heads"]).append(self.cell)
+            self.cell = None
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell["text"] += data
+        elif "caption" in self.open:
+            self.tables[list(self.tables)[-1]]["caption"] += data
+        if not {"script", "style"} & set(self.open):
+            self.text.append(data)
+
+    def column(self, table, name):
+        """{first cell, or first two in a table of groups: the cell of that column}"""
+        its = self.tables[table]
+        at = [head["text"] for head in its["heads"]].index(name)
+        keys = 2 if table.startswith("by-") else 1
+        return {tuple(cell["text"] for cell in row[:keys]): row[at] for row in its["rows"]}
+
+
+def run(*args):
+    return CliRunner().invoke(main, list(args))
+
+
+@cache
+def made(args, tmp):
+    path = tmp / "page.html"
+    done = run("report", *args, "--out", str(path))
+    assert (done.exit_code, done.output) == (0, f"{path}\n"), done.output
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A page with everything on it, and the result it is of."""
+    args = ("iwslt17-dsq", *SMALL, *(part for name in DEVICES for part in ("--hardware", name)))
+    text = made(args, tmp_path_factory.mktemp("page"))
+    result = simulate.run("iwslt17-dsq", assignments=SMALL[1::2], hardware=DEVICES)
+    return text, Page(text), result
+
+
+def test_every_table_has_a_caption_and_scopes(small):
+    _, page, _ = small
+    assert len(page.tables) == 14
+    for table in page.tables.values():
+        assert table["caption"]
+        assert all(scope in ("col", "row") for tag, scope in table["scopes"] if tag == "th")
+        assert [row[0]["tag"] for row in table["rows"]] == ["th"] * len(table["rows"])
+        assert {len(row) for row in table["rows"]} == {len(table["heads"])}
+
+
+def test_nothing_comes_from_outside(small):
+    text, page, _ = small
+    assert len(text.encode()) < 2_000_000
+    ids = [value for _, key, value in page.attributes if key == "id"]
+    assert len(ids) == len(set(ids))
+    for tag, key, value in page.attributes:
+        if key in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+            assert value == "data:," or (value[0] == "#" and value[1:] in ids), (tag, key, value)
+        if key in ("aria-labelledby", "aria-describedby"):
+            assert value in ids
+        assert not key.startswith("on"), (tag, key)
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert not {tag for tag, _, _ in page.attributes} & {"iframe", "object", "embed", "img", "form"}
+    for name in re.findall(r"url\(#([^)]+)\)", text):
+        assert name in ids
+
+
+def test_the_only_script_is_the_one_allowed(small):
+    text, page, _ = small
+    scripts = re.findall(r"(?s)<script>(.*?)</script>", text)
+    assert len(scripts) == text.count("<script") == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    [said] = [value for _, key, value in page.attributes if key == "content" and "default-src" in value]
+    assert f"script-src 'sha256-{digest}';" in said
+    assert "default-src 'none'" in said
+
+
+def test_same_input_same_bytes_and_what_made_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ("report", "glue-mrpc-dsq", "--set", "model.layers=1", "--policy", "dsq")
+    pages = []
+    for _ in range(2):
+        assert run(*args).output == "glue-mrpc-dsq.html\n"
+        pages.append((tmp_path / "glue-mrpc-dsq.html").read_bytes())
+    assert pages[0] == pages[1]
+    footer = pages[0].decode().partition("<footer>")[2]
+    assert "costsim report glue-mrpc-dsq --set model.layers=1 --policy dsq<" in footer
+    assert f"costsim {simulate.__name__ and __import__('costsim').__version__} " in footer
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def values(page, table, name):
+    return {key[0] if len(key) == 1 else key: cell["value"] for key, cell in page.column(table, name).items()}
+
+
+def test_policies_are_those_of_the_records(small):
+    _, page, result = small
+    for rows, columns in (
+        (full_records(result, "policy"), {"arithmetic, bit^2": "arithmetic_cost", "DRAM, bit": "dram_bits",
+                                          "peak memory": "peak_memory_bytes", "arithmetic ×": "arithmetic_reduction",
+                                          "DRAM ×": "dram_reduction", "bit^2 per MAC": "square_bits_per_mac"}),
+        (reduction_records(result), {"peak memory ×": "memory_reduction"}),
+    ):  # fmt: skip
+        for name, key in columns.items():
+            shown = {policy.removesuffix(" (baseline)"): its for policy, its in values(page, "policies", name).items()}
+            assert shown == {row["policy"]: str(row[key]) for row in rows}
+    assert [name for name in values(page, "policies", "grade") if "baseline" in name] == ["fixed16 (baseline)"]
+
+
+@pytest.mark.parametrize("by", ["phase", "kind", "layer", "pair"])
+def test_groups_add_up_to_the_policies(small, by):
+    _, page, result = small
+    every = group_records(result, by)
+    known = {(its["policy"], its[by] or "none"): its for its in every}
+    for name, key in {"MACs": "macs", "arithmetic, bit^2": "arithmetic_cost", "DRAM, bit": "dram_bits",
+                      "vector ops": "vector_ops"}.items():  # fmt: skip
+        shown, totals = values(page, f"by-{by}", name), {}
+        for (policy, group), value in shown.items():
+            totals[policy] = totals.get(policy, 0) + int(value)
+            assert group.startswith("other (") or value == known[policy, group][key]
+        assert totals == {policy: sum(int(its[key]) for its in every if its["policy"] == policy) for policy in totals}
+        most = page_tables.MOST_GROUPS
+        assert all(sum(key[0] == policy for key in shown) <= most for policy in totals)
+    shares = {}
+    for (policy, _), value in values(page, f"by-{by}", "DRAM %").items():
+        shares[policy] = shares.get(policy, 0.0) + float(value)
+    assert all(share == pytest.approx(1) for share in shares.values())
+
+
+def test_devices_are_those_of_the_records(small):
+    _, page, result = small
+    for device in result.job.hardware:
+        for counted in result.policies:
+            its = hardware_record(result, counted, device)
+            for name, key in {"time": "time_s", "energy ×": "energy_reduction", "op/byte": "op_per_byte"}.items():
+                shown = values(page, f"on-{device.name}", name)[counted.policy.name]
+                assert shown == ("" if its[key] is None else str(its[key]))
+        assert page.column(f"on-{device.name}", "bound by")["fixed32",]["text"] == "unsupported"
+
+
+def test_groups_as_one_keep_time_and_shares():
+    result = simulate.run("glue-mrpc-dsq", ["bf16-mixed"], hardware=["h100-sxm"])
+    every = group_records(result, "kind")
+    assert len(every) > 5
+    kept = page_tables.largest(every, "kind", 4)
+    assert [its["kind"] for its in kept[3:]] == [f"other ({len(every) - 3})"]
+    for key in ("time_s", "time_share", "energy_j"):
+        assert key in GROUP_SPENT
+        both = [sum(its["hardware"]["h100-sxm"][key] for its in found) for found in (kept, every)]
+        assert both[0] == pytest.approx(both[1])
+    left = [its for its in every if its["kind"] not in {one["kind"] for one in kept}]
+    assert max(its["dram_share"] for its in left) <= min(
+        max(its["dram_share"], its["arithmetic_share"]) for its in kept[:3]
+    )
+
+
+def test_memory_is_that_of_a_step(small):
+    _, page, result = small
+    for counted in result.policies:
+        its = of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1]
+        assert values(page, "memory", "peak")[counted.policy.name] == str(its.peak_bytes)
+        parts = [values(page, "memory", head["text"])[counted.policy.name]
+                 for head in page.tables["memory"]["heads"][2:-1]]  # fmt: skip
+        assert sum(map(int, parts)) == its.peak_bytes
+
+
+def test_published_figures_are_beside_ours(small):
+    _, page, result = small
+    found = [its for its in published(result) if (its["scope"], its["traffic"]) != ("gemm", "fused")]
+    rows = page.tables["published"]["rows"]
+    assert [(float(row[2]["value"]), float(row[3]["value"])) for row in rows] == [
+        (i["stated"], i["ours"]) for i in found
+    ]
+    text = "".join(page.text)
+    assert "the paper states 20.95 times less arithmetic" in text
+    assert text.count("as the workload says") == 2
+
+
+def test_every_source_is_said(small):
+    _, page, result = small
+    text = "".join(page.text)
+    for policy in result.job.policies:
+        assert policy.file.source in text
+        assert all(its.said.name in text for its in policy.assumptions)
+    for name in DEVICES:
+        device = load_hardware(name)
+        rows = page.tables[f"figures-of-{name}"]["rows"]
+        assert [row[3]["text"] for row in rows] == list(device.source.values())
+        assert sum(row[2]["text"] == "unverified" for row in rows) == len(device.unverified)
+    for kind, name in (("workloads", "iwslt17-dsq"), ("policies", "dsq"), ("policies", "stash-bfp")):
+        assert list_shipped(kind)[name].read_text(encoding="utf-8") in text
+    for grade in ("stated", "inferred", "recalled", "fitted", "ours"):
+        assert grade in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("0", "0 B"), ("999", "999 B"), ("1000", "1 kB"), ("1380000000", "1.38 GB"), (None, "n/a")]
+)
+def test_sizes(text, shown):
+    assert page_tables.size(text) == shown
+
+
+# --- hostile names ----------------------------------------------------------------------------------------------------
+
+
+def test_hostile_names_are_text(tmp_path):
+    (tmp_path / f"{HOSTILE}.yaml").write_text(POLICY, encoding="utf-8")
+    (tmp_path / "=cmd|x.yaml").write_text(POLICY, encoding="utf-8")
+    args = ("iwslt17-dsq", *SMALL, "--set", f"description={FIELD!r}", "--hardware", "h100-sxm")
+    names = (f"{HOSTILE}.yaml", "=cmd|x.yaml", "dsq")
+    text = made(
+        (*args, *(part for name in names for part in ("--policy", str(tmp_path / name) if "." in name else name))),
+        tmp_path,
+    )
+    page = Page(text)
+    assert text.count("<script") == text.count("</script") == 1
+    assert not {tag for tag, _, _ in page.attributes} & {"img"}
+    assert not [key for _, key, _ in page.attributes if key.startswith("on")]
+    shown = "".join(page.text)
+    assert shown.count(FIELD) >= 8  # workload's and policies' descriptions, sources, assumptions, files
+    assert "49" not in page.column("assumptions", "here")[HOSTILE,]["text"]
+    assert {row[0]["text"] for row in page.tables["policies"]["rows"]} == {HOSTILE, "=cmd|x", "dsq"}
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x01b", "a\u202eb", "a\udcffb", "中\U0001f600"])
+def test_names_that_are_no_text_are_escaped(name, tmp_path):
+    try:
+        (tmp_path / f"{name}.yaml").write_text("description: x\nrules: [{format: fixed16}]\n", encoding="utf-8")
+    except OSError:
+        pytest.skip("no such names on this file system")
+    text = made(("glue-mrpc-dsq", "--set", "model.layers=1", "--policy", str(tmp_path / f"{name}.yaml")), tmp_path)
+    Page(text)
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e\ud800-\udfff]", text)
+    plain = name if name.isprintable() else name.encode("unicode_escape").decode()
+    assert f">{plain}</" in text.replace("\n", "\\n") if "\n" in name else f">{plain}</" in text
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_say_what_they_are(small):
+    text, page, _ = small
+    labels = [value for tag, key, value in page.attributes if (tag, key) == ("svg", "aria-label")]
+    assert len(labels) == text.count('role="img"') == 5
+    assert all(label.count("dsq") == 1 and label.endswith(".") for label in labels)
+
+
+def test_inline_figures_have_names_of_their_own():
+    svg = (
+        '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'width="72pt" height="36pt" viewBox="0 0 72 36"><metadata>x</metadata><defs><style>*{}</style>'
+        '<path id="m1" d="M 0.123456 1"/><clipPath id="p1"/></defs><g id="unused"><use xlink:href="#m1" '
+        'clip-path="url(#p1)"/><text>url(#p1) id="m1" &lt;b&gt; $x_1$</text></g></svg>'
+    )
+    made = inline(svg, "one", 'a "label"')
+    assert 'id="one-m1"' in made
+    assert 'href="#one-m1"' in made
+    assert 'clip-path="url(#one-p1)"' in made
+    assert 'aria-label="a &quot;label&quot;"' in made
+    assert 'd="M 0.12 1"' in made
+    assert '<text>url(#p1) id="m1" &lt;b&gt; $x_1$</text>' in made
+    assert not any(word in made for word in ("unused", "metadata", "<style", "xlink", "pt"))
+    assert "max-width:96px" in made
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("x.txt", "--out x.txt: expected a name that ends in .html or .htm"),
+        ("nowhere/x.html", "--out nowhere/x.html: no folder nowhere"),
+        ("folder.html", "--out folder.html: is a folder, expected a name for the page"),
+        ("", "--out: expected a name"),
+    ],
+)
+def test_where_it_cannot_be_written(out, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.html").mkdir()
+    done = run("report", "iwslt17-dsq", "--out", out)
+    assert (done.exit_code, done.output) == (2, f"costsim: {says}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
+
+
+def test_it_takes_what_run_takes():
+    def of(command):
+        return {(option.name, tuple(option.opts)) for option in command.params}
+
+    assert of(report_command) - of(main.commands["run"]) == set()
+    assert {name for name, _ in of(main.commands["run"]) - of(report_command)} == {"by", "style", "expected"}
+
+
+def test_other_conventions(tmp_path):
+    """No devices, a law that is not defined for some, another baseline: n/a, and no published figures."""
+    args = ("iwslt17-dsq", *SMALL, "--law", "msfp", "--baseline", "bfp32", "--policy", "dsq", "--policy", "fixed16")
+    page = Page(made(args, tmp_path))
+    assert values(page, "policies", "arithmetic ×")["fixed16"] == ""
+    assert page.column("policies", "arithmetic ×")["fixed16",]["text"] == "n/a"
+    assert "published" not in page.tables
+    assert "they are relative to fixed16" in "".join(page.text)
+    assert not [name for name in page.tables if name.startswith("on-")]
