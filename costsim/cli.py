@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -14,12 +15,17 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "terminal_width": 80}
 
 Command = Callable[..., Any]
 
-BY = ("policy", "phase", "kind", "layer", "role", "tensor", "op", "pair", "assumption")
+BY = ("policy", "phase", "kind", "layer", "role", "tensor", "op", "pair", "assumption", "reduction")
 FORMATS = ("table", "json", "csv", "markdown", "latex")
+PLOTS = ("breakdown", "comparison", "sensitivity", "schedule", "roofline", "memory", "timeline", "sweep", "trace")
 
 
 class _Group(click.Group):
     """Turns an InputError into one line on stderr and exit code 2."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = tuple(args)  # the command line, which pages say
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         from costsim.errors import InputError
@@ -48,6 +54,9 @@ def main(context: click.Context) -> None:
     \b
     costsim run iwslt17-dsq.yaml
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that the encoding lacks is printed escaped, not as a traceback
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for plugins takes as long as starting Python
     gc.disable()  # a short process that makes few cycles: looking for them is a fifth of its time
     context.call_on_close(_stop_collecting)
@@ -61,16 +70,32 @@ def _stop_collecting() -> None:
 _WORKLOAD = (
     click.argument("workload"),
     click.option("--policy", "policies", multiple=True, help="Policy to run instead of the workload's; repeatable."),
-    click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model."),
+    click.option("--traffic", type=click.Choice(("unfused", "fused", "tiled")), help="DRAM traffic model."),
     click.option(
         "--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload."
     ),
     click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits)."),
 )
+_SWEEP = (
+    click.option("--sweep", multiple=True, metavar="FIELD=V,...", help="A run for each value; several: all pairs."),
+)
+_BUFFER = (
+    click.option(
+        "--buffer-bytes", type=click.IntRange(1), metavar="N", help="On chip, for traffic tiled; else the device's."
+    ),
+)
 _HARDWARE = (
     click.option("--hardware", multiple=True, metavar="NAME", help="Device for time and energy; repeatable."),
     click.option(
         "--overlap/--no-overlap", default=True, help="Arithmetic and DRAM traffic at the same time.", show_default=True
+    ),
+)
+_ENGINE = (
+    click.option("--device", type=click.Choice(("cpu", "cuda")), help="What runs and is measured.  [default: cpu]"),
+    click.option(
+        "--engine",
+        type=click.Choice(("numpy", "torch")),
+        help="What it runs through; torch needs costsim[torch].  [default: numpy, on cuda torch]",
     ),
 )
 _RATIOS = (
@@ -92,30 +117,90 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 @main.command()
-@_options(*_WORKLOAD, *_RATIOS, *_HARDWARE)
+@_options(*_WORKLOAD, *_SWEEP, *_BUFFER, *_RATIOS, *_HARDWARE)
 @click.option("--by", type=click.Choice(BY), default="policy", show_default=True, help="What a row is.")
 @click.option(
     "--format", "style", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
 )
 @click.option("--out", type=click.Path(), help="Folder to write every format to, instead of printing.")
-def run(by: str, style: str, out: str | None, **job: Any) -> None:
+@click.option(
+    "--assert", "expected", multiple=True, metavar="EXPR", help="Exit with 1 unless dsq.dram_reduction > 2; repeatable."
+)
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    by: str,
+    style: str,
+    out: str | None,
+    expected: tuple[str, ...],
+    sweep: tuple[str, ...],
+    **job: Any,
+) -> None:
     """Count WORKLOAD under its policies: a path, or a shipped name.
+
+    --assert takes comparisons of POLICY.FIELD and POLICY.DEVICE.FIELD as JSON names them, with and, or, not, + - * /;
+    names with hyphens are quoted.
 
     \b
     costsim run iwslt17-dsq.yaml
     costsim run iwslt17-dsq --policy dsq --by layer --format csv
     costsim run iwslt17-dsq --set model.encoder_layers=12 --scope step
     costsim run iwslt17-dsq --by assumption
+    costsim run iwslt17-dsq --assert 'dsq.dram_reduction > 2'
+    costsim run iwslt17-dsq --assert '"stash-bfp".macs == dsq.macs'
+    costsim run iwslt17-dsq --by reduction --hardware h100-sxm --format latex
     costsim run iwslt17-dsq --hardware jetson-orin-nano --hardware h100-sxm
+    costsim run iwslt17-dsq --scope step --traffic tiled --buffer-bytes 131072
+    costsim run glue-mrpc-dsq --policy dsq --sweep batch=8,16,32 --sweep model.layers=6,12
     """
-    from costsim import report, simulate
+    from costsim import report, simulate, tables
 
-    result = simulate.run(**job)
-    if out is None:
-        click.echo(report.render(result, by, style), nl=False)
+    if out is not None:
+        report.check_folder(_path(out))
+    if sweep:
+        _run_sweep(sweep, by, style, out, expected, **job)
         return
-    for path in report.write_all(result, by, _path(out)):
+    prepared = simulate.prepare(**job)
+    failed = _failed(prepared, expected)
+    result = simulate.execute(prepared)
+    failures = failed(result)
+    if out is None:
+        click.echo(report.render(result, by, style, tables.screen()), nl=False)
+    else:
+        for path in report.write_all(report.texts(result, by), _path(out)):
+            click.echo(path)
+    for failure in failures:
+        click.echo(f"costsim: {failure}", err=True)
+    context.exit(1 if failures else 0)
+
+
+def _run_sweep(
+    sweep: tuple[str, ...], by: str, style: str, out: str | None, expected: tuple[str, ...], **job: Any
+) -> None:
+    """`run --sweep`."""
+    from costsim import report, report_sweep, simulate, tables
+    from costsim import sweep as sweeping
+    from costsim.errors import InputError
+
+    if expected:
+        raise InputError("--assert: is of one run; leave out --sweep")
+    found = sweeping.run(simulate.prepare(**job), sweeping.points(sweep))
+    if out is None:
+        click.echo(report_sweep.render(found, by, style, tables.screen()), nl=False)
+        return
+    for path in report.write_all(report_sweep.texts(found, by), _path(out)):
         click.echo(path)
+
+
+def _failed(job: Any, expected: tuple[str, ...]) -> Callable[[Any], list[str]]:
+    """What tells which assertions do not hold of a result; their names are checked before anything is counted."""
+    if not expected:
+        return lambda _: []
+    from costsim import assertions
+
+    expressions = assertions.read(expected, job)
+    return lambda result: assertions.failures(expressions, result)
 
 
 def _path(out: str) -> Any:
@@ -129,59 +214,156 @@ def _path(out: str) -> Any:
 
 
 @main.command()
-@_options(*_WORKLOAD, *_RATIOS, *_HARDWARE)
-@click.argument("kind", type=click.Choice(("sensitivity", "schedule", "roofline", "memory")))
+@_options(*_WORKLOAD, *_SWEEP, *_BUFFER, *_RATIOS, *_HARDWARE)
+@click.argument("kind", type=click.Choice(PLOTS))
+@click.option(
+    "--by", type=click.Choice(("phase", "role", "layer", "kind")), help="Groups of breakdown.  [default: phase]"
+)
 @click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, for memory.")
-@click.option("--out", type=click.Path(), help="File to write (.svg, .pdf, .png)  [default: WORKLOAD-KIND.svg]")
-def plot(kind: str, batch: str | None, out: str | None, **job: Any) -> None:
-    """Draw WORKLOAD's results: where each assumption takes the ratios, the schedule, rooflines, or peak memory.
+@click.option("--phase", type=click.IntRange(1), help="Phase of the policies, for trace.  [default: 1]")
+@click.option(
+    "--out", type=click.Path(), help="File to write: .svg, .pdf, .png, of trace .json  [default: WORKLOAD-KIND.svg]"
+)
+def plot(
+    kind: str,
+    out: str | None,
+    by: str | None,
+    batch: str | None,
+    phase: int | None,
+    sweep: tuple[str, ...],
+    **job: Any,
+) -> None:
+    """Draw WORKLOAD's results, or write a step as a trace.
+
+    breakdown: what makes up arithmetic, DRAM traffic and memory. comparison: how many times less than the baseline.
+    sensitivity: where each assumption takes the ratios. schedule: bits over training, and what is spent by then.
+    roofline, memory: on devices. timeline: live memory over a step. sweep: ratios over the values of a field.
+    trace: a step's kernels, for Perfetto.
 
     \b
+    costsim plot iwslt17-dsq breakdown --by role
+    costsim plot iwslt17-dsq comparison --hardware a100-80gb
     costsim plot iwslt17-dsq.yaml sensitivity
     costsim plot iwslt17-dsq.yaml schedule --out schedule.png
     costsim plot iwslt17-dsq.yaml roofline --hardware h100-sxm
     costsim plot gpt2-small memory --batch 4,8,16 --hardware a100-80gb
+    costsim plot gpt2-small timeline --policy bf16-mixed
+    costsim plot glue-mrpc-dsq sweep --sweep batch=1,4,16,64
+    costsim plot gpt2-small trace --policy bf16-mixed --hardware h100-sxm --out t.json
     """
-    from costsim import plots, simulate
+    from costsim import simulate
+
+    options: dict[str, Any] = {} if by is None else {"by": by}
+    options |= {} if batch is None else {"batches": _whole_numbers("--batch", batch)}
+    options |= {} if phase is None else {"phase": phase}
+    _check_kind(kind, by=by, batch=batch, phase=phase, sweep=sweep or None)
+    prepared = simulate.prepare(**job)
+    path = _path(f"{prepared.workload}-{kind}.{'json' if kind == 'trace' else 'svg'}" if out is None else out)
+    if kind == "sweep":
+        from costsim import plots, plots_sweep
+        from costsim import sweep as sweeping
+
+        where = sweeping.points(sweep)
+        click.echo(plots.write(lambda: plots_sweep.sweep(sweeping.run(prepared, where)), path))
+        return
+    result = simulate.execute(prepared)
+    if kind == "trace":
+        from costsim import trace
+
+        click.echo(trace.save(result, path, **options))
+    else:
+        from costsim import plots
+
+        click.echo(plots.save(result, kind, path, **options))
+
+
+@main.command()
+@_options(*_WORKLOAD, *_BUFFER, *_RATIOS, *_HARDWARE)
+@click.option("--out", type=click.Path(), help="Page to write, .html  [default: WORKLOAD.html]")
+@click.pass_context
+def report(context: click.Context, /, out: str | None, **job: Any) -> None:
+    """Write WORKLOAD's results as one page: summary, tables that sort, figures, the source of every figure.
+
+    The page needs nothing from outside, so it can be sent, archived and printed as it is.
+
+    \b
+    costsim report iwslt17-dsq
+    costsim report gpt2-small --hardware h100-sxm --out report.html
+    """
+    import shlex
+
+    from costsim import report_html, simulate
+
+    if out is not None:
+        report_html.check_place(_path(out))
+    prepared = simulate.prepare(**job)
+    path = _path(f"{prepared.workload}.html" if out is None else out)
+    report_html.check_place(path)
+    command = shlex.join(("costsim", *context.find_root().obj))
+    click.echo(report_html.save(simulate.execute(prepared), path, command))
+
+
+_OF_KIND = {
+    "by": ("breakdown", ""),
+    "batch": ("memory", "; --set batch.sequences=N sets one"),
+    "phase": ("trace", ""),
+    "sweep": ("sweep", ""),
+}
+
+
+def _check_kind(kind: str, **given: object) -> None:
+    """Raises InputError if an option is given that is of another kind of plot."""
     from costsim.errors import InputError
 
-    if batch is not None and kind != "memory":
-        raise InputError(f"--batch: is of plot memory, not of plot {kind}; --set batch.sequences=N sets one")
-    options = {"batches": _whole_numbers("--batch", batch)} if kind == "memory" else {}
-    result = simulate.run(**job)
-    path = _path(f"{result.job.workload}-{kind}.svg" if out is None else out)
-    click.echo(plots.save(result, kind, path, **options))
+    for name, value in given.items():
+        of, instead = _OF_KIND[name]
+        if value is not None and kind != of:
+            raise InputError(f"--{name}: is of plot {of}, not of plot {kind}{instead}")
 
 
 @main.command()
 @_options(*_WORKLOAD, *_HARDWARE)
 @click.option("--measure", is_flag=True, help="Time a float32 step of a smaller copy beside what a roofline predicts.")
+@_options(*_ENGINE)
 @click.option("--steps", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Train so many, too.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and dropout.")
 @click.option("--format", "style", type=click.Choice(("table", "json")), default="table", show_default=True)
 @click.pass_context
-def validate(context: click.Context, /, measure: bool, steps: int, seed: int, style: str, **job: Any) -> None:
+def validate(
+    context: click.Context,
+    /,
+    measure: bool,
+    device: str | None,
+    engine: str | None,
+    steps: int,
+    seed: int,
+    style: str,
+    **job: Any,
+) -> None:
     """Run WORKLOAD, shrunk, in NumPy with real quantizers, and compare every op with its counts.
 
     Exits with 1 if a count is not what was measured, or a gradient is wrong. --measure compares times instead, on the
-    device of --hardware, or on this machine, which is then measured first.
+    device of --hardware, or on this machine, which is then measured first; --engine torch runs the step in PyTorch.
 
     \b
     costsim validate iwslt17-dsq.yaml
     costsim validate glue-mrpc-dsq --policy dsq --steps 3
-    costsim validate gpt2-small --measure --hardware my-machine.yaml
+    costsim validate gpt2-small --measure --engine numpy --hardware t4
     """
     from costsim import report_validation, simulate
     from costsim import validate as validation
     from costsim.errors import InputError
 
     if measure:
-        _validate_time(steps, seed, style, **job)
+        _validate_time(device or "cpu", engine, steps, seed, style, **job)
         return
-    if job["hardware"]:
-        raise InputError("--hardware: only --measure compares times")
+    for name, given in (("hardware", job["hardware"]), ("device", device), ("engine", engine)):
+        if given:
+            raise InputError(f"--{name}: only --measure compares times")
 
+    _untiled(job["traffic"])
     prepared = simulate.prepare(**job)
+    _untiled(prepared.convention.traffic)
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=validation.work_to_do(prepared, steps), file=sys.stderr, hidden=hidden) as bar:
         found = validation.validate(prepared, steps, seed, lambda: bar.update(1))
@@ -189,9 +371,18 @@ def validate(context: click.Context, /, measure: bool, steps: int, seed: int, st
     context.exit(0 if found.passed else 1)
 
 
-def _validate_time(steps: int, seed: int, style: str, **job: Any) -> None:
+def _untiled(traffic: str | None) -> None:
+    """Raises InputError for a traffic model that is tiled for a buffer."""
+    from costsim.errors import InputError
+    from costsim.fusion import MODELS
+
+    if traffic is not None and MODELS[traffic].tiled:
+        raise InputError(f"--traffic {traffic}: the reference has no buffer to tile for; fused has the same kernels")
+
+
+def _validate_time(device: str, engine: str | None, steps: int, seed: int, style: str, **job: Any) -> None:
     """`validate --measure`."""
-    from costsim import calibrate, report_validation, simulate
+    from costsim import benches, calibrate, report_validation, simulate
     from costsim import measure as timing
     from costsim.errors import InputError
 
@@ -201,33 +392,35 @@ def _validate_time(steps: int, seed: int, style: str, **job: Any) -> None:
     if steps > 1 or len(job["hardware"]) > 1:
         raise InputError("--measure: takes one --hardware, and no --steps")
     prepared = simulate.prepare(**job)
-    bench = None if job["hardware"] else calibrate.NumpyBench()
+    runner = timing.open_engine(device, engine)
+    bench = None if job["hardware"] else benches.open_bench(device, engine, ("fp32",))
     ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench) if bench else 0)
     with click.progressbar(length=ticks, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        device = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]
-        found = timing.measure(prepared, device, seed, tick=lambda: bar.update(1))
+        hardware = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]
+        found = timing.measure(prepared, hardware, seed, engine=runner, tick=lambda: bar.update(1))
     click.echo(report_validation.time_json(found) if style == "json" else report_validation.time_table(found), nl=False)
 
 
 @main.command()
 @click.option("--out", type=click.Path(), help="File to write, instead of printing.")
-@click.option("--device", type=click.Choice(("cpu", "cuda")), default="cpu", show_default=True, help="What to measure.")
+@_options(*_ENGINE)
 @click.option("--seconds", type=click.FloatRange(0, 3600), default=20, show_default=True, help="At most, about.")
-def calibrate(out: str | None, device: str, seconds: float) -> None:
+def calibrate(out: str | None, device: str | None, engine: str | None, seconds: float) -> None:
     """Measure this machine and write it as a hardware profile: rates, bandwidth, launches, each with its spread.
 
-    Let nothing else run meanwhile. The CPU through NumPy; cuda needs PyTorch and a device.
+    Let nothing else run meanwhile. The engine should be the one whose time is to be predicted.
 
     \b
     costsim calibrate --out my-machine.yaml
+    costsim calibrate --device cpu --engine numpy --seconds 2
     costsim run gpt2-small --policy fp32 --hardware my-machine.yaml
     """
+    from costsim import benches, files
     from costsim import calibrate as calibration
-    from costsim import files
 
     if out is not None:
         calibration.check_place(_path(out))
-    bench = calibration.open_bench(device)
+    bench = benches.open_bench(device or "cpu", engine)
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=calibration.work_to_do(bench), file=sys.stderr, hidden=hidden) as bar:
         text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1))
@@ -247,7 +440,7 @@ def _whole_numbers(name: str, text: str | None) -> list[int | None]:
 
 
 @main.command()
-@_options(*_WORKLOAD)
+@_options(*_WORKLOAD, *_SWEEP, *_BUFFER)
 @click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, instead of the workload's.")
 @click.option("--accumulation", type=click.IntRange(1), help="Split the batch into so many micro-batches.")
 @click.option("--capacity-bytes", type=click.IntRange(1), help="What a device has: does it fit, and the largest batch.")
@@ -263,6 +456,7 @@ def memory(
     reserve_bytes: int,
     stash: bool,
     style: str,
+    sweep: tuple[str, ...],
     **job: Any,
 ) -> None:
     """Show what fills the memory at the peak of WORKLOAD's training step.
@@ -271,13 +465,35 @@ def memory(
     costsim memory gpt2-small --batch 4,8,16
     costsim memory gpt2-small --policy bf16-mixed --hardware a100-80gb
     costsim memory gpt2-small --set model.checkpointing=full --stash
+    costsim memory gpt2-small --policy bf16-mixed --sweep model.layers=6,12,24
     """
-    from costsim import report_memory, simulate
+    from costsim import report_memory, simulate, tables
+    from costsim import sweep as sweeping
 
     batches = _whole_numbers("--batch", batch)
     capacity_bytes = report_memory.capacity(capacity_bytes, device)
-    asked = report_memory.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash)
-    click.echo(report_memory.render(simulate.prepare(**job), asked, style), nl=False)
+    asked = report_memory.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, sweeping.points(sweep))
+    prepared = simulate.prepare(**job, hardware=(device,) if device else ())
+    click.echo(report_memory.render(prepared, asked, style, tables.screen()), nl=False)
+
+
+@main.command()
+@_options(*_WORKLOAD, *_BUFFER, *_RATIOS, *_HARDWARE)
+@click.argument("name", metavar="OP")
+@click.option("--format", "style", type=click.Choice(("table", "json")), default="table", show_default=True)
+def explain(name: str, style: str, **job: Any) -> None:
+    """Explain every number of an op of WORKLOAD: formula, values, result, source.
+
+    OP is a name that run --by op lists, or a total: macs, arithmetic_cost, dram_bits, dram_reduction, time_s, ...
+
+    \b
+    costsim explain iwslt17-dsq encoder.0.self_attention.q --policy dsq
+    costsim explain gpt2-small decoder.0.ffn.fc1 --hardware h100-sxm
+    costsim explain iwslt17-dsq dram_reduction --policy dsq
+    """
+    from costsim import report_explain, simulate
+
+    click.echo(report_explain.render(simulate.prepare(**job), name, style), nl=False)
 
 
 @main.command("import")
@@ -308,7 +524,7 @@ def _catalogue(what: str) -> dict[str, str]:
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(("workloads", "policies", "hardware", "formats", "ops")))
+@click.argument("what", type=click.Choice(("workloads", "policies", "hardware", "formats", "ops", "traffic")))
 def list_(what: str) -> None:
     """List what costsim knows, a line each, the name first.
 
@@ -326,10 +542,11 @@ def list_(what: str) -> None:
 @main.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a shipped workload, policy or hardware profile with its sources, a format, or an op kind.
+    """Print a shipped workload, policy or hardware profile with its sources, a format, an op kind, or a traffic model.
 
     \b
     costsim show dsq
+    costsim show tiled
     costsim show bfp4
     """
     from costsim import catalogue

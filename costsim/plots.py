@@ -310,7 +310,12 @@ def draw(result: Result, kind: str, **options: Any) -> Figure:
 
 
 def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
-    """Draw one of PLOTS, which takes the options, into an .svg, .pdf or .png file, whole or not at all.
+    """Draw one of PLOTS, which takes the options, into a file as `write`. Raises InputError."""
+    return write(lambda: PLOTS[kind](result, **options), path)
+
+
+def write(make: Callable[[], Figure], path: Path) -> Path:
+    """Draw a figure into an .svg, .pdf or .png file, whole or not at all.
 
     Raises InputError for another ending, or what the figure cannot be drawn of.
     """
@@ -319,7 +324,7 @@ def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
         told = " (.json is what plot trace writes)" if style == "json" else ""
         raise InputError(f"--out {path}: expected a name that ends in .svg, .pdf or .png{told}")
     with mpl.rc_context(_STYLE):
-        figure = draw(result, kind, **options)
+        figure = make()
         data = io.BytesIO()
         figure.savefig(data, format=style, dpi=150, metadata=_NO_DATE[style])
     return files.write(path, data.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def _device_rows(found: list[Record]) -> tuple[Columns, list[Record]]:
     return columns, rows
 
 
-def _table(result: Result, by: str, paper: bool = False) -> Table:
+def table_of(result: Result, by: str, paper: bool = False) -> Table:
     """The table of one of BY; for papers, few devices side by side."""
     found, merged = records(result, by), 0
     if by == "policy":
@@ -188,16 +188,16 @@ def remarks(result: Result, by: str = "policy") -> list[str]:
     return lines
 
 
-def _said(result: Result, baseline: str) -> str:
-    said = result.job.convention
-    return (
-        f"law {said.law}, traffic {said.traffic_said}, scope {said.scope}, {said.steps} steps; x less than {baseline}"
-    )
+def said(result: Result, baseline: str, steps: bool = True) -> str:
+    """The convention in a line; `steps`: with their number."""
+    its = result.job.convention
+    length = f", {its.steps} steps" if steps else ""
+    return f"law {its.law}, traffic {its.traffic_said}, scope {its.scope}{length}; x less than {baseline}"
 
 
 def notes(result: Result, by: str = "policy", screen: Screen = _PLAIN) -> list[str]:
     """The lines under a table: the convention, `remarks`, the published figures beside ours."""
-    lines = [_said(result, clip(result.job.convention.baseline, 15)), *remarks(result, by)]
+    lines = [said(result, clip(result.job.convention.baseline, 15)), *remarks(result, by)]
     return screen.notes(lines) + headline(result, screen)
 
 
@@ -244,7 +244,7 @@ def headline(result: Result, screen: Screen = _PLAIN) -> list[str]:
 def to_table(result: Result, by: str, screen: Screen = _PLAIN) -> str:
     """For a terminal, at most 80 columns unless the screen has more."""
     draw = dense if by == "reduction" else simple
-    lines = [*terminal(_table(result, by), screen, draw), "", *notes(result, by, screen)]
+    lines = [*terminal(table_of(result, by), screen, draw), "", *notes(result, by, screen)]
     if report_hardware.has_tables(result, by):
         lines += report_hardware.terminal_tables(result, by, screen)
     elif by == "reduction" and result.job.hardware:
@@ -258,10 +258,10 @@ def _bullets(lines: list[str]) -> str:
 
 def to_markdown(result: Result, by: str) -> str:
     """GitHub's pipe tables and the notes; whatever names hold renders as itself."""
-    said = _said(result, result.job.convention.baseline)
+    above_all = said(result, result.job.convention.baseline)
     parts = [
-        markdown(_table(result, by, paper=True)) + "\n",
-        _bullets([said, *remarks(result, by), *_left_out(result)]),
+        markdown(table_of(result, by, paper=True)) + "\n",
+        _bullets([above_all, *remarks(result, by), *_left_out(result)]),
     ]
     for above, table, sources in _headlines(result):
         parts += [f"{markdown_text(above)}:\n", f"{markdown(table)}\n", f"{markdown_text(sources)}\n"]
@@ -279,7 +279,7 @@ _CAPTIONS = {
 }
 
 
-def _paper_tables(result: Result, by: str) -> list[Table]:
+def paper_tables(result: Result, by: str) -> list[Table]:
     """What goes into a paper: each table with its caption, label and notes."""
     from dataclasses import replace
 
@@ -294,7 +294,7 @@ def _paper_tables(result: Result, by: str) -> list[Table]:
     timed = result.job.hardware and by != "assumption" and not report_hardware.undivided(result, by)
     times = report_hardware.notes(result, by) if timed else []
     if not report_hardware.has_tables(result, by):
-        return [replace(_table(result, by, True), label=label, caption=caption, notes=below + times)]
+        return [replace(table_of(result, by, True), label=label, caption=caption, notes=below + times)]
     on = f"Time and energy of {workload}" + ("" if by == "policy" else f" by {by}")
     more = replace(
         report_hardware.paper_table(result, by),
@@ -302,14 +302,14 @@ def _paper_tables(result: Result, by: str) -> list[Table]:
         caption=f"{on} ({under}); \u00d7: times less than {said.baseline}.",
         notes=times,
     )
-    return [replace(_table(result, by, True), label=label, caption=caption, notes=below), more]
+    return [replace(table_of(result, by, True), label=label, caption=caption, notes=below), more]
 
 
 def to_latex(result: Result, by: str) -> str:
     """Tables for a paper (`report_latex`); the published figures beside ours as comments."""
     from costsim.report_latex import document  # pandas
 
-    return document(_paper_tables(result, by), headline(result))
+    return document(paper_tables(result, by), headline(result))
 
 
 def to_json(result: Result, by: str) -> str:
@@ -369,14 +369,18 @@ def _refused(folder: Path, why: str) -> InputError:
     return InputError(f"--out {one_line(folder, 200)}: {why}")
 
 
-def write_all(result: Result, by: str, folder: Path) -> list[Path]:
-    """Write every format to `folder` as WORKLOAD[-by-X].ext; made if missing, each file replaced whole or not at all.
+def texts(result: Result, by: str) -> dict[str, str]:
+    """Every format, by the name of its file: WORKLOAD[-by-X].ext."""
+    stem = result.job.workload + ("" if by == "policy" else f"-by-{by}")
+    return {f"{stem}.{extension}": make(result, by) for extension, make in FORMATS.values()}
+
+
+def write_all(texts: Mapping[str, str], folder: Path) -> list[Path]:
+    """Write files of those names to `folder`; made if missing, each file replaced whole or not at all.
 
     Raises InputError, before anything is written, if the folder cannot be, or has a folder of such a name.
     """
     check_folder(folder)
-    stem = result.job.workload + ("" if by == "policy" else f"-by-{by}")
-    texts = {f"{stem}.{extension}": make(result, by) for extension, make in FORMATS.values()}
     for name in texts:
         if (folder / name).is_dir():
             raise _refused(folder, f"{one_line(name)} is a folder there")

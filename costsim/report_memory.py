@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from costsim.assign import assign
@@ -12,6 +12,7 @@ from costsim.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy,
 from costsim.models import sections
 from costsim.policy import Policy
 from costsim.simulate import Job
+from costsim.sweep import NOWHERE, Point, at, value, without
 from costsim.tables import (
     Column,
     Screen,
@@ -40,6 +41,7 @@ class Row:
     job: Job  # at that batch
     memory: Memory
     largest_batch: int | None  # that fits, if a capacity is given
+    point: Point = field(default_factory=dict)  # of a sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Asked:
     capacity_bytes: int | None = None
     reserve_bytes: int = 0
     stash: bool = False  # whether tables list the stash tensor by tensor
+    points: Sequence[Point] = (NOWHERE,)  # of a sweep
 
 
 def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
@@ -68,17 +71,19 @@ def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
 
 
 def rows(job: Job, asked: Asked) -> list[Row]:
-    """A row per policy and batch size. Raises InputError for a batch that does not fit the workload."""
-    jobs = [with_batch(job, sequences, asked.accumulation) for sequences in asked.batches]
+    """A row per policy, point of a sweep and batch size. Raises InputError for what does not fit the workload."""
+    places = [(point, at(job, point)) for point in asked.points]
+    jobs = [[with_batch(its, sequences, asked.accumulation) for sequences in asked.batches] for _, its in places]
     found = []
     for policy in job.policies:
-        largest = None
-        if asked.capacity_bytes is not None:
-            room = asked.capacity_bytes - asked.reserve_bytes
-            largest = largest_batch(job, policy, room, asked.accumulation or 1)
-        for its in jobs:
-            phase, memory = of_policy(its.graph, policy, its.convention.traffic)
-            found.append(Row(policy, phase, its, memory, largest))
+        for (point, its), batches in zip(places, jobs, strict=True):
+            largest = None
+            if asked.capacity_bytes is not None:
+                room = asked.capacity_bytes - asked.reserve_bytes
+                largest = largest_batch(its, policy, room, asked.accumulation or 1)
+            for each in batches:
+                phase, memory = of_policy(each.graph, policy, each.convention.traffic)
+                found.append(Row(policy, phase, each, memory, largest, point))
     return found
 
 
@@ -104,9 +109,11 @@ def record(row: Row, asked: Asked) -> Record:
     memory = row.memory
     made: Record = {
         "policy": row.policy.name,
+        **{name: value(text) for name, text in row.point.items()},
         "phase": row.phase + 1,
         "batch": _sequences(row),
         "micro_batches": row.job.convention.micro_batches,
+        **({"parameters": row.job.graph.parameters} if row.point else {}),
         "peak_memory_bytes": str(memory.peak_bytes),
         **{f"{name}_bytes": str(memory.components[name]) for name in COMPONENTS},
         "reserve_bytes": str(asked.reserve_bytes),
@@ -147,24 +154,25 @@ _STASH = [
 
 
 def _table(found: Sequence[Row]) -> Table:
-    columns = [Column("policy", "left"), *map(Column, ("batch", *_SHORT.values(), "peak"))]
+    fields = [Column(name.replace(".", ".\n"), full=name) for name in found[0].point]
+    columns = [Column("policy", "left"), *fields, *map(Column, ("batch", *_SHORT.values(), "peak"))]
     rows, shown = [], []
     for row in found:
         parts = [_gigabytes(row.memory.components[name]) for name in COMPONENTS]
-        cells = [str(_sequences(row)), *parts, _gigabytes(row.memory.peak_bytes)]
+        cells = [*row.point.values(), str(_sequences(row)), *parts, _gigabytes(row.memory.peak_bytes)]
         rows.append([row.policy.name, *cells])
         shown.append([composed(row.policy.name, 13), *cells])
-    return Table(columns, rows, shown)
+    table = Table(columns, rows, shown)
+    one = len({(row.point.get("batch.sequences"), _sequences(row)) for row in found}) == 1
+    return without(table, "batch") if found[0].point and (one or "batch.sequences" in found[0].point) else table
 
 
 def notes(found: Sequence[Row], asked: Asked) -> list[str]:
     """The lines under a table: what is in force, where the peaks are, what fits."""
     force = in_force(found[0].job)
-    graph = found[0].job.graph
     masks = sorted({_mask_bits(row) for row in found} - {0})
     lines = [
-        f"GB (10^9 bytes) at the peak of a step, by last use; {graph.parameters} parameters"
-        + (f", {graph.trainable_parameters} trained" if graph.trainable_parameters != graph.parameters else ""),
+        f"GB (10^9 bytes) at the peak of a step, by last use; {_parameters(found)}",
         f"in force: attention {force['attention']}, checkpointing {force['checkpointing']}, "
         f"activation {'fused' if force['fused_activation'] else 'op by op'}, traffic {force['traffic']} (what it keeps "
         f"on chip takes none), {force['micro_batches']} micro-batches"
@@ -177,14 +185,30 @@ def notes(found: Sequence[Row], asked: Asked) -> list[str]:
     else:
         lines.append("fragmentation, workspaces and communication are left out; --reserve-bytes stands for them")
     if asked.capacity_bytes is not None:
-        for name, largest in {row.policy.name: row.largest_batch for row in found}.items():
-            its = [row for row in found if row.policy.name == name]
+        for name, largest in {_named(row): row.largest_batch for row in found}.items():
+            its = [row for row in found if _named(row) == name]
             fits = [str(_sequences(row)) for row in its if record(row, asked)["fits"]]
             lines.append(
                 f"{name}: of these, batch {', '.join(fits) or '(none)'} fits into {asked.capacity_bytes} bytes; "
                 f"at most {largest} sequences do"
             )
     return lines
+
+
+def _named(row: Row) -> str:
+    """The policy, and the point of a sweep."""
+    return ", ".join([row.policy.name, *(f"{name}={text}" for name, text in row.point.items())])
+
+
+def _parameters(found: Sequence[Row]) -> str:
+    """How many parameters there are and how many are trained; of a sweep that changes them, from and to."""
+    graphs = [row.job.graph for row in found]
+    every, trained = [graph.parameters for graph in graphs], [graph.trainable_parameters for graph in graphs]
+
+    def span(numbers: Sequence[int]) -> str:
+        return f"{min(numbers)}" + (f" to {max(numbers)}" if max(numbers) > min(numbers) else "")
+
+    return f"{span(every)} parameters" + (f", {span(trained)} trained" if trained != every else "")
 
 
 def _mask_bits(row: Row) -> int:
@@ -201,7 +225,7 @@ def _stash_tables(found: Sequence[Row]) -> list[tuple[str, Table]]:
         records = [_stash_record(row.job.graph, stored, row) for stored in row.memory.at_peak("stash")]
         rows = [[r["name"], "x".join(map(str, r["shape"])), r["format"], r["bytes"], r["consumer"]] for r in records]
         shown = [[clip(r[0], 30), r[1], clip(r[2], 10), r[3], clip(r[4], 18)] for r in rows]
-        above = f"stash of {row.policy.name} at batch {_sequences(row)}, the largest first"
+        above = f"stash of {_named(row)} at batch {_sequences(row)}, the largest first"
         made.append((above, Table(_STASH, rows, shown)))
     return made
 

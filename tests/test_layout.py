@@ -34,13 +34,13 @@ LEVELS = [
     ["models"],
     ["simulate", "calibrate", "torch_step", "explain_devices", "explain_tiling"],
     ["sensitivity", "memory", "importers", "validate", "spending", "explain"],
-    ["training", "pretraining", "plots_style", "measure", "trace", "explain_totals", "frames"],
+    ["training", "pretraining", "plots_style", "measure", "trace", "explain_totals", "frames", "sweep"],
     ["plots_hardware", "plots_breakdown"],
     ["plots_timeline"],
     ["records", "plots", "catalogue", "report_explain"],
     ["report_hardware", "report_latex", "assertions", "page_tables", "page_figures"],
     ["report", "page_sources"],
-    ["report_memory", "report_validation", "report_html", "api"],
+    ["report_memory", "report_validation", "report_html", "report_sweep", "plots_sweep", "api"],
     ["cli"],
     ["__main__"],
 ]
@@ -110,7 +110,7 @@ def test_choices_on_the_command_line_are_those_of_the_library():
     run, plot = ({option.name: option for option in command.params} for command in (cli.run, cli.plot))
     assert tuple(run["by"].type.choices) == records.BY
     assert tuple(run["style"].type.choices) == tuple(report.FORMATS)
-    assert tuple(plot["kind"].type.choices) == (*plots.PLOTS, "trace")
+    assert tuple(plot["kind"].type.choices) == (*plots.PLOTS, "sweep", "trace")
     assert tuple(plot["by"].type.choices) == tuple(plots_breakdown.BY)
     assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)
     for field, names in {"traffic": count.TRAFFIC_MODELS, "scope": count.SCOPES, "law": tuple(laws.LAWS)}.items():

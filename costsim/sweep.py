@@ -1,0 +1,92 @@
+"""Sweeps: the same run at every combination of values of some fields of a workload."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+
+from costsim.errors import InputError, one_line
+from costsim.simulate import Job, Result, execute, with_fields
+from costsim.tables import Column, Table
+
+Point = Mapping[str, str]  # fields of the workload, each with its value as text
+
+NOWHERE: Point = {}  # the workload as it is
+
+_MEANT = {"batch": "batch.sequences"}  # the field that a section's name stands for
+
+
+def points(sweeps: Sequence[str]) -> list[Point]:
+    """All combinations of `field=value,value,...` texts, the last field fastest. `batch` stands for batch.sequences.
+
+    Raises InputError.
+    """
+    fields: dict[str, list[str]] = {}
+    for text in sweeps:
+        name, equals, values = text.partition("=")
+        name = _MEANT.get(name.strip(), name.strip())
+        parts = [part.strip() for part in values.split(",")]
+        if not equals or not name or not all(parts) or set(values) & set("[]{}\"'"):
+            raise InputError(f"--sweep {one_line(text)}: expected FIELD=VALUE,VALUE,..., such as batch=1,2,4,8")
+        if name in fields:
+            raise InputError(f"--sweep {one_line(text)}: {one_line(name)} is swept twice")
+        fields[name] = list(dict.fromkeys(parts))
+    return [dict(zip(fields, values, strict=True)) for values in product(*fields.values())]
+
+
+def at(job: Job, point: Point) -> Job:
+    """The job at a point. Raises InputError, naming the field, if it does not fit."""
+    return with_fields(job, [f"{name}={value}" for name, value in point.items()]) if point else job
+
+
+def run(job: Job, where: Sequence[Point]) -> list[tuple[Point, Result]]:
+    """The results at some points. All points are checked before the first is counted. Raises InputError."""
+    jobs = [at(job, point) for point in where]
+    return [(point, execute(its)) for point, its in zip(where, jobs, strict=True)]
+
+
+def value(text: str) -> int | float | str:
+    """A field's value as exports have it: a number, if it is one."""
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def without(table: Table, name: str) -> Table:
+    """The table without a column, if it has it."""
+    left = [i for i, column in enumerate(table.columns) if column.name != name]
+    gone = len(table.columns) - len(left)
+
+    def cut(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [[row[i] for i in left] for row in rows]
+
+    return replace(
+        table,
+        columns=[table.columns[i] for i in left],
+        rows=cut(table.rows),
+        shown=None if table.shown is None else cut(table.shown),
+        merged=max(0, table.merged - gone),
+    )
+
+
+def join(tables: Sequence[Table], where: Sequence[Point]) -> Table:
+    """Tables of the same columns as one, with the fields of each one's point in columns after those of names.
+
+    The setup, which no field changes, is left out.
+    """
+    tables = [without(table, "setup") for table in tables]
+    first = tables[0]
+    names = next((i for i, column in enumerate(first.columns) if column.align != "left"), len(first.columns))
+    fields = [Column(name.replace(".", ".\n"), full=name) for name in where[0]]
+
+    def with_point(rows: Sequence[Sequence[str]], point: Point) -> list[list[str]]:
+        return [[*row[:names], *point.values(), *row[names:]] for row in rows]
+
+    pairs = list(zip(tables, where, strict=True))
+    rows = [row for table, point in pairs for row in with_point(table.rows, point)]
+    shown = [row for table, point in pairs for row in with_point(table.shown or table.rows, point)]
+    merged = first.merged + len(fields) if first.merged else 0
+    columns = [*first.columns[:names], *fields, *first.columns[names:]]
+    return replace(first, columns=columns, rows=rows, shown=shown, merged=merged)

@@ -1,0 +1,144 @@
+"""Sweeps: each point is the run that --set makes, all of them in one table."""
+
+import csv
+import io
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from costsim import records, report_memory, report_sweep, simulate, sweep
+from costsim.cli import main
+from costsim.errors import InputError
+
+SWEEP = ["batch=4,8", "model.layers=1,2"]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return sweep.run(simulate.prepare("glue-mrpc-dsq", ["dsq", "fixed16"]), sweep.points(SWEEP))
+
+
+def test_points_are_all_combinations_the_last_field_fastest():
+    assert sweep.points(SWEEP) == [
+        {"batch.sequences": batch, "model.layers": layers} for batch in ("4", "8") for layers in ("1", "2")
+    ]
+    assert sweep.points([]) == [{}]
+    assert sweep.points(["batch=4,4"]) == [{"batch.sequences": "4"}]
+
+
+@pytest.mark.parametrize("text", ["batch", "=4", "batch=", "batch=4,,8", "trainable=[a],b", "x={a: 1}"])
+def test_what_is_no_sweep(text):
+    with pytest.raises(InputError, match="expected FIELD=VALUE,VALUE"):
+        sweep.points([text])
+
+
+def test_a_field_is_swept_once():
+    with pytest.raises(InputError, match=r"batch\.sequences is swept twice"):
+        sweep.points(["batch=4", "batch.sequences=8"])
+
+
+@pytest.mark.parametrize("by", ["policy", "phase", "reduction"])
+def test_each_point_is_the_run_with_these_fields_set(found, by):
+    rows = report_sweep.records(found, by)
+    expected = []
+    for point, _ in found:
+        alone = simulate.run(
+            "glue-mrpc-dsq", ["dsq", "fixed16"], assignments=[f"{name}={text}" for name, text in point.items()]
+        )
+        expected += records.full_records(alone, by)
+    assert [{k: v for k, v in row.items() if k not in found[0][0]} for row in rows] == expected
+    names = ["policy"] if by != "phase" else ["policy", "phase"]
+    assert list(rows[0])[: len(names) + 2] == [*names, "batch.sequences", "model.layers"]
+    assert [row["batch.sequences"] for row in rows] == sorted(row["batch.sequences"] for row in rows)
+
+
+@pytest.mark.parametrize("style", ["table", "json", "csv", "markdown", "latex"])
+@pytest.mark.parametrize("by", ["policy", "layer", "reduction", "assumption"])
+def test_every_format_shows_every_point(found, by, style):
+    text = report_sweep.render(found, by, style)
+    if style == "json":
+        data = json.loads(text)
+        assert data["swept"] == ["batch.sequences", "model.layers"]
+        assert "parameters" not in data["convention"]
+        assert data["convention"]["law"] == "product"
+        assert {(row["batch.sequences"], row["model.layers"]) for row in data["rows"]} == {
+            (4, 1),
+            (4, 2),
+            (8, 1),
+            (8, 2),
+        }
+    elif style == "csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert {(row["batch.sequences"], row["model.layers"]) for row in rows} == {(a, b) for a in "48" for b in "12"}
+    else:
+        assert "batch" in text
+        assert "layers" in text
+    if style == "table":
+        assert max(map(len, text.splitlines())) <= 80
+
+
+def test_memory_of_a_sweep():
+    job = simulate.prepare("gpt2-small", ["bf16-mixed"])
+    asked = report_memory.Asked(points=sweep.points(["model.layers=1,2"]), capacity_bytes=10**10)
+    rows = json.loads(report_memory.render(job, asked, "json"))["rows"]
+    for row, layers in zip(rows, (1, 2), strict=True):
+        alone = report_memory.rows(sweep.at(job, {"model.layers": str(layers)}), report_memory.Asked())[0]
+        assert row["model.layers"] == layers
+        assert row["peak_memory_bytes"] == str(alone.memory.peak_bytes)
+        assert row["parameters"] == alone.job.graph.parameters
+    assert rows[0]["largest_batch"] > rows[1]["largest_batch"]
+    text = report_memory.render(job, asked, "table")
+    assert "bf16-mixed, model.layers=2: of these, batch 8 fits" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def run_cli(*arguments):
+    return CliRunner().invoke(main, arguments)
+
+
+def test_on_the_command_line(tmp_path):
+    small = ("--set", "model.layers=1", "--policy", "dsq")
+    result = run_cli("run", "glue-mrpc-dsq", *small, "--sweep", "batch=2,4", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"glue-mrpc-dsq-sweep.{ending}" for ending in ("csv", "json", "md", "tex", "txt")
+    ]
+    result = run_cli(
+        "plot", "glue-mrpc-dsq", "sweep", *small, "--sweep", "batch=2,4", "--hardware", "h100-sxm", "--out",
+        str(tmp_path / "s.svg"),
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "time on h100-sxm" in (tmp_path / "s.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--sweep", "batch=4", "--assert", "dsq.macs > 1"), "--assert: is of one run; leave out --sweep"),
+        (("run", "--sweep", "batch=4,none"), "batch.sequences"),
+        (("run", "--sweep", "bath.sequences=4"), "did you mean 'batch'"),
+        (("memory", "--sweep", "batch=0"), "batch.sequences"),
+        (("plot", "sweep"), "plot sweep: takes one --sweep, got none"),
+        (("plot", "sweep", "--sweep", "batch=4", "--sweep", "model.layers=1"), "got batch.sequences, model.layers"),
+        (("plot", "roofline", "--sweep", "batch=4"), "--sweep: is of plot sweep, not of plot roofline"),
+    ],
+)
+def test_bad_sweeps(arguments, message):
+    command, *rest = arguments
+    result = run_cli(command, "glue-mrpc-dsq", *rest)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_figure_shows_the_ratios(found):
+    from costsim.plots_sweep import sweep as draw
+
+    one = [(point, result) for point, result in found if point["model.layers"] == "2"]
+    figure = draw([({"batch.sequences": point["batch.sequences"]}, result) for point, result in one])
+    panels = {axes.get_title(): axes for axes in figure.axes}
+    ours = {line.get_label(): list(line.get_ydata()) for line in panels["DRAM traffic"].get_lines()}
+    expected = [records.records(result, "reduction")[0]["dram_reduction"] for _, result in one]
+    assert ours["dsq*"] == expected
+    assert list(panels["arithmetic"].get_lines()[0].get_xdata()) == [4, 8]
