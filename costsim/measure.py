@@ -1,18 +1,22 @@
-"""Predicted beside measured time: a float32 training step of the reference, op by op, and the roofline of its counts.
+"""Predicted beside measured time: a float32 training step, op by op, and the roofline of its counts.
 
-The model counts compulsory traffic and each op's stated work; NumPy passes over memory several times for one op and
-runs all but products on one core. What that amounts to is the error reported here; nothing is fitted to it.
+An engine runs the graph that is counted: the reference in NumPy, or PyTorch on a CPU or a CUDA device. The model
+counts compulsory traffic and each op's stated work. NumPy passes over memory several times for one op and runs all but
+products on one core; PyTorch has a kernel for most ops. What that amounts to is the error reported here; nothing is
+fitted to it.
 """
 
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any, Protocol
 
 import numpy as np
 
 from costsim.assign import assign
+from costsim.benches import choose_engine
 from costsim.count import count
 from costsim.graph import Graph
 from costsim.hardware import Hardware
@@ -56,6 +60,8 @@ class Timing:
 
     workload: str
     fields: tuple[str, ...]  # how the copy differs from the workload
+    engine: str  # what ran it
+    caveat: str  # what of it the prediction leaves out
     hardware: Hardware
     sizes: dict[str, int]
     parameters: int
@@ -124,12 +130,59 @@ def predict(graph: Graph, hardware: Hardware, overlap: bool = True) -> dict[str,
     return {kernel.first[1].name: spend(kernel, hardware, overlap) for kernel in found}
 
 
-def time_step(
-    graph: Graph, weights: dict[str, Array], batches: list[dict[str, Array]], seed: int, clock: Clock
-) -> dict[str, float]:
-    """Seconds in each op of a step."""
-    measured = run(graph, weights, batches, seed=seed, clock=clock).measured
-    return {name: its.seconds for name, its in measured.items()}
+Step = Callable[[], dict[str, float]]  # runs one, and says the seconds in each op
+
+
+class Engine(Protocol):
+    """What runs a graph and times its ops."""
+
+    name: str  # with versions, for the notes
+    caveat: str  # what of it no prediction takes into account
+
+    def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
+        """A step that starts from these float32 weights, on these batches, one per micro-batch."""
+
+
+class NumpyEngine:
+    """The reference."""
+
+    name = f"NumPy {np.__version__}"
+    caveat = "NumPy passes over memory several times in one op, and runs all but products on one core"
+
+    def __init__(self, clock: Clock = perf_counter) -> None:
+        self._clock = clock
+
+    def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
+        """A step, which starts from the same weights each time."""
+
+        def step() -> dict[str, float]:
+            measured = run(graph, weights, batches, seed=seed, clock=self._clock).measured
+            return {name: its.seconds for name, its in measured.items()}
+
+        return step
+
+
+class TorchEngine:
+    """PyTorch on one of `benches.DEVICES`."""
+
+    caveat = "ops take longer where PyTorch has no kernel for them, or makes them in memory that is new to the process"
+
+    def __init__(self, torch: Any, device: str = "cpu") -> None:
+        self._device = device
+        where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        self.name = f"PyTorch {torch.__version__}, {where}"
+
+    def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
+        """A step, which trains on from one call to the next."""
+        from costsim.torch_step import TorchStep
+
+        return TorchStep(graph, weights, batches, self._device, seed)
+
+
+def open_engine(device: str = "cpu", engine: str | None = None) -> Engine:
+    """One of `benches.ENGINES` on one of its DEVICES. Raises InputError if PyTorch or the device is missing."""
+    _, torch = choose_engine(engine, device)
+    return NumpyEngine() if torch is None else TorchEngine(torch, device)
 
 
 def _sum(
@@ -167,22 +220,24 @@ def measure(
     seed: int = 0,
     steps: int = STEPS,
     most_macs: int = MOST_MACS,
-    clock: Clock = perf_counter,
+    engine: Engine | None = None,
     tick: Callable[[], None] = _nothing,
 ) -> Timing:
     """Time a step of a copy of the workload, several times after a first, and compare with the prediction.
 
-    `tick` is called after each step. Raises InputError if the copy does not fit into memory.
+    The engine is NumPy's if none is given. `tick` is called after each step. Raises InputError if the copy does not fit
+    into memory.
     """
+    engine = NumpyEngine() if engine is None else engine
     copy, fields = moderate(job, most_macs)
     graph = copy.graph
     check_memory(graph, _BYTES, "a step", "; --set narrows the model, as in --set model.d_model=512")
     rng = np.random.default_rng(seed)
     weights = draw_weights(graph, rng, np.float32)
     batches = [draw_batch(graph, rng, np.float32) for _ in range(graph.micro_batches)]
-    found = []
+    step, found = engine.prepare(graph, weights, batches, seed), []
     for _ in range(1 + steps):
-        found.append(time_step(graph, weights, batches, seed, clock))
+        found.append(step())
         tick()
     timed = found[1:]  # the first fills caches, and starts threads
     gemms, others, total, *kinds = compare(graph, predict(graph, hardware, job.overlap), timed)
@@ -190,6 +245,8 @@ def measure(
     return Timing(
         job.workload,
         fields,
+        engine.name,
+        engine.caveat,
         hardware,
         dict(sorted(graph.sizes.items())),
         graph.parameters,

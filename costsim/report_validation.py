@@ -92,9 +92,9 @@ def _time_notes(found: Timing) -> list[str]:
     )
     return [
         f"{device.name}: {rates}; {vector} op/s; {bandwidth} byte/s; {device.launch_s:.2g} s a launch",
-        f"measured: NumPy, medians of {found.steps} steps, of which the shortest took {low:.3g} s and the longest "
-        f"{high:.3g} s; predicted: a roofline for each op, fp32, unfused, compulsory traffic only",
-        "NumPy passes over memory several times in one op, and runs all but products on one core; nothing is fitted",
+        f"measured: {found.engine}, medians of {found.steps} steps, of which the shortest took {low:.3g} s and the "
+        f"longest {high:.3g} s; predicted: a roofline for each op, fp32, unfused, compulsory traffic only",
+        f"{found.caveat}; nothing is fitted",
     ]
 
 
@@ -125,6 +125,7 @@ def time_json(found: Timing) -> str:
     data = {
         "workload": found.workload,
         "fields": list(found.fields),
+        "engine": found.engine,
         "sizes": found.sizes,
         "parameters": found.parameters,
         "hardware": {

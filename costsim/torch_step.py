@@ -1,0 +1,165 @@
+"""Runs the graph of a step in PyTorch, op by op in float32 on a CPU or a CUDA device, and times every op.
+
+The same graph that is counted, and that `reference` runs in NumPy; kernels are those of `torch_kernels`. What nobody
+reads any more is given back at once, as autograd does.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Any, Protocol
+
+from costsim.autodiff import AFTER_FORWARD
+from costsim.errors import InputError
+from costsim.graph import Graph, Op
+from costsim.reference import Array
+from costsim.torch_kernels import KERNELS, Tensor, contract, torch
+
+
+class Stopwatch(Protocol):
+    """Looks at the time on the device, to be read once all is done."""
+
+    def look(self) -> None:
+        """What was started so far ends here."""
+
+    def laps(self) -> list[float]:
+        """Seconds between one look and the next."""
+
+
+class HostWatch:
+    """For a device that is done when a call returns."""
+
+    def __init__(self) -> None:
+        self._looks: list[float] = []
+
+    def look(self) -> None:
+        """What was started so far is done."""
+        self._looks.append(perf_counter())
+
+    def laps(self) -> list[float]:
+        """Seconds between one look and the next."""
+        return [after - before for before, after in zip(self._looks, self._looks[1:], strict=False)]
+
+
+class CudaWatch:
+    """Events in the stream of kernels: what the device takes, waiting for the host included where it has to."""
+
+    def __init__(self) -> None:
+        self._looks: list[Any] = []
+
+    def look(self) -> None:
+        """Record an event behind what was started so far."""
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._looks.append(event)
+
+    def laps(self) -> list[float]:
+        """Wait for all, then seconds between one event and the next."""
+        torch.cuda.synchronize()
+        return [before.elapsed_time(after) / 1e3 for before, after in zip(self._looks, self._looks[1:], strict=False)]
+
+
+WATCHES: dict[str, Callable[[], Stopwatch]] = {"cpu": HostWatch, "cuda": CudaWatch}
+
+
+class TorchStep:
+    """A training step, and what it starts from: each call runs one more, on the same batches, and trains."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Array],
+        batches: Sequence[Mapping[str, Array]],
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.graph, self.device, self.step = graph, device, 0
+        self.losses: list[float] = []  # of the last step, one per micro-batch
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._given = {name: self._put(x) for name, x in weights.items()} | self._states(weights)
+        self._batches = [{name: self._put(x) for name, x in batch.items()} for batch in batches]
+        self._dead: defaultdict[int, list[str]] = defaultdict(list)
+        self._find_dead()
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """Weights and states, as they are by now."""
+        return {
+            name: x.cpu().numpy().copy()
+            for name, x in self._given.items()
+            if self.graph.tensors[name].role in ("weight", "state")
+        }
+
+    def _put(self, x: Array) -> Tensor:
+        found = torch.tensor(x, device=self.device)
+        return found.float() if found.is_floating_point() else found
+
+    def _states(self, weights: Mapping[str, Array]) -> dict[str, Tensor]:
+        """States start at 0; the gradient of the loss is 1."""
+        starts = {"state": torch.zeros, "gradient": torch.ones}
+        return {
+            tensor.name: starts[tensor.role](self.graph.shape(tensor.name), device=self.device)
+            for tensor in self.graph.tensors.values()
+            if tensor.role in starts
+            and tensor.name not in self.graph.producer
+            and tensor.alias is None
+            and tensor.name not in weights
+        }
+
+    def _find_dead(self) -> None:
+        """By op: the memory that no op after it reads."""
+        last: dict[str, int] = {}
+        for op in self.graph.ops:
+            last |= {self.graph.root[name]: op.position for name in (*op.inputs, *op.outputs)}
+        losses = {op.outputs[0] for op in self.graph.ops if op.kind.name == "cross_entropy"}
+        for name, position in last.items():
+            if name not in self._given and name not in losses:
+                self._dead[position].append(name)
+
+    def _run(self, op: Op, values: dict[str, Tensor]) -> None:
+        root = self.graph.root
+        inputs = [values.get(root[name]) for name in op.inputs]  # none: a sum of gradients, before the first
+        if op.kind.is_contraction:
+            values[root[op.outputs[0]]] = contract(op.kind.name, *inputs)
+        else:
+            runtime = {"shape": self.graph.shape(op.outputs[0]), "step": self.step, "key": self._generator}
+            given = {name: runtime[name] for name in op.kind.runtime}
+            made = KERNELS[op.kind.name](*inputs, **op.params, **given)
+            for name, x in zip(op.outputs, made if isinstance(made, tuple) else (made,), strict=True):
+                values[root[name]] = x
+        for name in self._dead[op.position]:
+            values.pop(name, None)
+
+    def _phase(
+        self, phases: Sequence[str], values: dict[str, Tensor], micro: int, seconds: defaultdict[str, float]
+    ) -> None:
+        """Run the ops of some phases. What only starts a sum of gradients is no cost of a step, as in `reference`."""
+        watch: Stopwatch = WATCHES[self.device]()
+        ops = [op for op in self.graph.ops if op.phase in phases]
+        watch.look()
+        for op in ops:
+            self._run(op, values)
+            watch.look()
+        for op, lap in zip(ops, watch.laps(), strict=True):
+            if micro >= self.graph.micro_batches - op.times:
+                seconds[op.name] += lap
+
+    def __call__(self) -> dict[str, float]:
+        """Seconds in each op. Raises InputError if the device's memory is too small."""
+        self.step += 1
+        self.losses = []
+        seconds: defaultdict[str, float] = defaultdict(float)
+        values = dict(self._given)
+        torch.set_float32_matmul_precision("highest")  # not TF32
+        ends = [op.outputs[0] for op in self.graph.ops if op.kind.name == "cross_entropy"]
+        try:
+            with torch.no_grad():
+                for micro, batch in enumerate(self._batches):
+                    values |= batch
+                    self._phase(("forward", *AFTER_FORWARD), values, micro, seconds)
+                    self.losses += [float(values[name]) for name in ends]
+                self._phase(("update",), values, self.graph.micro_batches - 1, seconds)
+        except torch.OutOfMemoryError:
+            raise InputError(f"{self.device}: a step does not fit into memory; --set narrows the model") from None
+        self._given |= {name: values[name] for name in self._given}
+        return dict(seconds)

@@ -1,0 +1,308 @@
+"""The step in PyTorch beside the reference: every op on the same inputs, and whole steps."""
+
+import itertools
+import json
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import STEPS, adamw
+
+from costsim import benches, calibrate, measure, simulate, torch_kernels, torch_step
+from costsim.cli import main
+from costsim.errors import InputError
+from costsim.hardware import load_hardware
+from costsim.ops import OPS
+from costsim.reference import run, run_op
+from costsim.validate import draw_batch, draw_weights
+
+torch.set_num_threads(1)  # the tensors are tiny
+
+SEED = 3
+# What the families above do not reach.
+MORE = {
+    "classifier-gelu": ("encoder-classifier", {"activation": "gelu", "padding_mask": True}),
+    "flash": ("decoder", {"attention": "flash", "dropout": 0.1}),
+    "by-steps": ("decoder", {"fused_activation": False}),
+    "silu": ("decoder", {"activation": "silu", "attention_dropout": 0.1}),
+    "adam": ("encoder-decoder", {"optimizer": adamw(kind="adam", clip_norm=0.05, eps=1e-3), "micro_batches": 3}),
+    "bert": ("encoder-classifier", {"task_head": "bert", "dropout": 0.1}),
+    "checkpointed": ("llama", {"checkpointing": "full"}),
+    "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
+}
+
+
+def made(name):
+    family, changes = MORE.get(name, (name, {}))
+    changes = dict(changes)
+    padding = changes.pop("padding_mask", None)
+    changes.setdefault("optimizer", adamw(eps=1e-3))  # a key bias's gradient is noise: less is divided by itself
+    return STEPS[family](**changes, **({} if padding is None else {"batch": {"padding_mask": padding}}))
+
+
+NAMES = [*STEPS, *MORE]
+
+
+def drawn(graph, dtype=np.float64):
+    rng = np.random.default_rng(SEED)
+    weights = draw_weights(graph, rng, dtype)
+    return weights, [draw_batch(graph, rng, dtype) for _ in range(graph.micro_batches)]
+
+
+def compare_op(graph, op, values, key):
+    """One op on both sides in float64; the kernels may write into what they are given."""
+    inputs = [values.get(name) for name in op.inputs]
+    ours, _ = run_op(graph, op, inputs, seed=SEED, step=2, micro=0)
+    given = [None if x is None else torch.tensor(x) for x in inputs]
+    if op.kind.is_contraction:
+        theirs = torch_kernels.contract(op.kind.name, *given)
+    else:
+        runtime = {"shape": graph.shape(op.outputs[0]), "step": 2, "key": key}
+        theirs = torch_kernels.KERNELS[op.kind.name](
+            *given, **op.params, **{name: runtime[name] for name in op.kind.runtime}
+        )
+    theirs = theirs if isinstance(theirs, tuple) else (theirs,)
+    for name, x, y in zip(op.outputs, ours, theirs, strict=True):
+        assert tuple(y.shape) == graph.shape(name), op.name
+        if op.kind.name == "bernoulli":
+            assert y.dtype == torch.bool
+        else:
+            np.testing.assert_allclose(y.numpy(), x, rtol=1e-9, atol=1e-12, err_msg=f"{op.name}: {op.kind.name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_op(name):
+    graph = made(name)
+    weights, batches = drawn(graph)
+    values = run(graph, weights, batches, seed=SEED).values
+    # What an update in place has overwritten: the name of the memory holds the first value that it had.
+    values = {**values, **weights}
+    key = torch.Generator().manual_seed(0)
+    for op in graph.ops:
+        compare_op(graph, op, values, key)
+
+
+def test_the_graphs_above_have_every_kind_there_is():
+    kinds = {op.kind.name for name in NAMES for op in made(name).ops if not op.kind.is_contraction}
+    assert kinds == set(OPS) == set(torch_kernels.KERNELS)
+
+
+def test_masks_are_drawn_at_the_rate():
+    mask = torch_kernels.KERNELS["bernoulli"](rate=0.3, shape=(100, 100), key=torch.Generator().manual_seed(0))
+    assert 0.68 < mask.float().mean() < 0.72  # kept; a standard deviation is 0.005
+
+
+@pytest.fixture
+def same_masks(monkeypatch):
+    """Masks as the reference draws them in each step."""
+
+    def draw(graph, seed):
+        ops = [op for op in graph.ops if op.kind.name == "bernoulli"]
+        keys = (
+            (seed, step, micro, zlib.crc32(op.original.encode()))
+            for step in itertools.count(1)
+            for micro in range(graph.micro_batches)
+            for op in ops
+        )
+
+        def bernoulli(rate, shape, key):
+            return torch.tensor(OPS["bernoulli"].run(rate, shape, next(keys)))
+
+        monkeypatch.setitem(torch_kernels.KERNELS, "bernoulli", bernoulli)
+
+    return draw
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_steps(name, same_masks):
+    """Losses, and after the update all weights and states, over three steps: float32 on both sides."""
+    graph = made(name)
+    weights, batches = drawn(graph, np.float32)
+    same_masks(graph, SEED)
+    step, held = torch_step.TorchStep(graph, weights, batches, seed=SEED), weights
+    for number in (1, 2, 3):
+        seconds = step()
+        done = run(graph, held, batches, seed=SEED, step=number)
+        held = {**weights, **done.weights(graph)}
+        np.testing.assert_allclose(step.losses, done.losses, rtol=2e-5)
+        assert set(seconds) == {op.name for op in graph.ops}
+        theirs = step.weights
+        assert set(theirs) >= set(held)
+        sorts = {}
+        for name in held:
+            sorts.setdefault(name.rpartition(".")[2], []).append(name)  # weight, bias, m, v
+        for part, names in sorts.items():
+            off = np.sqrt(sum(np.sum((theirs[name] - held[name]) ** 2.0) for name in names))
+            assert off <= 1e-5 * np.sqrt(sum(np.sum(held[name] ** 2.0) for name in names)), (part, number)
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+class Looks:
+    """A watch on which a second passes from look to look."""
+
+    def __init__(self):
+        self.number = 0
+
+    def look(self):
+        self.number += 1
+
+    def laps(self):
+        return [1.0] * (self.number - 1)
+
+
+def test_every_run_that_is_counted_takes_a_lap(monkeypatch):
+    """Also where gradients of micro-batches are summed: the first only starts the sum."""
+    monkeypatch.setitem(torch_step.WATCHES, "cpu", Looks)
+    graph = made("adam")
+    assert graph.micro_batches == 3
+    seconds = torch_step.TorchStep(graph, *drawn(graph, np.float32))()
+    assert seconds == {op.name: op.times for op in graph.ops}
+    assert {op.times for op in graph.ops} == {1, 2, 3}
+
+
+def test_what_nobody_reads_any_more_is_given_back(monkeypatch):
+    graph, most = made("llama"), 0
+    step = torch_step.TorchStep(graph, *drawn(graph, np.float32))
+    run_one = step._run
+
+    def watched(op, values):
+        nonlocal most
+        run_one(op, values)
+        most = max(most, len(values))
+        unread = {graph.root[name] for name in op.inputs} - step._given.keys()
+        later = {graph.root[name] for after in graph.ops[op.position + 1 :] for name in after.inputs}
+        assert not (unread - later) & values.keys(), op.name
+
+    monkeypatch.setattr(step, "_run", watched)
+    step()
+    assert most < 0.6 * len({graph.root[name] for name in graph.tensors})
+
+
+def test_a_watch_on_the_host():
+    watch = torch_step.HostWatch()
+    for _ in range(3):
+        watch.look()
+    assert len(watch.laps()) == 2
+    assert all(lap >= 0 for lap in watch.laps())
+
+
+def test_a_watch_on_a_cuda_device(monkeypatch):
+    """Events that stand for those of a device: read once it is idle, in milliseconds."""
+    done = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+            self.at = None
+
+        def record(self):
+            self.at = next(times)
+
+        def elapsed_time(self, other):
+            assert done, "read before the device was idle"
+            return other.at - self.at
+
+    times = iter([5.0, 7.0, 11.0])
+    monkeypatch.setattr(
+        torch_step, "torch", SimpleNamespace(cuda=SimpleNamespace(Event=Event, synchronize=lambda: done.append(True)))
+    )
+    watch = torch_step.WATCHES["cuda"]()
+    for _ in range(3):
+        watch.look()
+    assert watch.laps() == [0.002, 0.004]
+
+
+def test_too_little_memory(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setitem(torch_kernels.KERNELS, "layer_norm", full)
+    graph = made("decoder")
+    with pytest.raises(InputError, match=r"cpu: a step does not fit into memory; --set narrows the model"):
+        torch_step.TorchStep(graph, *drawn(graph, np.float32))()
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+TINY = benches.Sizes(copy_bytes=4096, vector_elements=(64,), gemm=(16, 32))
+ARGUMENTS = [
+    part
+    for text in ("d_model=16", "ffn_dim=32", "heads=2", "vocab=50", "max_positions=40")
+    for part in ("--set", f"model.{text}")
+] + ["--set", "batch.sequences=4", "--set", "batch.tokens=32"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(benches, "_cpu_sizes", lambda: TINY)
+
+
+def said(*arguments):
+    done = CliRunner().invoke(main, list(arguments))
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_validate_measure(tiny):
+    command = ("validate", "gpt2-small", "--measure", "--engine", "torch", *ARGUMENTS)
+    text = said(*command)
+    assert f"measured: PyTorch {torch.__version__}, CPU, 1 threads" in " ".join(text.split())
+    found = json.loads(said(*command, "--format", "json"))
+    assert found["engine"].startswith("PyTorch")
+    assert list(found["hardware"]["mac_per_s"]) == ["fp32 x fp32 + fp32"]  # no time is spent on other formats
+    assert found["total"]["measured_s"] > 0
+    ours = measure.measure(simulate.prepare("gpt2-small", assignments=ARGUMENTS[1::2]), load_hardware("t4"), steps=1)
+    assert {its["kind"]: its["runs"] for its in found["kinds"]} == {its.kind: its.runs for its in ours.kinds}
+
+
+def test_calibrate(tiny, tmp_path):
+    path = tmp_path / "mine.yaml"
+    said("calibrate", "--engine", "torch", "--seconds", "0", "--out", str(path))
+    device = load_hardware(str(path))
+    assert [rate.name for rate in device.rates] == ["fp32 x fp32 + fp32", "bf16 x bf16 + fp32"]
+    assert f"PyTorch {torch.__version__}" in device.source["dram_bytes_per_s"]
+    assert "through PyTorch" in device.description
+
+
+def test_what_each_format_needs_of_pytorch(tmp_path):
+    """Formats of CUDA devices too: all but the figures."""
+    formats = ("fp32", "tf32", "bf16", "fp16", "fp8-e4m3", "int8")
+    bench = benches.TorchBench(torch, "cpu", formats)
+    sizes = benches.Sizes(copy_bytes=4096, vector_elements=(64,), gemm=(32, 64))
+    found = calibrate.measure(bench, 0, sizes)
+    assert {"fp32", "tf32", "bf16", "fp16", "int8"} <= set(found.gemm)
+    assert set(found.gemm) | set(found.failed) == set(formats)
+    bench.gemm("tf32", 32)
+    assert torch.get_float32_matmul_precision() == "high"
+    bench.gemm("fp32", 32)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_the_bench_of_a_cuda_device(monkeypatch):
+    """What it asks of the device; nothing here has run on one."""
+    its = SimpleNamespace(name="NVIDIA Nothing", total_memory=2**34, L2_cache_size=2**25)
+    waited = []
+    fake = SimpleNamespace(
+        __version__="2.13.0",
+        version=SimpleNamespace(cuda="13.0"),
+        cuda=SimpleNamespace(
+            is_available=lambda: True,
+            get_device_properties=lambda _: its,
+            get_device_name=lambda: its.name,
+            synchronize=lambda: waited.append(1),
+        ),
+        Generator=lambda device: SimpleNamespace(manual_seed=lambda seed: (device, seed)),
+    )
+    monkeypatch.setattr(benches, "import_module", lambda name: fake)
+    bench = benches.open_bench("cuda")
+    assert (bench.machine.vendor, bench.machine.dram_bytes, bench.machine.on_chip_bytes) == ("NVIDIA", 2**34, 2**25)
+    assert (bench.curve, tuple(bench.accumulators)) == ("bf16", ("fp32", "tf32", "bf16", "fp16", "fp8-e4m3", "int8"))
+    assert benches.open_bench("cuda", None, ("fp32",)).curve == "fp32"
+    bench.wait()
+    assert waited == [1]
+    assert measure.open_engine("cuda").name == "PyTorch 2.13.0, NVIDIA Nothing"
