@@ -49,7 +49,8 @@ class Document:
         while known and known not in self.marks:
             known = known[:-1]
         line, column = self.marks.get(known, (1, 1))
-        return InputError(f"{self.path}:{line}:{column}: {_dotted(at)}{message}")
+        place = f":{line}:{column}" if self.marks else ""  # what was made in Python has no lines
+        return InputError(f"{self.path}{place}: {_dotted(at)}{message}")
 
 
 def _dotted(at: Where) -> str:
