@@ -4,9 +4,11 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import costsim
 from costsim.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -59,6 +61,14 @@ def test_commands_run(command, tmp_path, monkeypatch):
     done = run(command, tmp_path, monkeypatch)
     assert (done.exit_code, done.exception) == (0, None)
     assert done.output
+
+
+@pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
+def test_python_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    pd.testing.assert_frame_equal(costsim.read("dsq.csv").table, names["result"].table)
 
 
 POLICIES = [block for language, block in BLOCKS if language == "yaml"]
