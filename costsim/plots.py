@@ -24,6 +24,7 @@ from costsim.plots_timeline import timeline
 from costsim.pretraining import Peak, Share
 from costsim.sensitivity import Outcome, outcomes
 from costsim.simulate import CountedPolicy, Result
+from costsim.tables import wrap
 from costsim.training import Spent
 
 _STYLE: Any = {
@@ -336,6 +337,10 @@ def svg(result: Result, kind: str, **options: Any) -> str:
         figure = draw(result, kind, **options)
         for axes in figure.axes:
             axes.minorticks_off()  # of logarithmic axes: hundreds, which take longer than all the rest
+        title = figure.get_suptitle()
+        narrow = "\n".join(wrap(line, int(12.5 * figure.get_figwidth())) for line in title.split("\n"))
+        if narrow != title:  # wider than the figure, in letters of 10 points
+            figure.suptitle(narrow, fontsize=10)
         text = io.StringIO()
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(text, metadata=_NO_DATE["svg"])  # draws once; savefig does twice
