@@ -152,7 +152,7 @@ def run(
     costsim run iwslt17-dsq --by reduction --hardware h100-sxm --format latex
     costsim run iwslt17-dsq --hardware jetson-orin-nano --hardware h100-sxm
     costsim run iwslt17-dsq --scope step --traffic tiled --buffer-bytes 131072
-    costsim run glue-mrpc-dsq --policy dsq --sweep batch=8,16,32 --sweep model.layers=6,12
+    costsim run glue-mrpc-dsq --sweep batch=8,16 --sweep model.layers=6,12
     """
     from costsim import report, simulate, tables
 
@@ -249,7 +249,7 @@ def plot(
     costsim plot gpt2-small memory --batch 4,8,16 --hardware a100-80gb
     costsim plot gpt2-small timeline --policy bf16-mixed
     costsim plot glue-mrpc-dsq sweep --sweep batch=1,4,16,64
-    costsim plot gpt2-small trace --policy bf16-mixed --hardware h100-sxm --out t.json
+    costsim plot gpt2-small trace --policy bf16-mixed --hardware t4 --out t.json
     """
     from costsim import simulate
 
