@@ -105,8 +105,6 @@ def test_counts_that_do_not_fit_64_bits_are_kept_as_python_integers():
 @pytest.mark.parametrize("ending", [".json", ".csv", ".parquet"])
 @pytest.mark.parametrize("name", ["dsq", "gpt2"])
 def test_tables_come_back_unchanged(name, ending, request, tmp_path):
-    if ending == ".parquet":
-        pytest.importorskip("pyarrow")
     result = request.getfixturevalue(name)
     back = costsim.read(result.save(tmp_path / f"results{ending}"))
     pd.testing.assert_frame_equal(back.table, result.table)

@@ -403,3 +403,11 @@ def test_nothing_heavy_is_loaded(code):
     heavy = {"numpy", "pandas", "pydantic", "pydantic_core", "matplotlib", "yaml", "tabulate"}
     printed = python("-c", f"{code}\nimport sys\nprint(); print('loaded:', sorted({heavy!r} & sys.modules.keys()))")
     assert printed.endswith("\nloaded: []\n")
+
+
+def test_shells_complete_commands(monkeypatch):
+    """As the README says; click asks for the program's name in this way."""
+    monkeypatch.setenv("_COSTSIM_COMPLETE", "bash_source")
+    done = CliRunner().invoke(main, prog_name="costsim")
+    assert done.exit_code == 0
+    assert "_costsim_completion" in done.output
