@@ -26,7 +26,8 @@ from costsim.count import GROUPINGS
 from costsim.errors import InputError
 from costsim.graph import Graph
 from costsim.policy import Policy, find_policy, load_policies, make_policy
-from costsim.records import records
+from costsim.records import Record, records
+from costsim.tables import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,6 +111,16 @@ def _listed(names: Any) -> Any:
     return (names,) if isinstance(names, (str, Policy)) else tuple(names)
 
 
+def _columns(record: Record) -> dict[str, Any]:
+    """A record as a row of a table: what it says of devices as columns of their own, exact integers as such."""
+    plain = {name: value for name, value in flat(record).items() if not isinstance(value, (dict, list))}
+    texts = ("policy", "case", "here", "assumption", "setup", "tensor", "role", "grade")
+    return {
+        name: int(value) if isinstance(value, str) and value.isdecimal() and name not in texts else value
+        for name, value in plain.items()
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """What runs found. `table` is tidy: a row per op, policy, phase and device (`frames.COLUMNS` says what is in it).
@@ -128,7 +139,7 @@ class Results:
         if what in frames.GROUPS:
             return frames.total(self.table, what)
         if what in (*GROUPINGS, "assumption", "reduction"):
-            return pd.DataFrame(records(self._run(), what))
+            return pd.DataFrame([_columns(record) for record in records(self._run(), what)])
         return frames.total(self.table, what)  # which knows what there is
 
     def compare(self, baseline: str | None = None) -> pd.DataFrame:

@@ -286,7 +286,8 @@ def prepare(
 ) -> Job:
     """Read a workload file and its policies (or those given). Arguments override the file's convention.
 
-    `workload` and policies are paths or shipped names, policies also such as Python made; `assignments` are `field=value` texts over the file's fields.
+    `workload` and policies are paths or shipped names, policies also such as Python made; `assignments` are
+    `field=value` texts over the file's fields.
     `bits` is a CSV file of widths per layer or tensor; without `policies` it adds the shipped policies that take it.
     `hardware` are profiles on which time and energy are wanted, instead of the file's. `buffer_bytes` are those on chip
     that traffic `tiled` has; if neither it nor the file says so, those of the first device.

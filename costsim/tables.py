@@ -245,11 +245,11 @@ def markdown(table: Table) -> str:
     return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A record with what it says of each device as columns of its own: h100-sxm.time_s."""
     devices: Mapping[str, Mapping[str, Any]] = row.get("hardware", {})
-    flat = {f"{name}.{key}": value for name, its in devices.items() for key, value in its.items()}
-    return {**{key: value for key, value in row.items() if key != "hardware"}, **flat}
+    own = {f"{name}.{key}": value for name, its in devices.items() for key, value in its.items()}
+    return {**{key: value for key, value in row.items() if key != "hardware"}, **own}
 
 
 def csv_cell(value: Any) -> Any:
@@ -268,10 +268,10 @@ def csv_cell(value: Any) -> Any:
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Records as CSV, with a header; what does not fit a cell is left out. Formulas are defused (`csv_cell`)."""
-    flat = [_flat(row) for row in rows]
-    columns = [name for name, value in flat[0].items() if not isinstance(value, (dict, list))]
+    plain = [flat(row) for row in rows]
+    columns = [name for name, value in plain[0].items() if not isinstance(value, (dict, list))]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([csv_cell(name) for name in columns])
-    writer.writerows([csv_cell(row.get(name)) for name in columns] for row in flat)
+    writer.writerows([csv_cell(row.get(name)) for name in columns] for row in plain)
     return text.getvalue()
