@@ -268,10 +268,10 @@ def csv_cell(value: Any) -> Any:
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Records as CSV, with a header; what does not fit a cell is left out. Formulas are defused (`csv_cell`)."""
-    plain = [flat(row) for row in rows]
-    columns = [name for name, value in plain[0].items() if not isinstance(value, (dict, list))]
+    records = [flat(row) for row in rows]
+    columns = [name for name, value in records[0].items() if not isinstance(value, (dict, list))]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([csv_cell(name) for name in columns])
-    writer.writerows([csv_cell(row.get(name)) for name in columns] for row in plain)
+    writer.writerows([csv_cell(row.get(name)) for name in columns] for row in records)
     return text.getvalue()
