@@ -126,7 +126,7 @@ def _parse(path: Path) -> Document:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}:1:1: expected an object, got {spell(data)}")
-    return Document(str(path), data, _marks(text, path))
+    return Document(str(path), data, {(): (1, 1), **_marks(text, path)})
 
 
 def _adapter(config: Document) -> Adapter:
