@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from costsim import frames, report, simulate
+from costsim import frames, report, simulate, sweep
 from costsim.count import GROUPINGS
 from costsim.errors import InputError
 from costsim.graph import Graph
@@ -87,23 +87,23 @@ class Workload:
         found = simulate.run(
             self.path, _listed(policies), assignments=self.assignments, hardware=_listed(hardware), **convention
         )
-        return Results(frames.of_results([(found, {})]), (found,))
+        return Results(frames.of_results([({}, found)]), (found,))
 
     def sweep(self, fields: Mapping[str, Iterable[object]], **options: Any) -> Results:
         """Run at every combination of values of some fields, into one table that has them as columns.
 
         `workload.sweep({"batch.sequences": [1, 2, 4]}, policies=["dsq"])`. Raises InputError.
         """
-        tables: list[tuple[simulate.Result, Mapping[str, str]]] = []
-        runs: list[simulate.Result] = []
+        where: list[dict[str, str]] = []
         for values in itertools.product(*fields.values()):
             point = dict(zip(fields, values, strict=True))
-            found = self.with_(point).run(**options)
-            tables.append((found.runs[0], {name: str(value) for name, value in point.items()}))
-            runs += found.runs
-        if not runs:
+            texts = dict(assignment.split("=", 1) for assignment in _assignments(point))
+            where.append(texts)
+        if not where:
             raise InputError("sweep: expected at least one value of each field")
-        return Results(frames.of_results(tables), tuple(runs))
+        names = {name: _listed(options.pop(name, ())) for name in ("policies", "hardware")}
+        found = sweep.run(where, workload=self.path, assignments=self.assignments, **names, **options)
+        return Results(frames.of_results(found), tuple(result for _, result in found))
 
 
 def _listed(names: Any) -> Any:
@@ -185,6 +185,10 @@ class Results:
             return self.runs[0]
         what = f"a sweep of {len(self.runs)} runs; take one of its .runs" if self.runs else "read from a file"
         raise InputError(f"this needs one run, and these results are {what}: costsim.load(...).run(...) makes one")
+
+    def __repr__(self) -> str:
+        """The comparison, not the table of thousands of rows."""
+        return str(self.compare().to_string(index=False, float_format="{:.2f}".format, na_rep="n/a"))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the comparison."""

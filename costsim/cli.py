@@ -179,13 +179,13 @@ def _run_sweep(
     sweep: tuple[str, ...], by: str, style: str, out: str | None, expected: tuple[str, ...], **job: Any
 ) -> None:
     """`run --sweep`."""
-    from costsim import report, report_sweep, simulate, tables
+    from costsim import report, report_sweep, tables
     from costsim import sweep as sweeping
     from costsim.errors import InputError
 
     if expected:
         raise InputError("--assert: is of one run; leave out --sweep")
-    found = sweeping.run(simulate.prepare(**job), sweeping.points(sweep))
+    found = sweeping.run(sweeping.points(sweep), **job)
     if out is None:
         click.echo(report_sweep.render(found, by, style, tables.screen()), nl=False)
         return
@@ -257,15 +257,17 @@ def plot(
     options |= {} if batch is None else {"batches": _whole_numbers("--batch", batch)}
     options |= {} if phase is None else {"phase": phase}
     _check_kind(kind, by=by, batch=batch, phase=phase, sweep=sweep or None)
-    prepared = simulate.prepare(**job)
-    path = _path(f"{prepared.workload}-{kind}.{'json' if kind == 'trace' else 'svg'}" if out is None else out)
     if kind == "sweep":
         from costsim import plots, plots_sweep
         from costsim import sweep as sweeping
 
-        where = sweeping.points(sweep)
-        click.echo(plots.write(lambda: plots_sweep.sweep(sweeping.run(prepared, where)), path))
+        places = sweeping.places(sweeping.points(sweep), **job)
+        path = _path(f"{places[0][1].workload}-sweep.svg" if out is None else out)
+        found = ((point, simulate.execute(its)) for point, its in places)
+        click.echo(plots.write(lambda: plots_sweep.sweep(list(found)), path))
         return
+    prepared = simulate.prepare(**job)
+    path = _path(f"{prepared.workload}-{kind}.{'json' if kind == 'trace' else 'svg'}" if out is None else out)
     result = simulate.execute(prepared)
     if kind == "trace":
         from costsim import trace
@@ -472,8 +474,10 @@ def memory(
 
     batches = _whole_numbers("--batch", batch)
     capacity_bytes = report_memory.capacity(capacity_bytes, device)
-    asked = report_memory.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, sweeping.points(sweep))
-    prepared = simulate.prepare(**job, hardware=(device,) if device else ())
+    job["hardware"] = (device,) if device else ()
+    places = sweeping.places(sweeping.points(sweep), **job) if sweep else ()
+    asked = report_memory.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, places)
+    prepared = simulate.prepare(**job)
     click.echo(report_memory.render(prepared, asked, style, tables.screen()), nl=False)
 
 

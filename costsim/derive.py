@@ -14,7 +14,7 @@ from costsim.assign import Assignment, Copy
 from costsim.count import Held, Row
 from costsim.follow import Follower, Use, label
 from costsim.formats import Format, Scale
-from costsim.graph import Graph, Op
+from costsim.graph import GEMM_OPERANDS, Graph, Op
 from costsim.kinds import Dims, expand
 from costsim.laws import LAWS
 from costsim.steps import Part, Step, Term, nothing, undefined, worked
@@ -238,7 +238,8 @@ class Deriver:
     def _read(self, found: Derived, vector: _Vector, use: Use) -> None:
         """What a read moves: the tensor, or a copy that lies in DRAM in its place; copies made on chip move nothing."""
         op, name = use.op, use.op.inputs[use.operand]
-        operand, held = op.kind.input_names[use.operand], label(name, use.held)
+        labels = GEMM_OPERANDS[op.gemm] if op.gemm else op.kind.input_names
+        operand, held = labels[use.operand], label(name, use.held)
         if use.held is not None:
             found.add(nothing(f"DRAM read, {name}", "bit", f"its copy {held} stands for it as operand {operand}"))
         pattern = op.kind.touched[use.operand]

@@ -22,10 +22,15 @@ def one_line(text: object, most: int = 60) -> str:
 
 
 def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
-    """A clause to end a message with: the nearest valid name if one is near, and up to `most` of what is valid."""
+    """A clause to end a message with: the nearest valid name, if one is near, and up to `most` of what is valid.
+
+    Names that begin with what was said are nearer than those that are spelled like it: h100-sxm for h100.
+    """
     import difflib  # only errors need it
 
-    names = sorted(valid)
-    close = difflib.get_close_matches(str(name)[:60].lower(), names, n=1, cutoff=0.5)
+    names, said = sorted(valid), str(name)[:60].lower()
+    longer = [its for its in names if len(said) > 2 and its.lower().startswith(said)][:3]
+    close = longer or difflib.get_close_matches(said, names, n=1, cutoff=0.5)
     known = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-    return (f"; did you mean {close[0]!r}?" if close else "") + (f" (known: {known})" if names and most else "")
+    meant = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return meant + (f" (known: {known})" if names and most else "")

@@ -272,8 +272,8 @@ def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
         for path in paths if name else ():
             if path.is_file():
                 return path
-        if stem in shipped:
-            return shipped[stem]
+        if stem.lower() in shipped:
+            return shipped[stem.lower()]
         if name and paths[0].exists():  # a folder, say: reading it tells what is wrong
             return paths[0]
     except (OSError, ValueError):  # a name that no file can have

@@ -136,18 +136,19 @@ def _policy_records(result: Result, counted: CountedPolicy) -> list[dict[str, An
     return records
 
 
-def of_results(results: Sequence[tuple[Result, Mapping[str, str]]]) -> pd.DataFrame:
+def of_results(results: Sequence[tuple[Mapping[str, str], Result]]) -> pd.DataFrame:
     """The tidy table of results: columns as in COLUMNS, after them the fields that a sweep has set for each.
 
     Each result's baseline is in it, also if it was not asked for.
     """
     records: list[dict[str, Any]] = []
-    for result, point in results:
+    own = [name for name in results[0][0] if name not in COLUMNS]
+    for point, result in results:
+        fields = {name: point[name] for name in own}
         counted = {its.policy.name: its for its in (*result.policies, result.baseline)}
         for its in counted.values():
-            records += [{**record, **point} for record in _policy_records(result, its)]
-    names = (*COLUMNS, *(name for name in results[0][1] if name not in COLUMNS))
-    return _typed({name: [record.get(name) for record in records] for name in names})
+            records += [{**record, **fields} for record in _policy_records(result, its)]
+    return _typed({name: [record.get(name) for record in records] for name in (*COLUMNS, *own)})
 
 
 def _exact(values: Sequence[Any]) -> Any:
@@ -284,8 +285,12 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def fields(frame: pd.DataFrame) -> list[str]:
-    """The columns that a sweep has set."""
-    return [name for name in frame.columns if name not in COLUMNS]
+    """The columns that a sweep has set: of fields of the workload, and what varies of the convention."""
+    swept = [name for name in frame.columns if name not in COLUMNS]
+    return swept + [name for name in _CONVENTION if frame[name].nunique() > 1]
+
+
+_CONVENTION = ("workload", "law", "traffic", "scope", "baseline")
 
 
 def total(frame: pd.DataFrame, by: str = "policy") -> pd.DataFrame:
@@ -296,7 +301,7 @@ def total(frame: pd.DataFrame, by: str = "policy") -> pd.DataFrame:
     """
     if by not in GROUPS:
         raise InputError(f"by {one_line(by)!r}: expected one of {', '.join(GROUPS)}{nearest(by, GROUPS)}")
-    keys = list(dict.fromkeys(["policy", by, *fields(frame), "hardware"]))
+    keys = list(dict.fromkeys(["policy", by, *fields(frame), "hardware"]))  # no two runs are added up
     weights = frame["steps"].astype(object)
     weighed = frame[keys].copy()
     for name in (*COUNTS, *SPENT):
@@ -317,15 +322,16 @@ def compare(frame: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
 
     Ratios are correctly rounded; NaN where something is not defined. Raises InputError if the table has no such policy.
     """
-    base = str(frame["baseline"].iloc[0]) if baseline is None else baseline
     policies = list(frame["policy"].cat.categories)
-    if base not in policies:
-        raise InputError(f"baseline {one_line(base)!r}: not in the results{nearest(base, policies)}")
+    if baseline is not None and baseline not in policies:
+        raise InputError(f"baseline {one_line(baseline)!r}: not in the results{nearest(baseline, policies)}")
     sums = total(frame)
     keys = [name for name in (*fields(frame), "hardware") if name in sums]
     peaks = frame.groupby(["policy", *fields(frame)], observed=True, sort=False)["peak_memory_bytes"].max()
     sums = sums.merge(peaks.reset_index(), on=["policy", *fields(frame)])
-    its = sums[sums["policy"] == base].drop(columns="policy")
+    bases = sums["baseline"] if "baseline" in sums else frame["baseline"].iloc[0]
+    of_baseline = sums["policy"].astype(str) == (bases if isinstance(bases, str) else bases.astype(str))
+    its = sums[of_baseline if baseline is None else sums["policy"] == baseline].drop(columns="policy")
     both = sums.assign(_=0).merge(its.assign(_=0), on=["_", *keys], suffixes=("", " of the baseline"))
     table = both[["policy", *keys]].copy()
     for name, column in _RATIOS.items():

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from costsim.errors import InputError
-from costsim.plots_style import COLOURS, marks, note, starred
+from costsim.plots_style import COLOURS, marks, starred
 from costsim.records import Record, records
 from costsim.simulate import Result
-from costsim.sweep import Point, value
+from costsim.sweep import Point, convention, value
 
 _MARKERS = "osD^vPX*"
 
@@ -78,5 +78,5 @@ def sweep(found: Sequence[tuple[Point, Result]]) -> Figure:
         line[0].set_ylabel(f"times less than {first.baseline.policy.name}")
     handles, labels = flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=8)
-    figure.suptitle(note(first.job) + marks(first.policies), fontsize=10)
+    figure.suptitle(f"{first.job.workload}: {convention(found).partition(';')[0]}{marks(first.policies)}", fontsize=10)
     return figure

@@ -50,6 +50,9 @@ class Policy:
         document, place = self.inherited.get(str(at[0]) if at else "", (self.document, at[:1]))
         return document.error((*place, *at[1:]), message)
 
+    def __repr__(self) -> str:
+        return f"Policy({self.name!r})"
+
     @property
     def setup(self) -> tuple[str, ...]:
         """How tables name the setting, one text per phase; `*` marks levels that are recalled, not stated."""
@@ -146,6 +149,8 @@ def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
     document = Document(f"{name} (Python)", files.tuples({"description": name, **own, "rules": [rule] if rule else []}))
     said = validate(schema.Policy, document)
     update: dict[str, Any] = {name: getattr(said, name) for name in own} | {"rules": (*policy.file.rules, *said.rules)}
+    if policy.file.setup and "setup" not in own:  # which would no longer be true
+        update["setup"] = f"{policy.file.setup}, {name.removeprefix(f'{policy.name}-').replace('-', ' ')}"
     if "numbers" in own:
         update["numbers"] = {**policy.file.numbers, **said.numbers}
     stands = {name: policy.inherited.get(name, (policy.document, (name,))) for name in _INHERITED}

@@ -188,11 +188,10 @@ def remarks(result: Result, by: str = "policy") -> list[str]:
     return lines
 
 
-def said(result: Result, baseline: str, steps: bool = True) -> str:
-    """The convention in a line; `steps`: with their number."""
+def said(result: Result, baseline: str) -> str:
+    """The convention in a line."""
     its = result.job.convention
-    length = f", {its.steps} steps" if steps else ""
-    return f"law {its.law}, traffic {its.traffic_said}, scope {its.scope}{length}; x less than {baseline}"
+    return f"law {its.law}, traffic {its.traffic_said}, scope {its.scope}, {its.steps} steps; x less than {baseline}"
 
 
 def notes(result: Result, by: str = "policy", screen: Screen = _PLAIN) -> list[str]:

@@ -12,7 +12,7 @@ from costsim.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy,
 from costsim.models import sections
 from costsim.policy import Policy
 from costsim.simulate import Job
-from costsim.sweep import NOWHERE, Point, at, value, without
+from costsim.sweep import NOWHERE, Point, value, without
 from costsim.tables import (
     Column,
     Screen,
@@ -53,7 +53,7 @@ class Asked:
     capacity_bytes: int | None = None
     reserve_bytes: int = 0
     stash: bool = False  # whether tables list the stash tensor by tensor
-    points: Sequence[Point] = (NOWHERE,)  # of a sweep
+    places: Sequence[tuple[Point, Job]] = ()  # of a sweep, instead of the one job
 
 
 def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
@@ -72,7 +72,7 @@ def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
 
 def rows(job: Job, asked: Asked) -> list[Row]:
     """A row per policy, point of a sweep and batch size. Raises InputError for what does not fit the workload."""
-    places = [(point, at(job, point)) for point in asked.points]
+    places = asked.places or [(NOWHERE, job)]
     jobs = [[with_batch(its, sequences, asked.accumulation) for sequences in asked.batches] for _, its in places]
     found = []
     for policy in job.policies:
@@ -169,12 +169,14 @@ def _table(found: Sequence[Row]) -> Table:
 
 def notes(found: Sequence[Row], asked: Asked) -> list[str]:
     """The lines under a table: what is in force, where the peaks are, what fits."""
-    force = in_force(found[0].job)
+    everywhere = [in_force(row.job) for row in found]
+    force = {name: " or ".join(dict.fromkeys(str(its[name]) for its in everywhere)) for name in everywhere[0]}
+    activations = dict.fromkeys("fused" if its["fused_activation"] else "op by op" for its in everywhere)
     masks = sorted({_mask_bits(row) for row in found} - {0})
     lines = [
         f"GB (10^9 bytes) at the peak of a step, by last use; {_parameters(found)}",
         f"in force: attention {force['attention']}, checkpointing {force['checkpointing']}, "
-        f"activation {'fused' if force['fused_activation'] else 'op by op'}, traffic {force['traffic']} (what it keeps "
+        f"activation {' or '.join(activations)}, traffic {force['traffic']} (what it keeps "
         f"on chip takes none), {force['micro_batches']} micro-batches"
         + (f", dropout masks of {' or '.join(map(str, masks))} bit" if masks else ", no dropout masks"),
     ]

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from costsim.records import Record, convention, full_records
-from costsim.report import FORMATS, paper_tables, remarks, said, table_of
+from costsim.report import FORMATS, remarks, table_of
 from costsim.simulate import Result
 from costsim.sweep import Point, join, value
+from costsim.sweep import convention as sweep_convention
 from costsim.tables import Screen, Table, csv_text, markdown, markdown_text, terminal
 
 Found = Sequence[tuple[Point, Result]]
@@ -36,7 +37,7 @@ def _notes(found: Found, by: str) -> list[str]:
     """What stands under the table: what all points share, then each remark once."""
     first = found[0][1]
     swept = ", ".join(found[0][0])
-    lines = [f"swept: {swept}", said(first, first.job.convention.baseline, steps=False)]
+    lines = [f"swept: {swept}", sweep_convention(found)]
     lines += dict.fromkeys(line for _, result in found for line in remarks(result, by))
     if first.job.hardware and by != "reduction":
         lines.append("times and energies of a sweep: --by reduction, or --format csv")
@@ -58,10 +59,11 @@ def to_latex(found: Found, by: str) -> str:
     """A table for a paper."""
     from costsim.report_latex import document  # pandas
 
-    first = paper_tables(found[0][1], by)[0]
-    swept = ", ".join(found[0][0])
-    caption = f"{first.caption} Swept: {swept}."
-    label, notes = f"{first.label}-sweep", _notes(found, by)[2:]
+    workload, swept = found[0][1].job.workload, ", ".join(found[0][0])
+    over = "" if by == "policy" else f" by {by}"
+    what = "Reductions" if by == "reduction" else f"Arithmetic and DRAM traffic{over}"
+    caption = f"{what} of {workload} over {swept} ({sweep_convention(found)})."
+    label, notes = f"tab:costsim-{workload}-{by}-sweep", _notes(found, by)[2:]
     return document([replace(_joined(found, by, True), label=label, caption=caption, notes=notes)])
 
 

@@ -293,8 +293,15 @@ def _unknown_is_text(found: dict[str, Any]) -> None:
     found["anyOf"] = [{"const": "unknown"} if kind == {"type": "null"} else kind for kind in found["anyOf"]]
 
 
+def _whole(value: Any) -> Any:
+    """1.0e14 is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 OrUnknown = Annotated[Figure | None, BeforeValidator(_known), Field(json_schema_extra=_unknown_is_text)]
-PerSecond = Annotated[int, Field(ge=10**5, le=MAX_INTEGER)]  # less, of a device, is a number in another unit
+PerSecond = Annotated[  # less, of a device, is a number in another unit
+    int, BeforeValidator(_whole), Field(ge=10**5, le=MAX_INTEGER)
+]
 
 
 class MacRate(Sourced):

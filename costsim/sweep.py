@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 from costsim.errors import InputError, one_line
-from costsim.simulate import Job, Result, execute, with_fields
+from costsim.fusion import UNTILED
+from costsim.simulate import Job, Result, execute, prepare
 from costsim.tables import Column, Table
 
 Point = Mapping[str, str]  # fields of the workload, each with its value as text
@@ -33,15 +35,42 @@ def points(sweeps: Sequence[str]) -> list[Point]:
     return [dict(zip(fields, values, strict=True)) for values in product(*fields.values())]
 
 
-def at(job: Job, point: Point) -> Job:
-    """The job at a point. Raises InputError, naming the field, if it does not fit."""
-    return with_fields(job, [f"{name}={value}" for name, value in point.items()]) if point else job
+_CONVENTION = ("law", "traffic", "scope", "baseline")  # arguments of `prepare`, which stand over the file's fields
+_SEVERAL = ("policies", "hardware")
 
 
-def run(job: Job, where: Sequence[Point]) -> list[tuple[Point, Result]]:
+def at(point: Point, **options: Any) -> Job:
+    """The job that `simulate.prepare` makes of the options, at a point. Raises InputError, naming the field.
+
+    What is swept stands over options that say the same; a buffer is for those traffic models that have one.
+    """
+    for name in point:
+        if name.partition(".")[0] in _SEVERAL:
+            raise InputError(f"--sweep {name}: not a field to sweep; name several policies or devices instead")
+    said = {name: text for name, text in point.items() if name in _CONVENTION}
+    sets = [f"{name}={text}" for name, text in point.items()]
+    changed = {**options, **said, "assignments": (*options.get("assignments", ()), *sets)}
+    if "buffer_bytes" in point or ("traffic" in point and point["traffic"] in UNTILED):
+        changed["buffer_bytes"] = None  # the field says it, or there is none
+    return prepare(**changed)
+
+
+def places(where: Sequence[Point], **options: Any) -> list[tuple[Point, Job]]:
+    """The jobs at some points, all checked. Raises InputError."""
+    return [(point, at(point, **options)) for point in where]
+
+
+def run(where: Sequence[Point], **options: Any) -> list[tuple[Point, Result]]:
     """The results at some points. All points are checked before the first is counted. Raises InputError."""
-    jobs = [at(job, point) for point in where]
-    return [(point, execute(its)) for point, its in zip(where, jobs, strict=True)]
+    return [(point, execute(job)) for point, job in places(where, **options)]
+
+
+def convention(found: Sequence[tuple[Point, Result]]) -> str:
+    """The convention that all points share, in a line; what is swept is said so."""
+    its, swept = found[0][1].job.convention, found[0][0]
+    said = {"law": its.law, "traffic": its.traffic if "buffer_bytes" in swept else its.traffic_said, "scope": its.scope}
+    parts = [f"{name} {'as swept' if name in swept else text}" for name, text in said.items()]
+    return f"{', '.join(parts)}; x less than {'the baseline' if 'baseline' in swept else its.baseline}"
 
 
 def value(text: str) -> int | float | str:

@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+import costsim
 from costsim import records, report_memory, report_sweep, simulate, sweep
 from costsim.cli import main
 from costsim.errors import InputError
@@ -16,7 +17,7 @@ SWEEP = ["batch=4,8", "model.layers=1,2"]
 
 @pytest.fixture(scope="module")
 def found():
-    return sweep.run(simulate.prepare("glue-mrpc-dsq", ["dsq", "fixed16"]), sweep.points(SWEEP))
+    return sweep.run(sweep.points(SWEEP), workload="glue-mrpc-dsq", policies=["dsq", "fixed16"])
 
 
 def test_points_are_all_combinations_the_last_field_fastest():
@@ -80,10 +81,12 @@ def test_every_format_shows_every_point(found, by, style):
 
 def test_memory_of_a_sweep():
     job = simulate.prepare("gpt2-small", ["bf16-mixed"])
-    asked = report_memory.Asked(points=sweep.points(["model.layers=1,2"]), capacity_bytes=10**10)
+    places = sweep.places(sweep.points(["model.layers=1,2"]), workload="gpt2-small", policies=["bf16-mixed"])
+    asked = report_memory.Asked(places=places, capacity_bytes=10**10)
     rows = json.loads(report_memory.render(job, asked, "json"))["rows"]
     for row, layers in zip(rows, (1, 2), strict=True):
-        alone = report_memory.rows(sweep.at(job, {"model.layers": str(layers)}), report_memory.Asked())[0]
+        one = simulate.prepare("gpt2-small", ["bf16-mixed"], assignments=[f"model.layers={layers}"])
+        alone = report_memory.rows(one, report_memory.Asked())[0]
         assert row["model.layers"] == layers
         assert row["peak_memory_bytes"] == str(alone.memory.peak_bytes)
         assert row["parameters"] == alone.job.graph.parameters
@@ -119,6 +122,7 @@ def test_on_the_command_line(tmp_path):
         (("run", "--sweep", "batch=4,none"), "batch.sequences"),
         (("run", "--sweep", "bath.sequences=4"), "did you mean 'batch'"),
         (("memory", "--sweep", "batch=0"), "batch.sequences"),
+        (("run", "--sweep", "policies=dsq,fixed16"), "--sweep policies: not a field to sweep"),
         (("plot", "sweep"), "plot sweep: takes one --sweep, got none"),
         (("plot", "sweep", "--sweep", "batch=4", "--sweep", "model.layers=1"), "got batch.sequences, model.layers"),
         (("plot", "roofline", "--sweep", "batch=4"), "--sweep: is of plot sweep, not of plot roofline"),
@@ -130,6 +134,40 @@ def test_bad_sweeps(arguments, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+CONVENTIONS = [
+    ("traffic", ["unfused", "fused"]),
+    ("scope", ["gemm", "layer", "step"]),
+    ("law", ["product", "bops"]),
+    ("baseline", ["fixed16", "fixed32"]),
+]
+
+
+@pytest.mark.parametrize(("name", "texts"), CONVENTIONS, ids=[name for name, _ in CONVENTIONS])
+def test_a_swept_convention_is_that_of_each_run(name, texts):
+    """It once was in the label only: the numbers were all those of the file's convention."""
+    options = {"assignments": ["model.layers=1"], "policies": ["dsq"], "scope": "step"}
+    found = sweep.run([{name: text} for text in texts], workload="glue-mrpc-dsq", **options)
+    alone = [simulate.run("glue-mrpc-dsq", **{**options, name: text}) for text in texts]
+    expected = [record for result in alone for record in records.full_records(result, "policy")]
+    assert [{k: v for k, v in row.items() if k != name} for row in report_sweep.records(found, "policy")] == expected
+    assert f"{name} as swept" in report_sweep.render(found, "policy", "table") or name == "baseline"
+    table = costsim.load("glue-mrpc-dsq", {"model.layers": 1}).sweep({name: texts}, policies="dsq", scope="step")
+    ratios = table.compare()
+    ours = ratios[ratios["policy"] == "dsq"][["arithmetic_reduction", "dram_reduction"]].values.tolist()
+    assert ours == [[its["arithmetic_reduction"], its["dram_reduction"]] for its in expected]
+
+
+def test_a_swept_buffer_is_that_of_each_run():
+    options = {"workload": "glue-mrpc-dsq", "policies": ["dsq"], "scope": "step"}
+    sizes = ["32768", "1048576"]
+    found = sweep.run([{"buffer_bytes": size} for size in sizes], traffic="tiled", buffer_bytes=1000, **options)
+    alone = [simulate.run(traffic="tiled", buffer_bytes=int(size), **options) for size in sizes]
+    assert [result.policies[0].total for _, result in found] == [its.policies[0].total for its in alone]
+    found = sweep.run([{"traffic": its} for its in ("unfused", "fused", "tiled")], buffer_bytes=131072, **options)
+    moved = [result.policies[0].total.dram_bits for _, result in found]
+    assert moved[0] > moved[1] < moved[2]
 
 
 def test_the_figure_shows_the_ratios(found):
