@@ -25,6 +25,7 @@ from costsim import frames, report, simulate, sweep
 from costsim.count import GROUPINGS
 from costsim.errors import InputError
 from costsim.graph import Graph
+from costsim.models import build
 from costsim.policy import Policy, find_policy, load_policies, make_policy
 from costsim.records import Record, records
 from costsim.tables import flat
@@ -40,9 +41,7 @@ def load(workload: str | Path, fields: Mapping[str, object] | None = None) -> Wo
 
     Raises InputError for anything wrong in it.
     """
-    made = Workload(str(workload), _assignments(fields or {}))
-    simulate.prepare(made.path, assignments=made.assignments)
-    return made
+    return Workload(str(workload)).with_(fields or {})
 
 
 def load_policy(name: str | Path) -> Policy:
@@ -70,13 +69,14 @@ class Workload:
     def with_(self, fields: Mapping[str, object]) -> Workload:
         """The workload with more of its fields changed. Raises InputError if they do not fit."""
         made = replace(self, assignments=(*self.assignments, *_assignments(fields)))
-        simulate.prepare(made.path, assignments=made.assignments)
+        assert made.graph  # which reads and checks the file
         return made
 
     @property
     def graph(self) -> Graph:
         """The training step: tensors, ops, sizes."""
-        return simulate.prepare(self.path, assignments=self.assignments).graph
+        _, document, file = simulate.read_workload(self.path, self.assignments)
+        return build(file, document)
 
     def run(self, policies: Sequence[str | Policy] = (), hardware: Sequence[str] = (), **convention: Any) -> Results:
         """Count policies (the file's, if none is said) side by side, with time and energy on devices.
@@ -95,8 +95,8 @@ class Workload:
         `workload.sweep({"batch.sequences": [1, 2, 4]}, policies=["dsq"])`. Raises InputError.
         """
         where: list[dict[str, str]] = []
-        for values in itertools.product(*fields.values()):
-            point = dict(zip(fields, values, strict=True))
+        for values in itertools.product(*map(_listed, fields.values())):
+            point = dict(zip(map(sweep.field, fields), values, strict=True))
             texts = dict(assignment.split("=", 1) for assignment in _assignments(point))
             where.append(texts)
         if not where:
@@ -108,7 +108,7 @@ class Workload:
 
 def _listed(names: Any) -> Any:
     """Several, also if one was given by itself."""
-    return (names,) if isinstance(names, (str, Policy)) else tuple(names)
+    return (names,) if isinstance(names, (str, Policy, int, float)) else tuple(names or ())
 
 
 def _columns(record: Record) -> dict[str, Any]:

@@ -15,7 +15,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "terminal_width": 80}
 
 Command = Callable[..., Any]
 
-BY = ("policy", "phase", "kind", "layer", "role", "tensor", "op", "pair", "assumption", "reduction")
+BY = ("policy", "phase", "kind", "layer", "role", "tensor", "op", "pair", "gemm", "assumption", "reduction")
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 PLOTS = ("breakdown", "comparison", "sensitivity", "schedule", "roofline", "memory", "timeline", "sweep", "trace")
 
@@ -35,6 +35,34 @@ class _Group(click.Group):
         except InputError as error:
             click.echo(f"costsim: {error}", err=True)
             ctx.exit(2)
+
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{end}": base**power
+    for power, prefix in enumerate(("k", "M", "G", "T"), 1)
+    for end, base in (("B", 1000), ("iB", 1024))
+}
+
+
+def _bytes(least: int) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
+    """Reads bytes as a whole number, or with a unit: 24000000000, 24e9, 24GB, 24GiB."""
+
+    def read(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+        import re
+        from fractions import Fraction
+
+        if text is None:
+            return None
+        match = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?(?:e\d{1,2})?) ?([A-Za-z]*)", text)
+        units = {name.lower(): size for name, size in _UNITS.items()}
+        if match and match[2].lower() in units:
+            size = Fraction(match[1]) * units[match[2].lower()]
+            if size.denominator == 1 and size >= least:
+                return int(size)
+        told = f"expected bytes, {least} or more, such as 24000000000, 24GB or 24GiB, got {text!r}"
+        raise click.BadParameter(told, ctx=ctx, param=param)
+
+    return read
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -81,7 +109,7 @@ _SWEEP = (
 )
 _BUFFER = (
     click.option(
-        "--buffer-bytes", type=click.IntRange(1), metavar="N", help="On chip, for traffic tiled; else the device's."
+        "--buffer-bytes", callback=_bytes(1), metavar="N", help="On chip, for traffic tiled; else the device's."
     ),
 )
 _HARDWARE = (
@@ -120,9 +148,9 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 @_options(*_WORKLOAD, *_SWEEP, *_BUFFER, *_RATIOS, *_HARDWARE)
 @click.option("--by", type=click.Choice(BY), default="policy", show_default=True, help="What a row is.")
 @click.option(
-    "--format", "style", type=click.Choice(FORMATS), default="table", show_default=True, help="Output format."
+    "--format", "style", type=click.Choice(FORMATS), help="Output format.  [default: table, or the ending of --out]"
 )
-@click.option("--out", type=click.Path(), help="Folder to write every format to, instead of printing.")
+@click.option("--out", type=click.Path(), help="File to write (.tex .md .csv .json .txt), or folder for all of them.")
 @click.option(
     "--assert", "expected", multiple=True, metavar="EXPR", help="Exit with 1 unless dsq.dram_reduction > 2; repeatable."
 )
@@ -131,7 +159,7 @@ def run(
     context: click.Context,
     /,
     by: str,
-    style: str,
+    style: str | None,
     out: str | None,
     expected: tuple[str, ...],
     sweep: tuple[str, ...],
@@ -156,7 +184,8 @@ def run(
     """
     from costsim import report, simulate, tables
 
-    if out is not None:
+    style = _style(style, out)
+    if out is not None and not _is_file(out):
         report.check_folder(_path(out))
     if sweep:
         _run_sweep(sweep, by, style, out, expected, **job)
@@ -168,8 +197,7 @@ def run(
     if out is None:
         click.echo(report.render(result, by, style, tables.screen()), nl=False)
     else:
-        for path in report.write_all(report.texts(result, by), _path(out)):
-            click.echo(path)
+        _write(out, lambda: report.render(result, by, style), lambda: report.texts(result, by))
     for failure in failures:
         click.echo(f"costsim: {failure}", err=True)
     context.exit(1 if failures else 0)
@@ -179,7 +207,7 @@ def _run_sweep(
     sweep: tuple[str, ...], by: str, style: str, out: str | None, expected: tuple[str, ...], **job: Any
 ) -> None:
     """`run --sweep`."""
-    from costsim import report, report_sweep, tables
+    from costsim import report_sweep, tables
     from costsim import sweep as sweeping
     from costsim.errors import InputError
 
@@ -188,8 +216,36 @@ def _run_sweep(
     found = sweeping.run(sweeping.points(sweep), **job)
     if out is None:
         click.echo(report_sweep.render(found, by, style, tables.screen()), nl=False)
+    else:
+        _write(out, lambda: report_sweep.render(found, by, style), lambda: report_sweep.texts(found, by))
+
+
+_ENDINGS = {"txt": "table", "json": "json", "csv": "csv", "md": "markdown", "tex": "latex"}
+
+
+def _is_file(out: str) -> bool:
+    """Whether --out names one file, by its ending, and not the folder for all formats."""
+    return out.rpartition(".")[2] in _ENDINGS and not os.path.isdir(out)
+
+
+def _style(style: str | None, out: str | None) -> str:
+    """The format that is asked for, by --format or by the ending of --out. Raises InputError if they differ."""
+    from costsim.errors import InputError
+
+    ending = _ENDINGS[out.rpartition(".")[2]] if out is not None and _is_file(out) else None
+    if style and ending and style != ending:
+        raise InputError(f"--out {out}: that is for {ending}, and --format says {style}")
+    return style or ending or "table"
+
+
+def _write(out: str, render: Callable[[], str], texts: Callable[[], dict[str, str]]) -> None:
+    """Write one file, or every format to a folder, and print what was written."""
+    from costsim import files, report
+
+    if _is_file(out):
+        click.echo(files.write(_path(out), render().encode(errors="backslashreplace")))
         return
-    for path in report.write_all(report_sweep.texts(found, by), _path(out)):
+    for path in report.write_all(texts(), _path(out)):
         click.echo(path)
 
 
@@ -445,9 +501,13 @@ def _whole_numbers(name: str, text: str | None) -> list[int | None]:
 @_options(*_WORKLOAD, *_SWEEP, *_BUFFER)
 @click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, instead of the workload's.")
 @click.option("--accumulation", type=click.IntRange(1), help="Split the batch into so many micro-batches.")
-@click.option("--capacity-bytes", type=click.IntRange(1), help="What a device has: does it fit, and the largest batch.")
+@click.option(
+    "--capacity-bytes", callback=_bytes(1), metavar="N", help="What a device has: does it fit, and the largest batch."
+)
 @click.option("--hardware", "device", metavar="NAME", help="Device whose DRAM is the capacity.")
-@click.option("--reserve-bytes", type=click.IntRange(0), default=0, help="Set aside for what is not modelled.")
+@click.option(
+    "--reserve-bytes", callback=_bytes(0), default="0", metavar="N", help="Set aside for what is not modelled."
+)
 @click.option("--stash", is_flag=True, help="List the stash tensor by tensor.")
 @click.option("--format", "style", type=click.Choice(FORMATS), default="table", show_default=True)
 def memory(

@@ -16,6 +16,7 @@ from costsim.assign import Assignment, Copy
 from costsim.formats import Format
 from costsim.fusion import TRAFFIC_MODELS as TRAFFIC_MODELS  # known here by name, too
 from costsim.fusion import group_ops as group_ops
+from costsim.fusion import grouping
 from costsim.graph import Graph, Op
 from costsim.kinds import Dims, expand
 from costsim.laws import LAWS, Law
@@ -281,7 +282,7 @@ def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope:
     stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
     nothing to fuse. Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
     """
-    found = kernels(graph, assignment.marks, group_ops(graph, "unfused" if scope == "gemm" else traffic))
+    found = kernels(graph, assignment.marks, group_ops(graph, grouping(traffic, scope)))
     counter = _Counter(graph, assignment, found)
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []
@@ -393,6 +394,7 @@ GROUPINGS: dict[str, tuple[Callable[[Row, Op], str], Callable[[Move, Op], str] |
     "tensor": (Row.result, Move.tensor),
     "op": (Row.name, None),
     "pair": (lambda row, _: row.pair_name, None),
+    "gemm": (lambda row, _: row.gemm or "no GEMM", None),
 }
 _BY_NAME = ("layer", "tensor", "op")
 

@@ -10,6 +10,7 @@ from costsim.assign import Assignment, assign
 from costsim.count import SCOPES, Row, group_ops, narrowest_scope
 from costsim.derive import Derived, Deriver, differences
 from costsim.errors import InputError, one_line
+from costsim.fusion import grouping
 from costsim.graph import Graph, Op
 from costsim.policy import Policy
 from costsim.schedule import schedule
@@ -103,7 +104,7 @@ def _device_steps(job: Job, phase: CountedPhase, scope: str, found: Derived) -> 
 
 def _grouping(job: Job, scope: str) -> str:
     """The traffic model by which ops are grouped into kernels: in scope gemm nothing fuses."""
-    return "unfused" if scope == "gemm" else job.convention.traffic
+    return grouping(job.convention.traffic, scope)
 
 
 def _explain_phase(job: Job, scope: str, assignment: Assignment, name: str) -> tuple[Step, ...] | None:

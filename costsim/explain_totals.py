@@ -12,7 +12,7 @@ from costsim.hardware import Hardware
 from costsim.laws import LAWS
 from costsim.memory import of_policy
 from costsim.roofline import Rates, Spent, kernels, spend
-from costsim.simulate import CountedPolicy, Job, Result, buffer_on, execute, rows_on
+from costsim.simulate import CountedPolicy, Job, Result, buffer_unknown, execute, rows_on
 from costsim.steps import Number, Part, Step, undefined, worked
 
 MOST = 10  # parts that are listed one by one
@@ -141,7 +141,7 @@ def _spent_on(job: Job, counted: CountedPolicy, device: Hardware, spent: Spent, 
         rows, said = rows_on(job, phase, device), job.convention
         for kernel in kernels(job.graph, rows, said.traffic, said.scope, each=True):
             its = spend(kernel, device, job.overlap, rates)
-            if said.tiled and buffer_on(job, device) is None:
+            if buffer_unknown(job, device):
                 its.forget_traffic("on_chip_bytes")
             total.add(its)
             row, op = kernel.first

@@ -22,13 +22,13 @@ from costsim import files
 from costsim.assign import assign
 from costsim.count import Row, each_op
 from costsim.errors import InputError, nearest, one_line
-from costsim.fusion import group_ops
+from costsim.fusion import group_ops, grouping
 from costsim.graph import Op
 from costsim.hardware import Hardware
 from costsim.laws import LAWS
 from costsim.memory import memory
 from costsim.roofline import Rates, Spent, kernels, spend
-from costsim.simulate import CountedPhase, CountedPolicy, Result, rows_on
+from costsim.simulate import CountedPhase, CountedPolicy, Result, buffer_unknown, rows_on
 
 # The columns, with what they hold. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
 COLUMNS = {
@@ -91,8 +91,9 @@ def _step_records(result: Result, phase: CountedPhase, device: Hardware | None) 
     """The ops of a step in order, each with the kernel that it is in; on a device, with what its kernel takes."""
     job = result.job
     said = job.convention
-    rows = rows_on(job, phase, device) if device else phase.rows
-    group = group_ops(job.graph, "unfused" if said.scope == "gemm" else said.traffic)
+    unknown = device is not None and buffer_unknown(job, device)
+    rows = rows_on(job, phase, device) if device and not unknown else phase.rows
+    group = group_ops(job.graph, grouping(said.traffic, said.scope))
     first: dict[int, str] = {}  # op of each kernel, but of those that only make a copy
     records = []
     for op, row in each_op(rows):
@@ -104,7 +105,9 @@ def _step_records(result: Result, phase: CountedPhase, device: Hardware | None) 
         spent: dict[str, Spent] = {}
         for found in kernels(job.graph, rows, said.traffic, said.scope, each=True):
             row, op = found.first
-            spent[row.name(op)] = spend(found, device, job.overlap, rates)
+            its_own = spent[row.name(op)] = spend(found, device, job.overlap, rates)
+            if unknown:
+                its_own.forget_traffic("on_chip_bytes")
         for its in records:
             took = spent.get(its["op"], Spent()) if its["op"] == its["kernel"] else Spent()
             bound = took.bound if its["op"] == its["kernel"] else None
@@ -224,7 +227,7 @@ def _to_csv(frame: pd.DataFrame) -> bytes:
 
 
 def _from_csv(data: bytes) -> dict[str, list[Any]]:
-    header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    header, *rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")) if row]
     return {name: [row[i] or None for row in rows] for i, name in enumerate(header)}
 
 
@@ -272,12 +275,17 @@ def read(path: Path) -> pd.DataFrame:
         missing = [name for name in COLUMNS if name not in columns]
         if missing:
             raise ValueError(f"no column {missing[0]}")
+        if len({len(values) for values in columns.values()}) != 1 or not columns["policy"]:
+            raise ValueError("expected as many values in each column, and one row at least")
+        for name, what in COLUMNS.items():
+            if what in ("name", "count") and name != "layer" and None in columns[name]:
+                raise ValueError(f"column {name}: a value is missing in row {columns[name].index(None) + 1}")
         return _typed({name: columns[name] for name in (*COLUMNS, *(name for name in columns if name not in COLUMNS))})
     except OSError as error:
         raise InputError(f"{one_line(path)}: {error.strerror or error}") from None
     except ImportError:
         raise InputError(f"{path}: Parquet takes pyarrow: pip install 'costsim[parquet]'") from None
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, RecursionError) as error:
         raise InputError(f"{one_line(path)}: not a table of results: {one_line(error)}") from None
 
 
@@ -332,7 +340,7 @@ def compare(frame: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     bases = sums["baseline"] if "baseline" in sums else frame["baseline"].iloc[0]
     of_baseline = sums["policy"].astype(str) == (bases if isinstance(bases, str) else bases.astype(str))
     its = sums[of_baseline if baseline is None else sums["policy"] == baseline].drop(columns="policy")
-    both = sums.assign(_=0).merge(its.assign(_=0), on=["_", *keys], suffixes=("", " of the baseline"))
+    both = sums.assign(_=0).merge(its.assign(_=0), how="left", on=["_", *keys], suffixes=("", " of the baseline"))
     table = both[["policy", *keys]].copy()
     for name, column in _RATIOS.items():
         if column in sums:

@@ -28,38 +28,27 @@ class TrafficModel(NamedTuple):
     description: str
 
 
-# Kinds that need a whole row before they give anything, or sum over rows; the others that fuse are elementwise.
-_ROWWISE = frozenset(
-    (
-        *("softmax", "softmax_lse", "softmax_from_lse", "softmax_grad", "top_k", "pick", "pick_grad", "sum_leading"),
-        *("normalize", "normalize_grad", "rms_norm", "rms_norm_grad", "rms_norm_grad_weight"),
-        *("layer_norm", "layer_norm_grad", "layer_norm_grad_weights"),
-    )
-)
-_IN_PASSES = ("elementwise", "rowwise")
-
 WRITTEN = Pattern(
     "written", (), (), "ops that the model family wrote as one kernel: flash attention, and its backward as another"
 )
 PATTERNS: tuple[Pattern, ...] = (
     WRITTEN,
-    Pattern("chain", ("elementwise",), ("elementwise",), "elementwise ops, one after another on the same values"),
     Pattern(
-        "rows",
-        _IN_PASSES,
-        _IN_PASSES,
-        "softmax, norms and sums of gradients, with what comes right before and after them: scale, mask, dropout, add",
+        "passes",
+        ("pass",),
+        ("pass",),
+        "elementwise chains, softmax, norms, sums of gradients, one after another: scale, mask, softmax, dropout",
     ),
     Pattern(
         "epilogue",
         ("gemm",),
-        _IN_PASSES,
+        ("pass",),
         "what follows a GEMM on its result: bias, activation, dropout, residual, norm",
     ),
     Pattern(
         "after-lookup",
         ("lookup",),
-        _IN_PASSES,
+        ("pass",),
         "what follows an embedding, a loss, or tokens sent to experts: the sum with positions, a norm",
     ),
     Pattern(
@@ -96,7 +85,12 @@ def _sort(op: Op) -> str:
         return "update"
     if not op.kind.fuses:
         return "lookup"
-    return "rowwise" if op.kind.name in _ROWWISE else "elementwise"
+    return "pass"  # over the elements of tensors, or over rows that stay on chip
+
+
+def grouping(traffic: str, scope: str) -> str:
+    """The traffic model by which ops of a scope are grouped: in scope `gemm` there is nothing to fuse."""
+    return "unfused" if scope == "gemm" else traffic
 
 
 @lru_cache(maxsize=8)

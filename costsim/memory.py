@@ -168,6 +168,13 @@ def of_policy(graph: Graph, policy: Policy, traffic: str) -> tuple[int, Memory]:
     return highest, found[highest]
 
 
+def standing_bytes(graph: Graph, policy: Policy) -> int:
+    """What weights and states alone take, between steps too, in the phase in which that is most: less than any peak."""
+    lasting = [name for name in sorted(_lasting(graph)) if graph.tensors[name].alias is None]
+    phases = [assign(graph, policy, i) for i in range(len(policy.file.phases))]
+    return max(sum(-(-stored_bits(graph, its, name, None) // 8) for name in lasting) for its in phases)
+
+
 def with_batch(job: Job, sequences: int | None, accumulation: int | None = None) -> Job:
     """The job with another batch: so many sequences, in `accumulation` micro-batches if that is said.
 

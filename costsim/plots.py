@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from costsim import files
 from costsim.count import Total, sum_rows
-from costsim.errors import InputError
+from costsim.errors import InputError, nearest
 from costsim.hardware import Hardware
 from costsim.plots_breakdown import breakdown, comparison
 from costsim.plots_hardware import Bar, memory, roofline, stacked
@@ -305,7 +305,9 @@ PLOTS: dict[str, Callable[..., Figure]] = {
 
 
 def draw(result: Result, kind: str, **options: Any) -> Figure:
-    """One of PLOTS, which takes the options. Raises InputError for what the figure cannot be drawn of."""
+    """One of PLOTS, which takes the options. Raises InputError for another, or what it cannot be drawn of."""
+    if kind not in PLOTS:
+        raise InputError(f"unknown figure {kind!r}{nearest(kind, PLOTS)}")
     with mpl.rc_context(_STYLE):
         return PLOTS[kind](drawable(result), **options)
 

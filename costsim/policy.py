@@ -138,6 +138,9 @@ def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
         if name not in schema.Policy.model_fields:
             known = (*of_rule, *schema.Policy.model_fields)
             raise InputError(f"policy {policy.name}: unknown field {one_line(name)!r}{nearest(name, known)}")
+    for name in ("compose", "assumptions"):
+        if name in own:
+            raise InputError(f"policy {policy.name}: with_ takes no {name}; make_policy makes a policy with it")
     rule = {name: value for name, value in fields.items() if name in of_rule}
     if rule.get("role") in ("stash", "operand"):
         rule["copy"] = rule.pop("role")
@@ -146,7 +149,8 @@ def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
         for name, value in rule.items()
     }
     name = called or _name_of_change(policy.name, [*rule.values(), *own])
-    document = Document(f"{name} (Python)", files.tuples({"description": name, **own, "rules": [rule] if rule else []}))
+    rules = [*own.pop("rules", ()), *([rule] if rule else [])]
+    document = Document(f"{name} (Python)", files.tuples({"description": name, **own, "rules": rules}))
     said = validate(schema.Policy, document)
     update: dict[str, Any] = {name: getattr(said, name) for name in own} | {"rules": (*policy.file.rules, *said.rules)}
     if policy.file.setup and "setup" not in own:  # which would no longer be true

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ Fill = Callable[[Record], str]
 # A column, what fills its cells, and what fills those of a terminal of 80 columns where it cuts or wraps.
 Columns = list[tuple[Column, Fill, Fill | None]]
 _PLAIN = Screen()
+_IDENTIFIERS = ("op", "tensor")  # which other commands take: never cut
 _WIDE = 2  # devices of which a table for papers has columns, not rows
 
 
@@ -72,7 +74,7 @@ def _policy_columns(result: Result) -> Columns:
 def _group_columns(by: str) -> Columns:
     return [
         _words("policy", lambda r: clip(r["policy"], 11)),
-        _words(by, lambda r: clip(r[by], 20)),
+        _words(by, lambda r: r[by] if by in _IDENTIFIERS else clip(r[by], 20)),
         _number("MACs", "macs"),
         _number("arith.\n%", "arithmetic_share", percent, "arithmetic %"),
         _number("read\nbit", "dram_read_bits"),
@@ -243,7 +245,8 @@ def headline(result: Result, screen: Screen = _PLAIN) -> list[str]:
 def to_table(result: Result, by: str, screen: Screen = _PLAIN) -> str:
     """For a terminal, at most 80 columns unless the screen has more."""
     draw = dense if by == "reduction" else simple
-    lines = [*terminal(table_of(result, by), screen, draw), "", *notes(result, by, screen)]
+    whole = replace(screen, width=10**6) if by in _IDENTIFIERS and screen == _PLAIN else screen  # pipes cut no names
+    lines = [*terminal(table_of(result, by), whole, draw), "", *notes(result, by, screen)]
     if report_hardware.has_tables(result, by):
         lines += report_hardware.terminal_tables(result, by, screen)
     elif by == "reduction" and result.job.hardware:
@@ -280,8 +283,6 @@ _CAPTIONS = {
 
 def paper_tables(result: Result, by: str) -> list[Table]:
     """What goes into a paper: each table with its caption, label and notes."""
-    from dataclasses import replace
-
     said, workload = result.job.convention, result.job.workload
     title = _CAPTIONS.get(by, "Arithmetic and DRAM traffic of {workload} by {by}").format(workload=workload, by=by)
     notes = remarks(result, by)

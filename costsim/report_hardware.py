@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from costsim.cells import duration, joules, percent, short, three_digits
+from costsim.memory import standing_bytes
 from costsim.records import Record, group_records, hardware_record
 from costsim.simulate import Result, buffer_on
 from costsim.tables import Column, Screen, Table, clip, composed, dense, printable, terminal, wrap
@@ -154,11 +155,24 @@ def _behind(result: Result, device: Hardware) -> list[str]:
     }
     buffer = buffer_on(result.job, device)
     lines = [f"tiled for a buffer of {buffer} byte"] if result.job.convention.tiled and buffer else []
+    lines += _too_large(result, device)
     for what, its in said.items():
         more = [f"and {len(its) - 3} more"] if len(its) > 3 else []
         if its:
             lines.append(f"{what}: {'; '.join([*its[:3], *more])}")
     return lines
+
+
+def _too_large(result: Result, device: Hardware) -> list[str]:
+    """Policies whose weights and states alone do not fit the device's DRAM. Peaks, which take longer, are not asked."""
+    has = device.dram_bytes
+    needs = {its.policy.name: standing_bytes(result.job.graph, its.policy) for its in result.policies} if has else {}
+    larger = [f"{name} {size / 1e9:.3g} GB" for name, size in needs.items() if has and size > has]
+    if not has or not larger:
+        return []
+    more = [f"and {len(larger) - 3} more"] if len(larger) > 3 else []
+    said = f"weights and states alone take more than its {has / 1e9:.3g} GB of DRAM"
+    return [f"DOES NOT FIT: {said}: {'; '.join([*larger[:3], *more])}; costsim memory has the peak"]
 
 
 def _heading(device: Hardware, screen: Screen) -> list[str]:

@@ -260,6 +260,15 @@ def to_latex(job: Job, found: Sequence[Row], asked: Asked) -> str:
     return document(tables)
 
 
+def _sizes(job: Job) -> Record:
+    return {"parameters": job.graph.parameters, "trainable_parameters": job.graph.trainable_parameters}
+
+
+def _shared(records: Sequence[Record]) -> Record:
+    """What all of them say: of a sweep, the rest is in its rows."""
+    return {name: its for name, its in records[0].items() if all(other[name] == its for other in records)}
+
+
 def to_json(job: Job, found: Sequence[Row], asked: Asked) -> str:
     """One object; exact integers as decimal strings but for `parameters`."""
     made = []
@@ -268,9 +277,8 @@ def to_json(job: Job, found: Sequence[Row], asked: Asked) -> str:
         made.append({**record(row, asked), "mask_bits": _mask_bits(row), "stash": listed})
     data = {
         "workload": job.workload,
-        "parameters": found[0].job.graph.parameters,
-        "trainable_parameters": found[0].job.graph.trainable_parameters,
-        "convention": in_force(found[0].job),
+        **_shared([_sizes(row.job) for row in found]),
+        "convention": _shared([in_force(row.job) for row in found]),
         "components": list(COMPONENTS),
         "rows": made,
     }

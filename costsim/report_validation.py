@@ -48,6 +48,11 @@ def to_table(found: Validation) -> str:
     if found.losses:
         lines += ["", "loss on random data, by step (a check that training runs, not that it learns)"]
         lines += [f"  {name}: " + " ".join(f"{loss:.3f}" for loss in losses) for name, losses in found.losses.items()]
+    lines += textwrap.wrap(
+        "SQNR and gradient errors are what the policy's own formats do to numbers drawn at random: they are shown, and "
+        "do not pass or fail",
+        WIDTH,
+    )
     count = sum(check.ops for check in found.checks)
     said = "all counts are what was measured" if found.passed else "FAILED"
     lines.append(f"{said}: products, conversions, bits moved of {count} ops")

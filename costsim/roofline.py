@@ -14,6 +14,7 @@ from typing import NamedTuple
 from costsim.count import Row, each_op, group_ops
 from costsim.energy import DRAM, PICO, TABLES, mac_pj, recalled
 from costsim.formats import Format
+from costsim.fusion import grouping
 from costsim.graph import Graph, Op
 from costsim.hardware import Hardware, Rate, pair_on
 
@@ -34,7 +35,7 @@ def kernels(graph: Graph, rows: Sequence[Row], traffic: str, scope: str, each: b
 
     A quantize kernel is one of its own, before the op that wants the copy.
     """
-    group = group_ops(graph, "unfused" if scope == "gemm" else traffic)
+    group = group_ops(graph, grouping(traffic, scope))
     index = {id(row): i for i, row in enumerate(rows)}
     members: dict[tuple[int, int], list[int]] = {}
     first: dict[tuple[int, int], Op] = {}

@@ -7,7 +7,7 @@ steps. Formatting is left to `report`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from costsim import files, schema
 from costsim.assign import Assignment, assign
-from costsim.count import Row, Total, count, sum_rows, sum_scopes
-from costsim.errors import InputError, one_line
+from costsim.count import SCOPES, Row, Total, count, sum_rows, sum_scopes
+from costsim.errors import InputError, nearest, one_line
 from costsim.fusion import MODELS, UNTILED
 from costsim.graph import Graph
+from costsim.laws import LAWS
 from costsim.models import build
 from costsim.policy import Policy, find_policy, load_policies, with_widths
 from costsim.schedule import schedule
@@ -145,6 +146,11 @@ def buffer_on(job: Job, device: Hardware) -> int | None:
     return device.on_chip_bytes if job.convention.buffer_of else job.convention.buffer_bytes
 
 
+def buffer_unknown(job: Job, device: Hardware) -> bool:
+    """Whether traffic depends on a buffer of which the device's profile does not say how large it is."""
+    return job.convention.tiled and buffer_on(job, device) is None
+
+
 def rows_on(job: Job, phase: CountedPhase, device: Hardware) -> list[Row]:
     """The rows of a phase's step on a device, tiled for its buffer; with compulsory traffic if that is not known."""
     buffer = buffer_on(job, device)
@@ -206,6 +212,10 @@ def _load(name: str | Policy, workload: files.Document, at: files.Where | None) 
     return load_policies(find_policy(name) if at is None else find_policy(name, workload, at))
 
 
+def _same(policy: Policy, other: Policy) -> bool:
+    return (policy.name, policy.file) == (other.name, other.file)
+
+
 def _where(policy: Policy) -> Path:
     """A policy's file, however its path was spelled."""
     return Path(policy.document.path).resolve()
@@ -256,8 +266,8 @@ def _buffer(
         if said is not None:
             raise InputError(f"--buffer-bytes: only traffic tiled has a buffer, this is {traffic}; add --traffic tiled")
         return None, ""
-    if said is not None and said < 1:
-        raise InputError(f"--buffer-bytes: expected at least 1, got {said}")
+    if said is not None and (not isinstance(said, int) or said < 1):
+        raise InputError(f"--buffer-bytes: expected a whole number from 1 on, got {one_line(said)}")
     if said is not None or file.buffer_bytes is not None:
         return said or file.buffer_bytes, ""
     if not devices:
@@ -269,6 +279,20 @@ def _buffer(
             f"traffic {traffic}: the profile {devices[0].name} does not know its on_chip_bytes; say --buffer-bytes N"
         )
     return devices[0].on_chip_bytes, devices[0].name
+
+
+def read_workload(workload: str, assignments: Sequence[str] = ()) -> tuple[Path, files.Document, schema.Workload]:
+    """A workload file by path or shipped name, with `field=value` texts over its fields. Raises InputError."""
+    path = files.find(workload, "workloads", "workload")
+    document = files.override(files.parse_yaml(files.read_text(path), str(path)), assignments)
+    return path, document, schema.validate(schema.Workload, document)
+
+
+def _check_names(**given: tuple[str | None, Iterable[str]]) -> None:
+    """Raise InputError for what is none of the names that there are."""
+    for what, (name, known) in given.items():
+        if name is not None and name not in known:
+            raise InputError(f"unknown {what} {one_line(name)!r}{nearest(name, known)}")
 
 
 def prepare(
@@ -293,10 +317,8 @@ def prepare(
     that traffic `tiled` has; if neither it nor the file says so, those of the first device.
     Raises InputError, one line, for anything wrong in the input.
     """
-    file_path = files.find(workload, "workloads", "workload")
-    document = files.parse_yaml(files.read_text(file_path), str(file_path))
-    document = files.override(document, assignments)
-    file = schema.validate(schema.Workload, document)
+    file_path, document, file = read_workload(workload, assignments)
+    _check_names(law=(law, LAWS), traffic=(traffic, MODELS), scope=(scope, SCOPES))
     names = policies or file.policies
     loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
     if bits is not None:
@@ -326,7 +348,7 @@ def prepare(
             raise InputError(f"two policies are named {policy.name!r}; say called= where they are made")
         different[path] = policy
     asked = tuple(different[path] for path in dict.fromkeys(_where(policy) for policy in loaded))
-    of_the_file = baseline is None or base.name == Path(file.baseline).stem
+    of_the_file = baseline is None or _same(base, _load(file.baseline, document, ("baseline",)))
     base_policy = different[_where(base)]
     return Job(file_path.stem, file, document, graph, convention, asked, base_policy, of_the_file, devices, overlap)
 

@@ -1,5 +1,6 @@
 """Sweeps: the same run at every combination of values of some fields of a workload."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -17,6 +18,11 @@ NOWHERE: Point = {}  # the workload as it is
 _MEANT = {"batch": "batch.sequences"}  # the field that a section's name stands for
 
 
+def field(name: str) -> str:
+    """The field that a name means."""
+    return _MEANT.get(name, name)
+
+
 def points(sweeps: Sequence[str]) -> list[Point]:
     """All combinations of `field=value,value,...` texts, the last field fastest. `batch` stands for batch.sequences.
 
@@ -25,7 +31,7 @@ def points(sweeps: Sequence[str]) -> list[Point]:
     fields: dict[str, list[str]] = {}
     for text in sweeps:
         name, equals, values = text.partition("=")
-        name = _MEANT.get(name.strip(), name.strip())
+        name = field(name.strip())
         parts = [part.strip() for part in values.split(",")]
         if not equals or not name or not all(parts) or set(values) & set("[]{}\"'"):
             raise InputError(f"--sweep {one_line(text)}: expected FIELD=VALUE,VALUE,..., such as batch=1,2,4,8")
@@ -52,7 +58,13 @@ def at(point: Point, **options: Any) -> Job:
     changed = {**options, **said, "assignments": (*options.get("assignments", ()), *sets)}
     if "buffer_bytes" in point or ("traffic" in point and point["traffic"] in UNTILED):
         changed["buffer_bytes"] = None  # the field says it, or there is none
-    return prepare(**changed)
+    try:
+        return prepare(**changed)
+    except InputError as error:
+        told = str(error)
+        for assignment in sets:
+            told = told.replace(f"--set {assignment}", f"--sweep {assignment}")
+        raise InputError(told) from None
 
 
 def places(where: Sequence[Point], **options: Any) -> list[tuple[Point, Job]]:
@@ -77,9 +89,11 @@ def value(text: str) -> int | float | str:
     """A field's value as exports have it: a number, if it is one."""
     for number in (int, float):
         try:
-            return number(text)
+            found = number(text)
         except ValueError:
             continue
+        if math.isfinite(found):
+            return found
     return text
 
 

@@ -1,7 +1,9 @@
 """costsim from Python: tables that say what the command line says, exact sums, files that come back unchanged."""
 
+import csv
 import pickle
 from fractions import Fraction
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -167,6 +169,19 @@ def test_a_changed_policy_is_what_yaml_would_say(tmp_path):
     assert totals("iwslt17-dsq", [same])["same"] == found["mine"]
 
 
+def test_a_changed_policy_says_so_in_its_setup():
+    policy = costsim.load_policy("bf16-mixed")
+    assert policy.with_(format="fp32").setup == ("bf16, fp32 w, fp32",)
+    assert policy.with_(copy="stash", format="bfp4").setup == ("bf16, fp32 w, stash bfp4",)
+    assert policy.with_(format="fp32", setup="all fp32").setup == ("all fp32",)
+
+
+def test_what_is_printed_of_results_is_short(dsq):
+    assert len(repr(dsq)) < 5000
+    assert "dram_reduction" in repr(dsq)
+    assert repr(costsim.load_policy("dsq")) == "Policy('dsq')"
+
+
 def test_fields_of_a_policy_are_replaced():
     short = costsim.load_policy("dsq").with_(called="two-bits", phases=[{"levels": [2, 2, 2, 16]}])
     found = totals("iwslt17-dsq", [short, "dsq", "static2-bfp"])
@@ -194,6 +209,75 @@ def test_a_policy_made_in_python():
 def test_a_change_that_does_not_fit(fields, message):
     with pytest.raises(costsim.InputError, match=message):
         costsim.load_policy("dsq").with_(**fields)
+
+
+def test_rules_given_to_with_are_added():
+    policy = costsim.load_policy("fp32")
+    rule = {"role": ["activation"], "format": "bf16"}
+    both = [policy.with_("a", rules=[rule]), policy.with_("b", **rule)]
+    found = totals("glue-mrpc-dsq", both)
+    assert found["a"] == found["b"] != totals("glue-mrpc-dsq", [policy])["fp32"]
+
+
+@pytest.mark.parametrize("name", ["compose", "assumptions"])
+def test_what_with_does_not_take(name):
+    with pytest.raises(costsim.InputError, match=f"with_ takes no {name}; make_policy"):
+        costsim.load_policy("fp32").with_(**{name: ["bf16-mixed"]})
+
+
+def test_a_baseline_of_the_same_name_is_not_the_papers():
+    other = costsim.load_policy("fixed16").with_("fixed16", role="activation", format="fp32")
+    assert "published figures are left out" in costsim.load("iwslt17-dsq").run("dsq", baseline=other).to_text()
+    same = costsim.load("iwslt17-dsq").run("dsq", baseline="fixed16").to_text()
+    assert "the paper states 20.95x" in same
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"law": "prodct"}, "unknown law 'prodct'; did you mean 'product'"),
+        ({"traffic": "fuse"}, "unknown traffic 'fuse'; did you mean 'fused'"),
+        ({"scope": "gem"}, "unknown scope 'gem'; did you mean 'gemm'"),
+        ({"traffic": "tiled", "buffer_bytes": 1e4}, "expected a whole number from 1 on, got 10000"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(costsim.InputError, match=message):
+        costsim.load("glue-mrpc-dsq").run("dsq", **options)
+
+
+def test_a_workload_that_tiles_loads_before_its_buffer_is_known(tmp_path):
+    text = (Path(frames.__file__).parent.parent / "workloads" / "glue-mrpc-dsq.yaml").read_text()
+    (tmp_path / "tiled.yaml").write_text(text.replace("traffic: unfused", "traffic: tiled"))
+    workload = costsim.load(tmp_path / "tiled.yaml")
+    assert "tiled, buffer 100000 byte" in workload.run("dsq", buffer_bytes=100_000).to_text()
+    with pytest.raises(costsim.InputError, match="needs a buffer"):
+        workload.run("dsq")
+
+
+def test_unknown_figures_have_an_error(dsq):
+    with pytest.raises(costsim.InputError, match="unknown figure 'rooflin'; did you mean 'roofline'"):
+        dsq.plot.draw("rooflin")
+
+
+def test_files_that_were_edited(gpt2, tmp_path):
+    path = gpt2.save(tmp_path / "gpt2.csv")
+    text = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\n")  # as spreadsheets do
+    pd.testing.assert_frame_equal(costsim.read(path).table, gpt2.table)
+    path.write_text(text.splitlines()[0] + "\n")
+    with pytest.raises(costsim.InputError, match="one row at least"):
+        costsim.read(path)
+    steps = gpt2.table.columns.get_loc("steps")
+    lines = list(csv.reader(text.splitlines()))
+    lines[3][steps] = ""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    with pytest.raises(costsim.InputError, match="column steps: a value is missing in row 3"):
+        costsim.read(path)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(costsim.InputError, match="not a table of results"):
+        costsim.read(tmp_path / "deep.json")
 
 
 def test_two_policies_of_one_name():

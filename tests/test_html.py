@@ -385,3 +385,17 @@ def test_other_conventions(tmp_path):
     assert "published" not in page.tables
     assert "they are relative to fixed16" in "".join(page.text)
     assert not [name for name in page.tables if name.startswith("on-")]
+
+
+def test_the_summary_names_the_best_policy():
+    from costsim import report_html
+    from costsim.records import records
+
+    result = simulate.run("glue-mrpc-dsq", ["dsq", "stash-bfp", "fixed16"], hardware=["h100-sxm"])
+    rows = records(result, "policy")
+    text = " ".join(report_html.summary(result))
+    for key, what in (("arithmetic_reduction", "arithmetic"), ("dram_reduction", "DRAM traffic")):
+        best = max(rows, key=lambda row: row[key])
+        assert f"The least {what} is that of policy {best['policy']}, {best[key]:.2f} times less" in text
+    fastest = min(rows, key=lambda row: row["hardware"]["h100-sxm"]["time_s"])
+    assert f"On h100-sxm, policy {fastest['policy']} takes the least time" in text

@@ -110,6 +110,7 @@ def test_choices_on_the_command_line_are_those_of_the_library():
     run, plot = ({option.name: option for option in command.params} for command in (cli.run, cli.plot))
     assert tuple(run["by"].type.choices) == records.BY
     assert tuple(run["style"].type.choices) == tuple(report.FORMATS)
+    assert {ending: style for style, (ending, _) in report.FORMATS.items()} == cli._ENDINGS
     assert tuple(plot["kind"].type.choices) == (*plots.PLOTS, "sweep", "trace")
     assert tuple(plot["by"].type.choices) == tuple(plots_breakdown.BY)
     assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)

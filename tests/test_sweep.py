@@ -170,13 +170,32 @@ def test_a_swept_buffer_is_that_of_each_run():
     assert moved[0] > moved[1] < moved[2]
 
 
-def test_the_figure_shows_the_ratios(found):
+def test_the_figure_shows_the_ratios():
     from costsim.plots_sweep import sweep as draw
 
-    one = [(point, result) for point, result in found if point["model.layers"] == "2"]
-    figure = draw([({"batch.sequences": point["batch.sequences"]}, result) for point, result in one])
-    panels = {axes.get_title(): axes for axes in figure.axes}
-    ours = {line.get_label(): list(line.get_ydata()) for line in panels["DRAM traffic"].get_lines()}
-    expected = [records.records(result, "reduction")[0]["dram_reduction"] for _, result in one]
-    assert ours["dsq*"] == expected
-    assert list(panels["arithmetic"].get_lines()[0].get_xdata()) == [4, 8]
+    found = sweep.run(
+        sweep.points(["batch=4,8"]), workload="glue-mrpc-dsq", policies=["dsq", "fixed16"], hardware=["h100-sxm"]
+    )
+    panels = {axes.get_title(): axes for axes in draw(found).figure.axes}
+    rows = [records.records(result, "reduction")[0] for _, result in found]
+    of_device = [row["hardware"]["h100-sxm"] for row in rows]
+    expected = {
+        "arithmetic": [row["arithmetic_reduction"] for row in rows],
+        "DRAM traffic": [row["dram_reduction"] for row in rows],
+        "peak memory of a step": [row["memory_reduction"] for row in rows],
+        "time on h100-sxm": [its["time_reduction"] for its in of_device],
+        "energy on h100-sxm": [its["energy_reduction"] for its in of_device],
+    }
+    for title, heights in expected.items():
+        drawn = {line.get_label(): line for line in panels[title].get_lines()}["dsq*"]
+        assert list(drawn.get_ydata()) == heights, title
+        assert list(drawn.get_xdata()) == [4, 8]
+    assert len({tuple(heights) for heights in expected.values()}) == len(expected)
+
+
+def test_a_swept_number_of_steps_counts():
+    found = sweep.run(
+        [{"training.steps": "10"}, {"training.steps": "20"}], workload="glue-mrpc-dsq", policies=["fixed16"]
+    )
+    macs = [result.policies[0].total.macs for _, result in found]
+    assert macs[1] == 2 * macs[0] > 0

@@ -9,7 +9,7 @@ from itertools import permutations, product
 
 import pytest
 from click.testing import CliRunner
-from conftest import STEPS, counted, decoder_step, moves, of_each_op, policy, shipped_policy
+from conftest import STEPS, adamw, counted, decoder_step, moves, of_each_op, policy, shipped_policy
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,6 @@ from costsim.fusion import MODELS, PATTERNS, UNTILED, group_ops
 from costsim.graph import GraphBuilder
 from costsim.hardware import load_hardware
 from costsim.memory import of_policy
-from costsim.ops import OPS
 from costsim.records import published, records
 from costsim.roofline import kernels, spend_all
 from costsim.tiling import Gemm, best, problem, tile_rows
@@ -506,32 +505,36 @@ def test_projections_of_q_k_and_v_are_three(bert, which):
 # --- fusion patterns --------------------------------------------------------------------------------------------------
 
 
-def test_patterns_name_kinds_that_exist():
-    from costsim.fusion import _ROWWISE
+def kernels_without(graph, left_out, monkeypatch):
+    """How many kernels there are if a traffic model lacks some patterns."""
+    fused = MODELS["fused"]
+    with monkeypatch.context() as patch:
+        patch.setitem(MODELS, "fused", fused._replace(patterns=tuple(p for p in fused.patterns if p not in left_out)))
+        group_ops.cache_clear()
+        found = group_ops(graph, "fused")
+    group_ops.cache_clear()
+    return len(set(found)), found
 
-    assert set(OPS) >= _ROWWISE
-    assert all(OPS[name].fuses for name in _ROWWISE)
+
+@pytest.mark.parametrize("pattern", [pattern.name for pattern in PATTERNS])
+def test_each_pattern_decides_something(pattern, monkeypatch):
+    """Without it there are more kernels in some step."""
+    graphs = [step(dropout=0.1) for step in STEPS.values()] + [decoder_step(attention="flash")]
+    graphs.append(decoder_step(optimizer=adamw(clip_norm=1.0)))
+    differences = [
+        kernels_without(graph, (pattern,), monkeypatch)[0] - kernels_without(graph, (), monkeypatch)[0]
+        for graph in graphs
+    ]
+    assert min(differences) >= 0
+    assert max(differences) > 0 or pattern == "written"  # which holds whatever the model
+
+
+def test_without_patterns_every_op_is_a_kernel(family, monkeypatch):
+    graph = family(dropout=0.1)
+    every = tuple(pattern.name for pattern in PATTERNS)
+    assert kernels_without(graph, every, monkeypatch)[1] == group_ops(graph, "unfused")
     assert len({pattern.name for pattern in PATTERNS}) == len(PATTERNS)
     assert UNTILED == ("unfused", "fused")
-
-
-def test_without_a_pattern_nothing_of_its_sort_fuses(family, monkeypatch):
-    """Each pattern decides something: without it there are more kernels, in some step; without all, one an op."""
-    graph = family(dropout=0.1)
-    group_ops.cache_clear()
-    whole = len(set(group_ops(graph, "fused")))
-    every = MODELS["fused"].patterns
-    for left_out in [(name,) for name in every] + [("chain", "rows"), every[1:]]:
-        fewer = MODELS["fused"]._replace(patterns=tuple(name for name in every if name not in left_out))
-        monkeypatch.setitem(MODELS, "fused", fewer)
-        group_ops.cache_clear()
-        found = len(set(group_ops(graph, "fused")))
-        assert found >= whole
-        if left_out in (("epilogue",), ("chain", "rows")):
-            assert found > whole
-        if left_out == every[1:]:
-            assert group_ops(graph, "fused") == group_ops(graph, "unfused")
-    group_ops.cache_clear()
 
 
 # --- as a user asks for it --------------------------------------------------------------------------------------------
