@@ -84,6 +84,14 @@ def test_the_policies_to_write_work(policy, by, tmp_path, monkeypatch):
     assert "mine" in done.output
 
 
+@pytest.mark.parametrize("profile", [block for language, block in BLOCKS if language == "yml"])
+def test_the_hardware_profile_to_write_works(profile, tmp_path, monkeypatch):
+    (tmp_path / "my-board.yaml").write_text(profile)
+    done = run("costsim run glue-mrpc-dsq --policy dsq --hardware my-board.yaml", tmp_path, monkeypatch)
+    assert (done.exit_code, done.exception) == (0, None)
+    assert "my-board: up to 1.00e11 MAC/s" in done.output
+
+
 def test_the_widths_to_give_work(tmp_path, monkeypatch):
     (tmp_path / "table.csv").write_text("layer,bits\nencoder.0,4\n")
     done = run("costsim run iwslt17-dsq --bits table.csv", tmp_path, monkeypatch)
