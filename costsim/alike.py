@@ -72,8 +72,8 @@ class Classes:
     read_as: Mapping[tuple[int, int], int]  # by position of the op and operand; other reads are of the tensor itself
     ops: Sequence[int]  # by position: ops of one kind, dims and place
     tensors: Mapping[str, int]  # by tensor: stored alike, with the same dims, made and read by ops that are alike
-    reader: Mapping[tuple[int, int], int]  # by position of the op and operand: which reader of the tensor that is
-    first: Mapping[tuple[int, int], bool]  # so too: whether it may be the first to read the tensor through some copy
+    reader: Sequence[Sequence[int]]  # by position of the op, and operand: which reader of the tensor that is
+    first: Sequence[Sequence[bool]]  # so too: whether it may be the first to read the tensor through some copy
 
 
 Touch = tuple[Op, int]  # an op and the slot of a tensor in it: of its inputs, then outputs
@@ -201,19 +201,19 @@ def classes(graph: Graph, marks: Marks) -> Classes:
 
 def _read_alike(
     graph: Graph, op_class: Sequence[int], shape_of: Mapping[str, int]
-) -> tuple[dict[str, int], dict[tuple[int, int], int], dict[tuple[int, int], bool]]:
+) -> tuple[dict[str, int], list[list[int]], list[list[bool]]]:
     """Tensors by who makes and reads them; of each reader, which it is, and whether it is the first of its class."""
     numbers = _Numbers()
     tensors: dict[str, int] = {}
-    reader: dict[tuple[int, int], int] = {}
-    first: dict[tuple[int, int], bool] = {}
+    reader = [[0] * len(op.inputs) for op in graph.ops]
+    first = [[False] * len(op.inputs) for op in graph.ops]
     all_readers, producer_of, maker_of = graph.readers, graph.producer, graph.maker
     for name, shape in shape_of.items():
         readers: list[tuple[int, int]] = []
         for at, (op, i) in enumerate(all_readers.get(name, ())):
             position = op.position
-            key, its = (position, i), (op_class[position], i)
-            reader[key], first[key] = at, its not in readers
+            its = (op_class[position], i)
+            reader[position][i], first[position][i] = at, its not in readers
             readers.append(its)
         producer, maker = producer_of.get(name), maker_of.get(name)
         made = op_class[producer.position] if producer else None
@@ -234,7 +234,7 @@ def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
     op_class, first = found.ops, found.first
     numbers = _Numbers()
     traffic_of: dict[str, int] = {}
-    described: dict[object, tuple[str, object]] = {}
+    described: list[tuple[str, object]] = []
     all_readers, producer_of, maker_of = graph.readers, graph.producer, graph.maker
     for name, number in found.tensors.items():
         producer, maker = producer_of.get(name), maker_of.get(name)
@@ -245,8 +245,9 @@ def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
             if (kernel := group[op.position]) == written or kernel == copied
         ]
         key = (number, tuple(inside))
-        traffic_of[name] = numbers[key]
-        described.setdefault(key, (name, key))
+        traffic_of[name] = number = numbers[key]
+        if number == len(described):
+            described.append((name, key))
     alike: dict[object, Alike] = {}
     earlier: dict[tuple[int, int], tuple[Touch, ...]] = {}
     on_chip: dict[str, tuple[Touch, ...]] = {}
@@ -257,14 +258,14 @@ def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
             before, on_chip = group[position], {}
         tensors: list[int] = []
         rest: list[object] = [op_class[position]]
+        rest += first[position]
         slot = 0
         for name in op.inputs:
-            read = (position, slot)
             tensors.append(traffic_of[name])
-            rest.append(first[read])
             touches = on_chip.get(name, ())
             if touches:
-                earlier[read] = touches
+                earlier[position, slot] = touches
+                rest.append(slot)
                 rest.append(tuple([(op_class[other.position], at) for other, at in touches]))
             on_chip[name] = (*touches, (op, slot))
             slot += 1
@@ -279,4 +280,4 @@ def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
             alike[its] = Alike(*its, [op])
         else:
             like.ops.append(op)
-    return Kernels(group, list(alike.values()), traffic_of, list(described.values()), earlier)
+    return Kernels(group, list(alike.values()), traffic_of, described, earlier)

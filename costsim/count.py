@@ -196,7 +196,7 @@ class _Counter:
         for other, slot in self.kernels.earlier.get((op.position, operand), ()):
             traffic = self.traffic(op.inputs[operand])
             if slot < len(other.inputs):
-                if traffic.held[self.reader[other.position, slot]] == held:
+                if traffic.held[self.reader[other.position][slot]] == held:
                     return True
             elif held is None or any(held == copy for copy, _ in traffic.copies):
                 return True
@@ -218,7 +218,7 @@ class _Counter:
         macs, vector = self.graph.work(op)
         moves: list[Move] = []
         for i, name in enumerate(op.inputs):
-            traffic, at = self.traffic(name), self.reader[op.position, i]
+            traffic, at = self.traffic(name), self.reader[op.position][i]
             held = traffic.held[at]
             again = 0
             for copy in traffic.on_chip[at]:
@@ -254,7 +254,7 @@ class _Counter:
         """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""
         op, rows = ops[0], []
         for slot, name in enumerate(op.inputs):
-            for copy, source in self.traffic(name).casts[self.reader[op.position, slot]]:
+            for copy, source in self.traffic(name).casts[self.reader[op.position][slot]]:
                 role = self.graph.tensors[name].role
                 maker = self.graph.producer.get(name)
                 given = 1 if role in ("weight", "state") else self.graph.micro_batches
