@@ -29,10 +29,15 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A total by one way to group it: the largest parts, the rest as one; they add up to the total."""
+    """A total by one way to group it: the largest parts, the rest as one; they add up to the total.
+
+    Of a reduction: what is saved, which is less than nothing for a part that takes more than the baseline's.
+    """
 
     by: str
     shares: tuple[Share, ...]
+    what: str = ""  # if it is not the total that is explained
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +124,22 @@ def _ratio(result: Result, name: str) -> Iterator[Section]:
         else:
             terms = [[Part(names[0], base.whole), Part(names[1], mine.whole, under=True)]]
             steps.append(worked(name, terms, "x", f"the baseline is {result.baseline.policy.name}"))
-        yield Section(counted.policy.name, None, tuple(steps), ())
+        yield Section(counted.policy.name, None, tuple(steps), tuple(_saved(result, counted, of, base.unit)))
+
+
+def _saved(result: Result, counted: CountedPolicy, of: str, unit: str) -> Iterator[Parts]:
+    """Where the difference to the baseline comes from: by role, and by which of the three GEMMs it is."""
+    value, law = COUNTED[of][1], result.job.convention.law
+    for by in ("role", "gemm"):
+        theirs, mine = (group(its.weighted_rows(), by, law) for its in (result.baseline, counted))
+        values = [
+            (name, value(theirs.get(name, Total())), value(mine.get(name, Total()))) for name in {**theirs, **mine}
+        ]
+        saved = {name: a - b for name, a, b in values if a is not None and b is not None}
+        whole = sum(saved.values())
+        if len(saved) == len(values) and whole:
+            parts = _shares(by, saved)
+            yield Parts(by, parts.shares, f"saved of {of}", unit)
 
 
 def _spent(result: Result, name: str) -> Iterator[Section]:

@@ -123,7 +123,7 @@ def _part_lines(parts: Parts, unit: str) -> list[str]:
     """The parts of a total: value, share, name; the sum below."""
     total = sum(share.value for share in parts.shares)
     width = max(map(len, (_value(total), *(_value(share.value) for share in parts.shares))))
-    lines = ["", f"by {parts.by}:"]
+    lines = ["", f"{parts.what} by {parts.by}:".strip()]
     for share in parts.shares:
         line = f"  {_value(share.value):>{width}}  {100 * share.share:5.1f} %  "
         name = textwrap.wrap(share.name, max(20, WIDTH - len(line)))
@@ -140,7 +140,7 @@ def _total_lines(job: Job, name: str, sections: Sequence[Total]) -> Iterator[str
         yield from notes.lines(section.explained)
         for parts in section.parts:
             if parts.shares:
-                yield from _part_lines(parts, section.explained[-1].unit)
+                yield from _part_lines(parts, parts.unit or section.explained[-1].unit)
     yield from notes.list()
 
 
