@@ -57,7 +57,7 @@ def _bytes(least: int) -> Callable[[click.Context, click.Parameter, str | None],
         units = {name.lower(): size for name, size in _UNITS.items()}
         if match and match[2].lower() in units:
             size = Fraction(match[1]) * units[match[2].lower()]
-            if size.denominator == 1 and size >= least:
+            if size.denominator == 1 and least <= size < 2**63:
                 return int(size)
         told = f"expected bytes, {least} or more, such as 24000000000, 24GB or 24GiB, got {text!r}"
         raise click.BadParameter(told, ctx=ctx, param=param)

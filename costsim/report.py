@@ -19,6 +19,7 @@ from costsim.models import padding
 from costsim.records import FIGURES, Record, convention, full_records, published, records
 from costsim.simulate import Result
 from costsim.tables import (
+    FILE,
     WIDTH,
     Column,
     Screen,
@@ -40,7 +41,7 @@ __all__ = ["FORMATS", "WIDTH", "clip", "composed", "csv_text", "headline", "note
 Fill = Callable[[Record], str]
 # A column, what fills its cells, and what fills those of a terminal of 80 columns where it cuts or wraps.
 Columns = list[tuple[Column, Fill, Fill | None]]
-_PLAIN = Screen()
+_PLAIN = FILE
 _IDENTIFIERS = ("op", "tensor")  # which other commands take: never cut
 _WIDE = 2  # devices of which a table for papers has columns, not rows
 
@@ -245,7 +246,7 @@ def headline(result: Result, screen: Screen = _PLAIN) -> list[str]:
 def to_table(result: Result, by: str, screen: Screen = _PLAIN) -> str:
     """For a terminal, at most 80 columns unless the screen has more."""
     draw = dense if by == "reduction" else simple
-    whole = replace(screen, width=10**6) if by in _IDENTIFIERS and screen == _PLAIN else screen  # pipes cut no names
+    whole = replace(screen, width=10**6) if by in _IDENTIFIERS and screen.whole_names else screen
     lines = [*terminal(table_of(result, by), whole, draw), "", *notes(result, by, screen)]
     if report_hardware.has_tables(result, by):
         lines += report_hardware.terminal_tables(result, by, screen)

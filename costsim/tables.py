@@ -68,6 +68,7 @@ class Screen:
 
     width: int = WIDTH
     colour: bool = False
+    whole_names: bool = False  # of ops and tensors, which other commands take, however wide: in a file or a pipe
 
     def paint(self, lines: Iterable[str], **style: bool) -> list[str]:
         """Lines in a style of click's, where there is colour."""
@@ -82,10 +83,13 @@ class Screen:
         return self.paint([part for line in lines for part in wrap(line, self.width, "  ").split("\n")], dim=True)
 
 
+FILE = Screen(whole_names=True)
+
+
 def screen() -> Screen:
     """That of standard output: as wide as its terminal, in colour unless NO_COLOR is set (no-color.org)."""
     if not sys.stdout.isatty():
-        return Screen()
+        return FILE
     import shutil  # slow to import
 
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"

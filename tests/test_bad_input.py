@@ -196,7 +196,12 @@ CASES = [
     workload("tag of a list", "policies: [", "policies: ¶!!python/tuple [", NO_TAG),
     # Keys.
     workload("unknown key", "\nlaw:", "\n¶lwa: product\nlaw:", "unknown key 'lwa'; did you mean 'law'? (known: "),
-    workload("unknown key, model", "  heads:", "  ¶head: 4\n  heads:", "unknown key 'head'; did you mean 'heads'?"),
+    workload(
+        "unknown key, model",
+        "  heads:",
+        "  ¶head: 4\n  heads:",
+        "unknown key 'head'; did you mean 'head_dim' or 'heads'?",
+    ),
     workload("unknown key, batch", "  sequences:", "  ¶sequence: 1\n  sequences:", "did you mean 'sequences'?"),
     workload("unknown key, list item", "stated: 20.95", "¶statd: 20.95", "published.0.statd: unknown key 'statd'; did"),
     dsq("unknown key, rule", "gemm: [forward], format: bfp<q0>}", "¶gem: [forward], format: bfp<q0>}", "mean 'gemm'?"),
@@ -515,7 +520,7 @@ CASES = [
     assuming(
         "field",
         "¶{name: c, set: [model.head=4]}",
-        "--set model.head=4: unknown key 'head'; did you mean 'heads'?",
+        "--set model.head=4: unknown key 'head'; did you mean 'head_dim' or 'heads'?",
         base=CLASSIFIER,
     ),
     assuming("section", "¶{name: c, set: [modl.heads=4]}", "no section 'modl'; did you mean 'model'?", base=CLASSIFIER),
@@ -532,7 +537,7 @@ CASES = [
     assigned("without field", "=4", "expected FIELD=VALUE"),
     assigned("unknown section", "modell.heads=4", "no section 'modell'; did you mean 'model'?"),
     assigned("section of a number", "model.heads.x=4", "no section 'model.heads'"),
-    assigned("unknown field", "model.head=4", "unknown key 'head'; did you mean 'heads'?"),
+    assigned("unknown field", "model.head=4", "unknown key 'head'; did you mean 'head_dim' or 'heads'?"),
     assigned("unknown field on top", "lwa=product", "unknown key 'lwa'; did you mean 'law'?"),
     assigned("text for integer", "model.heads=four", "expected an integer, got 'four'"),
     assigned("nothing", "model.heads=", "expected an integer"),

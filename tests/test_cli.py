@@ -97,7 +97,7 @@ WIDE = {  # arguments beside a policy's name and text
         "p",
         DSQ,
     ),
-    "long name by tensor": (["--by", "tensor", "--scope", "step"], "p" * 90, DSQ),
+    "long name by role": (["--by", "role", "--scope", "step"], "p" * 90, DSQ),
     "long setup": ([], "p", FIXED16.replace("setup: ", f"setup: {'long ' * 30}")),
     "many levels": ([], "p", MANY_LEVELS),
 }

@@ -137,7 +137,7 @@ def test_csv_and_tables_have_the_devices(by):
         assert sum(float(row[f"{name}.time_share"]) for row in rows) == pytest.approx(1)
         assert {f"{name}.{key}" for key in ("energy_j", "bound", "op_per_byte", "ridge_op_per_byte")} <= rows[0].keys()
     table = said(*args)
-    assert max(map(len, table.splitlines())) <= 80
+    assert max(map(len, table.splitlines())) <= 80 or by == "op"  # whose names are never cut in a pipe
     assert table.count("ridge\n") == len(DEVICES)
     assert "belongs to the" in " ".join(table.split())
     assert said(*args, "--format", "markdown").count("| jetson-orin-nano") == 1  # then only where it changes
