@@ -520,7 +520,7 @@ CASES = [
     assuming(
         "field",
         "¶{name: c, set: [model.head=4]}",
-        "--set model.head=4: unknown key 'head'; did you mean 'head_dim' or 'heads'?",
+        "--set model.head=4: unknown key 'head'; did you mean 'head_dim' or 'head_dropout' or 'heads'?",
         base=CLASSIFIER,
     ),
     assuming("section", "¶{name: c, set: [modl.heads=4]}", "no section 'modl'; did you mean 'model'?", base=CLASSIFIER),
