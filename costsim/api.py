@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from costsim import frames, report, simulate, sweep
-from costsim.count import GROUPINGS
+from costsim.cost.count import GROUPINGS
 from costsim.errors import InputError
-from costsim.graph import Graph
-from costsim.models import build
-from costsim.policy import Policy, find_policy, load_policies, make_policy
-from costsim.records import Record, records
-from costsim.tables import flat
+from costsim.graph.graph import Graph
+from costsim.models.build import build
+from costsim.policy.policy import Policy, find_policy, load_policies, make_policy
+from costsim.results import frame
+from costsim.results.records import Record, records
+from costsim.run import simulate, sweep
+from costsim.tables import run as run_tables
+from costsim.tables.table import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +53,7 @@ def load_policy(name: str | Path) -> Policy:
 
 def read(path: str | Path) -> Results:
     """Results that were saved: their table, without what plots and exports are made of. Raises InputError."""
-    return Results(frames.read(Path(path)))
+    return Results(frame.read(Path(path)))
 
 
 def _assignments(fields: Mapping[str, object]) -> tuple[str, ...]:
@@ -87,7 +89,7 @@ class Workload:
         found = simulate.run(
             self.path, _listed(policies), assignments=self.assignments, hardware=_listed(hardware), **convention
         )
-        return Results(frames.of_results([({}, found)]), (found,))
+        return Results(frame.of_results([({}, found)]), (found,))
 
     def sweep(self, fields: Mapping[str, Iterable[object]], **options: Any) -> Results:
         """Run at every combination of values of some fields, into one table that has them as columns.
@@ -103,7 +105,7 @@ class Workload:
             raise InputError("sweep: expected at least one value of each field")
         names = {name: _listed(options.pop(name, ())) for name in ("policies", "hardware")}
         found = sweep.run(where, workload=self.path, assignments=self.assignments, **names, **options)
-        return Results(frames.of_results(found), tuple(result for _, result in found))
+        return Results(frame.of_results(found), tuple(result for _, result in found))
 
 
 def _listed(names: Any) -> Any:
@@ -136,19 +138,19 @@ class Results:
 
         `role` and `tensor` (of what moves), `assumption` and `reduction` need the run itself. Raises InputError.
         """
-        if what in frames.GROUPS:
-            return frames.total(self.table, what)
+        if what in frame.GROUPS:
+            return frame.total(self.table, what)
         if what in (*GROUPINGS, "assumption", "reduction"):
             return pd.DataFrame([_columns(record) for record in records(self._run(), what)])
-        return frames.total(self.table, what)  # which knows what there is
+        return frame.total(self.table, what)  # which knows what there is
 
     def compare(self, baseline: str | None = None) -> pd.DataFrame:
         """How many times less than a baseline (the file's, unless said) each policy takes. Raises InputError."""
-        return frames.compare(self.table, baseline)
+        return frame.compare(self.table, baseline)
 
     def memory(self) -> pd.DataFrame:
         """What fills the memory at the peak of a step, in bytes: a row per policy and component."""
-        from costsim.memory import of_policy
+        from costsim.cost.memory import of_policy
 
         run = self._run()
         rows = []
@@ -165,19 +167,19 @@ class Results:
 
     def to_text(self, by: str = "policy") -> str:
         """What `costsim run` prints."""
-        return report.render(self._run(), by, "table")
+        return run_tables.render(self._run(), by, "table")
 
     def to_latex(self, by: str = "policy") -> str:
         """A table for a paper, ready to \\input."""
-        return report.render(self._run(), by, "latex")
+        return run_tables.render(self._run(), by, "latex")
 
     def to_markdown(self, by: str = "policy") -> str:
         """A table for a README."""
-        return report.render(self._run(), by, "markdown")
+        return run_tables.render(self._run(), by, "markdown")
 
     def save(self, path: str | Path) -> Path:
         """Write the table: .json, .csv or .parquet; `costsim.read` reads it back unchanged. Raises InputError."""
-        return frames.save(self.table, Path(path))
+        return frame.save(self.table, Path(path))
 
     def _run(self) -> simulate.Result:
         """The one run that this is of."""

@@ -4,16 +4,17 @@ import hypothesis
 import numpy as np
 import pytest
 
-from costsim import files, schema
-from costsim.assign import assign
-from costsim.count import count, each_op, group_ops
-from costsim.fusion import UNTILED
-from costsim.graph import GraphBuilder
-from costsim.models import decoder, encoder_classifier, encoder_decoder, training_step
-from costsim.policy import Policy, find_policy, load_policies
-from costsim.reference import run
-from costsim.schema import Optimizer
-from costsim.validate import compare, draw_batch, draw_weights
+from costsim.cost.count import count, each_op, group_ops
+from costsim.graph.fusion import UNTILED
+from costsim.graph.graph import GraphBuilder
+from costsim.inputs import files, schema
+from costsim.inputs.schema import Optimizer
+from costsim.models import decoder, encoder_classifier, encoder_decoder
+from costsim.models.build import training_step
+from costsim.policy.assign import assign
+from costsim.policy.policy import Policy, find_policy, load_policies
+from costsim.reference.execute import run
+from costsim.reference.validate import compare, draw_batch, draw_weights
 
 # The same examples every time: a change alone can make a test fail.
 hypothesis.settings.register_profile("deterministic", derandomize=True)

@@ -6,8 +6,11 @@ import pandas as pd
 import pytest
 
 import costsim
-from costsim import explain_totals, files, records, spending, trace
-from costsim.count import GROUPINGS
+from costsim.cost.count import GROUPINGS
+from costsim.explain import totals as explain_totals
+from costsim.inputs import files
+from costsim.results import records, trace
+from costsim.run import timing
 
 CASES = {
     "several phases, tiled, a buffer each": ("iwslt17-dsq", ["dsq"], {"scope": "step", "traffic": "tiled"}),
@@ -58,8 +61,8 @@ def test_times_and_energies(ran):
                 compared += its[name] is not None
             for name in ("time_reduction", "energy_reduction"):
                 assert same(ratios.loc[key, name], its[name]), (key, name)
-            for by in set(GROUPINGS) - set(spending.UNDIVIDED):
-                parts = [part.time_s for part in spending.spent_by(run, counted, by)[device.name].values()]
+            for by in set(GROUPINGS) - set(timing.UNDIVIDED):
+                parts = [part.time_s for part in timing.spent_by(run, counted, by)[device.name].values()]
                 if its["time_s"] is None:
                     assert None in parts
                 else:

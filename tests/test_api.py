@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 import costsim
-from costsim import frames, simulate
-from costsim.records import group_records, policy_record
+from costsim.results import frame
+from costsim.results.records import group_records, policy_record
+from costsim.run import simulate
 
 HARDWARE = ["h100-sxm", "jetson-orin-nano"]
 
@@ -97,11 +98,11 @@ def test_sums_that_fit_64_bits_do_not_wrap_around_in_the_next():
 
 
 def test_counts_that_do_not_fit_64_bits_are_kept_as_python_integers():
-    columns = {name: ["x"] for name in frames.COLUMNS}
-    columns |= {name: [2**70] for name, what in frames.COLUMNS.items() if what in ("count", "cost")}
-    columns |= {name: [0.5] for name, what in frames.COLUMNS.items() if what == "float"}
-    table = frames._typed(columns)
-    assert frames.total(table)["macs"].tolist() == [2**140]
+    columns = {name: ["x"] for name in frame.COLUMNS}
+    columns |= {name: [2**70] for name, what in frame.COLUMNS.items() if what in ("count", "cost")}
+    columns |= {name: [0.5] for name, what in frame.COLUMNS.items() if what == "float"}
+    table = frame._typed(columns)
+    assert frame.total(table)["macs"].tolist() == [2**140]
 
 
 @pytest.mark.parametrize("ending", [".json", ".csv", ".parquet"])
@@ -126,7 +127,7 @@ def test_results_pickle_with_all_that_figures_need(dsq):
 def test_a_sweep_is_its_runs_side_by_side():
     workload = costsim.load("glue-mrpc-dsq")
     found = workload.sweep({"batch.sequences": [4, 8], "model.layers": [2]}, policies="dsq")
-    assert frames.fields(found.table) == ["batch.sequences", "model.layers"]
+    assert frame.fields(found.table) == ["batch.sequences", "model.layers"]
     for sequences in (4, 8):
         alone = workload.with_({"batch.sequences": sequences, "model.layers": 2}).run("dsq").by()
         its = found.by()
@@ -247,7 +248,7 @@ def test_options_are_checked(options, message):
 
 
 def test_a_workload_that_tiles_loads_before_its_buffer_is_known(tmp_path):
-    text = (Path(frames.__file__).parent.parent / "workloads" / "glue-mrpc-dsq.yaml").read_text()
+    text = (Path(frame.__file__).parent.parent / "workloads" / "glue-mrpc-dsq.yaml").read_text()
     (tmp_path / "tiled.yaml").write_text(text.replace("traffic: unfused", "traffic: tiled"))
     workload = costsim.load(tmp_path / "tiled.yaml")
     assert "tiled, buffer 100000 byte" in workload.run("dsq", buffer_bytes=100_000).to_text()

@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim import simulate
-from costsim.assertions import failures, read
 from costsim.cli import main
 from costsim.errors import InputError
-from costsim.expressions import DEEPEST, LONGEST, evaluate, parse
-from costsim.records import full_records
+from costsim.results.assertions import failures, read
+from costsim.results.expressions import DEEPEST, LONGEST, evaluate, parse
+from costsim.results.records import full_records
+from costsim.run import simulate
 
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from costsim.cli import main
-from costsim.files import find
+from costsim.inputs.files import find
 
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 TRANSLATION = find("iwslt17-dsq", "workloads", "workload").read_text(encoding="utf-8")

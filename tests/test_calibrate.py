@@ -12,16 +12,18 @@ import yaml
 from click.testing import CliRunner
 from conftest import decoder_step, shipped_policy
 
-from costsim import benches, calibrate, cli, measure, simulate
-from costsim.assign import assign
+from costsim import cli
 from costsim.cli import main
-from costsim.count import count
+from costsim.cost.count import count
+from costsim.devices.profile import load_hardware
+from costsim.devices.roofline import kernels, spend
 from costsim.errors import InputError
-from costsim.hardware import load_hardware
-from costsim.reference import run
-from costsim.report_validation import time_json, time_table
-from costsim.roofline import kernels, spend
-from costsim.validate import draw_batch, draw_weights
+from costsim.policy.assign import assign
+from costsim.reference import benches, calibrate, measure
+from costsim.reference.execute import run
+from costsim.reference.validate import draw_batch, draw_weights
+from costsim.run import simulate
+from costsim.tables.validation import time_json, time_table
 
 TINY = benches.Sizes(copy_bytes=4096, vector_elements=(16, 64), gemm=(2, 4, 8))
 # Two layers of few numbers; the shipped file has what no test should wait for.

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from costsim.cli import BY, FORMATS, main
-from costsim.files import find, list_shipped
+from costsim.inputs.files import find, list_shipped
 
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 WORKLOADS = list(list_shipped("workloads"))

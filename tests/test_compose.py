@@ -6,13 +6,13 @@ import pytest
 from click.testing import CliRunner
 from conftest import classifier_step, counted, formats_of, shipped_policy
 
-from costsim.assign import assign
 from costsim.cli import main
 from costsim.errors import InputError
-from costsim.policy import load_policy
-from costsim.records import records
-from costsim.schedule import schedule
-from costsim.simulate import run
+from costsim.policy.assign import assign
+from costsim.policy.policy import load_policy
+from costsim.policy.schedule import schedule
+from costsim.results.records import records
+from costsim.run.simulate import run
 
 BASE = """\
 description: a base

@@ -5,13 +5,13 @@ from fnmatch import fnmatch
 import pytest
 from conftest import ENCODERS, STEPS, copies_of, counted, formats_of, moves, policy, shipped_policy
 
-from costsim.assign import assign
-from costsim.count import SCOPES, sum_rows
+from costsim.cost.count import SCOPES, sum_rows
+from costsim.cost.laws import LAWS
 from costsim.errors import InputError
-from costsim.formats import parse_format
-from costsim.fusion import UNTILED
-from costsim.laws import LAWS
-from costsim.policy import load_policy
+from costsim.formats.format import parse_format
+from costsim.graph.fusion import UNTILED
+from costsim.policy.assign import assign
+from costsim.policy.policy import load_policy
 
 BASE = {"format": "fixed16"}
 COPY = {

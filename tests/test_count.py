@@ -21,15 +21,15 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim import schema
-from costsim.assign import assign
-from costsim.count import GROUPINGS, SCOPES, Total, count, each_op, group, sum_rows
+from costsim.cost.count import GROUPINGS, SCOPES, Total, count, each_op, group, sum_rows
 from costsim.errors import InputError
-from costsim.formats import parse_format
-from costsim.fusion import UNTILED
-from costsim.graph import Graph, GraphBuilder
-from costsim.schedule import schedule
-from costsim.widths import Widths
+from costsim.formats.format import parse_format
+from costsim.graph.fusion import UNTILED
+from costsim.graph.graph import Graph, GraphBuilder
+from costsim.inputs import schema
+from costsim.inputs.widths import Widths
+from costsim.policy.assign import assign
+from costsim.policy.schedule import schedule
 
 
 def test_unfused_every_op_reads_its_inputs_and_writes_its_outputs(linear):

@@ -5,8 +5,8 @@ import pytest
 from conftest import STEPS, adamw
 from counting import Counting
 
-from costsim import reference
-from costsim.validate import draw_batch, draw_weights
+from costsim.reference import execute as execution
+from costsim.reference.validate import draw_batch, draw_weights
 
 TINY = {"d_model": 4, "ffn_dim": 3, "heads": 2, "dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
 LENGTHS = {
@@ -41,7 +41,7 @@ def test_every_op_of_a_step_does_the_work_that_is_stated(family, activation, mon
     weights = {name: as_counting(x) for name, x in given.items()}
     batches = [{name: as_counting(x) for name, x in draw_batch(graph, rng).items()} for _ in range(2)]
     done = {op.name: {} for op in graph.ops}
-    run_op = reference.run_op
+    run_op = execution.run_op
 
     def counted(graph, op, inputs, **more):
         Counting.counts = {}
@@ -51,8 +51,8 @@ def test_every_op_of_a_step_does_the_work_that_is_stated(family, activation, mon
             done[op.name][name] = done[op.name].get(name, 0) + n
         return tuple(map(as_counting, results)), products
 
-    monkeypatch.setattr(reference, "run_op", counted)
-    reference.run(graph, weights, batches)
+    monkeypatch.setattr(execution, "run_op", counted)
+    execution.run(graph, weights, batches)
     for op in graph.ops:
         macs, vector = graph.work(op)
         stated = {**vector, "mul": vector.get("mul", 0) + macs, "add": vector.get("add", 0) + macs}

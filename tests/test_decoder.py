@@ -9,12 +9,14 @@ import pytest
 from conftest import LLAMA, decoder_step, experts_step, llama_step
 from pydantic import ValidationError
 
-from costsim import files, report, simulate
 from costsim.errors import InputError
+from costsim.graph.ops.experts import combine, dispatch, dispatch_grad
+from costsim.inputs import files
 from costsim.models import decoder
-from costsim.ops.experts import combine, dispatch, dispatch_grad
-from costsim.reference import run
-from costsim.validate import draw_batch, draw_weights
+from costsim.reference.execute import run
+from costsim.reference.validate import draw_batch, draw_weights
+from costsim.run import simulate
+from costsim.tables import run as run_tables
 
 
 def macs(graph, *phases):
@@ -194,8 +196,8 @@ def test_the_waste_of_padding_is_shown(tmp_path):
     path.write_text(text)
     result = simulate.run(str(path), policies=["bf16-mixed"])
     assert result.job.graph.sizes["tokens"] == 1024
-    assert "padding: 3968 of 8192 tokens (48.4 %), counted as all others" in report.to_table(result, "policy")
-    said = json.loads(report.to_json(result, "policy"))["convention"]
+    assert "padding: 3968 of 8192 tokens (48.4 %), counted as all others" in run_tables.to_table(result, "policy")
+    said = json.loads(run_tables.to_json(result, "policy"))["convention"]
     assert (said["real_tokens"], said["padded_tokens"]) == (4224, 8192)
 
 

@@ -10,23 +10,24 @@ import pytest
 from click.testing import CliRunner
 from conftest import STEPS, adamw, pairs, policy, shipped_policy
 
-from costsim import schedule, simulate
-from costsim.assign import assign
 from costsim.cli import main
-from costsim.count import count, each_op, group
-from costsim.derive import Deriver, differences
-from costsim.explain import explain
-from costsim.explain_devices import device_steps
-from costsim.explain_tiling import add_passes
-from costsim.explain_totals import COUNTED, TOTALS, explain_total
-from costsim.fusion import UNTILED
-from costsim.graph import GraphBuilder
-from costsim.hardware import load_hardware
-from costsim.laws import LAWS
-from costsim.memory import of_policy
-from costsim.report_explain import render
-from costsim.roofline import kernels, spend
-from costsim.tiling import tile_rows
+from costsim.cost.count import count, each_op, group
+from costsim.cost.laws import LAWS
+from costsim.cost.memory import of_policy
+from costsim.cost.tiling import tile_rows
+from costsim.devices.profile import load_hardware
+from costsim.devices.roofline import kernels, spend
+from costsim.explain.derive import Deriver, differences
+from costsim.explain.devices import device_steps
+from costsim.explain.op import explain
+from costsim.explain.tiling import add_passes
+from costsim.explain.totals import COUNTED, TOTALS, explain_total
+from costsim.graph.fusion import UNTILED
+from costsim.graph.graph import GraphBuilder
+from costsim.policy import schedule
+from costsim.policy.assign import assign
+from costsim.run import simulate
+from costsim.tables.explain import render
 
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costsim.errors import InputError
-from costsim.formats import EXAMPLES, holds, parse_format
+from costsim.formats.format import EXAMPLES, holds, parse_format
 
 # bits per element in whole blocks, width in a multiplier, largest element (None: not checked). Origins:
 KNOWN = {

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from costsim import catalogue, files
-from costsim.cli import main
+from costsim.cli import catalogue, main
+from costsim.devices.profile import load_hardware, pair_on, ridge_point
 from costsim.errors import InputError
-from costsim.formats import parse_format
-from costsim.hardware import load_hardware, pair_on, ridge_point
+from costsim.formats.format import parse_format
+from costsim.inputs import files
 
 SHIPPED = files.list_shipped("hardware_profiles")
 ASKED = (

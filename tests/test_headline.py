@@ -4,11 +4,11 @@ from itertools import product
 
 import pytest
 
-from costsim.count import SCOPES
-from costsim.fusion import UNTILED
-from costsim.records import published, records
-from costsim.report import FORMATS, headline, render
-from costsim.simulate import run
+from costsim.cost.count import SCOPES
+from costsim.graph.fusion import UNTILED
+from costsim.results.records import published, records
+from costsim.run.simulate import run
+from costsim.tables.run import FORMATS, headline, render
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=1"]
 CONVENTIONS = list(product(SCOPES, UNTILED))

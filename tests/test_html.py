@@ -15,14 +15,23 @@ from importlib.metadata import version
 import pytest
 from click.testing import CliRunner
 
-from costsim import page_tables, plots, simulate
+from costsim import plots
 from costsim.cli import main
 from costsim.cli import report as report_command
-from costsim.files import list_shipped
-from costsim.hardware import load_hardware
-from costsim.memory import of_policy
-from costsim.page_figures import inline
-from costsim.records import GROUP_SPENT, full_records, group_records, hardware_record, published, reduction_records
+from costsim.cost.memory import of_policy
+from costsim.devices.profile import load_hardware
+from costsim.inputs.files import list_shipped
+from costsim.page import tables as page_tables
+from costsim.page.figures import inline
+from costsim.results.records import (
+    GROUP_SPENT,
+    full_records,
+    group_records,
+    hardware_record,
+    published,
+    reduction_records,
+)
+from costsim.run import simulate
 
 SMALL = ("--set", "model.encoder_layers=1", "--set", "model.decoder_layers=2")
 DEVICES = ("h100-sxm", "jetson-orin-nano")
@@ -388,12 +397,12 @@ def test_other_conventions(tmp_path):
 
 
 def test_the_summary_names_the_best_policy():
-    from costsim import report_html
-    from costsim.records import records
+    from costsim.page import page
+    from costsim.results.records import records
 
     result = simulate.run("glue-mrpc-dsq", ["dsq", "stash-bfp", "fixed16"], hardware=["h100-sxm"])
     rows = records(result, "policy")
-    text = " ".join(report_html.summary(result))
+    text = " ".join(page.summary(result))
     for key, what in (("arithmetic_reduction", "arithmetic"), ("dram_reduction", "DRAM traffic")):
         best = max(rows, key=lambda row: row[key])
         assert f"The least {what} is that of policy {best['policy']}, {best[key]:.2f} times less" in text

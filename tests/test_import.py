@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from conftest import classifier_step, translation_step
 from test_independent_model import gelu, layer, nll, norm
 
-from costsim import simulate
 from costsim.cli import main
 from costsim.errors import InputError
-from costsim.import_tables import ADAPTERS
-from costsim.importers import workload_of
-from costsim.models import family
-from costsim.reference import execute
-from costsim.validate import draw_batch, draw_weights, validate
+from costsim.huggingface.importer import workload_of
+from costsim.huggingface.models import ADAPTERS
+from costsim.models.build import family
+from costsim.reference.execute import execute
+from costsim.reference.validate import draw_batch, draw_weights, validate
+from costsim.run import simulate
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))

@@ -7,7 +7,7 @@ import pytest
 from conftest import classifier_step, translation_step
 from test_training_step import draw_batch, draw_weights
 
-from costsim.reference import execute
+from costsim.reference.execute import execute
 
 
 def norm(x, w, name):

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costsim.cli import main
-from costsim.records import BY
-from costsim.report import render
-from costsim.report_latex import cell, document, environment, escape, header, in_one_unit, number
-from costsim.simulate import run
-from costsim.tables import Column, Table
+from costsim.results.records import BY
+from costsim.run.simulate import run
+from costsim.tables.latex import cell, document, environment, escape, header, in_one_unit, number
+from costsim.tables.run import render
+from costsim.tables.table import Column, Table
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=1"]
 

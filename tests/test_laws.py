@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from costsim.cli import main
-from costsim.formats import EXAMPLES, parse_format
-from costsim.laws import LAWS
+from costsim.cost.laws import LAWS
+from costsim.formats.format import EXAMPLES, parse_format
 
 
 def cost(law, a, b, accumulator="fp32", summed=64):

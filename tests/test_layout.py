@@ -13,44 +13,31 @@ import costsim
 
 PACKAGE = Path(costsim.__file__).parent
 
-# A module imports only from levels below its own.
-LEVELS = [
-    ["errors", "collector"],
-    ["formats", "kinds", "files", "cells", "tables", "steps", "expressions"],
-    ["ops.table", "schema", "laws", "widths", "quantize", "corpus"],
-    [f"ops.{name}" for name in ("attention", "elementwise", "experts", "lookups", "loss", "norms", "update")],
-    ["ops"],
-    ["graph", "benches", "torch_kernels"],
-    ["autodiff", "fusion", "import_tables"],
-    ["alike", "policy", "hardware"],
-    ["assign", "schedule"],
-    ["reference"],
-    ["count"],
-    ["tiling", "follow"],
-    ["energy", "derive"],
-    ["roofline"],
-    ["models.blocks"],
-    ["models.encoder_decoder", "models.encoder_classifier", "models.decoder"],
-    ["models"],
-    ["simulate", "calibrate", "torch_step", "explain_devices", "explain_tiling"],
-    ["sensitivity", "memory", "importers", "validate", "spending", "explain"],
-    ["training", "pretraining", "plots_style", "measure", "trace", "explain_totals", "frames", "sweep"],
-    ["plots_hardware", "plots_breakdown"],
-    ["plots_timeline"],
-    ["records", "plots", "catalogue", "report_explain"],
-    ["report_hardware", "report_latex", "assertions", "page_tables", "page_figures"],
-    ["report", "page_sources"],
-    ["report_memory", "report_validation", "report_html", "report_sweep", "plots_sweep", "api"],
+# Wings on their floors, from the ground up: a module imports from its own wing and from wings below it.
+FLOORS = [
+    ["errors", "collector", "names"],
+    ["formats", "inputs", "graph"],
+    ["policy", "models"],
+    ["cost", "huggingface"],
+    ["devices"],
+    ["run"],
+    ["explain", "reference", "results"],
+    ["tables"],
+    ["plots"],
+    ["page", "api"],
     ["cli"],
     ["__main__"],
 ]
-LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+FLOOR = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}
 
 
 def modules():
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         yield name.removesuffix(".__init__"), path
+
+
+MODULES = dict(modules())
 
 
 def imported(path):
@@ -64,24 +51,37 @@ def imported(path):
             assert not isinstance(node, ast.ImportFrom), f"{path}: relative import"
             continue
         for name in names:
-            parts = name.split(".")
-            if parts[0] == "costsim":
-                inner = ".".join(parts[1:])
-                while inner and inner not in LEVEL:
-                    inner = inner.rpartition(".")[0]
-                if inner:
-                    yield inner
+            inner = name.removeprefix("costsim.")
+            while inner != name and inner and inner not in MODULES:
+                inner = inner.rpartition(".")[0]
+            if inner in MODULES and inner != name:
+                yield inner
 
 
-@pytest.mark.parametrize(("name", "path"), [(n, p) for n, p in modules() if n != "__init__"])
-def test_imports_go_down(name, path):
-    assert name in LEVEL, "give the new module a level"
-    for other in imported(path):
-        assert LEVEL[other] < LEVEL[name], f"{name} (level {LEVEL[name]}) imports {other} (level {LEVEL[other]})"
+def wing(module):
+    return module.partition(".")[0]
 
 
-def test_every_level_exists():
-    assert {name for name, _ in modules()} - {"__init__"} == set(LEVEL)
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "__init__"])
+def test_imports_go_down(name):
+    own = wing(name)
+    assert own in FLOOR, "give the new wing a floor"
+    for other in imported(MODULES[name]):
+        theirs = wing(other)
+        assert theirs == own or FLOOR[theirs] < FLOOR[own], f"{name} imports {other}: {theirs} is not below {own}"
+
+
+def test_no_circles():
+    """Whatever is imported anywhere in a file, late imports too."""
+    of = {name: set(imported(path)) - {name} for name, path in MODULES.items()}
+    while lowest := [name for name, others in of.items() if not others & set(of)]:
+        for name in lowest:
+            del of[name]
+    assert not of, f"import each other: {', '.join(of)}"
+
+
+def test_every_floor_exists():
+    assert {wing(name) for name in MODULES} - {"__init__"} == set(FLOOR)
 
 
 HEAVY = ("numpy", "pandas", "pydantic", "matplotlib", "yaml")
@@ -105,14 +105,20 @@ def test_what_is_loaded(code, allowed):
 
 def test_choices_on_the_command_line_are_those_of_the_library():
     """The command line spells them out, to load nothing before a command runs."""
-    from costsim import catalogue, cli, count, laws, plots, plots_breakdown, records, report, schema
+    from costsim import cli, plots
+    from costsim.cli import catalogue
+    from costsim.cost import count, laws
+    from costsim.inputs import schema
+    from costsim.plots import breakdown
+    from costsim.results import records
+    from costsim.tables import run as run_tables
 
     run, plot = ({option.name: option for option in command.params} for command in (cli.run, cli.plot))
     assert tuple(run["by"].type.choices) == records.BY
-    assert tuple(run["style"].type.choices) == tuple(report.FORMATS)
-    assert {ending: style for style, (ending, _) in report.FORMATS.items()} == cli._ENDINGS
+    assert tuple(run["style"].type.choices) == tuple(run_tables.FORMATS)
+    assert {ending: style for style, (ending, _) in run_tables.FORMATS.items()} == cli._ENDINGS
     assert tuple(plot["kind"].type.choices) == (*plots.PLOTS, "sweep", "trace")
-    assert tuple(plot["by"].type.choices) == tuple(plots_breakdown.BY)
+    assert tuple(plot["by"].type.choices) == tuple(breakdown.BY)
     assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)
     for field, names in {"traffic": count.TRAFFIC_MODELS, "scope": count.SCOPES, "law": tuple(laws.LAWS)}.items():
         assert tuple(run[field].type.choices) == tuple(plot[field].type.choices) == names
@@ -120,7 +126,8 @@ def test_choices_on_the_command_line_are_those_of_the_library():
 
 
 def test_run_and_plot_take_all_that_a_job_is_made_of():
-    from costsim import cli, simulate
+    from costsim import cli
+    from costsim.run import simulate
 
     job = set(inspect.signature(simulate.prepare).parameters)
     for command in (cli.run, cli.plot):
@@ -128,7 +135,7 @@ def test_run_and_plot_take_all_that_a_job_is_made_of():
 
 
 def test_the_two_stashing_policies_differ_in_family_and_levels_only():
-    from costsim import files
+    from costsim.inputs import files
 
     texts = {name: files.list_shipped("policies")[name].read_text() for name in ("stash-bfp", "stash-fixed")}
     rules = {

@@ -7,18 +7,19 @@ import pytest
 from click.testing import CliRunner
 from conftest import POLICIES, STEPS, adamw, decoder_step, pairs, shipped_policy
 
-from costsim import simulate
-from costsim.assign import assign
-from costsim.autodiff import stash
 from costsim.cli import main
-from costsim.count import group_ops
+from costsim.cost.count import group_ops
+from costsim.cost.memory import COMPONENTS, largest_batch, memory, of_policy, with_batch
 from costsim.errors import InputError
-from costsim.memory import COMPONENTS, largest_batch, memory, of_policy, with_batch
-from costsim.models import decoder, training_step
-from costsim.policy import load_policy
-from costsim.quantize import pack
-from costsim.reference import run
-from costsim.validate import draw_batch, draw_weights
+from costsim.formats.quantize import pack
+from costsim.graph.autodiff import stash
+from costsim.models import decoder
+from costsim.models.build import training_step
+from costsim.policy.assign import assign
+from costsim.policy.policy import load_policy
+from costsim.reference.execute import run
+from costsim.reference.validate import draw_batch, draw_weights
+from costsim.run import simulate
 
 WAYS = [{}, {"attention": "flash"}, {"checkpointing": "full"}]
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import classifier_step, translation_step
 from counting import Counting
 
-from costsim.graph import GraphBuilder, Tensor
-from costsim.kinds import bind, contraction, expand, linear_equation, make_kind
-from costsim.ops import OPS, kind_of
+from costsim.graph.graph import GraphBuilder, Tensor
+from costsim.graph.kinds import bind, contraction, expand, linear_equation, make_kind
+from costsim.graph.ops import OPS, kind_of
 
 SIZES = {"a": 2, "b": 3, "c": 4, "v": 5, "t": 12}  # t: room for all tokens in one expert
 

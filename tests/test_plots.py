@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from conftest import one_layer
 
 from costsim.cli import main
-from costsim.files import list_shipped
-from costsim.hardware import load_hardware
-from costsim.memory import COMPONENTS, of_policy, with_batch
+from costsim.cost.memory import COMPONENTS, of_policy, with_batch
+from costsim.devices.profile import load_hardware
+from costsim.inputs.files import list_shipped
 from costsim.plots import PLOTS, save
-from costsim.plots_hardware import KINDS, roof
-from costsim.plots_style import starred
-from costsim.sensitivity import outcomes
-from costsim.simulate import run
+from costsim.plots.roofline import KINDS, roof
+from costsim.plots.style import starred
+from costsim.run.sensitivity import outcomes
+from costsim.run.simulate import run
 
 BEGINS = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}
 ONE_LAYER = ("glue-mrpc-dsq", "--set", "model.layers=1", "--policy", "stash-fixed")

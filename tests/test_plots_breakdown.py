@@ -6,14 +6,14 @@ from itertools import pairwise
 import pytest
 from test_plots import small, texts
 
+from costsim.cost.laws import LAWS
+from costsim.cost.memory import COMPONENTS, of_policy
 from costsim.errors import InputError
-from costsim.laws import LAWS
-from costsim.memory import COMPONENTS, of_policy
 from costsim.plots import save
-from costsim.plots_breakdown import BY, MOST_GROUPS, breakdown, compared, comparison, stacks
-from costsim.plots_style import largest, short, si
-from costsim.records import full_records
-from costsim.simulate import run
+from costsim.plots.breakdown import BY, MOST_GROUPS, breakdown, compared, comparison, stacks
+from costsim.plots.style import largest, short, si
+from costsim.results.records import full_records
+from costsim.run.simulate import run
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 from test_plots import small, texts
 
-from costsim.count import group_ops
-from costsim.memory import COMPONENTS, of_policy
+from costsim.cost.count import group_ops
+from costsim.cost.memory import COMPONENTS, of_policy
 from costsim.plots import save
-from costsim.plots_style import OF_COMPONENT
-from costsim.plots_timeline import regions, thin, timeline
-from costsim.simulate import run
-from costsim.trace import Live, live_parts
+from costsim.plots.style import OF_COMPONENT
+from costsim.plots.timeline import regions, thin, timeline
+from costsim.results.trace import Live, live_parts
+from costsim.run.simulate import run
 
 
 def height(corners, x):

@@ -16,12 +16,12 @@ from conftest import (
     shipped_policy,
 )
 
-from costsim import files
-from costsim.assign import assign
-from costsim.count import sum_rows
-from costsim.fusion import UNTILED
-from costsim.graph import GraphBuilder
-from costsim.policy import with_case
+from costsim.cost.count import sum_rows
+from costsim.graph.fusion import UNTILED
+from costsim.graph.graph import GraphBuilder
+from costsim.inputs import files
+from costsim.policy.assign import assign
+from costsim.policy.policy import with_case
 
 SHIPPED = sorted(files.list_shipped("policies"))
 DROPOUT = {"dropout": 0.1, "attention_dropout": 0.2, "activation_dropout": 0.1}

@@ -5,10 +5,11 @@ from itertools import pairwise
 import pytest
 from conftest import decoder_step
 
-from costsim import plots, pretraining, simulate
+from costsim import plots
+from costsim.cost.memory import COMPONENTS
+from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
-from costsim.hardware import load_hardware
-from costsim.memory import COMPONENTS
+from costsim.run import pretraining, simulate
 
 A100 = "a100-80gb"
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
+import costsim.formats.quantize as module
 import gfloat
 import gfloat.formats
 import ml_dtypes
@@ -22,9 +23,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import costsim.quantize as module
-from costsim.formats import EXAMPLES, parse_format
-from costsim.quantize import SCALE_RULES, How, elements, pack, quantize, unpack
+from costsim.formats.format import EXAMPLES, parse_format
+from costsim.formats.quantize import SCALE_RULES, How, elements, pack, quantize, unpack
 
 SATURATE, OVERFLOW = How(saturate=True), How(saturate=False)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from conftest import STEPS, adamw, miscounts, shipped_policy
 
-from costsim.assign import assign
-from costsim.autodiff import stash
-from costsim.count import count
-from costsim.fusion import UNTILED
-from costsim.reference import run
-from costsim.validate import draw_batch, draw_weights, gradient_of
+from costsim.cost.count import count
+from costsim.graph.autodiff import stash
+from costsim.graph.fusion import UNTILED
+from costsim.policy.assign import assign
+from costsim.reference.execute import run
+from costsim.reference.validate import draw_batch, draw_weights, gradient_of
 
 WAYS = {
     "flash": {"attention": "flash"},

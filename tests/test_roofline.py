@@ -7,16 +7,16 @@ import pytest
 from click.testing import CliRunner
 from conftest import adamw, decoder_step, pairs, shipped_policy
 
-from costsim import simulate
-from costsim.assign import assign
 from costsim.cli import main
-from costsim.count import count, each_op, sum_rows
-from costsim.energy import DRAM, TABLES, mac_pj
-from costsim.files import list_shipped
-from costsim.formats import parse_format
-from costsim.fusion import UNTILED
-from costsim.hardware import load_hardware
-from costsim.roofline import kernels, spend, spend_all
+from costsim.cost.count import count, each_op, sum_rows
+from costsim.devices.energy import DRAM, TABLES, mac_pj
+from costsim.devices.profile import load_hardware
+from costsim.devices.roofline import kernels, spend, spend_all
+from costsim.formats.format import parse_format
+from costsim.graph.fusion import UNTILED
+from costsim.inputs.files import list_shipped
+from costsim.policy.assign import assign
+from costsim.run import simulate
 
 PROFILES = list(list_shipped("hardware_profiles"))
 FP32 = (parse_format("fp32"),) * 3

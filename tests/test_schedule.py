@@ -5,8 +5,8 @@ from click.testing import CliRunner
 
 from costsim.cli import main
 from costsim.errors import InputError
-from costsim.policy import load_policy
-from costsim.schedule import schedule
+from costsim.policy.policy import load_policy
+from costsim.policy.schedule import schedule
 
 POLICY = """\
 description: levels that rise when the loss stops falling

@@ -6,11 +6,11 @@ import pytest
 from conftest import POLICIES, one_layer, shipped_policy
 
 from costsim.errors import InputError
-from costsim.files import list_shipped
-from costsim.records import records
-from costsim.report import render
-from costsim.sensitivity import AS_SHIPPED, outcomes, subjects
-from costsim.simulate import execute, prepare
+from costsim.inputs.files import list_shipped
+from costsim.results.records import records
+from costsim.run.sensitivity import AS_SHIPPED, outcomes, subjects
+from costsim.run.simulate import execute, prepare
+from costsim.tables.run import render
 
 WORKLOADS = list(list_shipped("workloads"))
 WITH_ASSUMPTIONS = [name for name in POLICIES if shipped_policy(name).assumptions]

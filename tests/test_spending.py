@@ -7,15 +7,15 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from costsim.assign import assign
 from costsim.cli import main
-from costsim.count import GROUPINGS, count, each_op, group_ops
-from costsim.energy import TABLES, mac_pj, recalled
-from costsim.formats import parse_format
-from costsim.hardware import load_hardware, ridge_point
-from costsim.records import group_records, records, reduction_records
-from costsim.simulate import run
-from costsim.spending import UNDIVIDED, spent_by
+from costsim.cost.count import GROUPINGS, count, each_op, group_ops
+from costsim.devices.energy import TABLES, mac_pj, recalled
+from costsim.devices.profile import load_hardware, ridge_point
+from costsim.formats.format import parse_format
+from costsim.policy.assign import assign
+from costsim.results.records import group_records, records, reduction_records
+from costsim.run.simulate import run
+from costsim.run.timing import UNDIVIDED, spent_by
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=2"]
 DEVICES = ["h100-sxm", "jetson-orin-nano"]
@@ -99,7 +99,7 @@ def test_the_ridge_tells_the_bound_of_a_gemm():
 
 
 def test_an_efficiency_lowers_the_ridge(tmp_path):
-    from costsim import files
+    from costsim.inputs import files
 
     text = files.list_shipped("hardware_profiles")["h100-sxm"].read_text()
     (tmp_path / "half.yaml").write_text(f"{text}\nefficiency: {{mac: {{value: 0.5, source: [{_source(text)}]}}}}\n")
@@ -146,7 +146,7 @@ def test_csv_and_tables_have_the_devices(by):
 def test_reductions_are_those_of_the_other_tables():
     result = small(("dsq", "fixed16", "fp32"))
     policies = {row["policy"]: row for row in records(result, "policy")}
-    from costsim.memory import of_policy
+    from costsim.cost.memory import of_policy
 
     peak = {
         its.policy.name: of_policy(result.job.graph, its.policy, "unfused")[1].peak_bytes

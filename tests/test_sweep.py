@@ -8,9 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 import costsim
-from costsim import records, report_memory, report_sweep, simulate, sweep
 from costsim.cli import main
 from costsim.errors import InputError
+from costsim.results import records
+from costsim.run import simulate, sweep
+from costsim.tables import memory as memory_tables
+from costsim.tables import sweep as sweep_tables
 
 SWEEP = ["batch=4,8", "model.layers=1,2"]
 
@@ -41,7 +44,7 @@ def test_a_field_is_swept_once():
 
 @pytest.mark.parametrize("by", ["policy", "phase", "reduction"])
 def test_each_point_is_the_run_with_these_fields_set(found, by):
-    rows = report_sweep.records(found, by)
+    rows = sweep_tables.records(found, by)
     expected = []
     for point, _ in found:
         alone = simulate.run(
@@ -57,7 +60,7 @@ def test_each_point_is_the_run_with_these_fields_set(found, by):
 @pytest.mark.parametrize("style", ["table", "json", "csv", "markdown", "latex"])
 @pytest.mark.parametrize("by", ["policy", "layer", "reduction", "assumption"])
 def test_every_format_shows_every_point(found, by, style):
-    text = report_sweep.render(found, by, style)
+    text = sweep_tables.render(found, by, style)
     if style == "json":
         data = json.loads(text)
         assert data["swept"] == ["batch.sequences", "model.layers"]
@@ -82,16 +85,16 @@ def test_every_format_shows_every_point(found, by, style):
 def test_memory_of_a_sweep():
     job = simulate.prepare("gpt2-small", ["bf16-mixed"])
     places = sweep.places(sweep.points(["model.layers=1,2"]), workload="gpt2-small", policies=["bf16-mixed"])
-    asked = report_memory.Asked(places=places, capacity_bytes=10**10)
-    rows = json.loads(report_memory.render(job, asked, "json"))["rows"]
+    asked = memory_tables.Asked(places=places, capacity_bytes=10**10)
+    rows = json.loads(memory_tables.render(job, asked, "json"))["rows"]
     for row, layers in zip(rows, (1, 2), strict=True):
         one = simulate.prepare("gpt2-small", ["bf16-mixed"], assignments=[f"model.layers={layers}"])
-        alone = report_memory.rows(one, report_memory.Asked())[0]
+        alone = memory_tables.rows(one, memory_tables.Asked())[0]
         assert row["model.layers"] == layers
         assert row["peak_memory_bytes"] == str(alone.memory.peak_bytes)
         assert row["parameters"] == alone.job.graph.parameters
     assert rows[0]["largest_batch"] > rows[1]["largest_batch"]
-    text = report_memory.render(job, asked, "table")
+    text = memory_tables.render(job, asked, "table")
     assert "bf16-mixed, model.layers=2: of these, batch 8 fits" in text
     assert max(map(len, text.splitlines())) <= 80
 
@@ -151,8 +154,8 @@ def test_a_swept_convention_is_that_of_each_run(name, texts):
     found = sweep.run([{name: text} for text in texts], workload="glue-mrpc-dsq", **options)
     alone = [simulate.run("glue-mrpc-dsq", **{**options, name: text}) for text in texts]
     expected = [record for result in alone for record in records.full_records(result, "policy")]
-    assert [{k: v for k, v in row.items() if k != name} for row in report_sweep.records(found, "policy")] == expected
-    assert f"{name} as swept" in report_sweep.render(found, "policy", "table") or name == "baseline"
+    assert [{k: v for k, v in row.items() if k != name} for row in sweep_tables.records(found, "policy")] == expected
+    assert f"{name} as swept" in sweep_tables.render(found, "policy", "table") or name == "baseline"
     table = costsim.load("glue-mrpc-dsq", {"model.layers": 1}).sweep({name: texts}, policies="dsq", scope="step")
     ratios = table.compare()
     ours = ratios[ratios["policy"] == "dsq"][["arithmetic_reduction", "dram_reduction"]].values.tolist()
@@ -171,7 +174,7 @@ def test_a_swept_buffer_is_that_of_each_run():
 
 
 def test_the_figure_shows_the_ratios():
-    from costsim.plots_sweep import sweep as draw
+    from costsim.plots.sweep import sweep as draw
 
     found = sweep.run(
         sweep.points(["batch=4,8"]), workload="glue-mrpc-dsq", policies=["dsq", "fixed16"], hardware=["h100-sxm"]

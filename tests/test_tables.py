@@ -13,14 +13,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costsim import tables
 from costsim.cli import main
-from costsim.records import BY
-from costsim.report import check_folder, render
-from costsim.report_memory import Asked
-from costsim.report_memory import render as render_memory
-from costsim.simulate import prepare, run
-from costsim.tables import Column, Screen, Table, csv_cell, csv_text, markdown, markdown_text, shrink, terminal
+from costsim.results.records import BY
+from costsim.run.simulate import prepare, run
+from costsim.tables.memory import Asked
+from costsim.tables.memory import render as render_memory
+from costsim.tables.run import check_folder, render
+from costsim.tables.table import Column, Screen, Table, csv_cell, csv_text, markdown, markdown_text, shrink, terminal
 
 pty = pytest.importorskip("pty", reason="no terminals on this system") if sys.platform == "win32" else __import__("pty")
 
@@ -91,8 +90,8 @@ def test_any_table_fits_any_screen_and_keeps_its_words(rows, width):
     columns = [Column("policy", "left"), Column("a\nheader"), Column("last", "left")]
     table = Table(columns, rows)
     lines = terminal(table, Screen(width))
-    natural = max(map(len, tables.simple(table, rows)))
-    assert max(map(len, lines)) <= (width if width < tables.WIDTH else max(width, natural))
+    natural = max(map(len, table.simple(table, rows)))
+    assert max(map(len, lines)) <= (width if width < table.WIDTH else max(width, natural))
     shown = "".join("".join(lines).split())
     for cell in {cell for row in rows for cell in row if cell and len(cell) < 8}:
         assert cell in shown
@@ -299,7 +298,7 @@ def test_out_with_a_name_too_long(name, tmp_path, monkeypatch):
 
 def test_out_is_checked_before_anything_is_counted(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("old")
-    monkeypatch.setattr("costsim.simulate.run", lambda **job: pytest.fail("counted"))
+    monkeypatch.setattr("costsim.run.simulate.run", lambda **job: pytest.fail("counted"))
     assert "expected a folder" in refused("--out", str(tmp_path / "file"))
 
 

@@ -13,19 +13,20 @@ from conftest import STEPS, adamw, counted, decoder_step, moves, of_each_op, pol
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from costsim import files, simulate
-from costsim.autodiff import backward
 from costsim.cli import main
-from costsim.count import SCOPES, each_op, group, sum_rows
+from costsim.cost.count import SCOPES, each_op, group, sum_rows
+from costsim.cost.memory import of_policy
+from costsim.cost.tiling import Gemm, best, problem, tile_rows
+from costsim.devices.profile import load_hardware
+from costsim.devices.roofline import kernels, spend_all
 from costsim.errors import InputError
-from costsim.fusion import MODELS, PATTERNS, UNTILED, group_ops
-from costsim.graph import GraphBuilder
-from costsim.hardware import load_hardware
-from costsim.memory import of_policy
-from costsim.records import published, records
-from costsim.roofline import kernels, spend_all
-from costsim.tiling import Gemm, best, problem, tile_rows
-from costsim.widths import Widths
+from costsim.graph.autodiff import backward
+from costsim.graph.fusion import MODELS, PATTERNS, UNTILED, group_ops
+from costsim.graph.graph import GraphBuilder
+from costsim.inputs import files
+from costsim.inputs.widths import Widths
+from costsim.results.records import published, records
+from costsim.run import simulate
 
 MIB = 2**20 * 8  # bits
 UNLIMITED = 10**18

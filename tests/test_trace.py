@@ -14,15 +14,15 @@ from click.testing import CliRunner
 from conftest import one_layer
 from test_plots import small, texts
 
-from costsim import trace
-from costsim.assign import assign
 from costsim.cli import main
+from costsim.cost.memory import memory
+from costsim.devices.roofline import kernels, spend_all
 from costsim.errors import InputError
-from costsim.files import list_shipped
-from costsim.memory import memory
+from costsim.inputs.files import list_shipped
 from costsim.plots import save
-from costsim.roofline import kernels, spend_all
-from costsim.simulate import execute
+from costsim.policy.assign import assign
+from costsim.results import trace
+from costsim.run.simulate import execute
 
 
 def read(path):

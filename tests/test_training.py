@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costsim import corpus, simulate
 from costsim.errors import InputError
-from costsim.policy import find_policy, load_policies
-from costsim.training import load_task, read_evaluations, spent, train, write_evaluations
+from costsim.policy.policy import find_policy, load_policies
+from costsim.reference import corpus
+from costsim.reference.training import load_task, read_evaluations, spent, train, write_evaluations
+from costsim.run import simulate
 
 SAMPLE = corpus.read_pairs(Path(__file__).parent / "data" / "translation-sample.tsv")
 PLATEAU = Path(__file__).parent.parent / "notebooks" / "training" / "dsq-plateau.yaml"

@@ -10,17 +10,19 @@ from click.testing import CliRunner
 from conftest import POLICIES, adamw, pairs, shipped_policy
 from conftest import STEPS as FAMILIES
 
-from costsim import count as counting
-from costsim import files, ops, schema, simulate
-from costsim.assign import assign
 from costsim.cli import main
-from costsim.count import count, group_ops
+from costsim.cost import count as counting
+from costsim.cost.count import count, group_ops
 from costsim.errors import InputError
-from costsim.formats import Format
-from costsim.kinds import contraction
-from costsim.policy import Policy
-from costsim.reference import contract, run
-from costsim.validate import Difference, compare, draw_batch, draw_weights, noise_db, shrink, validate
+from costsim.formats.format import Format
+from costsim.graph import ops
+from costsim.graph.kinds import contraction
+from costsim.inputs import files, schema
+from costsim.policy.assign import assign
+from costsim.policy.policy import Policy
+from costsim.reference.execute import contract, run
+from costsim.reference.validate import Difference, compare, draw_batch, draw_weights, noise_db, shrink, validate
+from costsim.run import simulate
 
 COMPOSED = ["w8a8+as-coded", "w8a8+deployed"]
 
@@ -183,14 +185,16 @@ def test_json_and_losses():
 
 
 def test_a_miscount_exits_with_one(monkeypatch):
-    monkeypatch.setattr("costsim.validate.compare", lambda rows, measured: iter([Difference("op", "MACs", 1, 2)]))
+    monkeypatch.setattr(
+        "costsim.reference.validate.compare", lambda rows, measured: iter([Difference("op", "MACs", 1, 2)])
+    )
     done = invoke()
     assert done.exit_code == 1
     assert "counted 1, measured 2" in done.output
 
 
 def test_numbers_that_a_format_cannot_hold_are_one_line(monkeypatch):
-    monkeypatch.setattr("costsim.reference._storable", lambda x, format: x)  # masked scores stay minus infinity
+    monkeypatch.setattr("costsim.reference.execute._storable", lambda x, format: x)  # masked scores stay minus infinity
     done = invoke()
     assert done.exit_code == 2
     assert done.output == "costsim: stash-bfp: bfp16 holds no NaN or infinity\n"

@@ -6,10 +6,10 @@ from conftest import ENCODERS, STEPS, adamw, copies_of, counted, formats_of, of_
 
 from costsim.cli import main
 from costsim.errors import InputError
-from costsim.policy import with_widths
-from costsim.records import records
-from costsim.simulate import run
-from costsim.widths import read_widths
+from costsim.inputs.widths import read_widths
+from costsim.policy.policy import with_widths
+from costsim.results.records import records
+from costsim.run.simulate import run
 
 FIXED_BITS = shipped_policy("fixed-bits")
 # Weights and activations with numbers of their own, and copies of activations for the forward.

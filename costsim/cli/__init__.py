@@ -182,11 +182,13 @@ def run(
     costsim run iwslt17-dsq --scope step --traffic tiled --buffer-bytes 131072
     costsim run glue-mrpc-dsq --sweep batch=8,16 --sweep model.layers=6,12
     """
-    from costsim import report, simulate, tables
+    from costsim.run import simulate
+    from costsim.tables import run as run_tables
+    from costsim.tables import table
 
     style = _style(style, out)
     if out is not None and not _is_file(out):
-        report.check_folder(_path(out))
+        run_tables.check_folder(_path(out))
     if sweep:
         _run_sweep(sweep, by, style, out, expected, **job)
         return
@@ -195,9 +197,9 @@ def run(
     result = simulate.execute(prepared)
     failures = failed(result)
     if out is None:
-        click.echo(report.render(result, by, style, tables.screen()), nl=False)
+        click.echo(run_tables.render(result, by, style, table.screen()), nl=False)
     else:
-        _write(out, lambda: report.render(result, by, style), lambda: report.texts(result, by))
+        _write(out, lambda: run_tables.render(result, by, style), lambda: run_tables.texts(result, by))
     for failure in failures:
         click.echo(f"costsim: {failure}", err=True)
     context.exit(1 if failures else 0)
@@ -207,17 +209,18 @@ def _run_sweep(
     sweep: tuple[str, ...], by: str, style: str, out: str | None, expected: tuple[str, ...], **job: Any
 ) -> None:
     """`run --sweep`."""
-    from costsim import report_sweep, tables
-    from costsim import sweep as sweeping
     from costsim.errors import InputError
+    from costsim.run import sweep as sweeping
+    from costsim.tables import sweep as sweep_tables
+    from costsim.tables import table
 
     if expected:
         raise InputError("--assert: is of one run; leave out --sweep")
     found = sweeping.run(sweeping.points(sweep), **job)
     if out is None:
-        click.echo(report_sweep.render(found, by, style, tables.screen()), nl=False)
+        click.echo(sweep_tables.render(found, by, style, table.screen()), nl=False)
     else:
-        _write(out, lambda: report_sweep.render(found, by, style), lambda: report_sweep.texts(found, by))
+        _write(out, lambda: sweep_tables.render(found, by, style), lambda: sweep_tables.texts(found, by))
 
 
 _ENDINGS = {"txt": "table", "json": "json", "csv": "csv", "md": "markdown", "tex": "latex"}
@@ -240,12 +243,13 @@ def _style(style: str | None, out: str | None) -> str:
 
 def _write(out: str, render: Callable[[], str], texts: Callable[[], dict[str, str]]) -> None:
     """Write one file, or every format to a folder, and print what was written."""
-    from costsim import files, report
+    from costsim.inputs import files
+    from costsim.tables import run as run_tables
 
     if _is_file(out):
         click.echo(files.write(_path(out), render().encode(errors="backslashreplace")))
         return
-    for path in report.write_all(texts(), _path(out)):
+    for path in run_tables.write_all(texts(), _path(out)):
         click.echo(path)
 
 
@@ -253,7 +257,7 @@ def _failed(job: Any, expected: tuple[str, ...]) -> Callable[[Any], list[str]]:
     """What tells which assertions do not hold of a result; their names are checked before anything is counted."""
     if not expected:
         return lambda _: []
-    from costsim import assertions
+    from costsim.results import assertions
 
     expressions = assertions.read(expected, job)
     return lambda result: assertions.failures(expressions, result)
@@ -307,26 +311,27 @@ def plot(
     costsim plot glue-mrpc-dsq sweep --sweep batch=1,4,16,64
     costsim plot gpt2-small trace --policy bf16-mixed --hardware t4 --out t.json
     """
-    from costsim import simulate
+    from costsim.run import simulate
 
     options: dict[str, Any] = {} if by is None else {"by": by}
     options |= {} if batch is None else {"batches": _whole_numbers("--batch", batch)}
     options |= {} if phase is None else {"phase": phase}
     _check_kind(kind, by=by, batch=batch, phase=phase, sweep=sweep or None)
     if kind == "sweep":
-        from costsim import plots, plots_sweep
-        from costsim import sweep as sweeping
+        from costsim import plots
+        from costsim.plots import sweep as sweep_plot
+        from costsim.run import sweep as sweeping
 
         places = sweeping.places(sweeping.points(sweep), **job)
         path = _path(f"{places[0][1].workload}-sweep.svg" if out is None else out)
         found = ((point, simulate.execute(its)) for point, its in places)
-        click.echo(plots.write(lambda: plots_sweep.sweep(list(found)), path))
+        click.echo(plots.write(lambda: sweep_plot.sweep(list(found)), path))
         return
     prepared = simulate.prepare(**job)
     path = _path(f"{prepared.workload}-{kind}.{'json' if kind == 'trace' else 'svg'}" if out is None else out)
     result = simulate.execute(prepared)
     if kind == "trace":
-        from costsim import trace
+        from costsim.results import trace
 
         click.echo(trace.save(result, path, **options))
     else:
@@ -350,15 +355,16 @@ def report(context: click.Context, /, out: str | None, **job: Any) -> None:
     """
     import shlex
 
-    from costsim import report_html, simulate
+    from costsim.page import page
+    from costsim.run import simulate
 
     if out is not None:
-        report_html.check_place(_path(out))
+        page.check_place(_path(out))
     prepared = simulate.prepare(**job)
     path = _path(f"{prepared.workload}.html" if out is None else out)
-    report_html.check_place(path)
+    page.check_place(path)
     command = shlex.join(("costsim", *context.find_root().obj))
-    click.echo(report_html.save(simulate.execute(prepared), path, command))
+    click.echo(page.save(simulate.execute(prepared), path, command))
 
 
 _OF_KIND = {
@@ -408,9 +414,10 @@ def validate(
     costsim validate glue-mrpc-dsq --policy dsq --steps 3
     costsim validate gpt2-small --measure --engine numpy --hardware t4
     """
-    from costsim import report_validation, simulate
-    from costsim import validate as validation
     from costsim.errors import InputError
+    from costsim.reference import validate as validation
+    from costsim.run import simulate
+    from costsim.tables import validation as validation_tables
 
     if measure:
         _validate_time(device or "cpu", engine, steps, seed, style, **job)
@@ -425,14 +432,14 @@ def validate(
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=validation.work_to_do(prepared, steps), file=sys.stderr, hidden=hidden) as bar:
         found = validation.validate(prepared, steps, seed, lambda: bar.update(1))
-    click.echo(report_validation.to_json(found) if style == "json" else report_validation.to_table(found), nl=False)
+    click.echo(validation_tables.to_json(found) if style == "json" else validation_tables.to_table(found), nl=False)
     context.exit(0 if found.passed else 1)
 
 
 def _untiled(traffic: str | None) -> None:
     """Raises InputError for a traffic model that is tiled for a buffer."""
     from costsim.errors import InputError
-    from costsim.fusion import MODELS
+    from costsim.graph.fusion import MODELS
 
     if traffic is not None and MODELS[traffic].tiled:
         raise InputError(f"--traffic {traffic}: the reference has no buffer to tile for; fused has the same kernels")
@@ -440,9 +447,11 @@ def _untiled(traffic: str | None) -> None:
 
 def _validate_time(device: str, engine: str | None, steps: int, seed: int, style: str, **job: Any) -> None:
     """`validate --measure`."""
-    from costsim import benches, calibrate, report_validation, simulate
-    from costsim import measure as timing
     from costsim.errors import InputError
+    from costsim.reference import benches, calibrate
+    from costsim.reference import measure as timing
+    from costsim.run import simulate
+    from costsim.tables import validation as validation_tables
 
     for name, given in (("policy", job["policies"]), ("bits", job["bits"]), ("traffic", job["traffic"])):
         if given:
@@ -456,7 +465,7 @@ def _validate_time(device: str, engine: str | None, steps: int, seed: int, style
     with click.progressbar(length=ticks, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         hardware = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]
         found = timing.measure(prepared, hardware, seed, engine=runner, tick=lambda: bar.update(1))
-    click.echo(report_validation.time_json(found) if style == "json" else report_validation.time_table(found), nl=False)
+    click.echo(validation_tables.time_json(found) if style == "json" else validation_tables.time_table(found), nl=False)
 
 
 @main.command()
@@ -473,8 +482,9 @@ def calibrate(out: str | None, device: str | None, engine: str | None, seconds: 
     costsim calibrate --device cpu --engine numpy --seconds 2
     costsim run gpt2-small --policy fp32 --hardware my-machine.yaml
     """
-    from costsim import benches, files
-    from costsim import calibrate as calibration
+    from costsim.inputs import files
+    from costsim.reference import benches
+    from costsim.reference import calibrate as calibration
 
     if out is not None:
         calibration.check_place(_path(out))
@@ -529,16 +539,18 @@ def memory(
     costsim memory gpt2-small --set model.checkpointing=full --stash
     costsim memory gpt2-small --policy bf16-mixed --sweep model.layers=6,12,24
     """
-    from costsim import report_memory, simulate, tables
-    from costsim import sweep as sweeping
+    from costsim.run import simulate
+    from costsim.run import sweep as sweeping
+    from costsim.tables import memory as memory_tables
+    from costsim.tables import table
 
     batches = _whole_numbers("--batch", batch)
-    capacity_bytes = report_memory.capacity(capacity_bytes, device)
+    capacity_bytes = memory_tables.capacity(capacity_bytes, device)
     job["hardware"] = (device,) if device else ()
     places = sweeping.places(sweeping.points(sweep), **job) if sweep else ()
-    asked = report_memory.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, places)
+    asked = memory_tables.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, places)
     prepared = simulate.prepare(**job)
-    click.echo(report_memory.render(prepared, asked, style, tables.screen()), nl=False)
+    click.echo(memory_tables.render(prepared, asked, style, table.screen()), nl=False)
 
 
 @main.command()
@@ -555,9 +567,10 @@ def explain(name: str, style: str, **job: Any) -> None:
     costsim explain gpt2-small decoder.0.ffn.fc1 --hardware h100-sxm
     costsim explain iwslt17-dsq dram_reduction --policy dsq
     """
-    from costsim import report_explain, simulate
+    from costsim.run import simulate
+    from costsim.tables import explain as explain_tables
 
-    click.echo(report_explain.render(simulate.prepare(**job), name, style), nl=False)
+    click.echo(explain_tables.render(simulate.prepare(**job), name, style), nl=False)
 
 
 @main.command("import")
@@ -572,16 +585,17 @@ def import_(config: str, out: str | None) -> None:
     costsim import config.json
     costsim import config.json --out model.yaml
     """
-    from costsim import files, importers
+    from costsim.huggingface import importer
+    from costsim.inputs import files
 
-    made = importers.workload_of(config)
+    made = importer.workload_of(config)
     click.echo(made.text if out is None else files.write(_path(out), made.text.encode()), nl=out is not None)
     for note in made.notes:
         click.echo(f"costsim: {note}", err=True)
 
 
 def _catalogue(what: str) -> dict[str, str]:
-    from costsim import catalogue
+    from costsim.cli import catalogue
 
     entries: Callable[[], dict[str, str]] = catalogue.CATALOGUES[what]
     return entries()
@@ -613,7 +627,7 @@ def show(name: str) -> None:
     costsim show tiled
     costsim show bfp4
     """
-    from costsim import catalogue
+    from costsim.cli import catalogue
 
     click.echo(catalogue.describe(name), nl=False)
 
@@ -626,7 +640,7 @@ def schema(what: str) -> None:
     \b
     costsim schema policy
     """
-    from costsim import catalogue
+    from costsim.cli import catalogue
 
     click.echo(catalogue.json_schema(what), nl=False)
 

@@ -5,11 +5,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from costsim import files, formats, fusion, hardware, models, ops, schema
+from costsim.devices import profile
+from costsim.devices.profile import Hardware, Rate
 from costsim.errors import InputError, nearest, one_line
-from costsim.formats import Format
-from costsim.hardware import Hardware, Rate
-from costsim.kinds import Kind
+from costsim.formats import format
+from costsim.formats.format import Format
+from costsim.graph import fusion, ops
+from costsim.graph.kinds import Kind
+from costsim.inputs import files, schema
+from costsim.models import build
 
 
 def _files(folder: str) -> Callable[[], dict[str, str]]:
@@ -39,7 +43,7 @@ def _ridge_points(device: Hardware) -> str:
     by_ridge: dict[str, list[str]] = {}
     own = [rate for rate in device.shown_rates if rate.a.name == rate.b.name]
     for rate in sorted(own, key=lambda rate: rate.mac_per_s):
-        ridge = hardware.ridge_point(device, rate)
+        ridge = profile.ridge_point(device, rate)
         known = rate.verified and "dram_bytes_per_s" not in device.unverified
         by_ridge.setdefault("n/a" if ridge is None else f"{float(ridge):.4g}", []).append(
             f"{_operand(rate, own)}{'' if known else '?'}"
@@ -58,13 +62,13 @@ def _operand(rate: Rate, others: list[Rate]) -> str:
 def _hardware() -> dict[str, str]:
     found = {}
     for name, path in files.list_shipped("hardware_profiles").items():
-        device = hardware.load_hardware(str(path))
+        device = profile.load_hardware(str(path))
         found[name] = f"{device.description}; {_ridge_points(device)}"
     return found
 
 
 def _formats() -> dict[str, str]:
-    return {name: _format_line(formats.parse_format(name)) for name in formats.EXAMPLES}
+    return {name: _format_line(format.parse_format(name)) for name in format.EXAMPLES}
 
 
 def _ops() -> dict[str, str]:
@@ -97,7 +101,7 @@ def _describe_format(format: Format) -> str:
     if format.scales:
         lines.append(f"  bits per element in whole blocks: {float(format.bits_per_element):.6g}")
     lines.append(f"  source: {format.source}")
-    for family in formats.FAMILIES:
+    for family in format.FAMILIES:
         if re.fullmatch(family.pattern, format.name):
             bounds = ", ".join(f"{what} {low}..{high}" for what, (low, high) in family.bounds.items())
             lines.append(f"  spelling: {family.spelling}, with {bounds}; BLOCK: tensor, row, column or FREExCONTRACTED")
@@ -141,7 +145,7 @@ def describe(name: str) -> str:
     if kind is not None:
         return _describe_kind(kind)
     try:
-        return _describe_format(formats.parse_format(name))
+        return _describe_format(format.parse_format(name))
     except InputError as error:
         if str(error).startswith("format "):
             raise
@@ -157,8 +161,8 @@ def json_schema(what: str) -> str:
     found = schema.Workload.model_json_schema()
     for part, class_name in (("model", "Model"), ("batch", "Batch")):
         variants = []
-        for family in models.families():
-            section = getattr(models.family(family), class_name).model_json_schema()
+        for family in build.families():
+            section = getattr(build.family(family), class_name).model_json_schema()
             found.setdefault("$defs", {}).update(section.pop("$defs", {}))
             variants.append({**section, "title": f"{part} of {family}"})
         found["properties"][part] = {"oneOf" if part == "model" else "anyOf": variants}

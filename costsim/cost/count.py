@@ -11,15 +11,15 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from costsim.alike import Alike, Axes, Kernels, Marks, kernels
-from costsim.assign import Assignment, Copy
-from costsim.formats import Format
-from costsim.fusion import TRAFFIC_MODELS as TRAFFIC_MODELS  # known here by name, too
-from costsim.fusion import group_ops as group_ops
-from costsim.fusion import grouping
-from costsim.graph import Graph, Op
-from costsim.kinds import Dims, expand
-from costsim.laws import LAWS, Law
+from costsim.cost.laws import LAWS, Law
+from costsim.formats.format import Format
+from costsim.graph.fusion import TRAFFIC_MODELS as TRAFFIC_MODELS  # known here by name, too
+from costsim.graph.fusion import group_ops as group_ops
+from costsim.graph.fusion import grouping
+from costsim.graph.graph import Graph, Op
+from costsim.graph.kinds import Dims, expand
+from costsim.policy.assign import Assignment, Copy
+from costsim.policy.classes import Alike, Axes, Kernels, Marks, kernels
 
 SCOPES = ("gemm", "layer", "step")
 

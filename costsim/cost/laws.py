@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from costsim.formats import ON_A_GRID, Format
+from costsim.formats.format import ON_A_GRID, Format
 
 # Operands, accumulator, and how many products are summed; None where the law says nothing.
 Cost = Callable[[Format, Format, Format, int], int | None]

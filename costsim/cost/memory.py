@@ -11,15 +11,15 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
-from costsim.assign import Assignment, Copy, assign
-from costsim.autodiff import AFTER_FORWARD
 from costsim.collector import paused
-from costsim.count import count, each_op, group_ops, stored_bits
+from costsim.cost.count import count, each_op, group_ops, stored_bits
 from costsim.errors import InputError
-from costsim.graph import Graph, Op, Tensor
-from costsim.kinds import Dims
-from costsim.policy import Policy
-from costsim.simulate import Job, with_fields
+from costsim.graph.autodiff import AFTER_FORWARD
+from costsim.graph.graph import Graph, Op, Tensor
+from costsim.graph.kinds import Dims
+from costsim.policy.assign import Assignment, Copy, assign
+from costsim.policy.policy import Policy
+from costsim.run.simulate import Job, with_fields
 
 COMPONENTS = ("weights", "master_weights", "gradients", "optimizer_states", "stash", "logits", "temporaries")
 

@@ -25,12 +25,12 @@ from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
-from costsim.assign import Copy
-from costsim.count import Move, Row, each_op
+from costsim.cost.count import Move, Row, each_op
 from costsim.errors import InputError
-from costsim.formats import Format
-from costsim.graph import Graph, Op
-from costsim.kinds import Kind
+from costsim.formats.format import Format
+from costsim.graph.graph import Graph, Op
+from costsim.graph.kinds import Kind
+from costsim.policy.assign import Copy
 
 # --- one GEMM ---------------------------------------------------------------------------------------------------------
 

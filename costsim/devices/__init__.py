@@ -1,0 +1,1 @@
+"""Devices: profiles, energy tables, and a roofline for each kernel. Here time enters."""

@@ -7,7 +7,7 @@ adders as the width (accelergy-aladdin-plug-in@5e2e1263), floats as the product 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from costsim.formats import ON_A_GRID, Format
+from costsim.formats.format import ON_A_GRID, Format
 
 PICO = 1e-12
 

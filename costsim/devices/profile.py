@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from costsim import files, schema
 from costsim.errors import InputError, nearest, one_line
-from costsim.files import Document
-from costsim.formats import ON_A_GRID, Format, holds, parse_format
+from costsim.formats.format import ON_A_GRID, Format, holds, parse_format
+from costsim.inputs import files, schema
+from costsim.inputs.files import Document
 
 BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from costsim.count import Row, each_op, group_ops
-from costsim.energy import DRAM, PICO, TABLES, mac_pj, recalled
-from costsim.formats import Format
-from costsim.fusion import grouping
-from costsim.graph import Graph, Op
-from costsim.hardware import Hardware, Rate, pair_on
+from costsim.cost.count import Row, each_op, group_ops
+from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj, recalled
+from costsim.devices.profile import Hardware, Rate, pair_on
+from costsim.formats.format import Format
+from costsim.graph.fusion import grouping
+from costsim.graph.graph import Graph, Op
 
 Pair = tuple[Format, Format, Format]
 BOUNDS = ("arithmetic", "vector", "dram", "launch")

@@ -1,0 +1,1 @@
+"""A number taken apart: formulas, and a second way to the same result."""

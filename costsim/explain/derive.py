@@ -9,15 +9,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from costsim.alike import Axes
-from costsim.assign import Assignment, Copy
-from costsim.count import Held, Row
-from costsim.follow import Follower, Use, label
-from costsim.formats import Format, Scale
-from costsim.graph import GEMM_OPERANDS, Graph, Op
-from costsim.kinds import Dims, expand
-from costsim.laws import LAWS
-from costsim.steps import Part, Step, Term, nothing, undefined, worked
+from costsim.cost.count import Held, Row
+from costsim.cost.laws import LAWS
+from costsim.explain.formula import Part, Step, Term, nothing, undefined, worked
+from costsim.explain.readers import Follower, Use, label
+from costsim.formats.format import Format, Scale
+from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
+from costsim.graph.kinds import Dims, expand
+from costsim.policy.assign import Assignment, Copy
+from costsim.policy.classes import Axes
 
 
 @dataclass(slots=True)

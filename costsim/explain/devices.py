@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from costsim.count import Row
-from costsim.energy import DRAM, PICO, TABLES, mac_pj
-from costsim.hardware import Hardware, Rate, pair_on
-from costsim.roofline import Kernel
-from costsim.steps import Number, Part, Step, Term, undefined, worked
+from costsim.cost.count import Row
+from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
+from costsim.devices.profile import Hardware, Rate, pair_on
+from costsim.devices.roofline import Kernel
+from costsim.explain.formula import Number, Part, Step, Term, undefined, worked
 
 _ROOFLINE = "a roofline; Williams et al., Roofline, CACM 2009"
 

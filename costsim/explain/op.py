@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from costsim.assign import Assignment, assign
-from costsim.count import SCOPES, Row, group_ops, narrowest_scope
-from costsim.derive import Derived, Deriver, differences
+from costsim.cost.count import SCOPES, Row, group_ops, narrowest_scope
 from costsim.errors import InputError, one_line
-from costsim.fusion import grouping
-from costsim.graph import Graph, Op
-from costsim.policy import Policy
-from costsim.schedule import schedule
-from costsim.simulate import CountedPhase, Job, buffer_on, count_step, rows_on
-from costsim.steps import Part, Step, undefined, worked
+from costsim.explain.derive import Derived, Deriver, differences
+from costsim.explain.formula import Part, Step, undefined, worked
+from costsim.graph.fusion import grouping
+from costsim.graph.graph import Graph, Op
+from costsim.policy.assign import Assignment, assign
+from costsim.policy.policy import Policy
+from costsim.policy.schedule import schedule
+from costsim.run.simulate import CountedPhase, Job, buffer_on, count_step, rows_on
 
 CAST = ".cast"
 
@@ -83,8 +83,8 @@ def _row(rows: list[Row], found: Derived) -> Row:
 
 def _device_steps(job: Job, phase: CountedPhase, scope: str, found: Derived) -> Iterator[Step]:
     """Time and energy of the op's kernel on each device; with a buffer of its own, tiled for that."""
-    from costsim.explain_devices import device_steps  # without devices there is no need
-    from costsim.roofline import kernels
+    from costsim.devices.roofline import kernels
+    from costsim.explain.devices import device_steps  # without devices there is no need
 
     group = group_ops(job.graph, _grouping(job, scope))
     for device in job.hardware:
@@ -119,7 +119,7 @@ def _explain_phase(job: Job, scope: str, assignment: Assignment, name: str) -> t
     row = _row(phase.compulsory, found)
     wrong = differences(found, row)
     if job.convention.buffer_bytes is not None:
-        from costsim.explain_tiling import add_passes  # without a buffer there is nothing to tile
+        from costsim.explain.tiling import add_passes  # without a buffer there is nothing to tile
 
         tiled = _row(phase.rows, found)
         add_passes(found, job.graph, row, tiled, job.convention.buffer_bytes)

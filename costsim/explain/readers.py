@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from costsim.assign import Assignment, Copy
-from costsim.count import Held, group_ops
-from costsim.graph import Graph, Op
+from costsim.cost.count import Held, group_ops
+from costsim.graph.graph import Graph, Op
+from costsim.policy.assign import Assignment, Copy
 
 
 class Use(NamedTuple):

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from costsim.count import Row
-from costsim.derive import Derived
-from costsim.graph import Graph
-from costsim.steps import Part, Step, worked
-from costsim.tiling import Gemm, Tiling, best, problem
+from costsim.cost.count import Row
+from costsim.cost.tiling import Gemm, Tiling, best, problem
+from costsim.explain.derive import Derived
+from costsim.explain.formula import Part, Step, worked
+from costsim.graph.graph import Graph
 
 _SOURCE = "traffic model tiled; Hong & Kung, STOC 1981; Smith et al., arXiv:1702.02017"
 _FLASH = "flash attention in blocks that fit the buffer; Dao, arXiv:2307.08691, algorithms 1 and 2"

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from costsim.count import Total, group, sum_rows
+from costsim.cost.count import Total, group, sum_rows
+from costsim.cost.laws import LAWS
+from costsim.cost.memory import of_policy
+from costsim.devices.profile import Hardware
+from costsim.devices.roofline import Rates, Spent, kernels, spend
 from costsim.errors import InputError
-from costsim.hardware import Hardware
-from costsim.laws import LAWS
-from costsim.memory import of_policy
-from costsim.roofline import Rates, Spent, kernels, spend
-from costsim.simulate import CountedPolicy, Job, Result, buffer_unknown, execute, rows_on
-from costsim.steps import Number, Part, Step, undefined, worked
+from costsim.explain.formula import Number, Part, Step, undefined, worked
+from costsim.run.simulate import CountedPolicy, Job, Result, buffer_unknown, execute, rows_on
 
 MOST = 10  # parts that are listed one by one
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costsim.formats import Format, Scale, parse_format
+from costsim.formats.format import Format, Scale, parse_format
 
 Array = Any  # NumPy arrays: NumPy's own types say little of what ufuncs return
 

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from costsim.graph import Graph, GraphBuilder, Op, Segment, Tensor
-from costsim.kinds import GradRule
-from costsim.ops import kind_of
+from costsim.graph.graph import Graph, GraphBuilder, Op, Segment, Tensor
+from costsim.graph.kinds import GradRule
+from costsim.graph.ops import kind_of
 
 _GEMM_OF_OPERAND = {"x": "dgrad", "w": "wgrad"}
 

@@ -7,7 +7,7 @@ kernel by the sort of its first op; a traffic model is a set of patterns. To fus
 from functools import lru_cache
 from typing import NamedTuple
 
-from costsim.graph import Graph, Op
+from costsim.graph.graph import Graph, Op
 
 
 class Pattern(NamedTuple):

@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from costsim.kinds import Dims, Env, Kind, bind, expand, linear_equation
-from costsim.ops import kind_of
+from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
+from costsim.graph.ops import kind_of
 
 # What the operands of a GEMM are to the layer y = x w, whichever of its three GEMMs reads them.
 GEMM_OPERANDS = {"forward": ("x", "w"), "dgrad": ("dy", "w"), "wgrad": ("x", "dy")}

@@ -1,0 +1,1 @@
+"""Workloads from Hugging Face configs."""

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costsim import files, schema
 from costsim.errors import InputError, nearest, one_line
-from costsim.files import Document
-from costsim.import_tables import (
+from costsim.huggingface.models import (
     ADAPTERS,
     CHECKS,
     NEEDED,
@@ -23,7 +21,9 @@ from costsim.import_tables import (
     Window,
     spell,
 )
-from costsim.models import family
+from costsim.inputs import files, schema
+from costsim.inputs.files import Document
+from costsim.models.build import family
 
 
 class Imported(NamedTuple):

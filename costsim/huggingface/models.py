@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from costsim.errors import nearest, one_line
-from costsim.schema import MAX_INTEGER
+from costsim.inputs.schema import MAX_INTEGER
 
 Parse = Callable[[Any], Any]  # a value of a config as one of ours; raises ValueError
 Check = Callable[[Any, Mapping[str, Any]], None]  # raises ValueError for a value that we do not understand

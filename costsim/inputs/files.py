@@ -252,7 +252,7 @@ def tuples(value: Any) -> Any:
 
 def list_shipped(folder: str) -> dict[str, Path]:
     """The files that come with costsim in `folder` (workloads, policies), by name, sorted."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     for root in (package / folder, package.parent / folder):  # a wheel carries them inside, a checkout has them beside
         if root.is_dir():
             return {path.stem: path for path in sorted(root.glob("*.yaml"))}

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from costsim.errors import nearest, one_line
-from costsim.files import Document
+from costsim.inputs.files import Document
 
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
 

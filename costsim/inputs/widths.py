@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from costsim import files
 from costsim.errors import InputError, nearest, one_line
+from costsim.inputs import files
 
 BY = ("layer", "tensor")
 

@@ -1,0 +1,1 @@
+"""Model families, a file each, and the training step that they share."""

@@ -7,10 +7,10 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim import graph
-from costsim.graph import GraphBuilder
-from costsim.kinds import Dims
-from costsim.schema import Count, Positive, Rate, Strict
+from costsim.graph import graph
+from costsim.graph.graph import GraphBuilder
+from costsim.graph.kinds import Dims
+from costsim.inputs.schema import Count, Positive, Rate, Strict
 
 Tokens = Annotated[int, Field(ge=1, le=10**9)]
 

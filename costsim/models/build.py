@@ -8,17 +8,18 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from costsim.autodiff import backward
 from costsim.collector import paused
 from costsim.errors import nearest, one_line
-from costsim.files import Document, Where
-from costsim.graph import Graph, GraphBuilder, Tensor
-from costsim.schema import Optimizer, Workload, validate
+from costsim.graph.autodiff import backward
+from costsim.graph.graph import Graph, GraphBuilder, Tensor
+from costsim.inputs.files import Document, Where
+from costsim.inputs.schema import Optimizer, Workload, validate
 
-_SHARED = ("blocks",)
+_SHARED = ("blocks", "build")
 
 
 class FieldError(ValueError):
@@ -31,13 +32,13 @@ class FieldError(ValueError):
 
 def families() -> tuple[str, ...]:
     """The names of all model families."""
-    names = (module.name for module in pkgutil.iter_modules(__path__))
+    names = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
     return tuple(sorted(name.replace("_", "-") for name in names if name not in _SHARED))
 
 
 def family(name: str) -> ModuleType:
     """The module of a family. Raises ImportError for an unknown one."""
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return importlib.import_module(f"{__package__}.{name.replace('-', '_')}")
 
 
 def _update(b: GraphBuilder, optimizer: Optimizer, gradients: dict[str, str]) -> None:

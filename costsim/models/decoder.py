@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim.graph import GraphBuilder
+from costsim.graph.graph import GraphBuilder
+from costsim.inputs.schema import Count, Layers, Positive, Strict
 from costsim.models.blocks import (
     Padded,
     Rotary,
@@ -18,7 +19,6 @@ from costsim.models.blocks import (
     norm,
     residual,
 )
-from costsim.schema import Count, Layers, Positive, Strict
 
 
 class Experts(Strict):

@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim.graph import GraphBuilder
+from costsim.graph.graph import GraphBuilder
+from costsim.inputs.schema import Count, Layers, Rate
 from costsim.models.blocks import Padded, Transformer, activate, encoder_layer, layers, loss, norm
-from costsim.schema import Count, Layers, Rate
 
 
 class Model(Transformer):

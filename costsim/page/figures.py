@@ -10,8 +10,8 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from costsim.plots import svg
-from costsim.plots_style import drawable
-from costsim.simulate import Result
+from costsim.plots.style import drawable
+from costsim.run.simulate import Result
 
 MOST_PANELS = 6  # of rooflines and timelines, a panel for each policy (and device)
 _SVG = "{http://www.w3.org/2000/svg}"

@@ -13,18 +13,21 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from costsim import files, page_sources, page_tables, report_hardware
-from costsim.cells import short, signed
 from costsim.errors import InputError, one_line
-from costsim.page_figures import figures
-from costsim.records import Record, published, records
-from costsim.report import remarks
-from costsim.simulate import Result
-from costsim.tables import printable
+from costsim.inputs import files
+from costsim.page import sources
+from costsim.page import tables as page_tables
+from costsim.page.figures import figures
+from costsim.results.records import Record, published, records
+from costsim.run.simulate import Result
+from costsim.tables import devices as device_tables
+from costsim.tables.cells import short, signed
+from costsim.tables.run import remarks
+from costsim.tables.table import printable
 
 ENDINGS = (".html", ".htm")
 GROUPS = ("phase", "kind", "layer", "pair")
-_PAGE = Path(__file__).parent / "page"
+_PAGE = Path(__file__).parent
 
 
 def check_place(path: Path) -> None:
@@ -113,7 +116,7 @@ def _context(result: Result, command: str) -> dict[str, Any]:
     """What the template shows."""
     script = (_PAGE / "sort.js").read_text(encoding="utf-8")
     devices = result.job.hardware
-    notes = [report_hardware.roofline_note(result, "policy")] if devices else []
+    notes = [device_tables.roofline_note(result, "policy")] if devices else []
     return {
         "workload": result.job.workload,
         "description": result.job.file.description,
@@ -129,13 +132,13 @@ def _context(result: Result, command: str) -> dict[str, Any]:
         "device_notes": notes,
         "memory": page_tables.memory(result),
         "assumptions": page_tables.assumptions(result),
-        "conventions": page_sources.conventions(result),
-        "policy_sources": page_sources.policies(result),
-        "formats": page_sources.formats(result),
-        "device_figures": [page_sources.figures(device) for device in devices],
-        "energies": page_sources.energies(devices),
+        "conventions": sources.conventions(result),
+        "policy_sources": sources.policies(result),
+        "formats": sources.formats(result),
+        "device_figures": [sources.figures(device) for device in devices],
+        "energies": sources.energies(devices),
         "stated_by": list(dict.fromkeys(figure.source for figure in result.job.file.published)),
-        "files": page_sources.listed(result),
+        "files": sources.listed(result),
         "command": command,
         "version": version("costsim"),
         "style": Markup((_PAGE / "style.css").read_text(encoding="utf-8")),

@@ -7,19 +7,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from costsim import files
-from costsim.assign import assign
+from costsim.cost.laws import LAWS
 from costsim.errors import InputError
-from costsim.formats import Format
-from costsim.fusion import MODELS
-from costsim.laws import LAWS
-from costsim.page_tables import PageTable, integer, number, table, words
-from costsim.policy import Policy
-from costsim.records import convention
-from costsim.simulate import Result
+from costsim.formats.format import Format
+from costsim.graph.fusion import MODELS
+from costsim.inputs import files
+from costsim.page.tables import PageTable, integer, number, table, words
+from costsim.policy.assign import assign
+from costsim.policy.policy import Policy
+from costsim.results.records import convention
+from costsim.run.simulate import Result
 
 if TYPE_CHECKING:
-    from costsim.hardware import Hardware
+    from costsim.devices.profile import Hardware
 
 MOST_TEXT = 60_000  # characters of a file that the page shows
 _SCOPES = {"gemm": "GEMM operands and results", "layer": "all ops but the update", "step": "all ops and the update"}
@@ -127,7 +127,7 @@ def figures(device: Hardware) -> PageTable:
 
 def energies(devices: tuple[Hardware, ...]) -> list[tuple[str, str]]:
     """Where joules come from: the tables of energies and the memories of the devices."""
-    from costsim import energy  # a page without devices does without
+    from costsim.devices import energy  # a page without devices does without
 
     found: dict[str, str] = {}
     for device in devices:

@@ -7,12 +7,20 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from costsim.cells import duration, joules, percent, short, signed, three_digits
-from costsim.fusion import UNTILED
-from costsim.laws import LAWS
-from costsim.memory import COMPONENTS, of_policy
-from costsim.records import FIGURES, Record, full_records, group_records, hardware_record, published, reduction_records
-from costsim.simulate import Result
+from costsim.cost.laws import LAWS
+from costsim.cost.memory import COMPONENTS, of_policy
+from costsim.graph.fusion import UNTILED
+from costsim.results.records import (
+    FIGURES,
+    Record,
+    full_records,
+    group_records,
+    hardware_record,
+    published,
+    reduction_records,
+)
+from costsim.run.simulate import Result
+from costsim.tables.cells import duration, joules, percent, short, signed, three_digits
 
 MOST_GROUPS = 8  # rows of a policy in a table of groups, counting what is left as one
 _ON_A_LINE = 26  # characters of a cell that are not broken

@@ -13,19 +13,19 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from costsim import files
-from costsim.count import Total, sum_rows
+from costsim.cost.count import Total, sum_rows
+from costsim.devices.profile import Hardware
 from costsim.errors import InputError, nearest
-from costsim.hardware import Hardware
-from costsim.plots_breakdown import breakdown, comparison
-from costsim.plots_hardware import Bar, memory, roofline, stacked
-from costsim.plots_style import COLOURS, RECALLED, drawable, marks, note, starred
-from costsim.plots_timeline import timeline
-from costsim.pretraining import Peak, Share
-from costsim.sensitivity import Outcome, outcomes
-from costsim.simulate import CountedPolicy, Result
-from costsim.tables import wrap
-from costsim.training import Spent
+from costsim.inputs import files
+from costsim.plots.breakdown import breakdown, comparison
+from costsim.plots.roofline import Bar, memory, roofline, stacked
+from costsim.plots.style import COLOURS, RECALLED, drawable, marks, note, starred
+from costsim.plots.timeline import timeline
+from costsim.reference.training import Spent
+from costsim.run.pretraining import Peak, Share
+from costsim.run.sensitivity import Outcome, outcomes
+from costsim.run.simulate import CountedPolicy, Result
+from costsim.tables.table import wrap
 
 _STYLE: Any = {
     "svg.hashsalt": "costsim",

@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from costsim.count import Total, group
+from costsim.cost.count import Total, group
+from costsim.cost.laws import LAWS
+from costsim.cost.memory import Memory, Stored, of_policy
+from costsim.devices.profile import Hardware
 from costsim.errors import InputError
-from costsim.graph import Graph
-from costsim.hardware import Hardware
-from costsim.laws import LAWS
-from costsim.memory import Memory, Stored, of_policy
-from costsim.plots_style import COLOURS, GREY, OF_COMPONENT, largest, marks, note, short, si, starred
-from costsim.simulate import CountedPolicy, Result
+from costsim.graph.graph import Graph
+from costsim.plots.style import COLOURS, GREY, OF_COMPONENT, largest, marks, note, short, si, starred
+from costsim.run.simulate import CountedPolicy, Result
 
 # What breaks a cost down, and how the memory is broken down beside it: by something of a stored tensor. Phases and
 # kinds are of ops, and what lies in memory belongs to no single op.

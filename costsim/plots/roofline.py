@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from costsim.count import Row
+from costsim.cost.count import Row
+from costsim.cost.memory import of_policy, with_batch
+from costsim.devices.profile import Hardware, Rate
+from costsim.devices.roofline import Kernel, Rates, kernels, spend
 from costsim.errors import InputError
-from costsim.hardware import Hardware, Rate
-from costsim.memory import of_policy, with_batch
-from costsim.plots_style import COLOURS, OF_COMPONENT, RECALLED, note, short, si, starred
-from costsim.roofline import Kernel, Rates, kernels, spend
-from costsim.simulate import CountedPolicy, Result, rows_on
+from costsim.plots.style import COLOURS, OF_COMPONENT, RECALLED, note, short, si, starred
+from costsim.run.simulate import CountedPolicy, Result, rows_on
 
 # --- roofline ---------------------------------------------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from costsim.memory import COMPONENTS
-from costsim.simulate import CountedPolicy, Job, Result
-from costsim.tables import printable
+from costsim.cost.memory import COMPONENTS
+from costsim.run.simulate import CountedPolicy, Job, Result
+from costsim.tables.table import printable
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

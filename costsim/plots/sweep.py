@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from costsim.errors import InputError
-from costsim.plots_style import COLOURS, marks, starred
-from costsim.records import Record, records
-from costsim.simulate import Result
-from costsim.sweep import Point, convention, value
+from costsim.plots.style import COLOURS, marks, starred
+from costsim.results.records import Record, records
+from costsim.run.simulate import Result
+from costsim.run.sweep import Point, convention, value
 
 _MARKERS = "osD^vPX*"
 

@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from costsim.autodiff import AFTER_FORWARD
-from costsim.count import group_ops
-from costsim.graph import Graph
-from costsim.memory import COMPONENTS, Memory, of_policy
-from costsim.plots_style import OF_COMPONENT, marks, short, si, starred
-from costsim.simulate import CountedPolicy, Result
-from costsim.trace import Live, live_parts
+from costsim.cost.count import group_ops
+from costsim.cost.memory import COMPONENTS, Memory, of_policy
+from costsim.graph.autodiff import AFTER_FORWARD
+from costsim.graph.graph import Graph
+from costsim.plots.style import OF_COMPONENT, marks, short, si, starred
+from costsim.results.trace import Live, live_parts
+from costsim.run.simulate import CountedPolicy, Result
 
 _POINTS = 2600  # of all panels together: what keeps an SVG file below a megabyte
 _LEAST, _MOST = 120, 700  # of a panel

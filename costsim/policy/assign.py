@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from costsim import schema
-from costsim.alike import Axes, Candidate, Classes, Marks, Read, classes, last_axis
 from costsim.errors import InputError
-from costsim.formats import Format, contained, parse_format
-from costsim.graph import Graph, Op
-from costsim.kinds import Dims
-from costsim.policy import Policy, fill
+from costsim.formats.format import Format, contained, parse_format
+from costsim.graph.graph import Graph, Op
+from costsim.graph.kinds import Dims
+from costsim.inputs import schema
+from costsim.policy.classes import Axes, Candidate, Classes, Marks, Read, classes, last_axis
+from costsim.policy.policy import Policy, fill
 
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks

@@ -14,13 +14,13 @@ from functools import lru_cache
 from re import compile as compile_pattern
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from costsim.autodiff import AFTER_FORWARD, is_stashed
 from costsim.collector import paused
-from costsim.graph import GEMM_OPERANDS, Graph, Op
-from costsim.kinds import Dims
+from costsim.graph.autodiff import AFTER_FORWARD, is_stashed
+from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
+from costsim.graph.kinds import Dims
 
 if TYPE_CHECKING:
-    from costsim.widths import Widths  # which reads CSV: loaded where there is some
+    from costsim.inputs.widths import Widths  # which reads CSV: loaded where there is some
 
 Axes = tuple[int, ...]
 Matched = frozenset[str]  # the globs that match a name

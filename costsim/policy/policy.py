@@ -8,17 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costsim import files, schema
 from costsim.errors import InputError, nearest, one_line
-from costsim.files import Document, Where
-from costsim.formats import Format, parse_format
-from costsim.schema import validate
+from costsim.formats.format import Format, parse_format
+from costsim.inputs import files, schema
+from costsim.inputs.files import Document, Where
+from costsim.inputs.schema import validate
 
 _LEVEL = r"<([^<>]*)>"
 
 
 if TYPE_CHECKING:
-    from costsim.widths import Widths  # which reads CSV: loaded where there is some
+    from costsim.inputs.widths import Widths  # which reads CSV: loaded where there is some
 
 
 @dataclass(frozen=True, slots=True)

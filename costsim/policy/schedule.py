@@ -4,9 +4,9 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
-from costsim import files, schema
 from costsim.errors import InputError, one_line
-from costsim.policy import Policy
+from costsim.inputs import files, schema
+from costsim.policy.policy import Policy
 
 LossLog = list[tuple[int, float]]  # (step, validation loss), steps rising
 

@@ -18,9 +18,9 @@ from typing import Any
 import yaml
 
 from costsim import __version__
-from costsim.benches import Bench, Machine, NumpyBench, Sizes, Task
+from costsim.devices.profile import Hardware, load_hardware
 from costsim.errors import InputError, one_line
-from costsim.hardware import Hardware, load_hardware
+from costsim.reference.benches import Bench, Machine, NumpyBench, Sizes, Task
 
 Clock = Callable[[], float]  # seconds
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from costsim import files
 from costsim.errors import InputError
+from costsim.inputs import files
 
 Pair = tuple[str, str]  # an English message and its German translation
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from costsim.assign import Assignment, Copy
-from costsim.autodiff import AFTER_FORWARD
-from costsim.formats import Format
-from costsim.graph import Graph, Op
-from costsim.quantize import Packed, needs_float64, pack, quantize, unpack
+from costsim.formats.format import Format
+from costsim.formats.quantize import Packed, needs_float64, pack, quantize, unpack
+from costsim.graph.autodiff import AFTER_FORWARD
+from costsim.graph.graph import Graph, Op
+from costsim.policy.assign import Assignment, Copy
 
 Array = np.ndarray[Any, Any]
 Values = dict[str, Array]

@@ -15,16 +15,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from costsim.assign import assign
-from costsim.benches import choose_engine
-from costsim.count import count
-from costsim.graph import Graph
-from costsim.hardware import Hardware
-from costsim.policy import find_policy, load_policies
-from costsim.reference import Array, Clock, run
-from costsim.roofline import Spent, kernels, spend
-from costsim.simulate import Job, with_fields
-from costsim.validate import check_memory, draw_batch, draw_weights
+from costsim.cost.count import count
+from costsim.devices.profile import Hardware
+from costsim.devices.roofline import Spent, kernels, spend
+from costsim.graph.graph import Graph
+from costsim.policy.assign import assign
+from costsim.policy.policy import find_policy, load_policies
+from costsim.reference.benches import choose_engine
+from costsim.reference.execute import Array, Clock, run
+from costsim.reference.validate import check_memory, draw_batch, draw_weights
+from costsim.run.simulate import Job, with_fields
 
 LAYERS = 2
 MOST_MACS = 5 * 10**10  # of a step: a second or two at the rates of a few cores, and as long for the other ops
@@ -174,7 +174,7 @@ class TorchEngine:
 
     def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
         """A step, which trains on from one call to the next."""
-        from costsim.torch_step import TorchStep
+        from costsim.reference.torch_step import TorchStep
 
         return TorchStep(graph, weights, batches, self._device, seed)
 

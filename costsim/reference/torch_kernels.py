@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from costsim.ops import OPS
+from costsim.graph.ops import OPS
 
 torch: Any = import_module("torch")
 aten: Any = torch.ops.aten

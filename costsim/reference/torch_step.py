@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
-from costsim.autodiff import AFTER_FORWARD
 from costsim.errors import InputError
-from costsim.graph import Graph, Op
-from costsim.reference import Array
-from costsim.torch_kernels import KERNELS, Tensor, contract, torch
+from costsim.graph.autodiff import AFTER_FORWARD
+from costsim.graph.graph import Graph, Op
+from costsim.reference.execute import Array
+from costsim.reference.torch_kernels import KERNELS, Tensor, contract, torch
 
 
 class Stopwatch(Protocol):

@@ -14,16 +14,17 @@ from pathlib import Path
 
 import numpy as np
 
-from costsim import corpus, files
-from costsim.assign import assign
-from costsim.count import sum_rows
+from costsim.cost.count import sum_rows
 from costsim.errors import InputError
-from costsim.graph import Graph
-from costsim.policy import Policy
-from costsim.reference import Array, run
-from costsim.schedule import loss_log_path, schedule
-from costsim.simulate import Job, count_policy, count_step, prepare
-from costsim.validate import draw_weights
+from costsim.graph.graph import Graph
+from costsim.inputs import files
+from costsim.policy.assign import assign
+from costsim.policy.policy import Policy
+from costsim.policy.schedule import loss_log_path, schedule
+from costsim.reference import corpus
+from costsim.reference.execute import Array, run
+from costsim.reference.validate import draw_weights
+from costsim.run.simulate import Job, count_policy, count_step, prepare
 
 Batch = dict[str, Array]
 

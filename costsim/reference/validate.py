@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from costsim import files, schema
-from costsim.assign import assign
-from costsim.count import Row, count, each_op, group_ops
+from costsim.cost.count import Row, count, each_op, group_ops
 from costsim.errors import InputError
-from costsim.graph import Graph
-from costsim.models import build
-from costsim.policy import Policy
-from costsim.reference import Array, Measured, Run, run
-from costsim.schedule import schedule
-from costsim.simulate import Job
+from costsim.graph.graph import Graph
+from costsim.inputs import files, schema
+from costsim.models.build import build
+from costsim.policy.assign import assign
+from costsim.policy.policy import Policy
+from costsim.policy.schedule import schedule
+from costsim.reference.execute import Array, Measured, Run, run
+from costsim.run.simulate import Job
 
 LAYERS = 2
 MICRO_BATCHES = 2

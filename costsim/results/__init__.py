@@ -1,0 +1,1 @@
+"""Results as data: records, tidy tables, traces, assertions. No words."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from costsim.count import Total
+from costsim.cost.count import Total
 from costsim.errors import nearest, one_line
-from costsim.expressions import Expression, Field, Name, Number, evaluate, field_error, parse
-from costsim.policy import Policy
-from costsim.records import Record, policy_record
-from costsim.simulate import CountedPhase, CountedPolicy, Job, Result
+from costsim.policy.policy import Policy
+from costsim.results.expressions import Expression, Field, Name, Number, evaluate, field_error, parse
+from costsim.results.records import Record, policy_record
+from costsim.run.simulate import CountedPhase, CountedPolicy, Job, Result
 
 PEAK = "peak_memory_bytes"  # worked out where it is named: it takes as long as counting
 _TEXTS = ("policy", "setup", "grade")
@@ -71,7 +71,7 @@ def _values(result: Result, names: set[Name]) -> dict[Name, Number | None]:
     for name in names:
         record = records[name[0]]
         if name[1:] == (PEAK,):
-            from costsim.memory import of_policy  # few assertions need it
+            from costsim.cost.memory import of_policy  # few assertions need it
 
             policy = counted[name[0]].policy
             found[name] = of_policy(result.job.graph, policy, result.job.convention.traffic)[1].peak_bytes

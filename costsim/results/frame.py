@@ -18,17 +18,17 @@ from typing import Any
 
 import pandas as pd
 
-from costsim import files
-from costsim.assign import assign
-from costsim.count import Row, each_op
+from costsim.cost.count import Row, each_op
+from costsim.cost.laws import LAWS
+from costsim.cost.memory import memory
+from costsim.devices.profile import Hardware
+from costsim.devices.roofline import Rates, Spent, kernels, spend
 from costsim.errors import InputError, nearest, one_line
-from costsim.fusion import group_ops, grouping
-from costsim.graph import Op
-from costsim.hardware import Hardware
-from costsim.laws import LAWS
-from costsim.memory import memory
-from costsim.roofline import Rates, Spent, kernels, spend
-from costsim.simulate import CountedPhase, CountedPolicy, Result, buffer_unknown, rows_on
+from costsim.graph.fusion import group_ops, grouping
+from costsim.graph.graph import Op
+from costsim.inputs import files
+from costsim.policy.assign import assign
+from costsim.run.simulate import CountedPhase, CountedPolicy, Result, buffer_unknown, rows_on
 
 # The columns, with what they hold. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
 COLUMNS = {

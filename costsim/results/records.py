@@ -9,15 +9,15 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from costsim.count import GROUPINGS, Total, group
-from costsim.fusion import UNTILED
-from costsim.laws import LAWS
-from costsim.models import padding
-from costsim.simulate import CountedPolicy, Result
+from costsim.cost.count import GROUPINGS, Total, group
+from costsim.cost.laws import LAWS
+from costsim.graph.fusion import UNTILED
+from costsim.models.build import padding
+from costsim.run.simulate import CountedPolicy, Result
 
 if TYPE_CHECKING:
-    from costsim.hardware import Hardware
-    from costsim.roofline import Spent
+    from costsim.devices.profile import Hardware
+    from costsim.devices.roofline import Spent
 
 Record = dict[str, Any]
 BY = ("policy", *GROUPINGS, "assumption", "reduction")
@@ -101,7 +101,7 @@ def hardware_record(result: Result, counted: CountedPolicy, device: Hardware) ->
     for name in ("time_s", "energy_j"):
         mine, its = getattr(spent, name), getattr(base, name)
         ratios[f"{name.partition('_')[0]}_reduction"] = its / mine if mine and its is not None else None
-    from costsim.spending import ridge_op_per_byte  # a run without devices does without
+    from costsim.run.timing import ridge_op_per_byte  # a run without devices does without
 
     return spent_record(spent) | ratios | {"ridge_op_per_byte": ridge_op_per_byte(spent, device)}
 
@@ -138,8 +138,8 @@ def _spent_by(result: Result, counted: CountedPolicy, by: str) -> Callable[[str]
     """What a group takes on each device, by the group's name; all None for groupings that have no time."""
     if not result.job.hardware:
         return lambda _: {}
-    from costsim.roofline import Spent
-    from costsim.spending import UNDIVIDED, ridge_op_per_byte, spent_by
+    from costsim.devices.roofline import Spent
+    from costsim.run.timing import UNDIVIDED, ridge_op_per_byte, spent_by
 
     found = {} if by in UNDIVIDED else spent_by(result, counted, by)
 
@@ -186,14 +186,14 @@ def reduction_records(result: Result) -> list[Record]:
 
 
 def _peak_bytes(result: Result, counted: CountedPolicy) -> int:
-    from costsim.memory import of_policy  # a table on a terminal does without
+    from costsim.cost.memory import of_policy  # a table on a terminal does without
 
     return of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1].peak_bytes
 
 
 def assumption_records(result: Result) -> list[Record]:
     """A row per policy and case of an assumption: where both ratios go, and how far that is from as shipped."""
-    from costsim.sensitivity import Outcome, outcomes  # no other table needs it
+    from costsim.run.sensitivity import Outcome, outcomes  # no other table needs it
 
     found = []
     shipped: dict[str, Outcome] = {}

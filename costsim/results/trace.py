@@ -12,15 +12,15 @@ from itertools import accumulate, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costsim import files
-from costsim.assign import assign
-from costsim.count import group_ops
+from costsim.cost.count import group_ops
+from costsim.cost.memory import COMPONENTS, Memory, memory
+from costsim.devices.profile import Hardware
+from costsim.devices.roofline import Kernel, Rates, Spent, kernels, spend
 from costsim.errors import InputError
-from costsim.graph import Graph
-from costsim.hardware import Hardware
-from costsim.memory import COMPONENTS, Memory, memory
-from costsim.roofline import Kernel, Rates, Spent, kernels, spend
-from costsim.simulate import CountedPolicy, Result, buffer_on, rows_on
+from costsim.graph.graph import Graph
+from costsim.inputs import files
+from costsim.policy.assign import assign
+from costsim.run.simulate import CountedPolicy, Result, buffer_on, rows_on
 
 Event = dict[str, Any]
 

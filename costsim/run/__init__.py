@@ -1,0 +1,1 @@
+"""A run: what is asked is read and checked, counted, timed, swept."""

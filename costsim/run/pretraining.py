@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from costsim import simulate
-from costsim.assign import assign
+from costsim.cost.memory import of_policy, with_batch
+from costsim.devices.profile import pair_on
+from costsim.devices.roofline import Kernel, kernels, spend
 from costsim.errors import InputError
-from costsim.graph import Graph, Op
-from costsim.hardware import pair_on
-from costsim.memory import of_policy, with_batch
-from costsim.roofline import Kernel, kernels, spend
-from costsim.simulate import CountedPolicy, Result
+from costsim.graph.graph import Graph, Op
+from costsim.policy.assign import assign
+from costsim.run import simulate
+from costsim.run.simulate import CountedPolicy, Result
 
 SECONDS_PER_DAY = 86400
 

@@ -10,13 +10,13 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from costsim import files
-from costsim.count import SCOPES, Total
+from costsim.cost.count import SCOPES, Total
+from costsim.cost.laws import LAWS
 from costsim.errors import InputError
-from costsim.fusion import UNTILED
-from costsim.laws import LAWS
-from costsim.policy import Policy, with_case
-from costsim.simulate import Job, count_policy, with_fields
+from costsim.graph.fusion import UNTILED
+from costsim.inputs import files
+from costsim.policy.policy import Policy, with_case
+from costsim.run.simulate import Job, count_policy, with_fields
 
 AS_SHIPPED = "as shipped"
 _CONVENTION = {"scope": SCOPES, "traffic": UNTILED, "law": tuple(LAWS)}

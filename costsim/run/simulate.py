@@ -13,20 +13,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costsim import files, schema
-from costsim.assign import Assignment, assign
-from costsim.count import SCOPES, Row, Total, count, sum_rows, sum_scopes
+from costsim.cost.count import SCOPES, Row, Total, count, sum_rows, sum_scopes
+from costsim.cost.laws import LAWS
 from costsim.errors import InputError, nearest, one_line
-from costsim.fusion import MODELS, UNTILED
-from costsim.graph import Graph
-from costsim.laws import LAWS
-from costsim.models import build
-from costsim.policy import Policy, find_policy, load_policies, with_widths
-from costsim.schedule import schedule
+from costsim.graph.fusion import MODELS, UNTILED
+from costsim.graph.graph import Graph
+from costsim.inputs import files, schema
+from costsim.models.build import build
+from costsim.policy.assign import Assignment, assign
+from costsim.policy.policy import Policy, find_policy, load_policies, with_widths
+from costsim.policy.schedule import schedule
 
 if TYPE_CHECKING:
-    from costsim.hardware import Hardware  # loaded where there is some
-    from costsim.roofline import Spent
+    from costsim.devices.profile import Hardware  # loaded where there is some
+    from costsim.devices.roofline import Spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Result:
         """Time and energy of the whole run, by policy and device: each phase's step, weighed by its steps."""
         if not self.job.hardware:
             return {}
-        from costsim.roofline import Spent, kernels, spend_all  # a run without devices does without
+        from costsim.devices.roofline import Spent, kernels, spend_all  # a run without devices does without
 
         job, said = self.job, self.job.convention
         found: dict[tuple[str, str], Spent] = {}
@@ -163,7 +163,7 @@ def _tiled(graph: Graph, rows: list[Row], buffer_bytes: int | None) -> list[Row]
     """Rows tiled for so many bytes on chip; as they are for None. Raises InputError if that is too small."""
     if buffer_bytes is None:
         return rows
-    from costsim.tiling import tile_rows  # most runs tile nothing
+    from costsim.cost.tiling import tile_rows  # most runs tile nothing
 
     return tile_rows(graph, rows, 8 * buffer_bytes)
 
@@ -226,7 +226,7 @@ def _with_widths(policies: list[Policy], path: str, search: bool) -> list[Policy
 
     Raises InputError if none has.
     """
-    from costsim.widths import read_widths  # few runs have any
+    from costsim.inputs.widths import read_widths  # few runs have any
 
     widths = read_widths(Path(path))
     if search:
@@ -246,7 +246,7 @@ def _devices(names: Sequence[str], file: schema.Workload, document: files.Docume
     """The devices asked for, or those of the workload. Raises InputError for a profile that is none."""
     if not names and not file.hardware:
         return ()
-    from costsim.hardware import load_hardware
+    from costsim.devices.profile import load_hardware
 
     found: dict[str, Hardware] = {}
     for i, name in enumerate(names or file.hardware):

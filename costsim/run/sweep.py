@@ -7,9 +7,9 @@ from itertools import product
 from typing import Any
 
 from costsim.errors import InputError, one_line
-from costsim.fusion import UNTILED
-from costsim.simulate import Job, Result, execute, prepare
-from costsim.tables import Column, Table
+from costsim.graph.fusion import UNTILED
+from costsim.run.simulate import Job, Result, execute, prepare
+from costsim.tables.table import Column, Table
 
 Point = Mapping[str, str]  # fields of the workload, each with its value as text
 

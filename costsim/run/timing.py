@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from costsim.count import GROUPINGS, Row
-from costsim.graph import Op
-from costsim.hardware import Hardware
-from costsim.roofline import Kernel, Rates, Spent, kernels, spend
-from costsim.simulate import CountedPolicy, Result, rows_on
+from costsim.cost.count import GROUPINGS, Row
+from costsim.devices.profile import Hardware
+from costsim.devices.roofline import Kernel, Rates, Spent, kernels, spend
+from costsim.graph.graph import Op
+from costsim.run.simulate import CountedPolicy, Result, rows_on
 
 _EACH = ("layer", "op")  # groups that tell apart kernels that do the same
 # Groupings that take no part of a kernel's time, and why.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from costsim.cells import duration, joules, percent, short, three_digits
-from costsim.memory import standing_bytes
-from costsim.records import Record, group_records, hardware_record
-from costsim.simulate import Result, buffer_on
-from costsim.tables import Column, Screen, Table, clip, composed, dense, printable, terminal, wrap
+from costsim.cost.memory import standing_bytes
+from costsim.results.records import Record, group_records, hardware_record
+from costsim.run.simulate import Result, buffer_on
+from costsim.tables.cells import duration, joules, percent, short, three_digits
+from costsim.tables.table import Column, Screen, Table, clip, composed, dense, printable, terminal, wrap
 
 if TYPE_CHECKING:
-    from costsim.hardware import Hardware
+    from costsim.devices.profile import Hardware
 
 _LEFT = "left"
 _POLICY_COLUMNS = (
@@ -45,7 +45,7 @@ def undivided(result: Result, by: str) -> str | None:
     """Why rows have no time and energy although devices are asked for; None if they have, or none are."""
     if not result.job.hardware:
         return None
-    from costsim.spending import UNDIVIDED  # a run without devices does without
+    from costsim.run.timing import UNDIVIDED  # a run without devices does without
 
     return f"time and energy by {by}: n/a, {UNDIVIDED[by]}" if by in UNDIVIDED else None
 

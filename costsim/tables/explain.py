@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from costsim.explain import Explanation, Section, explain
-from costsim.explain_totals import TOTALS, Parts, explain_total
-from costsim.explain_totals import Section as Total
-from costsim.simulate import Job
-from costsim.steps import Number, Step, shown
+from costsim.explain.formula import Number, Step, shown
+from costsim.explain.op import Explanation, Section, explain
+from costsim.explain.totals import TOTALS, Parts, explain_total
+from costsim.explain.totals import Section as Total
+from costsim.run.simulate import Job
 
 WIDTH = 80
 SHORT = 45  # sources of so many characters stay with their step, however often they repeat

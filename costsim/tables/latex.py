@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from costsim.tables import LEAST, Column, Table, printable, shrink, widest
+from costsim.tables.table import LEAST, Column, Table, printable, shrink, widest
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler

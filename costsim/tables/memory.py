@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from costsim.assign import assign
+from costsim.cost.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy, with_batch
 from costsim.errors import InputError
-from costsim.graph import Graph
-from costsim.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy, with_batch
-from costsim.models import sections
-from costsim.policy import Policy
-from costsim.simulate import Job
-from costsim.sweep import NOWHERE, Point, value, without
-from costsim.tables import (
+from costsim.graph.graph import Graph
+from costsim.models.build import sections
+from costsim.policy.assign import assign
+from costsim.policy.policy import Policy
+from costsim.run.simulate import Job
+from costsim.run.sweep import NOWHERE, Point, value, without
+from costsim.tables.table import (
     Column,
     Screen,
     Table,
@@ -62,7 +62,7 @@ def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
         return capacity_bytes
     if capacity_bytes is not None:
         raise InputError("--capacity-bytes and --hardware both say what there is; leave one out")
-    from costsim.hardware import load_hardware
+    from costsim.devices.profile import load_hardware
 
     found = load_hardware(device).dram_bytes
     if found is None:
@@ -250,7 +250,7 @@ def to_markdown(_job: Job, found: Sequence[Row], asked: Asked) -> str:
 
 def to_latex(job: Job, found: Sequence[Row], asked: Asked) -> str:
     """Tables for a paper (`report_latex`)."""
-    from costsim.report_latex import document  # pandas
+    from costsim.tables.latex import document  # pandas
 
     label = f"tab:costsim-{job.workload}-memory"
     caption = f"Memory at the peak of a training step of {job.workload} by component, in GB."

@@ -10,15 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from costsim import files, report_hardware
-from costsim.cells import percent, short, signed
+from costsim.cost.laws import LAWS
 from costsim.errors import InputError, one_line
-from costsim.fusion import UNTILED
-from costsim.laws import LAWS
-from costsim.models import padding
-from costsim.records import FIGURES, Record, convention, full_records, published, records
-from costsim.simulate import Result
-from costsim.tables import (
+from costsim.graph.fusion import UNTILED
+from costsim.inputs import files
+from costsim.models.build import padding
+from costsim.results.records import FIGURES, Record, convention, full_records, published, records
+from costsim.run.simulate import Result
+from costsim.tables import devices as device_tables
+from costsim.tables.cells import percent, short, signed
+from costsim.tables.table import (
     FILE,
     WIDTH,
     Column,
@@ -184,7 +185,7 @@ def remarks(result: Result, by: str = "policy") -> list[str]:
         lines.append(f"n/a: law {law} is defined for {LAWS[law].defined}; not for {pairs}")
     if by == "reduction":
         lines.append("memory is the peak of a step, of all ops whatever the scope")
-    why = report_hardware.undivided(result, by)
+    why = device_tables.undivided(result, by)
     lines += [] if why is None else [why]
     if any(counted.policy.recalled for counted in result.policies):
         lines.append("* levels recalled, not stated by the paper")
@@ -248,10 +249,10 @@ def to_table(result: Result, by: str, screen: Screen = _PLAIN) -> str:
     draw = dense if by == "reduction" else simple
     whole = replace(screen, width=10**6) if by in _IDENTIFIERS and screen.whole_names else screen
     lines = [*terminal(table_of(result, by), whole, draw), "", *notes(result, by, screen)]
-    if report_hardware.has_tables(result, by):
-        lines += report_hardware.terminal_tables(result, by, screen)
+    if device_tables.has_tables(result, by):
+        lines += device_tables.terminal_tables(result, by, screen)
     elif by == "reduction" and result.job.hardware:
-        lines += screen.notes(report_hardware.notes(result, by))
+        lines += screen.notes(device_tables.notes(result, by))
     return "\n".join(lines) + "\n"
 
 
@@ -268,10 +269,10 @@ def to_markdown(result: Result, by: str) -> str:
     ]
     for above, table, sources in _headlines(result):
         parts += [f"{markdown_text(above)}:\n", f"{markdown(table)}\n", f"{markdown_text(sources)}\n"]
-    if report_hardware.has_tables(result, by):
-        parts.append(f"{markdown(report_hardware.paper_table(result, by))}\n")
-    if result.job.hardware and by != "assumption" and not report_hardware.undivided(result, by):
-        parts.append(_bullets(report_hardware.notes(result, by)))
+    if device_tables.has_tables(result, by):
+        parts.append(f"{markdown(device_tables.paper_table(result, by))}\n")
+    if result.job.hardware and by != "assumption" and not device_tables.undivided(result, by):
+        parts.append(_bullets(device_tables.notes(result, by)))
     return "\n".join(parts)
 
 
@@ -292,13 +293,13 @@ def paper_tables(result: Result, by: str) -> list[Table]:
     caption = f"{title} ({under}); \u00d7: times less than {said.baseline}." + "".join(f" {line}." for line in recalled)
     label = f"tab:costsim-{workload}-{by}"
     below = [line for line in notes if line not in recalled]
-    timed = result.job.hardware and by != "assumption" and not report_hardware.undivided(result, by)
-    times = report_hardware.notes(result, by) if timed else []
-    if not report_hardware.has_tables(result, by):
+    timed = result.job.hardware and by != "assumption" and not device_tables.undivided(result, by)
+    times = device_tables.notes(result, by) if timed else []
+    if not device_tables.has_tables(result, by):
         return [replace(table_of(result, by, True), label=label, caption=caption, notes=below + times)]
     on = f"Time and energy of {workload}" + ("" if by == "policy" else f" by {by}")
     more = replace(
-        report_hardware.paper_table(result, by),
+        device_tables.paper_table(result, by),
         label=f"{label}-hardware",
         caption=f"{on} ({under}); \u00d7: times less than {said.baseline}.",
         notes=times,
@@ -308,7 +309,7 @@ def paper_tables(result: Result, by: str) -> list[Table]:
 
 def to_latex(result: Result, by: str) -> str:
     """Tables for a paper (`report_latex`); the published figures beside ours as comments."""
-    from costsim.report_latex import document  # pandas
+    from costsim.tables.latex import document  # pandas
 
     return document(paper_tables(result, by), headline(result))
 
@@ -317,7 +318,7 @@ def to_json(result: Result, by: str) -> str:
     """One object; exact integers as decimal strings. Texts are as they are in files."""
     said = convention(result)
     if result.job.hardware:
-        said["hardware"] = report_hardware.undivided(result, by) or report_hardware.roofline_note(result, by)
+        said["hardware"] = device_tables.undivided(result, by) or device_tables.roofline_note(result, by)
     data = {
         "workload": result.job.workload,
         "baseline": result.job.convention.baseline,

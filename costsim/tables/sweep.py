@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from costsim.records import Record, convention, full_records
-from costsim.report import FORMATS, remarks, table_of
-from costsim.simulate import Result
-from costsim.sweep import Point, join, value
-from costsim.sweep import convention as sweep_convention
-from costsim.tables import Screen, Table, csv_text, markdown, markdown_text, terminal
+from costsim.results.records import Record, convention, full_records
+from costsim.run.simulate import Result
+from costsim.run.sweep import Point, join, value
+from costsim.run.sweep import convention as sweep_convention
+from costsim.tables.run import FORMATS, remarks, table_of
+from costsim.tables.table import Screen, Table, csv_text, markdown, markdown_text, terminal
 
 Found = Sequence[tuple[Point, Result]]
 
@@ -57,7 +57,7 @@ def to_markdown(found: Found, by: str) -> str:
 
 def to_latex(found: Found, by: str) -> str:
     """A table for a paper."""
-    from costsim.report_latex import document  # pandas
+    from costsim.tables.latex import document  # pandas
 
     workload, swept = found[0][1].job.workload, ", ".join(found[0][0])
     over = "" if by == "policy" else f" by {by}"

@@ -9,9 +9,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from costsim.measure import KindTime, Timing
-from costsim.report import WIDTH, clip, composed
-from costsim.validate import GRADIENT_LIMIT, Validation
+from costsim.reference.measure import KindTime, Timing
+from costsim.reference.validate import GRADIENT_LIMIT, Validation
+from costsim.tables.run import WIDTH, clip, composed
 
 
 def _worst(found: Mapping[str, float], unit: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from costsim import corpus
-from costsim.policy import find_policy, load_policies
-from costsim.training import Evaluation, load_task, train, write_evaluations
+from costsim.policy.policy import find_policy, load_policies
+from costsim.reference import corpus
+from costsim.reference.training import Evaluation, load_task, train, write_evaluations
 
 HERE = Path(__file__).parent
 POLICIES = ("fp32", "fixed16", "static2-bfp", "stash-bfp", str(HERE / "dsq-plateau.yaml"))

@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from costsim.formats import parse_format
-from costsim.quantize import How, quantize
+from costsim.formats.format import parse_format
+from costsim.formats.quantize import How, quantize
 
 SHAPE = (4096, 4096)
 FORMATS = ("fp8-e4m3", "fp8-e5m2", "bfp4", "bfp16", "int8")

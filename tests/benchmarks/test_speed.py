@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from test_bad_input import HOSTILE, run, write
 
-from costsim import files, simulate
-from costsim.alike import classes, kernels
-from costsim.assign import assign
-from costsim.count import group_ops
-from costsim.memory import memory, of_policy
-from costsim.policy import load_policy
+from costsim.cost.count import group_ops
+from costsim.cost.memory import memory, of_policy
+from costsim.inputs import files
+from costsim.policy.assign import assign
+from costsim.policy.classes import classes, kernels
+from costsim.policy.policy import load_policy
+from costsim.run import simulate
 
 COSTSIM = str(Path(sys.executable).with_name("costsim"))
 COMMANDS = {

@@ -12,10 +12,10 @@ import pytest
 from chromium import ENTER, SPACE, TAB, Chromium
 from click.testing import CliRunner
 
-from costsim import simulate
 from costsim.cli import main
-from costsim.page_tables import largest
-from costsim.records import full_records, group_records
+from costsim.page.tables import largest
+from costsim.results.records import full_records, group_records
+from costsim.run import simulate
 
 pytestmark = pytest.mark.browser
 SMALL = ("--set", "model.encoder_layers=1", "--set", "model.decoder_layers=1")

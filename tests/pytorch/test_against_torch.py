@@ -16,12 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch_models import Experts, Table, make_model
 
-from costsim.graph import Graph
-from costsim.models import decoder, encoder_classifier, encoder_decoder, family, training_step
+from costsim.graph.graph import Graph
+from costsim.models import decoder, encoder_classifier, encoder_decoder
 from costsim.models.blocks import Transformer
-from costsim.reference import run
-from costsim.simulate import prepare
-from costsim.validate import draw_batch, draw_weights, gradient_of, shrink
+from costsim.models.build import family, training_step
+from costsim.reference.execute import run
+from costsim.reference.validate import draw_batch, draw_weights, gradient_of, shrink
+from costsim.run.simulate import prepare
 
 torch.set_num_threads(1)  # the tensors are tiny
 

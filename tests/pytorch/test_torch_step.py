@@ -11,13 +11,14 @@ import torch
 from click.testing import CliRunner
 from conftest import STEPS, adamw
 
-from costsim import benches, calibrate, measure, simulate, torch_kernels, torch_step
 from costsim.cli import main
+from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
-from costsim.hardware import load_hardware
-from costsim.ops import OPS
-from costsim.reference import run, run_op
-from costsim.validate import draw_batch, draw_weights
+from costsim.graph.ops import OPS
+from costsim.reference import benches, calibrate, measure, torch_kernels, torch_step
+from costsim.reference.execute import run, run_op
+from costsim.reference.validate import draw_batch, draw_weights
+from costsim.run import simulate
 
 torch.set_num_threads(1)  # the tensors are tiny
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from costsim.errors import nearest
-from costsim.kinds import Kind, contraction, make_kind
+from costsim.graph.kinds import Kind, contraction, make_kind
 
 
 class _LazyNumpy:
