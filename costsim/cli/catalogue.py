@@ -8,12 +8,12 @@ from typing import Any
 from costsim.devices import profile
 from costsim.devices.profile import Hardware, Rate
 from costsim.errors import InputError, nearest, one_line
-from costsim.formats import format
+from costsim.formats import named
 from costsim.formats.format import Format
 from costsim.graph import fusion, ops
 from costsim.graph.kinds import Kind
-from costsim.inputs import files, schema
-from costsim.models import build
+from costsim.inputs import files, schema, schema_hardware, schema_policy, schema_workload
+from costsim.models import families
 
 
 def _files(folder: str) -> Callable[[], dict[str, str]]:
@@ -68,7 +68,7 @@ def _hardware() -> dict[str, str]:
 
 
 def _formats() -> dict[str, str]:
-    return {name: _format_line(format.parse_format(name)) for name in format.EXAMPLES}
+    return {name: _format_line(named.parse_format(name)) for name in named.EXAMPLES}
 
 
 def _ops() -> dict[str, str]:
@@ -101,7 +101,7 @@ def _describe_format(format: Format) -> str:
     if format.scales:
         lines.append(f"  bits per element in whole blocks: {float(format.bits_per_element):.6g}")
     lines.append(f"  source: {format.source}")
-    for family in format.FAMILIES:
+    for family in named.FAMILIES:
         if re.fullmatch(family.pattern, format.name):
             bounds = ", ".join(f"{what} {low}..{high}" for what, (low, high) in family.bounds.items())
             lines.append(f"  spelling: {family.spelling}, with {bounds}; BLOCK: tensor, row, column or FREExCONTRACTED")
@@ -145,7 +145,7 @@ def describe(name: str) -> str:
     if kind is not None:
         return _describe_kind(kind)
     try:
-        return _describe_format(format.parse_format(name))
+        return _describe_format(named.parse_format(name))
     except InputError as error:
         if str(error).startswith("format "):
             raise
@@ -156,13 +156,16 @@ def describe(name: str) -> str:
 def json_schema(what: str) -> str:
     """The JSON schema of a `workload` (with every model family), a `policy` or a `hardware` file."""
     if what != "workload":
-        sections: dict[str, type[schema.Strict]] = {"policy": schema.Policy, "hardware": schema.Hardware}
+        sections: dict[str, type[schema.Strict]] = {
+            "policy": schema_policy.Policy,
+            "hardware": schema_hardware.Hardware,
+        }
         return json.dumps(sections[what].model_json_schema(), indent=2) + "\n"
-    found = schema.Workload.model_json_schema()
+    found = schema_workload.Workload.model_json_schema()
     for part, class_name in (("model", "Model"), ("batch", "Batch")):
         variants = []
-        for family in build.families():
-            section = getattr(build.family(family), class_name).model_json_schema()
+        for family in families.families():
+            section = getattr(families.family(family), class_name).model_json_schema()
             found.setdefault("$defs", {}).update(section.pop("$defs", {}))
             variants.append({**section, "title": f"{part} of {family}"})
         found["properties"][part] = {"oneOf" if part == "model" else "anyOf": variants}

@@ -1,0 +1,34 @@
+"""`costsim calibrate`: measure this machine as a hardware profile."""
+
+import sys
+
+import click
+
+from costsim.cli.options import ENGINE, options, path_of
+
+
+@click.command()
+@click.option("--out", type=click.Path(), help="File to write, instead of printing.")
+@options(*ENGINE)
+@click.option("--seconds", type=click.FloatRange(0, 3600), default=20, show_default=True, help="At most, about.")
+def calibrate(out: str | None, device: str | None, engine: str | None, seconds: float) -> None:
+    """Measure this machine and write it as a hardware profile: rates, bandwidth, launches, each with its spread.
+
+    Let nothing else run meanwhile. The engine should be the one whose time is to be predicted.
+
+    \b
+    costsim calibrate --out my-machine.yaml
+    costsim calibrate --device cpu --engine numpy --seconds 2
+    costsim run gpt2-small --policy fp32 --hardware my-machine.yaml
+    """
+    from costsim.inputs import files
+    from costsim.reference import benches
+    from costsim.reference import calibrate as calibration
+
+    if out is not None:
+        calibration.check_place(path_of(out))
+    bench = benches.open_bench(device or "cpu", engine)
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=calibration.work_to_do(bench), file=sys.stderr, hidden=hidden) as bar:
+        text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1))
+    click.echo(text if out is None else files.write(path_of(out), text.encode()), nl=out is not None)

@@ -1,0 +1,57 @@
+"""`costsim memory`: what fills the memory at the peak of a step."""
+
+from typing import Any
+
+import click
+
+from costsim import names
+from costsim.cli.options import BUFFER, SWEEP, WORKLOAD, byte_count, options, whole_numbers
+
+
+@click.command()
+@options(*WORKLOAD, *SWEEP, *BUFFER)
+@click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, instead of the workload's.")
+@click.option("--accumulation", type=click.IntRange(1), help="Split the batch into so many micro-batches.")
+@click.option(
+    "--capacity-bytes",
+    callback=byte_count(1),
+    metavar="N",
+    help="What a device has: does it fit, and the largest batch.",
+)
+@click.option("--hardware", "device", metavar="NAME", help="Device whose DRAM is the capacity.")
+@click.option(
+    "--reserve-bytes", callback=byte_count(0), default="0", metavar="N", help="Set aside for what is not modelled."
+)
+@click.option("--stash", is_flag=True, help="List the stash tensor by tensor.")
+@click.option("--format", "style", type=click.Choice(tuple(names.STYLES)), default="table", show_default=True)
+def memory(
+    batch: str | None,
+    accumulation: int | None,
+    capacity_bytes: int | None,
+    device: str | None,
+    reserve_bytes: int,
+    stash: bool,
+    style: str,
+    sweep: tuple[str, ...],
+    **job: Any,
+) -> None:
+    """Show what fills the memory at the peak of WORKLOAD's training step.
+
+    \b
+    costsim memory gpt2-small --batch 4,8,16
+    costsim memory gpt2-small --policy bf16-mixed --hardware a100-80gb
+    costsim memory gpt2-small --set model.checkpointing=full --stash
+    costsim memory gpt2-small --policy bf16-mixed --sweep model.layers=6,12,24
+    """
+    from costsim.run import sweep as sweeping
+    from costsim.run.job import prepare
+    from costsim.tables import memory as memory_tables
+    from costsim.tables import table
+
+    batches = whole_numbers("--batch", batch)
+    capacity_bytes = memory_tables.capacity(capacity_bytes, device)
+    job["hardware"] = (device,) if device else ()
+    places = sweeping.places(sweeping.points(sweep), **job) if sweep else ()
+    asked = memory_tables.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, places)
+    prepared = prepare(**job)
+    click.echo(memory_tables.render(prepared, asked, style, table.screen()), nl=False)

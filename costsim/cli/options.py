@@ -1,0 +1,109 @@
+"""Options that several commands share, and how their values are read. Imports nothing heavy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from costsim import names
+
+Command = Callable[..., Any]
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{end}": base**power
+    for power, prefix in enumerate(("k", "M", "G", "T"), 1)
+    for end, base in (("B", 1000), ("iB", 1024))
+}
+
+
+def byte_count(least: int) -> Callable[[click.Context, click.Parameter, str | None], int | None]:
+    """Reads bytes as a whole number, or with a unit: 24000000000, 24e9, 24GB, 24GiB."""
+
+    def read(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+        import re
+        from fractions import Fraction
+
+        if text is None:
+            return None
+        match = re.fullmatch(r"(\d{1,20}(?:\.\d{1,20})?(?:e\d{1,2})?) ?([A-Za-z]*)", text)
+        units = {name.lower(): size for name, size in _UNITS.items()}
+        if match and match[2].lower() in units:
+            size = Fraction(match[1]) * units[match[2].lower()]
+            if size.denominator == 1 and least <= size < 2**63:
+                return int(size)
+        told = f"expected bytes, {least} or more, such as 24000000000, 24GB or 24GiB, got {text!r}"
+        raise click.BadParameter(told, ctx=ctx, param=param)
+
+    return read
+
+
+WORKLOAD = (
+    click.argument("workload"),
+    click.option("--policy", "policies", multiple=True, help="Policy to run instead of the workload's; repeatable."),
+    click.option("--traffic", type=click.Choice(names.TRAFFIC_MODELS), help="DRAM traffic model."),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload."
+    ),
+    click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits)."),
+)
+SWEEP = (
+    click.option("--sweep", multiple=True, metavar="FIELD=V,...", help="A run for each value; several: all pairs."),
+)
+BUFFER = (
+    click.option(
+        "--buffer-bytes", callback=byte_count(1), metavar="N", help="On chip, for traffic tiled; else the device's."
+    ),
+)
+HARDWARE = (
+    click.option("--hardware", multiple=True, metavar="NAME", help="Device for time and energy; repeatable."),
+    click.option(
+        "--overlap/--no-overlap", default=True, help="Arithmetic and DRAM traffic at the same time.", show_default=True
+    ),
+)
+ENGINE = (
+    click.option("--device", type=click.Choice(names.PROCESSORS), help="What runs and is measured.  [default: cpu]"),
+    click.option(
+        "--engine",
+        type=click.Choice(names.ENGINES),
+        help="What it runs through; torch needs costsim[torch].  [default: numpy, on cuda torch]",
+    ),
+)
+RATIOS = (
+    click.option("--baseline", help="Policy that ratios compare with."),
+    click.option("--law", type=click.Choice(names.LAWS), help="What a MAC costs."),
+    click.option("--scope", type=click.Choice(names.SCOPES), help="Which ops count."),
+)
+
+
+def options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Options that several commands share; they take them as `**job`."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def path_of(out: str) -> Any:
+    """Where --out says, as a Path. Raises InputError for an empty name."""
+    from pathlib import Path
+
+    from costsim.errors import InputError
+
+    if not out:
+        raise InputError("--out: expected a name")
+    return Path(out)
+
+
+def whole_numbers(name: str, text: str | None) -> list[int | None]:
+    """The numbers of a list such as 4,8,16."""
+    from costsim.errors import InputError, one_line
+
+    if text is None:
+        return [None]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 0 < len(part) < 10 and int(part) for part in parts):
+        raise InputError(f"{name}: expected whole numbers above 0, such as 4,8,16, got {one_line(text)!r}")
+    return [int(part) for part in dict.fromkeys(parts)]

@@ -1,0 +1,92 @@
+"""`costsim plot`: draw results, or write a step as a trace."""
+
+from typing import Any
+
+import click
+
+from costsim import names
+from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SWEEP, WORKLOAD, options, path_of, whole_numbers
+
+
+@click.command()
+@options(*WORKLOAD, *SWEEP, *BUFFER, *RATIOS, *HARDWARE)
+@click.argument("kind", type=click.Choice(names.PLOTS))
+@click.option("--by", type=click.Choice(names.BREAKDOWNS), help="Groups of breakdown.  [default: phase]")
+@click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, for memory.")
+@click.option("--phase", type=click.IntRange(1), help="Phase of the policies, for trace.  [default: 1]")
+@click.option(
+    "--out", type=click.Path(), help="File to write: .svg, .pdf, .png, of trace .json  [default: WORKLOAD-KIND.svg]"
+)
+def plot(
+    kind: str,
+    out: str | None,
+    by: str | None,
+    batch: str | None,
+    phase: int | None,
+    sweep: tuple[str, ...],
+    **job: Any,
+) -> None:
+    """Draw WORKLOAD's results, or write a step as a trace.
+
+    breakdown: what makes up arithmetic, DRAM traffic and memory. comparison: how many times less than the baseline.
+    sensitivity: where each assumption takes the ratios. schedule: bits over training, and what is spent by then.
+    roofline, memory: on devices. timeline: live memory over a step. sweep: ratios over the values of a field.
+    trace: a step's kernels, for Perfetto.
+
+    \b
+    costsim plot iwslt17-dsq breakdown --by role
+    costsim plot iwslt17-dsq comparison --hardware a100-80gb
+    costsim plot iwslt17-dsq.yaml sensitivity
+    costsim plot iwslt17-dsq.yaml schedule --out schedule.png
+    costsim plot iwslt17-dsq.yaml roofline --hardware h100-sxm
+    costsim plot gpt2-small memory --batch 4,8,16 --hardware a100-80gb
+    costsim plot gpt2-small timeline --policy bf16-mixed
+    costsim plot glue-mrpc-dsq sweep --sweep batch=1,4,16,64
+    costsim plot gpt2-small trace --policy bf16-mixed --hardware t4 --out t.json
+    """
+    from costsim.run import simulate
+    from costsim.run.job import prepare
+
+    options: dict[str, Any] = {} if by is None else {"by": by}
+    options |= {} if batch is None else {"batches": whole_numbers("--batch", batch)}
+    options |= {} if phase is None else {"phase": phase}
+    _check_kind(kind, by=by, batch=batch, phase=phase, sweep=sweep or None)
+    if kind == "sweep":
+        from costsim import plots
+        from costsim.plots import sweep as sweep_plot
+        from costsim.run import sweep as sweeping
+
+        places = sweeping.places(sweeping.points(sweep), **job)
+        path = path_of(f"{places[0][1].workload}-sweep.svg" if out is None else out)
+        found = ((point, simulate.execute(its)) for point, its in places)
+        click.echo(plots.write(lambda: sweep_plot.sweep(list(found)), path))
+        return
+    prepared = prepare(**job)
+    path = path_of(f"{prepared.workload}-{kind}.{'json' if kind == 'trace' else 'svg'}" if out is None else out)
+    result = simulate.execute(prepared)
+    if kind == "trace":
+        from costsim.results import trace
+
+        click.echo(trace.save(result, path, **options))
+    else:
+        from costsim import plots
+
+        click.echo(plots.save(result, kind, path, **options))
+
+
+_OF_KIND = {
+    "by": ("breakdown", ""),
+    "batch": ("memory", "; --set batch.sequences=N sets one"),
+    "phase": ("trace", ""),
+    "sweep": ("sweep", ""),
+}
+
+
+def _check_kind(kind: str, **given: object) -> None:
+    """Raises InputError if an option is given that is of another kind of plot."""
+    from costsim.errors import InputError
+
+    for name, value in given.items():
+        of, instead = _OF_KIND[name]
+        if value is not None and kind != of:
+            raise InputError(f"--{name}: is of plot {of}, not of plot {kind}{instead}")

@@ -1,0 +1,58 @@
+"""`costsim list`, `show` and `schema`: what costsim knows and ships."""
+
+from collections.abc import Callable
+
+import click
+
+from costsim import names
+
+
+def _catalogue(what: str) -> dict[str, str]:
+    from costsim.cli import catalogue
+
+    entries: Callable[[], dict[str, str]] = catalogue.CATALOGUES[what]
+    return entries()
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(names.CATALOGUES))
+def list_(what: str) -> None:
+    """List what costsim knows, a line each, the name first.
+
+    \b
+    costsim list policies
+    """
+    entries = _catalogue(what)
+    width = max((len(name) for name in entries), default=0)
+    for name, text in entries.items():
+        click.echo(f"{name:{width}}  {text}".rstrip())
+    if not entries:
+        click.echo(f"costsim: nothing of {what} is shipped yet", err=True)
+
+
+@click.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a shipped workload, policy or hardware profile with its sources, a format, an op kind, or a traffic model.
+
+    \b
+    costsim show dsq
+    costsim show tiled
+    costsim show bfp4
+    """
+    from costsim.cli import catalogue
+
+    click.echo(catalogue.describe(name), nl=False)
+
+
+@click.command()
+@click.argument("what", type=click.Choice(names.FILES))
+def schema(what: str) -> None:
+    """Print the JSON schema of a file, for editors and checks.
+
+    \b
+    costsim schema policy
+    """
+    from costsim.cli import catalogue
+
+    click.echo(catalogue.json_schema(what), nl=False)

@@ -1,0 +1,91 @@
+"""`costsim validate`: the counts, or the times, beside what is measured."""
+
+import sys
+from typing import Any
+
+import click
+
+from costsim.cli.options import ENGINE, HARDWARE, WORKLOAD, options
+
+
+@click.command()
+@options(*WORKLOAD, *HARDWARE)
+@click.option("--measure", is_flag=True, help="Time a float32 step of a smaller copy beside what a roofline predicts.")
+@options(*ENGINE)
+@click.option("--steps", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Train so many, too.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and dropout.")
+@click.option("--format", "style", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.pass_context
+def validate(
+    context: click.Context,
+    /,
+    measure: bool,
+    device: str | None,
+    engine: str | None,
+    steps: int,
+    seed: int,
+    style: str,
+    **job: Any,
+) -> None:
+    """Run WORKLOAD, shrunk, in NumPy with real quantizers, and compare every op with its counts.
+
+    Exits with 1 if a count is not what was measured, or a gradient is wrong. --measure compares times instead, on the
+    device of --hardware, or on this machine, which is then measured first; --engine torch runs the step in PyTorch.
+
+    \b
+    costsim validate iwslt17-dsq.yaml
+    costsim validate glue-mrpc-dsq --policy dsq --steps 3
+    costsim validate gpt2-small --measure --engine numpy --hardware t4
+    """
+    from costsim.errors import InputError
+    from costsim.reference import validate as validation
+    from costsim.run.job import prepare
+    from costsim.tables import validation as validation_tables
+
+    if measure:
+        _validate_time(device or "cpu", engine, steps, seed, style, **job)
+        return
+    for name, given in (("hardware", job["hardware"]), ("device", device), ("engine", engine)):
+        if given:
+            raise InputError(f"--{name}: only --measure compares times")
+
+    _untiled(job["traffic"])
+    prepared = prepare(**job)
+    _untiled(prepared.convention.traffic)
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=validation.work_to_do(prepared, steps), file=sys.stderr, hidden=hidden) as bar:
+        found = validation.validate(prepared, steps, seed, lambda: bar.update(1))
+    click.echo(validation_tables.to_json(found) if style == "json" else validation_tables.to_table(found), nl=False)
+    context.exit(0 if found.passed else 1)
+
+
+def _untiled(traffic: str | None) -> None:
+    """Raises InputError for a traffic model that is tiled for a buffer."""
+    from costsim.errors import InputError
+    from costsim.graph.fusion import MODELS
+
+    if traffic is not None and MODELS[traffic].tiled:
+        raise InputError(f"--traffic {traffic}: the reference has no buffer to tile for; fused has the same kernels")
+
+
+def _validate_time(device: str, engine: str | None, steps: int, seed: int, style: str, **job: Any) -> None:
+    """`validate --measure`."""
+    from costsim.errors import InputError
+    from costsim.reference import benches, calibrate
+    from costsim.reference import measure as timing
+    from costsim.run.job import prepare
+    from costsim.tables import validation as validation_tables
+
+    for name, given in (("policy", job["policies"]), ("bits", job["bits"]), ("traffic", job["traffic"])):
+        if given:
+            raise InputError(f"--{name}: --measure times plain float32, op by op")
+    if steps > 1 or len(job["hardware"]) > 1:
+        raise InputError("--measure: takes one --hardware, and no --steps")
+    prepared = prepare(**job)
+    runner = timing.open_engine(device, engine)
+    bench = None if job["hardware"] else benches.open_bench(device, engine, ("fp32",))
+    ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench) if bench else 0)
+    with click.progressbar(length=ticks, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        hardware = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]
+        found = timing.measure(prepared, hardware, seed, engine=runner, tick=lambda: bar.update(1))
+    click.echo(validation_tables.time_json(found) if style == "json" else validation_tables.time_table(found), nl=False)

@@ -1,0 +1,31 @@
+"""The vocabulary of the command line and of files, each word in one place. Imports nothing of costsim.
+
+The command line offers these names, schemas check them, and what implements a name enters it in a table by that name;
+tests/test_layout.py compares the tables.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+Law = Literal["product", "bops", "msfp", "energy"]  # costsim/cost/laws.py
+Traffic = Literal["unfused", "fused", "tiled"]  # costsim/graph/fusion.py
+Scope = Literal["gemm", "layer", "step"]  # from the narrowest on; costsim/cost/row.py
+LAWS: tuple[Law, ...] = get_args(Law)
+TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+# What a row of a table is. Groupings divide the counts among the ops of a step: costsim/cost/totals.py.
+GROUPINGS = ("phase", "kind", "layer", "role", "tensor", "op", "pair", "gemm")
+BY = ("policy", *GROUPINGS, "assumption", "reduction")
+BREAKDOWNS = ("phase", "role", "layer", "kind")  # of plot breakdown: costsim/plots/breakdown.py
+
+# Output styles, with the ending of their files; their writers are in costsim/tables/styles.py.
+STYLES: Mapping[str, str] = {"table": "txt", "json": "json", "csv": "csv", "markdown": "md", "latex": "tex"}
+
+FIGURES = ("breakdown", "comparison", "sensitivity", "schedule", "roofline", "memory", "timeline")  # costsim/plots
+PLOTS = (*FIGURES, "sweep", "trace")
+
+CATALOGUES = ("workloads", "policies", "hardware", "formats", "ops", "traffic")  # costsim/cli/catalogue.py
+FILES = ("workload", "policy", "hardware")  # that have a schema: costsim/inputs
+ENGINES = ("numpy", "torch")  # costsim/reference
+PROCESSORS = ("cpu", "cuda")
