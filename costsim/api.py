@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from costsim.cost.count import GROUPINGS
+from costsim.cost.totals import GROUPINGS
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
 from costsim.models.build import build
 from costsim.policy.policy import Policy, find_policy, load_policies, make_policy
-from costsim.results import frame
+from costsim.results import frame, frame_files
 from costsim.results.records import Record, records
 from costsim.run import simulate, sweep
+from costsim.run.job import read_workload
 from costsim.tables import run as run_tables
 from costsim.tables.table import flat
 
@@ -53,7 +54,7 @@ def load_policy(name: str | Path) -> Policy:
 
 def read(path: str | Path) -> Results:
     """Results that were saved: their table, without what plots and exports are made of. Raises InputError."""
-    return Results(frame.read(Path(path)))
+    return Results(frame_files.read(Path(path)))
 
 
 def _assignments(fields: Mapping[str, object]) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class Workload:
     @property
     def graph(self) -> Graph:
         """The training step: tensors, ops, sizes."""
-        _, document, file = simulate.read_workload(self.path, self.assignments)
+        _, document, file = read_workload(self.path, self.assignments)
         return build(file, document)
 
     def run(self, policies: Sequence[str | Policy] = (), hardware: Sequence[str] = (), **convention: Any) -> Results:
@@ -179,7 +180,7 @@ class Results:
 
     def save(self, path: str | Path) -> Path:
         """Write the table: .json, .csv or .parquet; `costsim.read` reads it back unchanged. Raises InputError."""
-        return frame.save(self.table, Path(path))
+        return frame_files.save(self.table, Path(path))
 
     def _run(self) -> simulate.Result:
         """The one run that this is of."""

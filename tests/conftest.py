@@ -4,13 +4,14 @@ import hypothesis
 import numpy as np
 import pytest
 
-from costsim.cost.count import count, each_op, group_ops
+from costsim.cost.count import count, group_ops
+from costsim.cost.row import each_op
+from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED
-from costsim.graph.graph import GraphBuilder
-from costsim.inputs import files, schema
-from costsim.inputs.schema import Optimizer
+from costsim.inputs import files, schema_policy
+from costsim.inputs.schema_workload import Optimizer
 from costsim.models import decoder, encoder_classifier, encoder_decoder
-from costsim.models.build import training_step
+from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy, find_policy, load_policies
 from costsim.reference.execute import run
@@ -150,7 +151,7 @@ def formats_of(graph, policy, phase=0):
 
 def policy(*rules, levels=(), phases=({},), **more):
     """A policy from rules as in a file."""
-    file = schema.Policy.model_validate(
+    file = schema_policy.Policy.model_validate(
         {"description": "test", "levels": levels, "rules": rules, "phases": tuple(phases), **more}
     )
     return Policy("test", file, files.Document("test.yaml", {}))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_quantize import FINITE_ONLY, ML_DTYPES, OVERFLOW, assert_same, cast
 
-from costsim.formats.format import parse_format
+from costsim.formats.named import parse_format
 from costsim.formats.quantize import quantize
 
 PIECE = 1 << 20

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import costsim
-from costsim.cost.count import GROUPINGS
+from costsim.cost.totals import GROUPINGS
 from costsim.explain import totals as explain_totals
 from costsim.inputs import files
 from costsim.results import records, trace

@@ -101,7 +101,7 @@ def test_counts_that_do_not_fit_64_bits_are_kept_as_python_integers():
     columns = {name: ["x"] for name in frame.COLUMNS}
     columns |= {name: [2**70] for name, what in frame.COLUMNS.items() if what in ("count", "cost")}
     columns |= {name: [0.5] for name, what in frame.COLUMNS.items() if what == "float"}
-    table = frame._typed(columns)
+    table = frame.typed(columns)
     assert frame.total(table)["macs"].tolist() == [2**140]
 
 
@@ -248,7 +248,7 @@ def test_options_are_checked(options, message):
 
 
 def test_a_workload_that_tiles_loads_before_its_buffer_is_known(tmp_path):
-    text = (Path(frame.__file__).parent.parent / "workloads" / "glue-mrpc-dsq.yaml").read_text()
+    text = (Path(costsim.__file__).parent.parent / "workloads" / "glue-mrpc-dsq.yaml").read_text()
     (tmp_path / "tiled.yaml").write_text(text.replace("traffic: unfused", "traffic: tiled"))
     workload = costsim.load(tmp_path / "tiled.yaml")
     assert "tiled, buffer 100000 byte" in workload.run("dsq", buffer_bytes=100_000).to_text()

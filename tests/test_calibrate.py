@@ -12,7 +12,6 @@ import yaml
 from click.testing import CliRunner
 from conftest import decoder_step, shipped_policy
 
-from costsim import cli
 from costsim.cli import main
 from costsim.cost.count import count
 from costsim.devices.profile import load_hardware
@@ -22,7 +21,7 @@ from costsim.policy.assign import assign
 from costsim.reference import benches, calibrate, measure
 from costsim.reference.execute import run
 from costsim.reference.validate import draw_batch, draw_weights
-from costsim.run import simulate
+from costsim.run.job import prepare
 from costsim.tables.validation import time_json, time_table
 
 TINY = benches.Sizes(copy_bytes=4096, vector_elements=(16, 64), gemm=(2, 4, 8))
@@ -323,22 +322,15 @@ def test_engines_are_of_measure(option):
     assert said("validate", "gpt2-small", *option, code=2).stderr == expected
 
 
-def test_choices_are_those_of_the_library():
-    for command in (cli.calibrate, cli.validate):
-        options = {option.name: option for option in command.params}
-        assert tuple(options["device"].type.choices) == benches.DEVICES
-        assert tuple(options["engine"].type.choices) == benches.ENGINES
-
-
 # --- predicted beside measured ----------------------------------------------------------------------------------------
 
 
 def small(name="gpt2-small", *more):
-    return simulate.prepare(name, assignments=[*SMALL, *more])
+    return prepare(name, assignments=[*SMALL, *more])
 
 
 def test_the_copy_keeps_widths_and_cuts_the_rest():
-    copy, fields = measure.moderate(simulate.prepare("gpt2-small"))
+    copy, fields = measure.moderate(prepare("gpt2-small"))
     model, batch = copy.file.model, copy.document.data["batch"]
     assert (model["layers"], model["d_model"], model["vocab"]) == (2, 768, 50264)
     assert copy.graph.micro_batches == 1
@@ -349,7 +341,7 @@ def test_the_copy_keeps_widths_and_cuts_the_rest():
 
 
 def test_lengths_are_halved_once_there_is_one_sequence():
-    job = simulate.prepare("iwslt17-dsq")
+    job = prepare("iwslt17-dsq")
     copy, _ = measure.moderate(job, most_macs=1)
     batch, before = copy.document.data["batch"], job.document.data["batch"]
     assert batch["sequences"] == 1

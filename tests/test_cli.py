@@ -17,14 +17,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from costsim.cli import BY, FORMATS, main
+from costsim import names
+from costsim.cli import main
 from costsim.inputs.files import find, list_shipped
 
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 WORKLOADS = list(list_shipped("workloads"))
 POLICIES = list(list_shipped("policies"))
 EXTENSIONS = {"table": "txt", "json": "json", "csv": "csv", "markdown": "md", "latex": "tex"}
-GROUPS = BY[1:-2]  # rows per assumption and reductions are no parts of a total
+GROUPS = names.BY[1:-2]  # rows per assumption and reductions are no parts of a total
 # At least so many entries.
 LISTS = {"workloads": 5, "policies": 20, "hardware": 0, "formats": 50, "ops": 30, "traffic": 3}
 SMALL = ("--set", "model.encoder_layers=1", "--set", "model.decoder_layers=2")
@@ -75,7 +76,7 @@ def test_every_workload_with_its_policies(name):
     assert "traffic" in notes
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", names.BY)
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_tables_fit_a_terminal(name, by):
     if by not in ("op", "tensor"):  # names that other commands take are never cut
@@ -116,8 +117,8 @@ def test_sources_end_the_notes_where_figures_are_stated():
         assert lines[-1].startswith("stated by ") == any("stated by" in line for line in lines) == stated
 
 
-@pytest.mark.parametrize("style", FORMATS)
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("style", names.STYLES)
+@pytest.mark.parametrize("by", names.BY)
 def test_every_grouping_in_every_format_twice_the_same(by, style):
     args = ("run", "glue-mrpc-dsq", "--set", "model.layers=1", "--policy", "dsq", "--by", by, "--format", style)
     text = costsim(*args)
@@ -218,7 +219,7 @@ def test_csv_is_a_header_and_rows():
 def test_out_writes_what_each_format_prints_and_replaces_it(by, suffix, tmp_path):
     args = ("run", "glue-mrpc-dsq", "--policy", "dsq", "--policy", "bfp16", "--by", by)
     out = tmp_path / "new" / "folder"
-    wanted = {f"glue-mrpc-dsq{suffix}.{EXTENSIONS[style]}": costsim(*args, "--format", style) for style in FORMATS}
+    wanted = {f"glue-mrpc-dsq{suffix}.{EXTENSIONS[style]}": costsim(*args, "--format", style) for style in names.STYLES}
     for _ in range(2):
         printed = costsim(*args, "--out", str(out))
         assert printed.splitlines() == [str(out / name) for name in wanted]
@@ -326,9 +327,9 @@ def test_list_and_show(what):
     result = RUNNER.invoke(main, ["list", what])
     assert result.exit_code == 0
     entries = [line.split(None, 1) for line in result.stdout.splitlines()]
-    names = [name for name, _ in entries]
-    assert len(names) == len(set(names)) >= LISTS[what]
-    assert not (names and result.stderr)
+    shipped = [name for name, _ in entries]
+    assert len(shipped) == len(set(shipped)) >= LISTS[what]
+    assert not (shipped and result.stderr)
     for name, text in entries:
         assert re.fullmatch(NAME, name)
         assert text.strip()
@@ -336,13 +337,13 @@ def test_list_and_show(what):
 
 
 def test_every_list_is_tested():
-    assert main.commands["list"].params[0].type.choices == tuple(LISTS)
+    assert tuple(LISTS) == names.CATALOGUES
 
 
 def test_lists_are_what_is_shipped():
-    for what, names in (("workloads", WORKLOADS), ("policies", POLICIES)):
-        assert [line.split()[0] for line in costsim("list", what).splitlines()] == names
-        for name in names:
+    for what, shipped in (("workloads", WORKLOADS), ("policies", POLICIES)):
+        assert [line.split()[0] for line in costsim("list", what).splitlines()] == shipped
+        for name in shipped:
             text = find(name, what, what).read_text(encoding="utf-8")
             assert costsim("show", name) == costsim("show", f"{name}.yaml") == text
 

@@ -21,12 +21,15 @@ from conftest import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim.cost.count import GROUPINGS, SCOPES, Total, count, each_op, group, sum_rows
+from costsim.cost.count import count
+from costsim.cost.row import SCOPES, each_op
+from costsim.cost.totals import GROUPINGS, Total, group, sum_rows
 from costsim.errors import InputError
-from costsim.formats.format import parse_format
+from costsim.formats.named import parse_format
+from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED
-from costsim.graph.graph import Graph, GraphBuilder
-from costsim.inputs import schema
+from costsim.graph.graph import Graph
+from costsim.inputs import schema_policy
 from costsim.inputs.widths import Widths
 from costsim.policy.assign import assign
 from costsim.policy.schedule import schedule
@@ -269,7 +272,7 @@ GRAPHS = {name: make(dropout=0.1, micro_batches=2) for name, make in STEPS.items
 
 
 def with_levels(policy, numbers):
-    file = policy.file.model_copy(update={"phases": (schema.Phase(levels=numbers),)})
+    file = policy.file.model_copy(update={"phases": (schema_policy.Phase(levels=numbers),)})
     return replace(policy, file=file)
 
 

@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from conftest import STEPS, adamw, pairs, policy, shipped_policy
 
 from costsim.cli import main
-from costsim.cost.count import count, each_op, group
+from costsim.cost.count import count
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import of_policy
+from costsim.cost.row import each_op
 from costsim.cost.tiling import tile_rows
+from costsim.cost.totals import group
 from costsim.devices.profile import load_hardware
 from costsim.devices.roofline import kernels, spend
 from costsim.explain.derive import Deriver, differences
@@ -22,11 +24,12 @@ from costsim.explain.devices import device_steps
 from costsim.explain.op import explain
 from costsim.explain.tiling import add_passes
 from costsim.explain.totals import COUNTED, TOTALS, explain_total
+from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED
-from costsim.graph.graph import GraphBuilder
 from costsim.policy import schedule
 from costsim.policy.assign import assign
 from costsim.run import simulate
+from costsim.run.job import prepare
 from costsim.tables.explain import render
 
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
@@ -231,7 +234,7 @@ Q = "encoder.0.self_attention.q"
 
 
 def test_phases_that_differ_each_have_a_section_and_add_up():
-    job = simulate.prepare("iwslt17-dsq", ["dsq", "fixed16"], assignments=SMALL)
+    job = prepare("iwslt17-dsq", ["dsq", "fixed16"], assignments=SMALL)
     found = explain(job, Q)
     dsq = next(its for its in job.policies if its.name == "dsq")
     lengths = schedule.schedule(dsq, job.convention.steps)
@@ -250,9 +253,9 @@ def test_phases_that_differ_each_have_a_section_and_add_up():
 
 
 def test_phases_that_agree_are_one():
-    job = simulate.prepare("iwslt17-dsq", ["dsq"], assignments=SMALL, scope="step")
+    job = prepare("iwslt17-dsq", ["dsq"], assignments=SMALL, scope="step")
     name = next(op.name for op in job.graph.ops if op.phase == "update" and not op.name.startswith("clip"))
-    own = explain(simulate.prepare("iwslt17-dsq", ["fixed16"], assignments=SMALL, scope="step"), name)
+    own = explain(prepare("iwslt17-dsq", ["fixed16"], assignments=SMALL, scope="step"), name)
     assert [its.phases for its in own.sections] == [(1,)]
     mask = next(op.name for op in job.graph.ops if op.kind.name == "bernoulli")
     assert [its.phases for its in explain(job, mask).sections] == [(1, 2, 3)]
@@ -261,7 +264,7 @@ def test_phases_that_agree_are_one():
 @pytest.mark.parametrize("traffic", ["unfused", "fused"])
 def test_every_op_has_its_line_of_macs(traffic):
     """Ops of no scope's GEMMs too: a line that says 0."""
-    job = simulate.prepare("glue-mrpc-dsq", ["dsq"], assignments=["model.layers=1"], traffic=traffic)
+    job = prepare("glue-mrpc-dsq", ["dsq"], assignments=["model.layers=1"], traffic=traffic)
     zeros = 0
     kinds = {op.kind.name: op for op in job.graph.ops}.values()
     for op in kinds:
@@ -275,7 +278,7 @@ def test_every_op_has_its_line_of_macs(traffic):
 
 
 def test_quantize_kernels_have_names_too():
-    job = simulate.prepare("gpt2-small", ["fp8-current"], assignments=["model.layers=1"])
+    job = prepare("gpt2-small", ["fp8-current"], assignments=["model.layers=1"])
     result = simulate.execute(job)
     totals = group(result.policies[0].weighted_rows(), "op", "product")
     casts = [name for name in totals if name.endswith(".cast")]
@@ -285,11 +288,11 @@ def test_quantize_kernels_have_names_too():
         assert run["MACs over the run"] == 0
         assert run["DRAM bits over the run"] == totals[name].dram_bits
     for options in ({"scope": "gemm"}, {}):
-        assert explain(simulate.prepare("gpt2-small", ["fp8-current"], **options), casts[0]).scope in ("layer", "step")
+        assert explain(prepare("gpt2-small", ["fp8-current"], **options), casts[0]).scope in ("layer", "step")
 
 
 def test_time_and_energy_are_of_the_kernel():
-    job = simulate.prepare("gpt2-small", ["dsq"], assignments=["model.layers=1"], hardware=["h100-sxm", "t4"])
+    job = prepare("gpt2-small", ["dsq"], assignments=["model.layers=1"], hardware=["h100-sxm", "t4"])
     result = simulate.execute(job)
     op = "decoder.0.ffn.fc1.add_bias"  # fused behind its GEMM
     found = explain(job, op)
@@ -304,7 +307,7 @@ def test_time_and_energy_are_of_the_kernel():
 
 
 def test_tiled_traffic_on_the_buffer_that_is_said():
-    job = simulate.prepare("gpt2-small", ["fp32"], assignments=["model.layers=1"], traffic="tiled", buffer_bytes=50_000)
+    job = prepare("gpt2-small", ["fp32"], assignments=["model.layers=1"], traffic="tiled", buffer_bytes=50_000)
     result = simulate.execute(job)
     totals = group(result.policies[0].weighted_rows(), "op", "product")
     for name in ("decoder.0.ffn.fc1", "head.logits.dw"):
@@ -362,7 +365,7 @@ def test_unknown_names_are_told_the_nearest(name, said):
 @pytest.mark.parametrize("name", TOTALS)
 def test_totals_are_those_of_the_run_and_parts_add_up(name):
     options = {"assignments": SMALL, "hardware": ["h100-sxm"], "scope": "step", "traffic": "fused"}
-    job = simulate.prepare("iwslt17-dsq", ["dsq", "bfp16"], **options)
+    job = prepare("iwslt17-dsq", ["dsq", "bfp16"], **options)
     result, sections = explain_total(job, name)
     assert [its.policy for its in sections] == ["dsq", "bfp16"]
     for section, its in zip(sections, result.policies, strict=True):
@@ -405,7 +408,7 @@ def test_totals_are_those_of_the_run_and_parts_add_up(name):
 
 
 def test_totals_that_are_not_defined():
-    job = simulate.prepare("iwslt17-dsq", ["dsq", "fixed32"], law="msfp", assignments=SMALL, hardware=["tpu-v2"])
+    job = prepare("iwslt17-dsq", ["dsq", "fixed32"], law="msfp", assignments=SMALL, hardware=["tpu-v2"])
     for name in ("arithmetic_cost", "arithmetic_reduction", "time_s"):
         assert "n/a" in render(job, name, "table")
     result = RUNNER.invoke(main, ["explain", "iwslt17-dsq", "time_s"])
@@ -415,7 +418,7 @@ def test_totals_that_are_not_defined():
 
 def test_a_device_without_a_buffer_has_no_tiled_time():
     options = {"assignments": SMALL, "traffic": "tiled", "hardware": ["h100-sxm"]}
-    job = simulate.prepare("iwslt17-dsq", ["fixed16"], **options)
+    job = prepare("iwslt17-dsq", ["fixed16"], **options)
     bare = replace(job.hardware[0], name="bare", on_chip_bytes=None)
     job = replace(job, hardware=(*job.hardware, bare))
     run = {step.what: step.result for step in explain(job, Q).runs["fixed16"]}

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costsim.errors import InputError
-from costsim.formats.format import EXAMPLES, holds, parse_format
+from costsim.formats.format import holds
+from costsim.formats.named import EXAMPLES, parse_format
 
 # bits per element in whole blocks, width in a multiplier, largest element (None: not checked). Origins:
 KNOWN = {

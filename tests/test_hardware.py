@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from costsim.cli import catalogue, main
 from costsim.devices.profile import load_hardware, pair_on, ridge_point
 from costsim.errors import InputError
-from costsim.formats.format import parse_format
+from costsim.formats.named import parse_format
 from costsim.inputs import files
 
 SHIPPED = files.list_shipped("hardware_profiles")

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from costsim.cost.count import SCOPES
+from costsim.cost.row import SCOPES
 from costsim.graph.fusion import UNTILED
 from costsim.results.records import published, records
 from costsim.run.simulate import run

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from costsim import plots
 from costsim.cli import main
-from costsim.cli import report as report_command
+from costsim.cli.report import report as report_command
 from costsim.cost.memory import of_policy
 from costsim.devices.profile import load_hardware
 from costsim.inputs.files import list_shipped
@@ -32,6 +32,7 @@ from costsim.results.records import (
     reduction_records,
 )
 from costsim.run import simulate
+from costsim.run.job import prepare
 
 SMALL = ("--set", "model.encoder_layers=1", "--set", "model.decoder_layers=2")
 DEVICES = ("h100-sxm", "jetson-orin-nano")
@@ -381,7 +382,7 @@ def test_where_it_cannot_be_written(out, says, tmp_path, monkeypatch):
 
 
 def test_it_takes_all_that_a_job_is_made_of():
-    job = set(inspect.signature(simulate.prepare).parameters)
+    job = set(inspect.signature(prepare).parameters)
     assert {option.name for option in report_command.params} == {*job, "out"}
 
 

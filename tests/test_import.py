@@ -15,10 +15,10 @@ from costsim.cli import main
 from costsim.errors import InputError
 from costsim.huggingface.importer import workload_of
 from costsim.huggingface.models import ADAPTERS
-from costsim.models.build import family
+from costsim.models.families import family
 from costsim.reference.execute import execute
 from costsim.reference.validate import draw_batch, draw_weights, validate
-from costsim.run import simulate
+from costsim.run.job import prepare
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
@@ -38,7 +38,7 @@ def prepared(tmp_path, config):
     """The job of an imported config, by the YAML that is written."""
     path = tmp_path / "imported.yaml"
     path.write_text(workload_of(write(tmp_path, config)).text)
-    return simulate.prepare(str(path))
+    return prepare(str(path))
 
 
 def forward_macs(graph):

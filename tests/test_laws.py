@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from costsim.cli import main
 from costsim.cost.laws import LAWS
-from costsim.formats.format import EXAMPLES, parse_format
+from costsim.formats.named import EXAMPLES, parse_format
 
 
 def cost(law, a, b, accumulator="fp32", summed=64):

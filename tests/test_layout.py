@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import costsim
@@ -92,7 +93,7 @@ HEAVY = ("numpy", "pandas", "pydantic", "matplotlib", "yaml")
     [
         ("import costsim", ()),
         ("import sys; sys.argv = ['costsim', '--help']; from costsim.cli import main; main(standalone_mode=False)", ()),
-        ("from costsim import simulate; simulate.run('iwslt17-dsq')", ("pydantic", "yaml")),
+        ("from costsim.run import simulate; simulate.run('iwslt17-dsq')", ("pydantic", "yaml")),
         ("from costsim.cli import main; main(['run', 'glue-mrpc-dsq'], standalone_mode=False)", ("pydantic", "yaml")),
     ],
 )
@@ -103,35 +104,47 @@ def test_what_is_loaded(code, allowed):
     assert set(loaded) <= set(allowed)
 
 
-def test_choices_on_the_command_line_are_those_of_the_library():
-    """The command line spells them out, to load nothing before a command runs."""
-    from costsim import cli, plots
+def test_every_name_is_implemented():
+    """What the command line offers is what there is; it says so without loading it."""
+    from costsim import names, plots
     from costsim.cli import catalogue
-    from costsim.cost import count, laws
-    from costsim.inputs import schema
+    from costsim.cost import laws, totals
+    from costsim.graph import fusion
     from costsim.plots import breakdown
-    from costsim.results import records
     from costsim.tables import run as run_tables
 
-    run, plot = ({option.name: option for option in command.params} for command in (cli.run, cli.plot))
-    assert tuple(run["by"].type.choices) == records.BY
-    assert tuple(run["style"].type.choices) == tuple(run_tables.FORMATS)
-    assert {ending: style for style, (ending, _) in run_tables.FORMATS.items()} == cli._ENDINGS
-    assert tuple(plot["kind"].type.choices) == (*plots.PLOTS, "sweep", "trace")
-    assert tuple(plot["by"].type.choices) == tuple(breakdown.BY)
-    assert tuple(cli.list_.params[0].type.choices) == tuple(catalogue.CATALOGUES)
-    for field, names in {"traffic": count.TRAFFIC_MODELS, "scope": count.SCOPES, "law": tuple(laws.LAWS)}.items():
-        assert tuple(run[field].type.choices) == tuple(plot[field].type.choices) == names
-        assert schema.Workload.model_fields[field].annotation.__args__ == names
+    assert tuple(laws.LAWS) == names.LAWS
+    assert tuple(fusion.MODELS) == names.TRAFFIC_MODELS
+    assert tuple(totals.GROUPINGS) == names.GROUPINGS
+    assert tuple(breakdown.BY) == names.BREAKDOWNS
+    assert tuple(plots.PLOTS) == names.FIGURES
+    assert {style: ending for style, (ending, _) in run_tables.FORMATS.items()} == names.STYLES
+    assert tuple(catalogue.CATALOGUES) == names.CATALOGUES
+
+
+def commands():
+    from costsim.cli.group import COMMANDS, main
+
+    context = click.Context(main)
+    return {name: main.get_command(context, name) for name in COMMANDS}
+
+
+def test_every_command_has_help_that_the_group_sums_up():
+    from costsim.cli.group import COMMANDS, main
+
+    width = click.Context(main, terminal_width=80).make_formatter().width
+    for name, command in commands().items():
+        assert command.name == name
+        assert command.get_short_help_str(width - 6 - max(map(len, COMMANDS))) == COMMANDS[name].short_help
+        assert f"costsim {name}" in command.help, "an example"
 
 
 def test_run_and_plot_take_all_that_a_job_is_made_of():
-    from costsim import cli
-    from costsim.run import simulate
+    from costsim.run.job import prepare
 
-    job = set(inspect.signature(simulate.prepare).parameters)
-    for command in (cli.run, cli.plot):
-        assert job < {option.name for option in command.params}
+    job = set(inspect.signature(prepare).parameters)
+    for name in ("run", "plot"):
+        assert job < {option.name for option in commands()[name].params}
 
 
 def test_the_two_stashing_policies_differ_in_family_and_levels_only():

@@ -9,17 +9,18 @@ from conftest import POLICIES, STEPS, adamw, decoder_step, pairs, shipped_policy
 
 from costsim.cli import main
 from costsim.cost.count import group_ops
-from costsim.cost.memory import COMPONENTS, largest_batch, memory, of_policy, with_batch
+from costsim.cost.memory import COMPONENTS, memory, of_policy
 from costsim.errors import InputError
-from costsim.formats.quantize import pack
+from costsim.formats.pack import pack
 from costsim.graph.autodiff import stash
 from costsim.models import decoder
-from costsim.models.build import training_step
+from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.policy.policy import load_policy
 from costsim.reference.execute import run
 from costsim.reference.validate import draw_batch, draw_weights
-from costsim.run import simulate
+from costsim.run.batch import largest_batch, with_batch
+from costsim.run.job import prepare
 
 WAYS = [{}, {"attention": "flash"}, {"checkpointing": "full"}]
 
@@ -210,7 +211,7 @@ def test_json_has_every_component_and_the_stash():
 
 
 def test_the_largest_batch_fits_and_one_more_does_not():
-    job = simulate.prepare("gpt2-small", policies=["bf16-mixed"])
+    job = prepare("gpt2-small", policies=["bf16-mixed"])
     [policy] = job.policies
     capacity = 12 * 10**9
     most = largest_batch(job, policy, capacity)
@@ -230,7 +231,7 @@ def test_a_device_is_a_capacity():
 
 
 def test_accumulation_splits_the_batch():
-    job = simulate.prepare("gpt2-small", policies=["fp32"])
+    job = prepare("gpt2-small", policies=["fp32"])
     split = with_batch(job, 8, 4)
     assert (split.graph.sizes["batch"], split.graph.micro_batches) == (2, 4)
     with pytest.raises(InputError, match="--accumulation 3: a batch of 8 sequences does not divide"):

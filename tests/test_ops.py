@@ -7,7 +7,8 @@ import pytest
 from conftest import classifier_step, translation_step
 from counting import Counting
 
-from costsim.graph.graph import GraphBuilder, Tensor
+from costsim.graph.builder import GraphBuilder
+from costsim.graph.graph import Tensor
 from costsim.graph.kinds import bind, contraction, expand, linear_equation, make_kind
 from costsim.graph.ops import OPS, kind_of
 

@@ -11,12 +11,14 @@ from click.testing import CliRunner
 from conftest import one_layer
 
 from costsim.cli import main
-from costsim.cost.memory import COMPONENTS, of_policy, with_batch
+from costsim.cost.memory import COMPONENTS, of_policy
 from costsim.devices.profile import load_hardware
 from costsim.inputs.files import list_shipped
 from costsim.plots import PLOTS, save
-from costsim.plots.roofline import KINDS, roof
+from costsim.plots.roofline import KINDS
 from costsim.plots.style import starred
+from costsim.results.roof import roof
+from costsim.run.batch import with_batch
 from costsim.run.sensitivity import outcomes
 from costsim.run.simulate import run
 

@@ -16,9 +16,9 @@ from conftest import (
     shipped_policy,
 )
 
-from costsim.cost.count import sum_rows
+from costsim.cost.totals import sum_rows
+from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED
-from costsim.graph.graph import GraphBuilder
 from costsim.inputs import files
 from costsim.policy.assign import assign
 from costsim.policy.policy import with_case

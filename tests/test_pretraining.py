@@ -5,11 +5,12 @@ from itertools import pairwise
 import pytest
 from conftest import decoder_step
 
-from costsim import plots
 from costsim.cost.memory import COMPONENTS
 from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
+from costsim.plots import papers
 from costsim.run import pretraining, simulate
+from costsim.run.job import prepare
 
 A100 = "a100-80gb"
 
@@ -45,7 +46,7 @@ def test_shares_fall_with_the_length_and_rise_with_the_width(attention):
 def test_linear_layers_take_what_their_products_take():
     """12 d^2 MACs a token forward and twice that backward, at 156e12 a second: compute bound at this width."""
     its = pretraining.linear_share("gpt2-xl", "bf16-mixed", A100, "flash", 1024, 8192)
-    graph = simulate.prepare("gpt2-xl").graph
+    graph = prepare("gpt2-xl").graph
     products = 3 * 12 * 1600**2 * 8192 * graph.micro_batches / 156e12
     assert products < its.linear_s < 1.15 * products  # with epilogues
 
@@ -75,7 +76,7 @@ def test_peaks_grow_with_the_batch_by_stash_and_logits_alone():
     fixed = sum(found[0].components[name] for name in COMPONENTS[:4])
     alone = 1024 * 768 + (12 * 13 + 2) * 768  # positions, biases and norms have no bf16 copy: no product reads them
     assert fixed == 18 * 124_445_184 - 2 * alone  # bf16 copy; fp32 weight, gradient and two moments
-    assert len(plots.peaks(found, load_hardware(A100)).axes[0].get_xticks()) == 3
+    assert len(papers.peaks(found, load_hardware(A100)).axes[0].get_xticks()) == 3
 
 
 def test_a_run_has_its_closed_forms():
@@ -114,5 +115,5 @@ def test_ratios_are_those_of_the_run():
 
 def test_shares_are_drawn_a_line_each():
     made = [pretraining.Share(name, "flash", 2**k, 1, 1.0, 1.5 + k) for name in ("a", "b") for k in (8, 9)]
-    [axes] = plots.linear_shares(made).axes
+    [axes] = papers.linear_shares(made).axes
     assert {line.get_label(): list(line.get_xdata()) for line in axes.get_lines()} == {"a": [256, 512], "b": [256, 512]}

@@ -14,7 +14,6 @@ from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-import costsim.formats.quantize as module
 import gfloat
 import gfloat.formats
 import ml_dtypes
@@ -23,8 +22,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim.formats.format import EXAMPLES, parse_format
-from costsim.formats.quantize import SCALE_RULES, How, elements, pack, quantize, unpack
+import costsim.formats.quantize as module
+from costsim.formats.elements import How, elements
+from costsim.formats.named import EXAMPLES, parse_format
+from costsim.formats.pack import pack, unpack
+from costsim.formats.quantize import SCALE_RULES, quantize
 
 SATURATE, OVERFLOW = How(saturate=True), How(saturate=False)
 

@@ -8,15 +8,17 @@ from click.testing import CliRunner
 from conftest import adamw, decoder_step, pairs, shipped_policy
 
 from costsim.cli import main
-from costsim.cost.count import count, each_op, sum_rows
+from costsim.cost.count import count
+from costsim.cost.row import each_op
+from costsim.cost.totals import sum_rows
 from costsim.devices.energy import DRAM, TABLES, mac_pj
 from costsim.devices.profile import load_hardware
 from costsim.devices.roofline import kernels, spend, spend_all
-from costsim.formats.format import parse_format
+from costsim.formats.named import parse_format
 from costsim.graph.fusion import UNTILED
 from costsim.inputs.files import list_shipped
 from costsim.policy.assign import assign
-from costsim.run import simulate
+from costsim.run.job import prepare
 
 PROFILES = list(list_shipped("hardware_profiles"))
 FP32 = (parse_format("fp32"),) * 3
@@ -195,7 +197,7 @@ def test_a_workload_may_name_its_devices(tmp_path):
     text = list_shipped("workloads")["glue-mrpc-dsq"].read_text()
     path = tmp_path / "mine.yaml"
     path.write_text(f"{text}hardware: [a100-80gb]\n")
-    assert [its.name for its in simulate.prepare(str(path)).hardware] == ["a100-80gb"]
+    assert [its.name for its in prepare(str(path)).hardware] == ["a100-80gb"]
     path.write_text(f"{text}hardware: [a101]\n")
     result = run(str(path))
     assert result.exit_code == 2

@@ -8,8 +8,9 @@ from conftest import POLICIES, one_layer, shipped_policy
 from costsim.errors import InputError
 from costsim.inputs.files import list_shipped
 from costsim.results.records import records
+from costsim.run.job import prepare
 from costsim.run.sensitivity import AS_SHIPPED, outcomes, subjects
-from costsim.run.simulate import execute, prepare
+from costsim.run.simulate import execute
 from costsim.tables.run import render
 
 WORKLOADS = list(list_shipped("workloads"))

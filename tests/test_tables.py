@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from costsim.cli import main
 from costsim.results.records import BY
-from costsim.run.simulate import prepare, run
+from costsim.run.job import prepare
+from costsim.run.simulate import run
+from costsim.tables import table as tables
 from costsim.tables.memory import Asked
 from costsim.tables.memory import render as render_memory
 from costsim.tables.run import check_folder, render
@@ -90,8 +92,8 @@ def test_any_table_fits_any_screen_and_keeps_its_words(rows, width):
     columns = [Column("policy", "left"), Column("a\nheader"), Column("last", "left")]
     table = Table(columns, rows)
     lines = terminal(table, Screen(width))
-    natural = max(map(len, table.simple(table, rows)))
-    assert max(map(len, lines)) <= (width if width < table.WIDTH else max(width, natural))
+    natural = max(map(len, tables.simple(table, rows)))
+    assert max(map(len, lines)) <= (width if width < tables.WIDTH else max(width, natural))
     shown = "".join("".join(lines).split())
     for cell in {cell for row in rows for cell in row if cell and len(cell) < 8}:
         assert cell in shown

@@ -14,15 +14,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from costsim.cli import main
-from costsim.cost.count import SCOPES, each_op, group, sum_rows
+from costsim.cost.gemm import Gemm, best, problem
 from costsim.cost.memory import of_policy
-from costsim.cost.tiling import Gemm, best, problem, tile_rows
+from costsim.cost.row import SCOPES, each_op
+from costsim.cost.tiling import tile_rows
+from costsim.cost.totals import group, sum_rows
 from costsim.devices.profile import load_hardware
 from costsim.devices.roofline import kernels, spend_all
 from costsim.errors import InputError
 from costsim.graph.autodiff import backward
+from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import MODELS, PATTERNS, UNTILED, group_ops
-from costsim.graph.graph import GraphBuilder
 from costsim.inputs import files
 from costsim.inputs.widths import Widths
 from costsim.results.records import published, records

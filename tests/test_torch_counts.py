@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import adamw, shipped_policy
 
-from costsim.cost.count import count, group, sum_rows
+from costsim.cost.count import count
+from costsim.cost.totals import group, sum_rows
 from costsim.graph.autodiff import stash
 from costsim.models import decoder, encoder_classifier, encoder_decoder
-from costsim.models.build import training_step
+from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 
 TORCH = json.loads((Path(__file__).parent / "data" / "torch_counts.json").read_text())["models"]

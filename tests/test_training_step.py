@@ -5,7 +5,7 @@ import pytest
 from conftest import adamw, classifier_step, translation_step
 
 from costsim.graph.autodiff import backward, stash
-from costsim.graph.graph import GraphBuilder
+from costsim.graph.builder import GraphBuilder
 from costsim.reference.execute import execute, run_op
 
 INDEX_BOUNDS = {"source_ids": 11, "target_ids": 13, "tokens.ids": 11, "types.ids": 1}

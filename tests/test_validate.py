@@ -17,12 +17,12 @@ from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.graph import ops
 from costsim.graph.kinds import contraction
-from costsim.inputs import files, schema
+from costsim.inputs import files, schema_policy
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
 from costsim.reference.execute import contract, run
 from costsim.reference.validate import Difference, compare, draw_batch, draw_weights, noise_db, shrink, validate
-from costsim.run import simulate
+from costsim.run.job import prepare
 
 COMPOSED = ["w8a8+as-coded", "w8a8+deployed"]
 
@@ -67,7 +67,7 @@ FP32 = {"description": "all fp32", "rules": ({"format": "fp32"},)}
 
 
 def test_all_fp32_is_the_executor_without_casts_bit_for_bit(graph):
-    rules = Policy("fp32", schema.Policy.model_validate(FP32), files.Document("fp32.yaml", {}))
+    rules = Policy("fp32", schema_policy.Policy.model_validate(FP32), files.Document("fp32.yaml", {}))
     casts, none = measure(graph, rules), measure(graph, None)
     for name, x in none.values.items():
         assert casts.values[name].tobytes() == x.tobytes(), name
@@ -94,7 +94,7 @@ SMALL = ("model.encoder_layers=1", "model.decoder_layers=1", "training.micro_bat
 
 
 def check(name="dsq"):
-    return validate(simulate.prepare("iwslt17-dsq", [name], assignments=SMALL))
+    return validate(prepare("iwslt17-dsq", [name], assignments=SMALL))
 
 
 def test_nothing_is_found_where_nothing_is_planted():
@@ -123,8 +123,8 @@ def test_a_format_one_bit_off_is_found(monkeypatch):
 
 
 def test_a_skipped_copy_is_found(monkeypatch):
-    traffic = counting._traffic
-    monkeypatch.setattr(counting, "_traffic", lambda *given: replace(traffic(*given), copies=[]))
+    traffic = counting.tensor_traffic
+    monkeypatch.setattr(counting, "tensor_traffic", lambda *given: replace(traffic(*given), copies=[]))
     counting._memo.cache_clear()
     found = check()
     counting._memo.cache_clear()
@@ -149,7 +149,7 @@ def test_a_wrong_gradient_is_found():
 
 @pytest.mark.parametrize("name", files.list_shipped("workloads"))
 def test_shrinking_keeps_every_kind_of_op(name):
-    job = simulate.prepare(name)
+    job = prepare(name)
     graph = shrink(job)
     assert {(op.kind.name, op.phase) for op in graph.ops} == {(op.kind.name, op.phase) for op in job.graph.ops}
     assert max(graph.sizes.values()) <= 37

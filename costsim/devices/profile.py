@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from costsim.errors import InputError, nearest, one_line
-from costsim.formats.format import ON_A_GRID, Format, holds, parse_format
-from costsim.inputs import files, schema
+from costsim.formats.format import ON_A_GRID, Format, holds
+from costsim.formats.named import parse_format
+from costsim.inputs import files, schema, schema_hardware
 from costsim.inputs.files import Document
 
 BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
@@ -105,7 +106,7 @@ def load_hardware(name: str) -> Hardware:
     path = files.find(name, "hardware_profiles", "hardware profile")
     document = files.parse_yaml(files.read_text(path), str(path))
     _check_version(document)
-    file = schema.validate(schema.Hardware, document)
+    file = schema.validate(schema_hardware.Hardware, document)
     _check_sources(document, file)
     return Hardware(
         name=path.stem,
@@ -132,25 +133,25 @@ def load_hardware(name: str) -> Hardware:
     )
 
 
-def _whole(figure: schema.Figure | None) -> int | None:
+def _whole(figure: schema_hardware.Figure | None) -> int | None:
     return figure.value if figure else None
 
 
-def _number(figure: schema.Quantity | schema.Factor | None) -> float | None:
+def _number(figure: schema_hardware.Quantity | schema_hardware.Factor | None) -> float | None:
     return figure.value if figure else None
 
 
 At = tuple[str | int, ...]
 
 
-def _figures(section: schema.Strict, at: At = ()) -> Iterator[tuple[At, schema.Sourced]]:
+def _figures(section: schema.Strict, at: At = ()) -> Iterator[tuple[At, schema_hardware.Sourced]]:
     """Every figure of a file and where it stands."""
     for key in type(section).model_fields:
         value = getattr(section, key)
         parts = enumerate(value) if isinstance(value, tuple) else [(None, value)]
         for index, part in parts:
             where = (*at, key) if index is None else (*at, key, index)
-            if isinstance(part, schema.Sourced):
+            if isinstance(part, schema_hardware.Sourced):
                 yield where, part
             elif isinstance(part, schema.Strict):
                 yield from _figures(part, where)
@@ -163,13 +164,13 @@ def _dotted(at: At) -> str:
 def _check_version(document: Document) -> None:
     """Before anything else: a file of another version breaks the schema in ways that would mislead."""
     version = document.data.get("schema_version")
-    if type(version) is not int or version != schema.HARDWARE_VERSION:  # true equals 1
+    if type(version) is not int or version != schema_hardware.HARDWARE_VERSION:  # true equals 1
         got = "got nothing" if version is None else f"got {one_line(version)}"
-        expected = f"expected {schema.HARDWARE_VERSION}, {got}: a profile of another version of costsim"
+        expected = f"expected {schema_hardware.HARDWARE_VERSION}, {got}: a profile of another version of costsim"
         raise document.error(("schema_version",), f"{expected} (see costsim schema hardware)")
 
 
-def _check_sources(document: Document, file: schema.Hardware) -> None:
+def _check_sources(document: Document, file: schema_hardware.Hardware) -> None:
     for key, text in file.sources.items():
         if not text.strip():
             raise document.error(("sources", key), "expected what the source is, got nothing")
@@ -180,7 +181,7 @@ def _check_sources(document: Document, file: schema.Hardware) -> None:
                 raise document.error((*at, "source", i), f"{one_line(key)!r} is not in sources{known}")
 
 
-def _source(file: schema.Hardware, figure: schema.Sourced) -> str:
+def _source(file: schema_hardware.Hardware, figure: schema_hardware.Sourced) -> str:
     """A figure's sources in full, then how it was got and what others say."""
     said = [file.sources[key] for key in figure.source]
     said += [figure.note] if figure.note else []
@@ -199,7 +200,7 @@ def _format(document: Document, at: At, name: str) -> Format:
     return found
 
 
-def _bit_serial(document: Document, file: schema.Hardware) -> BitSerial | None:
+def _bit_serial(document: Document, file: schema_hardware.Hardware) -> BitSerial | None:
     given = file.bit_serial
     if given is None:
         return None
@@ -207,7 +208,7 @@ def _bit_serial(document: Document, file: schema.Hardware) -> BitSerial | None:
     return BitSerial(given.bit_product_per_s, accumulator, given.verified, _source(file, given))
 
 
-def _rates(document: Document, file: schema.Hardware) -> tuple[Rate, ...]:
+def _rates(document: Document, file: schema_hardware.Hardware) -> tuple[Rate, ...]:
     rates: list[Rate] = []
     first: dict[tuple[str, ...], int] = {}
     for i, given in enumerate(file.rates):
@@ -223,7 +224,7 @@ def _rates(document: Document, file: schema.Hardware) -> tuple[Rate, ...]:
     return tuple(rates)
 
 
-def _curve(document: Document, file: schema.Hardware) -> tuple[tuple[int, float], ...]:
+def _curve(document: Document, file: schema_hardware.Hardware) -> tuple[tuple[int, float], ...]:
     points = tuple((point.macs, point.value) for point in file.gemm_efficiency)
     for i in range(1, len(points)):
         if points[i][0] <= points[i - 1][0]:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from costsim.cost.count import Row, each_op, group_ops
+from costsim.cost.count import group_ops
+from costsim.cost.row import Row, each_op
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj, recalled
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.formats.format import Format

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from costsim.cost.count import Held, Row
 from costsim.cost.laws import LAWS
+from costsim.cost.row import Row
+from costsim.cost.traffic import Held
 from costsim.explain.formula import Part, Step, Term, nothing, undefined, worked
 from costsim.explain.readers import Follower, Use, label
 from costsim.formats.format import Format, Scale

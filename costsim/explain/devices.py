@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from costsim.cost.count import Row
+from costsim.cost.row import Row
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.devices.roofline import Kernel

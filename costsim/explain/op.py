@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from costsim.cost.count import SCOPES, Row, group_ops, narrowest_scope
+from costsim.cost.count import group_ops
+from costsim.cost.row import SCOPES, Row, narrowest_scope
 from costsim.errors import InputError, one_line
 from costsim.explain.derive import Derived, Deriver, differences
 from costsim.explain.formula import Part, Step, undefined, worked
@@ -15,7 +16,8 @@ from costsim.graph.graph import Graph, Op
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
-from costsim.run.simulate import CountedPhase, Job, buffer_on, count_step, rows_on
+from costsim.run.job import Job
+from costsim.run.simulate import CountedPhase, buffer_on, count_step, rows_on
 
 CAST = ".cast"
 

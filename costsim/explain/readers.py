@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from costsim.cost.count import Held, group_ops
+from costsim.cost.count import group_ops
+from costsim.cost.traffic import Held
 from costsim.graph.graph import Graph, Op
 from costsim.policy.assign import Assignment, Copy
 

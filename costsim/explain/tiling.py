@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from costsim.cost.count import Row
-from costsim.cost.tiling import Gemm, Tiling, best, problem
+from costsim.cost.gemm import Gemm, Tiling, best, problem
+from costsim.cost.row import Row
 from costsim.explain.derive import Derived
 from costsim.explain.formula import Part, Step, worked
 from costsim.graph.graph import Graph

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from costsim.cost.count import Total, group, sum_rows
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import of_policy
+from costsim.cost.totals import Total, group, sum_rows
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Rates, Spent, kernels, spend
 from costsim.errors import InputError
 from costsim.explain.formula import Number, Part, Step, undefined, worked
-from costsim.run.simulate import CountedPolicy, Job, Result, buffer_unknown, execute, rows_on
+from costsim.run.job import Job
+from costsim.run.simulate import CountedPolicy, Result, buffer_unknown, execute, rows_on
 
 MOST = 10  # parts that are listed one by one
 

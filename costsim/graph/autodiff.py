@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from costsim.graph.graph import Graph, GraphBuilder, Op, Segment, Tensor
+from costsim.graph.builder import GraphBuilder, Segment
+from costsim.graph.graph import Graph, Op, Tensor
 from costsim.graph.kinds import GradRule
 from costsim.graph.ops import kind_of
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from costsim.errors import InputError, nearest, one_line
-from costsim.huggingface.models import (
-    ADAPTERS,
+from costsim.huggingface.fields import (
     CHECKS,
     NEEDED,
     NO_EFFECT,
@@ -21,9 +20,10 @@ from costsim.huggingface.models import (
     Window,
     spell,
 )
+from costsim.huggingface.models import ADAPTERS
 from costsim.inputs import files, schema
 from costsim.inputs.files import Document
-from costsim.models.build import family
+from costsim.models.families import family
 
 
 class Imported(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim.graph import graph
-from costsim.graph.graph import GraphBuilder
+from costsim.graph import builder
+from costsim.graph.builder import GraphBuilder
 from costsim.graph.kinds import Dims
 from costsim.inputs.schema import Count, Positive, Rate, Strict
 
@@ -87,9 +87,9 @@ class Transformer(Strict):
             sizes["heads"] = self.heads
         return sizes if self.lora is None else {**sizes, "rank": self.lora.rank}
 
-    def adapters(self) -> graph.Lora | None:
+    def adapters(self) -> builder.Lora | None:
         """The adapters as the graph builder takes them."""
-        return None if self.lora is None else graph.Lora(self.lora.targets, self.lora.alpha, self.lora.rank)
+        return None if self.lora is None else builder.Lora(self.lora.targets, self.lora.alpha, self.lora.rank)
 
 
 class Length(Strict):

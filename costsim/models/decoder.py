@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim.graph.graph import GraphBuilder
+from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Count, Layers, Positive, Strict
 from costsim.models.blocks import (
     Padded,

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from costsim.cost.count import Total, group
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import Memory, Stored, of_policy
+from costsim.cost.totals import Total, group
 from costsim.devices.profile import Hardware
 from costsim.errors import InputError
 from costsim.graph.graph import Graph

@@ -2,76 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from costsim.cost.count import Row
-from costsim.cost.memory import of_policy, with_batch
 from costsim.devices.profile import Hardware, Rate
-from costsim.devices.roofline import Kernel, Rates, kernels, spend
 from costsim.errors import InputError
-from costsim.plots.style import COLOURS, OF_COMPONENT, RECALLED, note, short, si, starred
-from costsim.run.simulate import CountedPolicy, Result, rows_on
+from costsim.plots.style import COLOURS, RECALLED, note, short, si, starred
+from costsim.results.roof import MOST_POLICIES, Point, Roof, roof
+from costsim.run.simulate import CountedPolicy, Result
 
-# --- roofline ---------------------------------------------------------------------------------------------------------
-
-MOST_POLICIES = 8  # panels of a device that a page has room for
 KINDS = dict(zip(("forward", "dgrad", "wgrad", "update", "other"), (*COLOURS[:4], "#7F7F7F"), strict=True))
 _PANEL_INCHES = 2.4  # at least, of its height
 _CLOSE = 8  # ceilings whose ratio is less share a place for their names
 _LEAST_SHARE = 1e-4  # of the time: what takes less is not drawn
-
-
-class Point(NamedTuple):
-    """Kernels of a run that are alike: what they are, where they lie, and their share of the run's time."""
-
-    kind: str  # one of KINDS
-    op_per_byte: float
-    op_per_s: float
-    share: float
-
-
-@dataclass(slots=True)
-class Roof:
-    """What a policy's run looks like on a device."""
-
-    points: list[Point] = field(default_factory=list)
-    rates: dict[Rate, set[str]] = field(default_factory=dict)  # that the run uses, and the pairs upcast to each
-    bound: str = ""
-    lacks: str = ""  # why there is no time; "" if there is
-    moving: float = 0.0  # share of the time of kernels that compute nothing
-
-
-def _kind(kernel: Kernel) -> str:
-    """Which product of a layer a kernel is: of several, the one with most MACs. What is made again is forward."""
-    gemms = [row for row in kernel.rows if row.gemm is not None]
-    if gemms:
-        return max(gemms, key=lambda row: row.macs).gemm or "other"
-    return "update" if kernel.first[0].phase == "update" else "other"
-
-
-def _lacks(result: Result, counted: CountedPolicy, device: Hardware) -> str:
-    spent = result.spent[counted.policy.name, device.name]
-    if spent.unsupported:
-        return "unsupported:\n" + "\n".join(sorted(spent.unsupported))
-    if device.dram_bytes_per_s is None:
-        return "the profile has no DRAM bandwidth"
-    if spent.lacks:
-        return "the profile has no\n" + ", ".join(sorted(spent.lacks)).replace(" (", "\n(")
-    return "" if spent.time_s else "the profile has no vector rate" if spent.time_s is None else "nothing to time"
-
-
-def _use(rates: dict[Rate, set[str]], rows: Sequence[Row], known: Rates) -> None:
-    for name, pair in {row.pair_name: row.pair for row in rows if row.pair is not None and row.macs}.items():
-        chosen = known[pair]
-        if chosen is not None:
-            rate, upcast = chosen
-            rates.setdefault(rate, set()).add(name if upcast else "")
 
 
 def _rate_label(rate: Rate, pairs: set[str]) -> str:
@@ -81,31 +27,6 @@ def _rate_label(rate: Rate, pairs: set[str]) -> str:
         return rate.name
     as_it = upcast[0].partition(" + ")[0] if len(upcast) == 1 else f"{len(upcast)} pairs"
     return f"{rate.name} (and for {as_it})" if "" in pairs else f"{as_it} as {rate.name}"
-
-
-def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
-    """Where the kernels of a policy's run lie on a device; phases weigh as many steps as they last."""
-    job, found, known = result.job, Roof(), Rates(device)
-    times: dict[tuple[str, float, float], float] = {}
-    found.lacks = _lacks(result, counted, device)
-    for phase in counted.phases:
-        if not phase.steps:
-            continue
-        _use(found.rates, phase.rows, known)
-        if found.lacks:
-            continue
-        rows = rows_on(job, phase, device)
-        for kernel in kernels(job.graph, rows, job.convention.traffic, job.convention.scope):
-            its = spend(kernel, device, job.overlap, known)
-            seconds = (its.time_s or 0.0) * kernel.number * phase.steps
-            done = 2 * its.macs + its.vector_ops
-            where = (its.op_per_byte or 0.0, done / its.time_s if its.time_s else 0.0)
-            times[_kind(kernel), *where] = times.get((_kind(kernel), *where), 0.0) + seconds
-    whole = sum(times.values())
-    found.bound = result.spent[counted.policy.name, device.name].bound
-    found.points = [Point(*key, seconds / whole) for key, seconds in times.items() if key[1] and key[2] and whole]
-    found.moving = 1 - sum(point.share for point in found.points) if whole else 0.0
-    return found
 
 
 def _area(share: float) -> float:
@@ -278,94 +199,3 @@ def _roofline_title(result: Result, shown: Sequence[CountedPolicy]) -> str:
         said += RECALLED
     left_out = [starred(counted) for counted in result.policies[len(shown) :]]
     return said + (f"\nnot shown: {', '.join(left_out)}; --policy chooses" if left_out else "")
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-_MOST_LABELS = 20  # bars that have room for their totals
-_TALLEST = 3  # an axis is at most so many times as high as the highest bar
-
-
-class Bar(NamedTuple):
-    """Peak memory to be drawn: bytes of each component, under a label and one for its neighbours of the same group."""
-
-    group: str
-    label: str
-    components: Mapping[str, int]
-
-
-def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware]) -> None:
-    """Stacked bars of memory, in GB (10^9 bytes), by group, and lines where devices' DRAM ends."""
-    groups = list(dict.fromkeys(bar.group for bar in bars))
-    places = [i + 0.6 * groups.index(bar.group) for i, bar in enumerate(bars)]
-    bottoms = [0.0] * len(bars)
-    for name, colour in OF_COMPONENT.items():
-        heights = [bar.components[name] / 1e9 for bar in bars]
-        if any(heights):
-            label = name.replace("_", " ")
-            axes.bar(places, heights, bottom=bottoms, color=colour, edgecolor="white", linewidth=0.3, label=label)
-        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    axes.set_xticks(places, [bar.label for bar in bars])
-    axes.tick_params(axis="x", length=0)
-    middles = [
-        sum(its) / len(its)
-        for group in groups
-        if (its := [place for place, bar in zip(places, bars, strict=True) if bar.group == group])
-    ]
-    names: Any = axes.secondary_xaxis(-0.05 if any(bar.label for bar in bars) else 0.0)
-    names.set_xticks(middles, [group.replace("+", "\n+") for group in groups])
-    names.tick_params(axis="x", length=0, labelsize=8)
-    names.spines["bottom"].set_visible(False)
-    highest = max(bottoms)
-    if len(bars) <= _MOST_LABELS:
-        for place, top in zip(places, bottoms, strict=True):
-            axes.annotate(short(top), (place, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
-    drawn = [
-        _dram_line(axes, device, style, _TALLEST * highest)
-        for device, style in zip(devices, cycle(("--", ":", "-.", "-")), strict=False)
-    ]
-    axes.set_xlim(-0.8, places[-1] + 0.8)
-    axes.set_ylim(0, 1.06 * max([highest, *drawn]))
-    axes.set_ylabel("peak memory, GB (10^9 bytes)")
-    axes.grid(axis="y", linewidth=0.3)
-    axes.set_axisbelow(True)
-
-
-def _dram_line(axes: Axes, device: Hardware, style: str, most: float) -> float:
-    """A line where a device's DRAM ends; one above `most` GB is only said, or the bars could not be read."""
-    if device.dram_bytes is None:
-        axes.plot([], [], " ", label=f"{device.name}: size not known")
-        return 0.0
-    size = device.dram_bytes / 1e9
-    if size > most:
-        axes.plot([], [], " ", label=f"{device.name}: {size:.1f} GB, above")
-        return 0.0
-    axes.axhline(size, color="black", linestyle=style, linewidth=1, label=f"{device.name}: {size:.1f} GB")
-    return size
-
-
-def memory(result: Result, batches: Sequence[int | None] = (None,)) -> Figure:
-    """Peak memory of a step by component, for each policy and batch (sequences of a micro-batch; None: as in the file).
-
-    A line stands where a device's DRAM ends. Raises InputError for a batch that does not fit the workload.
-    """
-    job, bars = result.job, []
-    jobs = [with_batch(job, sequences) for sequences in batches]
-    for counted in result.policies:
-        for its in jobs:
-            parts = of_policy(its.graph, counted.policy, its.convention.traffic)[1].components
-            bars.append(Bar(starred(counted), str(its.graph.sizes["batch"]) if len(jobs) > 1 else "", parts))
-    width = max(7.0, 2.5 + 0.28 * len(bars), 2.0 + 1.05 * len(result.policies))
-    figure = Figure(figsize=(width, 5), layout="constrained")
-    axes = figure.subplots()
-    stacked(axes, bars, job.hardware)
-    figure.legend(loc="outside right center", frameon=False, reverse=True)
-    sizes = ", ".join(str(its.graph.sizes["batch"]) for its in jobs)
-    recalled = any(counted.policy.recalled for counted in result.policies)
-    mark = RECALLED if recalled else ""
-    of = f"micro-batches of {sizes} sequence{'s' if sizes != '1' else ''}" + (
-        " (the numbers under the bars)" if len(jobs) > 1 else ""
-    )
-    figure.suptitle(f"{job.workload}: peak memory of a step, traffic {job.convention.traffic}{mark}\n{of}", fontsize=10)
-    return figure

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from costsim.cost.memory import COMPONENTS
-from costsim.run.simulate import CountedPolicy, Job, Result
+from costsim.run.job import Job
+from costsim.run.simulate import CountedPolicy, Result
 from costsim.tables.table import printable
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.

@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from costsim.errors import InputError
-from costsim.formats.format import Format, contained, parse_format
+from costsim.formats.format import Format, contained
+from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
-from costsim.inputs import schema
+from costsim.inputs import schema_policy
 from costsim.policy.classes import Axes, Candidate, Classes, Marks, Read, classes, last_axis
 from costsim.policy.policy import Policy, fill
 
@@ -82,7 +83,7 @@ _GLOBS = ("layer", "name", "op")
 _Test = tuple[int, frozenset[object], bool]
 
 
-def _tests(rule: schema.Rule) -> list[_Test]:
+def _tests(rule: schema_policy.Rule) -> list[_Test]:
     """What a rule asks of the fields that it mentions: to be one of these values, a name to match this glob, or not."""
     tests: list[_Test] = [(Candidate._fields.index("copy_"), frozenset((rule.copy_ or "",)), True)]
     for at, name in enumerate(Candidate._fields):
@@ -94,7 +95,7 @@ def _tests(rule: schema.Rule) -> list[_Test]:
     return tests
 
 
-def _globs(rule: schema.Rule, field: str) -> set[str]:
+def _globs(rule: schema_policy.Rule, field: str) -> set[str]:
     """The globs of a rule over layers, names or ops."""
     return {getattr(rule, field) or "", *getattr(rule, f"not_{field}", ())} - {""}
 

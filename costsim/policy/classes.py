@@ -22,6 +22,7 @@ from costsim.graph.kinds import Dims
 if TYPE_CHECKING:
     from costsim.inputs.widths import Widths  # which reads CSV: loaded where there is some
 
+
 Axes = tuple[int, ...]
 Matched = frozenset[str]  # the globs that match a name
 
@@ -76,29 +77,7 @@ class Classes:
     first: Sequence[Sequence[bool]]  # so too: whether it may be the first to read the tensor through some copy
 
 
-Touch = tuple[Op, int]  # an op and the slot of a tensor in it: of its inputs, then outputs
-
-
-class Alike(NamedTuple):
-    """Ops that are alike in all that they move: in the tensors' classes, and in the rest that it depends on."""
-
-    tensors: tuple[int, ...]  # of inputs, then of outputs and those in whose place they are written
-    rest: tuple[object, ...]
-    ops: list[Op]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Kernels:
-    """A graph under a way to group its ops into kernels, so that it is known what is read within one."""
-
-    group: Sequence[int]  # by position of the op: its kernel
-    alike: Sequence[Alike]
-    traffic_of: Mapping[str, int]  # by tensor: a class within which all that is read and written is alike
-    traffic: Sequence[tuple[str, object]]  # of each such class: one tensor, and what tells it from the others
-    earlier: Mapping[tuple[int, int], tuple[Touch, ...]]  # by reader, who has the tensor on chip before in the kernel
-
-
-class _Numbers(dict[Any, int]):
+class Numbers(dict[Any, int]):
     """Numbers things in order of first appearance."""
 
     def __missing__(self, key: Any) -> int:
@@ -151,7 +130,7 @@ def classes(graph: Graph, marks: Marks) -> Classes:
     seen = _Seen(marks)
     nothing = seen.nothing
     blind = () if nothing else None
-    ops, stored, shapes, reads = _Numbers(), _Numbers(), _Numbers(), _Numbers()
+    ops, stored, shapes, reads = Numbers(), Numbers(), Numbers(), Numbers()
     op_class = [
         ops[
             id(op.kind),
@@ -203,7 +182,7 @@ def _read_alike(
     graph: Graph, op_class: Sequence[int], shape_of: Mapping[str, int]
 ) -> tuple[dict[str, int], list[list[int]], list[list[bool]]]:
     """Tensors by who makes and reads them; of each reader, which it is, and whether it is the first of its class."""
-    numbers = _Numbers()
+    numbers = Numbers()
     tensors: dict[str, int] = {}
     reader = [[0] * len(op.inputs) for op in graph.ops]
     first = [[False] * len(op.inputs) for op in graph.ops]
@@ -220,64 +199,3 @@ def _read_alike(
         copied = op_class[maker.position] if maker else None
         tensors[name] = numbers[shape, made, copied, tuple(readers)]
     return tensors, reader, first
-
-
-@lru_cache(maxsize=8)
-@paused
-def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
-    """A graph whose ops are grouped into kernels so (by position).
-
-    What an op moves depends on the formats of what it reads and writes, on the copies through which it and all others
-    read that, on whether those others are in its kernel, and on what the kernel has on chip: all of it is in the class.
-    """
-    found = classes(graph, marks)
-    op_class, first = found.ops, found.first
-    numbers = _Numbers()
-    traffic_of: dict[str, int] = {}
-    described: list[tuple[str, object]] = []
-    all_readers, producer_of, maker_of = graph.readers, graph.producer, graph.maker
-    for name, number in found.tensors.items():
-        producer, maker = producer_of.get(name), maker_of.get(name)
-        written, copied = group[producer.position] if producer else -1, group[maker.position] if maker else -1
-        inside = [
-            (at, kernel == written, kernel == copied)
-            for at, (op, _) in enumerate(all_readers.get(name, ()))
-            if (kernel := group[op.position]) == written or kernel == copied
-        ]
-        key = (number, tuple(inside))
-        traffic_of[name] = number = numbers[key]
-        if number == len(described):
-            described.append((name, key))
-    alike: dict[object, Alike] = {}
-    earlier: dict[tuple[int, int], tuple[Touch, ...]] = {}
-    on_chip: dict[str, tuple[Touch, ...]] = {}
-    all_roots, before = graph.root, -1
-    for op in graph.ops:
-        position = op.position
-        if group[position] != before:
-            before, on_chip = group[position], {}
-        tensors: list[int] = []
-        rest: list[object] = [op_class[position]]
-        rest += first[position]
-        slot = 0
-        for name in op.inputs:
-            tensors.append(traffic_of[name])
-            touches = on_chip.get(name, ())
-            if touches:
-                earlier[position, slot] = touches
-                rest.append(slot)
-                rest.append(tuple([(op_class[other.position], at) for other, at in touches]))
-            on_chip[name] = (*touches, (op, slot))
-            slot += 1
-        for name in op.outputs:
-            root = all_roots[name]
-            tensors += (traffic_of[name], traffic_of[root])
-            on_chip[name] = on_chip[root] = (*on_chip.get(name, ()), (op, slot))
-            slot += 1
-        its = (tuple(tensors), tuple(rest))
-        like = alike.get(its)
-        if like is None:
-            alike[its] = Alike(*its, [op])
-        else:
-            like.ops.append(op)
-    return Kernels(group, list(alike.values()), traffic_of, described, earlier)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from costsim.errors import InputError, nearest, one_line
-from costsim.formats.format import Format, parse_format
-from costsim.inputs import files, schema
+from costsim.formats.format import Format
+from costsim.formats.named import parse_format
+from costsim.inputs import files, schema_policy
 from costsim.inputs.files import Document, Where
 from costsim.inputs.schema import validate
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Assumption:
     """An assumption of a policy and where it stands."""
 
-    said: schema.PolicyAssumption
+    said: schema_policy.PolicyAssumption
     document: Document
     place: Where
 
@@ -35,7 +36,7 @@ class Policy:
     """A checked policy file with what it composes, under the name that tables print."""
 
     name: str
-    file: schema.Policy  # with the rules of composed policies before its own
+    file: schema_policy.Policy  # with the rules of composed policies before its own
     document: Document
     rule_places: tuple[tuple[Document, Where], ...] = ()  # where each rule stands
     assumptions: tuple[Assumption, ...] = ()  # its own and those of what it composes
@@ -111,7 +112,7 @@ def load_policies(paths: tuple[Path, ...]) -> Policy:
     name = "+".join(base.name for base in bases)
     recalled: dict[str, Any] = {"grade": "recalled"} if any(base.file.grade == "recalled" for base in bases) else {}
     setup = ", ".join(base.file.setup or base.name for base in bases)
-    file = schema.Policy(description=f"{name}, composed", setup=setup, **recalled)
+    file = schema_policy.Policy(description=f"{name}, composed", setup=setup, **recalled)
     policy = _compose(Policy(name, file, Document("+".join(map(str, paths)), {})), bases)
     _check(policy)
     return policy
@@ -132,11 +133,11 @@ def make_policy(name: str, fields: Mapping[str, Any]) -> Policy:
 
 def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
     """The policy with one more rule, of those fields that rules have, and with other fields of its file."""
-    of_rule = {field.alias or name: field for name, field in schema.Rule.model_fields.items()}
+    of_rule = {field.alias or name: field for name, field in schema_policy.Rule.model_fields.items()}
     own = {name: value for name, value in fields.items() if name not in of_rule}
     for name in own:
-        if name not in schema.Policy.model_fields:
-            known = (*of_rule, *schema.Policy.model_fields)
+        if name not in schema_policy.Policy.model_fields:
+            known = (*of_rule, *schema_policy.Policy.model_fields)
             raise InputError(f"policy {policy.name}: unknown field {one_line(name)!r}{nearest(name, known)}")
     for name in ("compose", "assumptions"):
         if name in own:
@@ -151,7 +152,7 @@ def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
     name = called or _name_of_change(policy.name, [*rule.values(), *own])
     rules = [*own.pop("rules", ()), *([rule] if rule else [])]
     document = Document(f"{name} (Python)", files.tuples({"description": name, **own, "rules": rules}))
-    said = validate(schema.Policy, document)
+    said = validate(schema_policy.Policy, document)
     update: dict[str, Any] = {name: getattr(said, name) for name in own} | {"rules": (*policy.file.rules, *said.rules)}
     if policy.file.setup and "setup" not in own:  # which would no longer be true
         update["setup"] = f"{policy.file.setup}, {name.removeprefix(f'{policy.name}-').replace('-', ' ')}"
@@ -173,7 +174,7 @@ def _name_of_change(name: str, values: Sequence[object]) -> str:
 
 
 def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Policy:
-    policy = Policy(name, validate(schema.Policy, document), document)
+    policy = Policy(name, validate(schema_policy.Policy, document), document)
     bases = []
     for i, name in enumerate(policy.file.compose):
         for base in find_policy(name, document, ("compose", i)):
@@ -203,7 +204,7 @@ def _compose(policy: Policy, bases: list[Policy]) -> Policy:
         name: number for file in (*(base.file for base in bases), policy.file) for name, number in file.numbers.items()
     }
     update["numbers"] = numbers
-    found: dict[tuple[str, Where], tuple[schema.Rule, tuple[Document, Where]]] = {}
+    found: dict[tuple[str, Where], tuple[schema_policy.Rule, tuple[Document, Where]]] = {}
     for base in bases:
         for rule, (document, at) in zip(base.file.rules, base.rule_places, strict=True):
             found.setdefault((document.path, at), (rule, (document, at)))
@@ -285,7 +286,7 @@ def _check(policy: Policy) -> None:
 _OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
 
 
-def _check_rule(policy: Policy, j: int, rule: schema.Rule) -> None:
+def _check_rule(policy: Policy, j: int, rule: schema_policy.Rule) -> None:
     if (rule.format, rule.placement, rule.scale_time, rule.container) == (None,) * 4:
         raise policy.error(("rules", j), "expected a format (or a placement, scale_time or container to change)")
     for name, words in _OF_COPIES.items():

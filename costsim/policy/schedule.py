@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from costsim.errors import InputError, one_line
-from costsim.inputs import files, schema
+from costsim.inputs import files, schema_policy
 from costsim.policy.policy import Policy
 
 LossLog = list[tuple[int, float]]  # (step, validation loss), steps rising
@@ -44,7 +44,7 @@ class _Plateaus:
         self.log = log
         self.best = math.inf
 
-    def end(self, rule: schema.Plateau, start: int) -> int | None:
+    def end(self, rule: schema_policy.Plateau, start: int) -> int | None:
         """The step of the evaluation that ends a phase begun at `start`; None if the loss never stops falling."""
         waited = 0
         for step, loss in self.log:

@@ -18,8 +18,6 @@ from costsim.errors import InputError
 
 Task = Callable[[], object]  # does its work once
 
-ENGINES = ("numpy", "torch")
-DEVICES = ("cpu", "cuda")
 _MIB = 2**20
 
 
@@ -270,7 +268,7 @@ def load_torch(asked: str, device: str) -> Any:
 
 
 def choose_engine(engine: str | None, device: str) -> tuple[str, Any]:
-    """One of ENGINES, by default NumPy on the CPU, and PyTorch if it is that. Raises InputError if it cannot be."""
+    """One of names.ENGINES, by default NumPy on the CPU, and PyTorch if it is that. Raises InputError otherwise."""
     chosen = engine or ("torch" if device == "cuda" else "numpy")
     if chosen == "numpy":
         if device == "cuda":
@@ -280,6 +278,9 @@ def choose_engine(engine: str | None, device: str) -> tuple[str, Any]:
 
 
 def open_bench(device: str = "cpu", engine: str | None = None, formats: Sequence[str] = ()) -> Bench:
-    """What measures one of DEVICES through one of ENGINES. Raises InputError if PyTorch or the device is missing."""
+    """What measures one of names.PROCESSORS through one of names.ENGINES.
+
+    Raises InputError if PyTorch or the device is missing.
+    """
     _, torch = choose_engine(engine, device)
     return NumpyBench() if torch is None else TorchBench(torch, device, formats)

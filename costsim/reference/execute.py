@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from costsim.formats.format import Format
-from costsim.formats.quantize import Packed, needs_float64, pack, quantize, unpack
+from costsim.formats.pack import Packed, pack, unpack
+from costsim.formats.quantize import needs_float64, quantize
 from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.graph import Graph, Op
 from costsim.policy.assign import Assignment, Copy

@@ -24,7 +24,7 @@ from costsim.policy.policy import find_policy, load_policies
 from costsim.reference.benches import choose_engine
 from costsim.reference.execute import Array, Clock, run
 from costsim.reference.validate import check_memory, draw_batch, draw_weights
-from costsim.run.simulate import Job, with_fields
+from costsim.run.job import Job, with_fields
 
 LAYERS = 2
 MOST_MACS = 5 * 10**10  # of a step: a second or two at the rates of a few cores, and as long for the other ops
@@ -163,7 +163,7 @@ class NumpyEngine:
 
 
 class TorchEngine:
-    """PyTorch on one of `benches.DEVICES`."""
+    """PyTorch on one of `names.PROCESSORS`."""
 
     caveat = "ops take longer where PyTorch has no kernel for them, or makes them in memory that is new to the process"
 
@@ -180,7 +180,7 @@ class TorchEngine:
 
 
 def open_engine(device: str = "cpu", engine: str | None = None) -> Engine:
-    """One of `benches.ENGINES` on one of its DEVICES. Raises InputError if PyTorch or the device is missing."""
+    """One of `names.ENGINES` on one of `names.PROCESSORS`. Raises InputError if PyTorch or the device is missing."""
     _, torch = choose_engine(engine, device)
     return NumpyEngine() if torch is None else TorchEngine(torch, device)
 

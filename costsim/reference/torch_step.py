@@ -13,7 +13,8 @@ from costsim.errors import InputError
 from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.graph import Graph, Op
 from costsim.reference.execute import Array
-from costsim.reference.torch_kernels import KERNELS, Tensor, contract, torch
+from costsim.reference.torch_kernels import contract
+from costsim.reference.torch_table import KERNELS, Tensor, torch
 
 
 class Stopwatch(Protocol):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costsim.cost.count import sum_rows
+from costsim.cost.totals import sum_rows
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
 from costsim.inputs import files
@@ -24,7 +24,8 @@ from costsim.policy.schedule import loss_log_path, schedule
 from costsim.reference import corpus
 from costsim.reference.execute import Array, run
 from costsim.reference.validate import draw_weights
-from costsim.run.simulate import Job, count_policy, count_step, prepare
+from costsim.run.job import Job, prepare
+from costsim.run.simulate import count_policy, count_step
 
 Batch = dict[str, Array]
 

@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from costsim.cost.count import Row, count, each_op, group_ops
+from costsim.cost.count import count, group_ops
+from costsim.cost.row import Row, each_op
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
-from costsim.inputs import files, schema
+from costsim.inputs import files, schema, schema_workload
 from costsim.models.build import build
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
 from costsim.reference.execute import Array, Measured, Run, run
-from costsim.run.simulate import Job
+from costsim.run.job import Job
 
 LAYERS = 2
 MICRO_BATCHES = 2
@@ -50,7 +51,7 @@ def shrink(job: Job) -> Graph:
     if job.file.training.micro_batches > MICRO_BATCHES:
         sets.append(f"training.micro_batches={MICRO_BATCHES}")
     document = files.override(job.document, sets)
-    graph = build(schema.validate(schema.Workload, document), document)
+    graph = build(schema.validate(schema_workload.Workload, document), document)
     graph = replace(graph, sizes=_small_dims(graph.sizes))
     lost = {(op.kind.name, op.phase) for op in job.graph.ops} - {(op.kind.name, op.phase) for op in graph.ops}
     if lost:

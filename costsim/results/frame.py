@@ -7,26 +7,21 @@ in columns, so it can be written to JSON, CSV or Parquet and comes back unchange
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from costsim.cost.count import Row, each_op
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import memory
+from costsim.cost.row import Row, each_op
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Rates, Spent, kernels, spend
 from costsim.errors import InputError, nearest, one_line
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Op
-from costsim.inputs import files
 from costsim.policy.assign import assign
 from costsim.run.simulate import CountedPhase, CountedPolicy, Result, buffer_unknown, rows_on
 
@@ -151,7 +146,7 @@ def of_results(results: Sequence[tuple[Mapping[str, str], Result]]) -> pd.DataFr
         counted = {its.policy.name: its for its in (*result.policies, result.baseline)}
         for its in counted.values():
             records += [{**record, **fields} for record in _policy_records(result, its)]
-    return _typed({name: [record.get(name) for record in records] for name in (*COLUMNS, *own)})
+    return typed({name: [record.get(name) for record in records] for name in (*COLUMNS, *own)})
 
 
 def _exact(values: Sequence[Any]) -> Any:
@@ -187,106 +182,10 @@ _TYPES: dict[str, Callable[[Sequence[Any]], Any]] = {
 }
 
 
-def _typed(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+def typed(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Columns of plain values (None: not there), as a table of the types that they have whatever they come from."""
     types = {name: _TYPES[COLUMNS[name]] if name in COLUMNS else _field for name in columns}
     return pd.DataFrame({name: types[name](values) for name, values in columns.items()})
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def _plain(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """The columns as plain values: integers as decimal strings, None where there is nothing."""
-    plain: dict[str, list[Any]] = {}
-    for name in frame.columns:
-        values = [None if pd.isna(value) else value for value in frame[name].tolist()]
-        whole = COLUMNS.get(name) in ("count", "cost") or name not in COLUMNS
-        plain[name] = [None if value is None else str(value) for value in values] if whole else values
-    return plain
-
-
-def _to_json(frame: pd.DataFrame) -> bytes:
-    return (json.dumps(_plain(frame), allow_nan=False) + "\n").encode()
-
-
-def _from_json(data: bytes) -> dict[str, list[Any]]:
-    found = json.loads(data)
-    if not isinstance(found, dict) or not all(isinstance(values, list) for values in found.values()):
-        raise ValueError("expected an object of columns")
-    return found
-
-
-def _to_csv(frame: pd.DataFrame) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    plain = _plain(frame)
-    writer.writerow(plain)
-    writer.writerows(zip(*plain.values(), strict=True))  # None is an empty cell
-    return text.getvalue().encode()
-
-
-def _from_csv(data: bytes) -> dict[str, list[Any]]:
-    header, *rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")) if row]
-    return {name: [row[i] or None for row in rows] for i, name in enumerate(header)}
-
-
-def _to_parquet(frame: pd.DataFrame) -> bytes:
-    data = io.BytesIO()
-    pd.DataFrame(_plain(frame), dtype=object).to_parquet(data, index=False)
-    return data.getvalue()
-
-
-def _from_parquet(data: bytes) -> dict[str, list[Any]]:
-    found = pd.read_parquet(io.BytesIO(data))
-    return {str(name): [None if pd.isna(value) else value for value in found[name].tolist()] for name in found.columns}
-
-
-_FILES: dict[str, tuple[Callable[[pd.DataFrame], bytes], Callable[[bytes], dict[str, list[Any]]]]] = {
-    ".json": (_to_json, _from_json),
-    ".csv": (_to_csv, _from_csv),
-    ".parquet": (_to_parquet, _from_parquet),
-}
-
-
-def _by_ending(path: Path) -> tuple[Callable[[pd.DataFrame], bytes], Callable[[bytes], dict[str, list[Any]]]]:
-    if path.suffix not in _FILES:
-        raise InputError(f"{one_line(path)}: expected a name that ends in {', '.join(_FILES)}")
-    return _FILES[path.suffix]
-
-
-def save(frame: pd.DataFrame, path: Path) -> Path:
-    """Write a table; the ending says how: JSON (an object of columns), CSV, Parquet (with the extra `parquet`).
-
-    Raises InputError if it cannot be written.
-    """
-    write, _ = _by_ending(path)
-    try:
-        return files.write(path, write(frame))
-    except ImportError:
-        raise InputError(f"{path}: Parquet takes pyarrow: pip install 'costsim[parquet]'") from None
-
-
-def read(path: Path) -> pd.DataFrame:
-    """A table as it was saved. Raises InputError for a file that holds none."""
-    _, parse = _by_ending(path)
-    try:
-        columns = parse(path.read_bytes())
-        missing = [name for name in COLUMNS if name not in columns]
-        if missing:
-            raise ValueError(f"no column {missing[0]}")
-        if len({len(values) for values in columns.values()}) != 1 or not columns["policy"]:
-            raise ValueError("expected as many values in each column, and one row at least")
-        for name, what in COLUMNS.items():
-            if what in ("name", "count") and name != "layer" and None in columns[name]:
-                raise ValueError(f"column {name}: a value is missing in row {columns[name].index(None) + 1}")
-        return _typed({name: columns[name] for name in (*COLUMNS, *(name for name in columns if name not in COLUMNS))})
-    except OSError as error:
-        raise InputError(f"{one_line(path)}: {error.strerror or error}") from None
-    except ImportError:
-        raise InputError(f"{path}: Parquet takes pyarrow: pip install 'costsim[parquet]'") from None
-    except (ValueError, IndexError, TypeError, RecursionError) as error:
-        raise InputError(f"{one_line(path)}: not a table of results: {one_line(error)}") from None
 
 
 # --- sums -------------------------------------------------------------------------------------------------------------

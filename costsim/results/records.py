@@ -9,8 +9,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from costsim.cost.count import GROUPINGS, Total, group
 from costsim.cost.laws import LAWS
+from costsim.cost.totals import GROUPINGS, Total, group
 from costsim.graph.fusion import UNTILED
 from costsim.models.build import padding
 from costsim.run.simulate import CountedPolicy, Result

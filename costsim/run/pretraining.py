@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from costsim.cost.memory import of_policy, with_batch
+from costsim.cost.memory import of_policy
 from costsim.devices.profile import pair_on
 from costsim.devices.roofline import Kernel, kernels, spend
 from costsim.errors import InputError
 from costsim.graph.graph import Graph, Op
 from costsim.policy.assign import assign
 from costsim.run import simulate
+from costsim.run.batch import with_batch
+from costsim.run.job import prepare
 from costsim.run.simulate import CountedPolicy, Result
 
 SECONDS_PER_DAY = 86400
@@ -41,7 +43,7 @@ def peaks(workloads: Sequence[str], policies: Sequence[str], batches: Sequence[i
     """Peak memory of each workload, policy and micro-batch size. Raises InputError as simulate.prepare does."""
     found = []
     for workload in workloads:
-        job = simulate.prepare(workload, policies)
+        job = prepare(workload, policies)
         sized = [(sequences, with_batch(job, sequences)) for sequences in batches]
         for policy in job.policies:
             for sequences, its in sized:
@@ -104,7 +106,7 @@ def linear_share(workload: str, policy: str, device: str, attention: str, tokens
         f"batch.tokens={tokens}",
         f"batch.sequences={micro_batch // tokens}",
     ]
-    job = simulate.prepare(workload, [policy], assignments=assignments, hardware=[device])
+    job = prepare(workload, [policy], assignments=assignments, hardware=[device])
     graph, said = job.graph, replace(job.convention, scope="step")
     rows = simulate.count_step(graph, assign(graph, job.policies[0]), said).rows
     linear = block = 0.0
@@ -204,7 +206,7 @@ def totals(workload: str, policy: str, device: str, devices: int, stated_days: f
     The peak is that of the fastest multiplier that the policy's pairs run on. Raises InputError if a pair of formats or
     a rate is lacking.
     """
-    job = simulate.prepare(workload, [policy], hardware=[device])
+    job = prepare(workload, [policy], hardware=[device])
     result = simulate.execute(job)
     graph, steps = job.graph, job.convention.steps
     [counted] = result.policies

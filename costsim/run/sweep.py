@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from costsim.errors import InputError, one_line
 from costsim.graph.fusion import UNTILED
-from costsim.run.simulate import Job, Result, execute, prepare
-from costsim.tables.table import Column, Table
+from costsim.run.job import Job, prepare
+from costsim.run.simulate import Result, execute
 
 Point = Mapping[str, str]  # fields of the workload, each with its value as text
 
@@ -95,41 +94,3 @@ def value(text: str) -> int | float | str:
         if math.isfinite(found):
             return found
     return text
-
-
-def without(table: Table, name: str) -> Table:
-    """The table without a column, if it has it."""
-    left = [i for i, column in enumerate(table.columns) if column.name != name]
-    gone = len(table.columns) - len(left)
-
-    def cut(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-        return [[row[i] for i in left] for row in rows]
-
-    return replace(
-        table,
-        columns=[table.columns[i] for i in left],
-        rows=cut(table.rows),
-        shown=None if table.shown is None else cut(table.shown),
-        merged=max(0, table.merged - gone),
-    )
-
-
-def join(tables: Sequence[Table], where: Sequence[Point]) -> Table:
-    """Tables of the same columns as one, with the fields of each one's point in columns after those of names.
-
-    The setup, which no field changes, is left out.
-    """
-    tables = [without(table, "setup") for table in tables]
-    first = tables[0]
-    names = next((i for i, column in enumerate(first.columns) if column.align != "left"), len(first.columns))
-    fields = [Column(name.replace(".", ".\n"), full=name) for name in where[0]]
-
-    def with_point(rows: Sequence[Sequence[str]], point: Point) -> list[list[str]]:
-        return [[*row[:names], *point.values(), *row[names:]] for row in rows]
-
-    pairs = list(zip(tables, where, strict=True))
-    rows = [row for table, point in pairs for row in with_point(table.rows, point)]
-    shown = [row for table, point in pairs for row in with_point(table.shown or table.rows, point)]
-    merged = first.merged + len(fields) if first.merged else 0
-    columns = [*first.columns[:names], *fields, *first.columns[names:]]
-    return replace(first, columns=columns, rows=rows, shown=shown, merged=merged)

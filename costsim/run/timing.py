@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from costsim.cost.count import GROUPINGS, Row
+from costsim.cost.row import Row
+from costsim.cost.totals import GROUPINGS
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Kernel, Rates, Spent, kernels, spend
 from costsim.graph.graph import Op

@@ -10,7 +10,7 @@ from costsim.explain.formula import Number, Step, shown
 from costsim.explain.op import Explanation, Section, explain
 from costsim.explain.totals import TOTALS, Parts, explain_total
 from costsim.explain.totals import Section as Total
-from costsim.run.simulate import Job
+from costsim.run.job import Job
 
 WIDTH = 80
 SHORT = 45  # sources of so many characters stay with their step, however often they repeat

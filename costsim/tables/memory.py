@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from costsim.cost.memory import COMPONENTS, Memory, Stored, largest_batch, of_policy, with_batch
+from costsim.cost.memory import COMPONENTS, Memory, Stored, of_policy
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
 from costsim.models.build import sections
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
-from costsim.run.simulate import Job
-from costsim.run.sweep import NOWHERE, Point, value, without
+from costsim.run.batch import largest_batch, with_batch
+from costsim.run.job import Job
+from costsim.run.sweep import NOWHERE, Point, value
+from costsim.tables.sweep import without
 from costsim.tables.table import (
     Column,
     Screen,

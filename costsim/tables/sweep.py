@@ -9,10 +9,10 @@ from typing import Any
 
 from costsim.results.records import Record, convention, full_records
 from costsim.run.simulate import Result
-from costsim.run.sweep import Point, join, value
+from costsim.run.sweep import Point, value
 from costsim.run.sweep import convention as sweep_convention
 from costsim.tables.run import FORMATS, remarks, table_of
-from costsim.tables.table import Screen, Table, csv_text, markdown, markdown_text, terminal
+from costsim.tables.table import Column, Screen, Table, csv_text, markdown, markdown_text, terminal
 
 Found = Sequence[tuple[Point, Result]]
 
@@ -100,3 +100,41 @@ def texts(found: Found, by: str) -> dict[str, str]:
     """Every format, by the name of its file: WORKLOAD[-by-X]-sweep.ext."""
     stem = found[0][1].job.workload + ("" if by == "policy" else f"-by-{by}") + "-sweep"
     return {f"{stem}.{FORMATS[style][0]}": make(found, by) for style, make in _MAKE.items()}
+
+
+def without(table: Table, name: str) -> Table:
+    """The table without a column, if it has it."""
+    left = [i for i, column in enumerate(table.columns) if column.name != name]
+    gone = len(table.columns) - len(left)
+
+    def cut(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+        return [[row[i] for i in left] for row in rows]
+
+    return replace(
+        table,
+        columns=[table.columns[i] for i in left],
+        rows=cut(table.rows),
+        shown=None if table.shown is None else cut(table.shown),
+        merged=max(0, table.merged - gone),
+    )
+
+
+def join(tables: Sequence[Table], where: Sequence[Point]) -> Table:
+    """Tables of the same columns as one, with the fields of each one's point in columns after those of names.
+
+    The setup, which no field changes, is left out.
+    """
+    tables = [without(table, "setup") for table in tables]
+    first = tables[0]
+    names = next((i for i, column in enumerate(first.columns) if column.align != "left"), len(first.columns))
+    fields = [Column(name.replace(".", ".\n"), full=name) for name in where[0]]
+
+    def with_point(rows: Sequence[Sequence[str]], point: Point) -> list[list[str]]:
+        return [[*row[:names], *point.values(), *row[names:]] for row in rows]
+
+    pairs = list(zip(tables, where, strict=True))
+    rows = [row for table, point in pairs for row in with_point(table.rows, point)]
+    shown = [row for table, point in pairs for row in with_point(table.shown or table.rows, point)]
+    merged = first.merged + len(fields) if first.merged else 0
+    columns = [*first.columns[:names], *fields, *first.columns[names:]]
+    return replace(first, columns=columns, rows=rows, shown=shown, merged=merged)

@@ -10,8 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from costsim.formats.format import parse_format
-from costsim.formats.quantize import How, quantize
+from costsim.formats.elements import How
+from costsim.formats.named import parse_format
+from costsim.formats.quantize import quantize
 
 SHAPE = (4096, 4096)
 FORMATS = ("fp8-e4m3", "fp8-e5m2", "bfp4", "bfp16", "int8")

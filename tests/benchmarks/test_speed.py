@@ -11,12 +11,14 @@ import pytest
 from test_bad_input import HOSTILE, run, write
 
 from costsim.cost.count import group_ops
+from costsim.cost.kernels import kernels
 from costsim.cost.memory import memory, of_policy
 from costsim.inputs import files
 from costsim.policy.assign import assign
-from costsim.policy.classes import classes, kernels
+from costsim.policy.classes import classes
 from costsim.policy.policy import load_policy
 from costsim.run import simulate
+from costsim.run.job import prepare
 
 COSTSIM = str(Path(sys.executable).with_name("costsim"))
 COMMANDS = {
@@ -72,7 +74,7 @@ def test_training_step_built_counted_and_its_memory(benchmark, shape, policy):
     def step():
         for remembered in (assign, memory, classes, kernels, group_ops):
             remembered.cache_clear()
-        job = simulate.prepare("llama-2-7b", policies=[policy], baseline=policy, assignments=SHAPES[shape])
+        job = prepare("llama-2-7b", policies=[policy], baseline=policy, assignments=SHAPES[shape])
         result = simulate.execute(job)
         return result, of_policy(job.graph, job.policies[0], job.convention.traffic)
 

@@ -19,10 +19,11 @@ from torch_models import Experts, Table, make_model
 from costsim.graph.graph import Graph
 from costsim.models import decoder, encoder_classifier, encoder_decoder
 from costsim.models.blocks import Transformer
-from costsim.models.build import family, training_step
+from costsim.models.families import family
+from costsim.models.training_step import training_step
 from costsim.reference.execute import run
 from costsim.reference.validate import draw_batch, draw_weights, gradient_of, shrink
-from costsim.run.simulate import prepare
+from costsim.run.job import prepare
 
 torch.set_num_threads(1)  # the tensors are tiny
 

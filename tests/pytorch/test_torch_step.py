@@ -15,10 +15,10 @@ from costsim.cli import main
 from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
 from costsim.graph.ops import OPS
-from costsim.reference import benches, calibrate, measure, torch_kernels, torch_step
+from costsim.reference import benches, calibrate, measure, torch_kernels, torch_step, torch_table
 from costsim.reference.execute import run, run_op
 from costsim.reference.validate import draw_batch, draw_weights
-from costsim.run import simulate
+from costsim.run.job import prepare
 
 torch.set_num_threads(1)  # the tensors are tiny
 
@@ -62,7 +62,7 @@ def compare_op(graph, op, values, key):
         theirs = torch_kernels.contract(op.kind.name, *given)
     else:
         runtime = {"shape": graph.shape(op.outputs[0]), "step": 2, "key": key}
-        theirs = torch_kernels.KERNELS[op.kind.name](
+        theirs = torch_table.KERNELS[op.kind.name](
             *given, **op.params, **{name: runtime[name] for name in op.kind.runtime}
         )
     theirs = theirs if isinstance(theirs, tuple) else (theirs,)
@@ -88,11 +88,11 @@ def test_every_op(name):
 
 def test_the_graphs_above_have_every_kind_there_is():
     kinds = {op.kind.name for name in NAMES for op in made(name).ops if not op.kind.is_contraction}
-    assert kinds == set(OPS) == set(torch_kernels.KERNELS)
+    assert kinds == set(OPS) == set(torch_table.KERNELS)
 
 
 def test_masks_are_drawn_at_the_rate():
-    mask = torch_kernels.KERNELS["bernoulli"](rate=0.3, shape=(100, 100), key=torch.Generator().manual_seed(0))
+    mask = torch_table.KERNELS["bernoulli"](rate=0.3, shape=(100, 100), key=torch.Generator().manual_seed(0))
     assert 0.68 < mask.float().mean() < 0.72  # kept; a standard deviation is 0.005
 
 
@@ -112,7 +112,7 @@ def same_masks(monkeypatch):
         def bernoulli(rate, shape, key):
             return torch.tensor(OPS["bernoulli"].run(rate, shape, next(keys)))
 
-        monkeypatch.setitem(torch_kernels.KERNELS, "bernoulli", bernoulli)
+        monkeypatch.setitem(torch_table.KERNELS, "bernoulli", bernoulli)
 
     return draw
 
@@ -222,7 +222,7 @@ def test_too_little_memory(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setitem(torch_kernels.KERNELS, "layer_norm", full)
+    monkeypatch.setitem(torch_table.KERNELS, "layer_norm", full)
     graph = made("decoder")
     with pytest.raises(InputError, match=r"cpu: a step does not fit into memory; --set narrows the model"):
         torch_step.TorchStep(graph, *drawn(graph, np.float32))()
@@ -257,7 +257,7 @@ def test_validate_measure(tiny):
     assert found["engine"].startswith("PyTorch")
     assert list(found["hardware"]["mac_per_s"]) == ["fp32 x fp32 + fp32"]  # no time is spent on other formats
     assert found["total"]["measured_s"] > 0
-    ours = measure.measure(simulate.prepare("gpt2-small", assignments=ARGUMENTS[1::2]), load_hardware("t4"), steps=1)
+    ours = measure.measure(prepare("gpt2-small", assignments=ARGUMENTS[1::2]), load_hardware("t4"), steps=1)
     assert {its["kind"]: its["runs"] for its in found["kinds"]} == {its.kind: its.runs for its in ours.kinds}
 
 

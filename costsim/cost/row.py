@@ -1,0 +1,71 @@
+"""What is counted: a row for ops that are alike, and what each moves; which scopes hold an op."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from costsim.formats.format import Format
+from costsim.graph.graph import Op
+from costsim.policy.assign import Copy
+
+SCOPES = ("gemm", "layer", "step")
+
+
+class Move(NamedTuple):
+    """Bits that cross the DRAM interface for one op, of one tensor or copy, over a whole training step."""
+
+    slot: int  # which tensor: of the op's inputs, then outputs
+    copy: Copy | None  # of it, None: the tensor itself
+    role: str  # of the tensor whose values they are
+    read_bits: int
+    written_bits: int
+    elements: int  # moved in either direction
+
+    def tensor(self, op: Op) -> str:
+        """The name of what is moved: a tensor's or a copy's."""
+        name = (op.inputs + op.outputs)[self.slot]
+        return f"{name}{self.copy.label}" if self.copy else name
+
+
+class Row(NamedTuple):
+    """What each of some ops that are alike costs, over all its runs in a training step."""
+
+    ops: list[Op]
+    cast: Move | None  # set on the quantize kernel that makes this copy for the op
+    kind: str
+    phase: str
+    gemm: str | None
+    role: str  # of the result
+    macs: int
+    summed: int  # products in each sum of a GEMM, else 0
+    pair: tuple[Format, Format, Format] | None  # operands and accumulator of the MACs
+    vector: Mapping[str, int]  # operations on elements, by name; `quantize` is one conversion to another format
+    moves: tuple[Move, ...]
+
+    @property
+    def pair_name(self) -> str:
+        """The formats of the MACs, for tables."""
+        if self.pair is None:
+            return "no MACs"
+        a, b, accumulator = self.pair
+        return f"{a.name} x {b.name} + {accumulator.name}"
+
+    def name(self, op: Op) -> str:
+        """The op's name, or that of the quantize kernel before it."""
+        return f"{self.cast.tensor(op)}.cast" if self.cast else op.name
+
+    def result(self, op: Op) -> str:
+        """The tensor that is made or copied; groupings by tensor give the op's work to it."""
+        return (op.inputs + op.outputs)[self.cast.slot] if self.cast else op.outputs[0]
+
+
+def narrowest_scope(op: "Op | Row") -> str:
+    """The first scope that an op is in; each scope holds those before it.
+
+    `gemm`: matrix products; `layer`: all ops of forward and backward; `step`: the update too.
+    """
+    return "gemm" if op.gemm is not None else "step" if op.phase == "update" else "layer"
+
+
+def each_op(rows: Iterable[Row]) -> list[tuple[Op, Row]]:
+    """Every op with its row, in the order of the graph."""
+    return sorted(((op, row) for row in rows for op in row.ops), key=lambda pair: pair[0].position)

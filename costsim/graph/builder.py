@@ -1,0 +1,204 @@
+"""GraphBuilder: appends ops and tensors, marks segments, adds adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from costsim.graph.graph import Graph, Op, Tensor
+from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
+from costsim.graph.ops import kind_of
+
+# What op of which phase writes a tensor decides its role, unless the builder is told.
+_ROLE_OF_PHASE = {"forward": "activation", "backward": "gradient", "update": "state"}
+
+
+class Segment(NamedTuple):
+    """A stretch of the forward of which the backward keeps only some results, and makes the others again."""
+
+    name: str
+    keep: set[str]  # results kept, besides what ops outside read
+    kernel: bool  # whether it is one kernel, and its backward another
+    ops: list[Op]
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class Lora(NamedTuple):
+    """Low-rank adapters: w x becomes w x + alpha/rank b a x. Source: Hu et al., arXiv:2106.09685, section 4.1."""
+
+    targets: tuple[str, ...]  # globs over names of linear layers
+    alpha: float
+    rank: int
+
+
+@lru_cache(maxsize=4096)
+def _bound(kind: Kind, inputs: tuple[Dims, ...], outputs: tuple[Dims, ...] | None) -> tuple[Env, tuple[Dims, ...]]:
+    """Bind once for all layers of the same dims: the environment, and the dims of the results."""
+    env = bind(kind, inputs, outputs)
+    return env, tuple(expand(operand.pattern, env) for operand in kind.outputs)
+
+
+class GraphBuilder:
+    """Appends ops to a graph and names what they make. Model families and autodiff write through it."""
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        micro_batches: int = 1,
+        trainable: Sequence[str] = ("*",),
+        lora: Lora | None = None,
+    ) -> None:
+        self.trainable, self.lora = trainable, lora
+        self.segments: dict[int, tuple[Segment, ...]] = {}  # by position of the op, the outermost first
+        self.kernel = ""
+        self._open: tuple[Segment, ...] = ()
+        self.sizes = dict(sizes)
+        self.micro_batches = micro_batches
+        self.tensors: dict[str, Tensor] = {}
+        self.ops: list[Op] = []
+        self.phase = "forward"
+        self.times = micro_batches
+        self.layer = ""
+        self._prefix = ""
+
+    @contextmanager
+    def scope(self, name: str, layer: bool = False) -> Iterator[None]:
+        """Prefix the names made inside with `name.`; `layer=True` also makes it the layer they belong to."""
+        before = self._prefix, self.layer
+        self._prefix += name + "."
+        if layer:
+            self.layer = self._prefix[:-1]
+        yield
+        self._prefix, self.layer = before
+
+    @contextmanager
+    def segment_if(self, wanted: bool, name: str, kernel: bool = False) -> Iterator[set[str]]:
+        """If wanted, what is made inside is made again for the backward, but for what is added to the set given.
+
+        With `kernel` it is one kernel, and what is made again for it and its backward another.
+        """
+        before = self._open, self.kernel
+        segment = Segment(self._prefix + name, set(), kernel, [])
+        if wanted:
+            self._open = (*self._open, segment)
+            self.kernel = segment.name if kernel else self.kernel
+        yield segment.keep
+        self._open, self.kernel = before
+
+    def tensor(self, tensor: Tensor) -> str:
+        """Add a tensor under its full name. Raises ValueError on a name taken."""
+        if tensor.name in self.tensors:
+            raise ValueError(f"tensor {tensor.name!r} exists already")
+        self.tensors[tensor.name] = tensor
+        return tensor.name
+
+    def given(self, name: str, dims: Dims, role: str = "data", values: str = "float") -> str:
+        """A tensor that no op writes: data, a weight, a state. `name` is prefixed by the scope.
+
+        Raises ValueError on an unknown dim.
+        """
+        for dim in dims:
+            if dim not in self.sizes:
+                raise ValueError(f"tensor {name!r}: unknown dim {dim!r}")
+        full_name = self._prefix + name
+        trainable = role != "weight" or any(fnmatchcase(full_name, glob) for glob in self.trainable)
+        return self.tensor(Tensor(full_name, dims, role, self.layer, values, trainable=trainable))
+
+    def op(
+        self,
+        kind: str,
+        *inputs: str,
+        name: str,
+        outputs: Sequence[Tensor] | None = None,
+        dims: Dims | None = None,
+        gemm: str | None = None,
+        again: str | None = None,
+        **params: Any,
+    ) -> str:
+        """Append an op named `name` under the scope; returns the (first) tensor that it writes.
+
+        The results' dims come from binding the inputs' dims to the kind's patterns; `dims` (or whole `outputs`, as
+        autodiff gives them) must be said for a kind whose result has an index that no input has. Raises ValueError.
+        """
+        record = kind_of(kind)
+        if (params or record.params) and tuple(params) != record.params:
+            raise ValueError(f"{kind}: takes params {record.params}, got {tuple(params)}")
+        tensors = self.tensors
+        input_dims = tuple([tensors[i].dims for i in inputs])
+        said = tuple([t.dims for t in outputs]) if outputs is not None else (dims,) if dims is not None else None
+        env, output_dims = _bound(record, input_dims, said)
+        full_name = self._prefix + name
+        if outputs is None:
+            role = _ROLE_OF_PHASE[self.phase]
+            outputs = [
+                Tensor(
+                    f"{full_name}.{result.name}" if i else full_name, output_dims[i], role, self.layer, record.values
+                )
+                for i, result in enumerate(record.outputs)
+            ]
+        for tensor in outputs:
+            self.tensor(tensor)
+        if gemm is None and record.is_contraction:
+            gemm = "forward"
+        names_out = tuple([t.name for t in outputs])
+        place = (self.phase, self.layer, self.times, gemm)
+        made = Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops), self.kernel, again)
+        if self._open:
+            self.segments[made.position] = self._open
+            for segment in self._open:
+                segment.ops.append(made)
+        self.ops.append(made)
+        return names_out[0]
+
+    def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True) -> str:
+        """y = x w (+ b): contracts the last `inner` dims of x, appends the dims `outer`; makes the weights."""
+        x_dims = self.tensors[x].dims
+        batch = len(x_dims) - inner
+        weight = self.given(f"{name}.weight", x_dims[batch:] + outer, role="weight")
+        y = self.op(linear_equation(batch, inner, len(outer)), x, weight, name=name)
+        if self.lora and any(fnmatchcase(self._prefix + name, glob) for glob in self.lora.targets):
+            y = self._adapted(x, y, name, outer, inner)
+        if bias:
+            b = self.given(f"{name}.bias", outer, role="weight")
+            y = self.op("add_bias", y, b, name=f"{name}.add_bias")
+        return y
+
+    def _adapted(self, x: str, y: str, name: str, outer: Dims, inner: int) -> str:
+        """y plus what the low-rank adapters make of x."""
+        assert self.lora is not None
+        x_dims = self.tensors[x].dims
+        batch = len(x_dims) - inner
+        a = self.given(f"{name}.lora_a.weight", (*x_dims[batch:], "rank"), role="weight")
+        b = self.given(f"{name}.lora_b.weight", ("rank", *outer), role="weight")
+        low = self.op(linear_equation(batch, inner, 1), x, a, name=f"{name}.lora_a")
+        made = self.op(linear_equation(batch, 1, len(outer)), low, b, name=f"{name}.lora_b")
+        made = self.op("scale", made, name=f"{name}.lora_scale", factor=self.lora.alpha / self.lora.rank)
+        return self.op("add", y, made, name=f"{name}.lora_add")
+
+    def rms_norm(self, x: str, name: str, eps: float = 1e-6) -> str:
+        """RMS norm over the last dim of x; makes its weight."""
+        w = self.given(f"{name}.weight", self.tensors[x].dims[-1:], role="weight")
+        return self.op("rms_norm", x, w, name=name, eps=eps)
+
+    def layer_norm(self, x: str, name: str, eps: float = 1e-5) -> str:
+        """Layer norm over the last dim of x; makes its weight and bias."""
+        dims = self.tensors[x].dims[-1:]
+        w = self.given(f"{name}.weight", dims, role="weight")
+        b = self.given(f"{name}.bias", dims, role="weight")
+        return self.op("layer_norm", x, w, b, name=name, eps=eps)
+
+    def dropout(self, x: str, rate: float, name: str = "dropout") -> str:
+        """Dropout with a stored mask; nothing at all if the rate is 0."""
+        if not rate:
+            return x
+        mask = self.op("bernoulli", name=f"{name}.mask", dims=self.tensors[x].dims, rate=rate)
+        return self.op("dropout", x, mask, name=name, rate=rate)
+
+    def build(self) -> Graph:
+        """The finished graph."""
+        return Graph(self.sizes, self.tensors, tuple(self.ops), self.micro_batches)

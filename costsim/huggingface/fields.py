@@ -1,0 +1,238 @@
+"""How fields of a Hugging Face config are read and checked."""
+
+import json
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from costsim.errors import nearest, one_line
+from costsim.inputs.schema import MAX_INTEGER
+
+Parse = Callable[[Any], Any]  # a value of a config as one of ours; raises ValueError
+Check = Callable[[Any, Mapping[str, Any]], None]  # raises ValueError for a value that we do not understand
+Fields = Mapping[str, Any]  # ours, by name; a dot enters a section
+
+NEEDED = object()  # an error where it is missing
+REFUSED = object()  # null is a value like others
+
+
+class Derived(NamedTuple):
+    """A value that follows from our fields read before."""
+
+    text: str  # how the comment tells it
+    make: Callable[[Fields], Any]
+
+
+class Read(NamedTuple):
+    """How one field of ours is read. Reads of the same field must agree."""
+
+    ours: str
+    names: tuple[str, ...]  # spellings in the config; those that are given must agree
+    parse: Parse
+    missing: Any = NEEDED  # a value or Derived: what transformers takes
+    null: Any = REFUSED  # the same for null
+    note: str = ""  # ends the comment: what parse does to the value
+
+
+class Head(NamedTuple):
+    """What a class in `architectures` adds to its type."""
+
+    reads: tuple[Read, ...] = ()
+    facts: Fields = MappingProxyType({})
+    checks: Mapping[str, Check] = MappingProxyType({})
+
+
+class Window(NamedTuple):
+    """Attention to the last tokens only: the size if the config does not say it, and the field that turns it on."""
+
+    missing: int | None
+    switch: str = ""
+
+
+class Adapter(NamedTuple):
+    """The table of a `model_type`."""
+
+    family: str
+    classes: Mapping[str, Head]  # by name; the first is taken where `architectures` is missing
+    reads: tuple[Read, ...]
+    facts: Fields  # so in every model of the type
+    checks: Mapping[str, Check] = MappingProxyType({})
+    no_effect: tuple[str, ...] = ()  # on shapes, besides NO_EFFECT
+    base: str = ""  # the class without a head, if its parameters are those of the first of `classes`
+    window: Window | None = None
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def spell(value: Any) -> str:
+    """A value as JSON, cut if it is long."""
+    return one_line(json.dumps(value, ensure_ascii=False))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def natural(value: Any) -> int:
+    """An integer from 0 on. Raises ValueError for anything else, as all of these."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"expected an integer of at least 0, got {spell(value)}")
+    return value
+
+
+def count(value: Any) -> int:
+    """An integer from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_INTEGER:
+        raise ValueError(f"expected an integer from 1 to {MAX_INTEGER}, got {spell(value)}")
+    return value
+
+
+def plus(more: int) -> Parse:
+    """An integer from 0 on, with so many added."""
+    return lambda value: natural(value) + more
+
+
+def rate(value: Any) -> float:
+    """A number from 0 to below 1."""
+    if not _number(value) or not 0 <= value < 1:
+        raise ValueError(f"expected a rate from 0 to below 1, got {spell(value)}")
+    return float(value)
+
+
+def positive(value: Any) -> float:
+    """A number above 0."""
+    if not _number(value) or value <= 0:
+        raise ValueError(f"expected a number above 0, got {spell(value)}")
+    return float(value)
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, got {spell(value)}")
+    return value
+
+
+def one_of(values: Mapping[Any, Any]) -> Parse:
+    """What a table has for the value."""
+
+    def parse(value: Any) -> Any:
+        if not isinstance(value, (str, bool)) or value not in values:
+            known = [key if isinstance(key, str) else spell(key) for key in values]
+            raise ValueError(f"not modelled: {spell(value)}{nearest(value, known)}")
+        return values[value]
+
+    return parse
+
+
+def classes(value: Any) -> int:
+    """The number of classes from `num_labels` or `id2label`."""
+    number = len(value) if isinstance(value, dict) else count(value)
+    if number < 2:
+        raise ValueError("one class is a regression, whose loss is not modelled")
+    return number
+
+
+activation = one_of(
+    {
+        "relu": "relu",
+        "gelu": "gelu",
+        "gelu_python": "gelu",
+        "gelu_new": "gelu_new",  # the three below are ways to write the same function
+        "gelu_fast": "gelu_new",
+        "gelu_pytorch_tanh": "gelu_new",
+        "silu": "silu",
+        "swish": "silu",
+    }
+)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def only(*allowed: Any) -> Check:
+    """Values that mean what we model."""
+
+    def check(value: Any, _: Mapping[str, Any]) -> None:
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
+            raise ValueError(f"not modelled: {spell(value)} (known: {', '.join(map(spell, allowed))})")
+
+    return check
+
+
+def window_size(value: Any, _: Mapping[str, Any]) -> None:
+    """No window, or its size in tokens."""
+    if value is not None:
+        count(value)
+
+
+_LAYER_TYPES = ("full_attention", "sliding_attention")  # of the second, the full square is counted
+
+
+def layer_types(value: Any, config: Mapping[str, Any]) -> None:
+    """A type for each layer, of those that are counted."""
+    if value is None:
+        return
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, got {spell(value)}")
+    for one in value:
+        if one not in _LAYER_TYPES:
+            raise ValueError(f"not modelled: {spell(one)}{nearest(one, _LAYER_TYPES)}")
+    if len(value) != config.get("num_hidden_layers"):
+        raise ValueError(f"{len(value)} layers, but num_hidden_layers is {spell(config.get('num_hidden_layers'))}")
+
+
+# Ways to make the tables of cosines and sines: none changes their shape.
+_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+_ROPE_FIELDS = (
+    *("rope_theta", "factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    *("attention_factor", "beta_fast", "beta_slow", "short_factor", "long_factor", "mscale", "mscale_all_dim"),
+    "truncate",
+)
+WHOLE_HEAD = only(1.0)  # rotary positions turn the whole head
+
+
+def rope(value: Any, config: Mapping[str, Any]) -> None:
+    """`rope_scaling`, or `rope_parameters`, its newer spelling."""
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {spell(value)}")
+    for name, inner in value.items():
+        if name in ("type", "rope_type"):
+            if inner not in _ROPE_TYPES:
+                raise ValueError(f"{name} is not modelled: {spell(inner)}{nearest(inner, _ROPE_TYPES)}")
+        elif name == "partial_rotary_factor":
+            WHOLE_HEAD(inner, config)
+        elif name not in _ROPE_FIELDS:
+            raise ValueError(f"unknown field {one_line(name)!r}{nearest(name, _ROPE_FIELDS, most=0)}")
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+# Fields of any config that change no shape: names, tokens, generation, what weights are stored in, what is returned.
+NO_EFFECT = (
+    *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "model_type"),
+    *("torch_dtype", "dtype", "use_bfloat16", "torchscript", "tf_legacy_loss", "return_dict", "output_past"),
+    *("output_hidden_states", "output_attentions", "use_cache", "tokenizer_class", "prefix", "finetuning_task"),
+    *("task_specific_params", "initializer_range", "initializer_factor", "init_std", "save_step"),
+    *("keys_to_ignore_at_inference", "_attn_implementation", "attn_implementation", "_attn_implementation_autoset"),
+    *("gradient_checkpointing", "chunk_size_feed_forward"),  # when, not what is computed; the first is ours to choose
+    *("id2label", "label2id", "num_labels", "_num_labels", "problem_type"),  # heads of classes read them
+    *("classifier_dropout", "classif_dropout"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "mask_token_id", "decoder_start_token_id"),
+    *("forced_bos_token_id", "forced_eos_token_id", "force_bos_token_to_be_generated"),
+    *("max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"),
+    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores"),
+    *("return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
+    *("begin_suppress_tokens",),
+)
+# Fields of any config that would change the architecture.
+CHECKS: Mapping[str, Check] = {
+    "pruned_heads": only({}, [], None),
+    "add_cross_attention": only(False),
+    "cross_attention_hidden_size": only(None),
+    "tie_encoder_decoder": only(False),
+}

@@ -1,0 +1,153 @@
+"""What a hardware profile holds."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from costsim.inputs.schema import MAX_INTEGER, Count, Name, Positive, Strict
+
+# --- hardware ---------------------------------------------------------------------------------------------------------
+
+HARDWARE_VERSION = 1  # `schema_version` of hardware profiles
+
+# Fields as they are often named, and what to write instead: units are in the names, so another unit is another name.
+_OTHER_UNITS = (
+    (r"vector_.*", "vector_op_per_s, in operations on elements a second"),
+    (r".*(flop|tops|ops?_per_s|mac).*", "mac_per_s of an entry of rates, in MACs a second: half the operations"),
+    (r"on_?chip.*|sram.*|l2.*|cache.*", "on_chip_bytes, in bytes"),
+    (r".*bandwidth.*|.*bps|(dram|memory|hbm)_.*_per_(s|sec|second)", "dram_bytes_per_s, in bytes a second"),
+    (r"(dram|memory|hbm|capacity).*", "dram_bytes, in bytes"),
+    (r"launch.*", "launch_s, in seconds"),
+    (r"(tdp|static).*", "tdp_w or static_w, in watts"),
+    (r"units?", "no unit: it is in the field's name"),
+)
+
+
+class Measured(Strict):
+    """A section whose fields have units in their names; says which name is right for a field in another unit."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _right_units(cls, data: Any) -> Any:
+        known = {info.alias or name for name, info in cls.model_fields.items()}
+        for key in data if isinstance(data, Mapping) else ():
+            right = next((right for pattern, right in _OTHER_UNITS if re.fullmatch(pattern, key)), None)
+            if key not in known and right is not None:
+                raise PydanticCustomError("unknown_key", "unknown key", {"key": key, "hint": f"; write {right}"})
+        return data
+
+
+class Sourced(Measured):
+    """A figure and where it comes from."""
+
+    source: Annotated[tuple[str, ...], Field(min_length=1, description="keys of `sources`")]
+    verified: bool = Field(default=True, description="false: recalled, or computed from what is; shown as such")
+    note: str = Field(default="", description="conditions, or how it was computed")
+    disagreement: str = Field(default="", description="what other sources say")
+
+
+class _Bare(Sourced):
+    @model_validator(mode="before")
+    @classmethod
+    def _not_bare(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise PydanticCustomError("bare_figure", "expected `value: ...` and `source: [...]`")
+        return data
+
+
+class Figure(_Bare):
+    """A whole number with its source; the unit is in the field's name."""
+
+    value: Count
+
+
+class Quantity(_Bare):
+    """A number with its source; the unit is in the field's name."""
+
+    value: Positive
+
+
+class Factor(_Bare):
+    """A part of a peak that is reached, with its source."""
+
+    value: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+def _known(value: Any) -> Any:
+    if value is None:
+        raise PydanticCustomError("bare_figure", "expected `value: ...` and `source: [...]`, or unknown")
+    return None if value == "unknown" else value
+
+
+def _unknown_is_text(found: dict[str, Any]) -> None:
+    found["anyOf"] = [{"const": "unknown"} if kind == {"type": "null"} else kind for kind in found["anyOf"]]
+
+
+def _whole(value: Any) -> Any:
+    """1.0e14 is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+OrUnknown = Annotated[Figure | None, BeforeValidator(_known), Field(json_schema_extra=_unknown_is_text)]
+PerSecond = Annotated[  # less, of a device, is a number in another unit
+    int, BeforeValidator(_whole), Field(ge=10**5, le=MAX_INTEGER)
+]
+
+
+class MacRate(Sourced):
+    """How fast the device multiplies and accumulates in some formats. Either order of the operands is meant."""
+
+    operands: tuple[str, str] = Field(description="formats of the elements, without scales")
+    accumulator: str = Field(description="format of the sums")
+    mac_per_s: PerSecond = Field(description="MACs a second, dense; vendors count a MAC as 2 operations")
+
+
+class BitSerial(Sourced):
+    """A multiplier that takes the bits of integer operands one by one: A x B cycles for a MAC of A by B bits."""
+
+    bit_product_per_s: PerSecond = Field(description="products of 1 by 1 bit a second")
+    accumulator: str = Field(default="int32", description="format of the sums")
+
+
+class Efficiency(Measured):
+    """What part of a peak is reached; 1 where nothing is said."""
+
+    mac: Factor | None = None
+    vector: Factor | None = None
+    dram: Factor | None = None
+
+
+class AtSize(Factor):
+    """The part of the peak that one GEMM of some size reaches, with its source."""
+
+    macs: Count = Field(description="MACs of one run of the GEMM")
+
+
+class Hardware(Measured):
+    """A hardware profile: what a device does and holds, with the source of every figure."""
+
+    schema_version: Literal[1]
+    description: str
+    vendor: str = ""
+    memory: Name = Field(description="type of the main memory, such as hbm3, gddr6, lpddr5, sram, none")
+    rates: Annotated[tuple[MacRate, ...], Field(min_length=1)]
+    bit_serial: BitSerial | None = None
+    vector_op_per_s: OrUnknown = Field(description="elementwise fp32 operations a second, outside matrix units")
+    dram_bytes_per_s: OrUnknown
+    dram_bytes: OrUnknown
+    on_chip_bytes: OrUnknown = Field(description="last level before main memory that holds tiles of any operand")
+    launch_s: Quantity | None = Field(default=None, description="to start a kernel; 0 if not said")
+    static_w: Quantity | None = Field(default=None, description="drawn whatever runs")
+    tdp_w: Quantity | None = Field(default=None, description="thermal design power")
+    energy_table: Name | None = Field(default=None, description="table of energies per operation")
+    node_nm: Quantity | None = None
+    year: Figure | None = None
+    efficiency: Efficiency = Efficiency()
+    gemm_efficiency: tuple[AtSize, ...] = Field(
+        default=(), description="by size, MACs rising; on a log scale of MACs straight in between, constant beyond"
+    )
+    notes: tuple[str, ...] = ()
+    sources: Annotated[dict[str, str], Field(min_length=1, description="what the keys of `source` stand for")]

@@ -1,0 +1,108 @@
+"""What a policy file holds."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from costsim.inputs.schema import Count, Grade, Name, NonNegative, Strict
+
+# --- policy -----------------------------------------------------------------------------------------------------------
+
+
+class Rule(Strict):
+    """Which tensors (or, with `copy`, which copies) get which format; of several that match, the last one wins.
+
+    A rule without a format changes only what it says of what the rules before it chose.
+    """
+
+    role: tuple[Literal["data", "weight", "activation", "gradient", "weight_gradient", "state"], ...] | None = None
+    values: Literal["float", "index", "mask"] = "float"
+    phase: Literal["forward", "backward", "update"] | None = Field(
+        default=None, description="of the op that writes the tensor, or for copies reads it"
+    )
+    gemm: tuple[Literal["forward", "dgrad", "wgrad"], ...] | None = Field(
+        default=None, description="the GEMM that writes the tensor, or for copies reads it"
+    )
+    operand: tuple[Literal["x", "w", "dy"], ...] | None = None
+    trainable: bool | None = Field(default=None, description="of weights: whether they are trained, or frozen")
+    copy_: Literal["operand", "stash"] | None = Field(default=None, alias="copy")
+    layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")
+    name: str | None = Field(default=None, description="glob over tensor names")
+    op: str | None = Field(default=None, description="glob over names of ops that write it, or for copies read it")
+    not_name: tuple[str, ...] = Field(default=(), description="globs over tensor names that it leaves alone")
+    not_op: tuple[str, ...] = Field(default=(), description="globs over names of ops that it leaves alone")
+    format: str | None = Field(default=None, description="a format name; <q0> stands for the number of level q0")
+    placement: Literal["at_producer", "on_chip", "stored"] | None = None
+    scale_time: Literal["current", "delayed"] | None = Field(
+        default=None,
+        description="how a copy knows a scale over the whole tensor: from one more read of the source, or beforehand",
+    )
+    container: str | None = Field(
+        default=None, description="a wider format in which the values are stored and multiplied; none undoes it"
+    )
+    optional: bool = Field(default=False, description="no error if the rule matches nothing")
+
+
+class Plateau(Strict):
+    """A loss that has stopped falling: `patience` evaluations in a row that do not beat the best by `threshold`."""
+
+    patience: Count
+    threshold: NonNegative = 0.0
+
+
+class Phase(Strict):
+    """One stretch of training and its levels. The last phase has no end."""
+
+    until_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    until_step: Count | None = None
+    until_plateau: Plateau | None = Field(default=None, description="until the loss of loss_log stops falling")
+    levels: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
+    grade: Grade = Field(default="ours", description="where the levels come from")
+    until_grade: Grade = Field(default="ours", description="where the end of the phase comes from")
+
+
+Numbers = dict[Name, Annotated[int, Field(ge=0, le=65536)]]
+
+
+class PolicyCase(Strict):
+    """Another choice: rules after the policy's, numbers in place of its own, other phases."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    numbers: Numbers = Field(default={})
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] | None = None
+
+
+class PolicyAssumption(Strict):
+    """A choice of the policy that its source leaves open, and what it could have been."""
+
+    name: str
+    here: str = Field(description="what the file assumes")
+    grade: Grade = "ours"
+    cases: Annotated[tuple[PolicyCase, ...], Field(min_length=1)]
+
+
+class Policy(Strict):
+    """A policy file: formats by rules, levels by phases of training."""
+
+    description: str
+    compose: tuple[str, ...] = Field(
+        default=(),
+        description="policies whose rules come first; levels, phases and the like are theirs unless said here",
+    )
+    source: str = ""
+    grade: Grade = "ours"
+    setup: str = Field(default="", description="how tables name the setting; derived from the levels if there are any")
+    accumulator: str = "fp32"
+    levels: tuple[Name, ...] = ()
+    numbers: Numbers = Field(
+        default={}, description="numbers for format templates, the same in all phases; --bits may give others"
+    )
+    monotone: bool = Field(default=False, description="no level may fall from one phase to the next")
+    loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
+    rules: tuple[Rule, ...] = ()
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = (Phase(),)
+    assumptions: tuple[PolicyAssumption, ...] = Field(
+        default=(),
+        description="moved one at a time by --by assumption; one replaces that of its name in what is composed",
+    )

@@ -1,0 +1,78 @@
+"""What a workload file holds."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from costsim.inputs.schema import Count, Grade, Name, NonNegative, Positive, Rate, Strict
+
+# --- workload ---------------------------------------------------------------------------------------------------------
+
+
+class Optimizer(Strict):
+    """The update: a row of the op table and its numbers."""
+
+    kind: Literal["adam", "adamw"] = Field(description="adam: coupled (L2) decay; adamw: decoupled decay")
+    lr: Positive
+    beta1: Rate = 0.9
+    beta2: Rate = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    clip_norm: Positive | None = Field(default=None, description="clip gradients to this global norm")
+
+
+class Training(Strict):
+    """How long: policies with phases are laid over these steps."""
+
+    steps: Count = Field(description="updates of the weights")
+    micro_batches: Count = Field(default=1, description="forward and backward passes per update")
+    trainable: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default=("*",), description="globs over names of weights; the others are frozen"
+    )
+
+
+class Published(Strict):
+    """A figure that a paper states, to be shown beside ours."""
+
+    quantity: Literal["arithmetic_reduction", "dram_reduction"]
+    policy: Name
+    stated: Annotated[float, Field(ge=1e-6, le=1e6)]
+    source: str
+
+
+class WorkloadCase(Strict):
+    """Another choice: fields of the workload as `--set` takes them."""
+
+    name: str
+    set: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class WorkloadAssumption(Strict):
+    """A choice of the workload that its source leaves open, and what it could have been."""
+
+    name: str
+    here: str = Field(description="what the file assumes")
+    grade: Grade = "ours"
+    cases: Annotated[tuple[WorkloadCase, ...], Field(min_length=1)]
+
+
+class Workload(Strict):
+    """A workload file. `model` and `batch` are checked by the model family that `model.family` names."""
+
+    description: str
+    model: dict[str, Any]
+    batch: dict[str, Any]
+    training: Training
+    optimizer: Optimizer
+    label_smoothing: Rate = 0.0
+    policies: Annotated[tuple[str, ...], Field(min_length=1)]
+    baseline: str
+    law: Literal["product", "bops", "msfp", "energy"] = "product"
+    traffic: Literal["unfused", "fused", "tiled"] = "fused"
+    buffer_bytes: Count | None = Field(default=None, description="on chip, for traffic tiled")
+    scope: Literal["gemm", "layer", "step"] = "step"
+    hardware: tuple[str, ...] = Field(default=(), description="profiles on which time and energy are given")
+    published: tuple[Published, ...] = ()
+    assumptions: tuple[WorkloadAssumption, ...] = Field(
+        default=(), description="moved one at a time by --by assumption"
+    )

@@ -1,0 +1,76 @@
+"""Figures of the papers: losses of training runs, peak memory, linear layers' share of time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from costsim.devices.profile import Hardware
+from costsim.plots.memory import Bar, stacked
+from costsim.plots.style import COLOURS
+from costsim.reference.training import Spent
+from costsim.run.pretraining import Peak, Share
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> Figure:
+    """Validation losses over the steps, and over the arithmetic and the DRAM traffic spent by then."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    panels: Any = figure.subplots(1, 3, sharey=True)
+    along: dict[str, Callable[[Spent], float]] = {
+        "training step": lambda its: its.step,
+        "arithmetic spent, share of the baseline's run": lambda its: its.arithmetic,
+        "DRAM traffic spent, share of the baseline's run": lambda its: its.dram,
+    }
+    for axes, (label, amount) in zip(panels, along.items(), strict=True):
+        for i, (name, curve) in enumerate(curves.items()):
+            points = [amount(its) for its in curve], [its.validation_loss for its in curve]
+            axes.plot(*points, marker=".", color=COLOURS[i % len(COLOURS)], label=name)
+        axes.axhline(unigram_entropy, color="grey", linestyle="--", linewidth=1, label="unigram entropy")
+        axes.set_xlabel(label)
+        axes.grid(linewidth=0.3)
+        if label != "training step":
+            axes.set_xscale("log")
+    lowest = min(its.validation_loss for curve in curves.values() for its in curve)
+    panels[0].set_ylim(0.9 * lowest, 1.4 * unigram_entropy)  # a run that diverges leaves the figure
+    panels[0].set_ylabel("validation loss, nats per word")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+# --- pre-training -----------------------------------------------------------------------------------------------------
+
+
+def peaks(found: Sequence[Peak], device: Hardware) -> Figure:
+    """Peak memory by component, for each workload and micro-batch size, and where a device's DRAM ends."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots()
+    stacked(axes, [Bar(its.workload, str(its.sequences), its.components) for its in found], [device])
+    figure.legend(loc="outside right center", frameon=False, reverse=True)
+    axes.set_title(f"{', '.join(dict.fromkeys(its.policy for its in found))}, by sequences of a micro-batch")
+    return figure
+
+
+def linear_shares(found: Sequence[Share]) -> Figure:
+    """The linear layers' share of a block's time over the length of sequences, a line per workload."""
+    attentions = list(dict.fromkeys(its.attention for its in found))
+    workloads = list(dict.fromkeys(its.workload for its in found))
+    figure = Figure(figsize=(4.6 * len(attentions) + 0.4, 4), layout="constrained")
+    panels: Any = figure.subplots(1, len(attentions), squeeze=False, sharey=True)
+    for axes, attention in zip(panels[0], attentions, strict=True):
+        for i, workload in enumerate(workloads):
+            its = [share for share in found if (share.workload, share.attention) == (workload, attention)]
+            points = [share.tokens for share in its], [share.share for share in its]
+            axes.plot(*points, marker="osD^v"[i % 5], color=COLOURS[i % len(COLOURS)], label=workload)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({share.tokens for share in found}))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_title(f"attention {attention}")
+        axes.set_xlabel("tokens of a sequence")
+        axes.grid(linewidth=0.3)
+    panels[0][0].set_ylim(0, 1)
+    panels[0][0].set_ylabel("linear layers, share of a block's time")
+    panels[0][0].legend(frameon=False)
+    return figure

@@ -1,0 +1,86 @@
+"""Kernels under the roofline of a device: intensities, rates and shares of time, before they are drawn."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from costsim.cost.row import Row
+from costsim.devices.profile import Hardware, Rate
+from costsim.devices.roofline import Kernel, Rates, kernels, spend
+from costsim.run.simulate import CountedPolicy, Result, rows_on
+
+# --- roofline ---------------------------------------------------------------------------------------------------------
+
+MOST_POLICIES = 8  # panels of a device that a page has room for
+
+
+class Point(NamedTuple):
+    """Kernels of a run that are alike: what they are, where they lie, and their share of the run's time."""
+
+    kind: str  # one of KINDS
+    op_per_byte: float
+    op_per_s: float
+    share: float
+
+
+@dataclass(slots=True)
+class Roof:
+    """What a policy's run looks like on a device."""
+
+    points: list[Point] = field(default_factory=list)
+    rates: dict[Rate, set[str]] = field(default_factory=dict)  # that the run uses, and the pairs upcast to each
+    bound: str = ""
+    lacks: str = ""  # why there is no time; "" if there is
+    moving: float = 0.0  # share of the time of kernels that compute nothing
+
+
+def _kind(kernel: Kernel) -> str:
+    """Which product of a layer a kernel is: of several, the one with most MACs. What is made again is forward."""
+    gemms = [row for row in kernel.rows if row.gemm is not None]
+    if gemms:
+        return max(gemms, key=lambda row: row.macs).gemm or "other"
+    return "update" if kernel.first[0].phase == "update" else "other"
+
+
+def _lacks(result: Result, counted: CountedPolicy, device: Hardware) -> str:
+    spent = result.spent[counted.policy.name, device.name]
+    if spent.unsupported:
+        return "unsupported:\n" + "\n".join(sorted(spent.unsupported))
+    if device.dram_bytes_per_s is None:
+        return "the profile has no DRAM bandwidth"
+    if spent.lacks:
+        return "the profile has no\n" + ", ".join(sorted(spent.lacks)).replace(" (", "\n(")
+    return "" if spent.time_s else "the profile has no vector rate" if spent.time_s is None else "nothing to time"
+
+
+def _use(rates: dict[Rate, set[str]], rows: Sequence[Row], known: Rates) -> None:
+    for name, pair in {row.pair_name: row.pair for row in rows if row.pair is not None and row.macs}.items():
+        chosen = known[pair]
+        if chosen is not None:
+            rate, upcast = chosen
+            rates.setdefault(rate, set()).add(name if upcast else "")
+
+
+def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
+    """Where the kernels of a policy's run lie on a device; phases weigh as many steps as they last."""
+    job, found, known = result.job, Roof(), Rates(device)
+    times: dict[tuple[str, float, float], float] = {}
+    found.lacks = _lacks(result, counted, device)
+    for phase in counted.phases:
+        if not phase.steps:
+            continue
+        _use(found.rates, phase.rows, known)
+        if found.lacks:
+            continue
+        rows = rows_on(job, phase, device)
+        for kernel in kernels(job.graph, rows, job.convention.traffic, job.convention.scope):
+            its = spend(kernel, device, job.overlap, known)
+            seconds = (its.time_s or 0.0) * kernel.number * phase.steps
+            done = 2 * its.macs + its.vector_ops
+            where = (its.op_per_byte or 0.0, done / its.time_s if its.time_s else 0.0)
+            times[_kind(kernel), *where] = times.get((_kind(kernel), *where), 0.0) + seconds
+    whole = sum(times.values())
+    found.bound = result.spent[counted.policy.name, device.name].bound
+    found.points = [Point(*key, seconds / whole) for key, seconds in times.items() if key[1] and key[2] and whole]
+    found.moving = 1 - sum(point.share for point in found.points) if whole else 0.0
+    return found
