@@ -99,7 +99,7 @@ def ask(plan: dict[str, Any]) -> tuple[dict[str, list[str]], dict[str, str]]:
         "shown": [part["shipped"] for part in plan["edited"]],
     }
     program = [sys.executable, "-P", "-c", _ASK, json.dumps(asked)]
-    names, texts = json.loads(subprocess.run(program, capture_output=True, check=True, text=True).stdout)
+    names, texts = json.loads(subprocess.run(program, stdout=subprocess.PIPE, check=True, text=True).stdout)
     names["configs"] = sorted(path.name for path in CONFIGS.glob("*.json"))
     names["every"] = [" ".join(f"--policy {name}" for name in names["complete"])]
     return {**names, **plan["names"]}, texts
