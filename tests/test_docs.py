@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ import costsim
 from costsim.api import Plots, Results, Workload
 from costsim.cli import main
 from costsim.cli.group import COMMANDS
-from costsim.inputs import schema_policy, schema_workload
+from costsim.inputs import files, schema_policy, schema_workload
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -110,6 +111,45 @@ def test_the_profile_that_the_folder_of_profiles_shows_works(tmp_path, monkeypat
 def test_the_widths_to_give_work(tmp_path, monkeypatch):
     done = run("costsim run iwslt17-dsq --bits table.csv", tmp_path, monkeypatch)
     assert "\nfixed-bits " in done.output
+
+
+@pytest.mark.parametrize(
+    ("page", "command", "figures"),
+    [
+        ("dsq-headline", "costsim run iwslt17-dsq --policy static2-fixed", ("19.20", "2.36")),
+        (
+            "hardware",
+            "costsim run iwslt17-dsq --policy dsq --scope step --traffic tiled --buffer-bytes 128KiB",
+            ("2.45",),
+        ),
+        ("hardware", "costsim run iwslt17-dsq --policy dsq --scope step --traffic fused", ("1.35",)),
+    ],
+)
+def test_figures_in_the_text_are_what_is_printed(page, command, figures, tmp_path, monkeypatch):
+    printed = run(command, tmp_path, monkeypatch).output.split()
+    written = re.findall(r"\d[\d.]*\d", PAGES[f"docs/{page}.md"])
+    assert set(figures) <= set(printed) & set(written)
+
+
+def test_there_are_as_many_profiles_as_is_said():
+    assert f"`costsim list hardware` has {len(files.list_shipped('hardware_profiles'))}" in PAGES["docs/hardware.md"]
+
+
+INLINE = sorted(set(re.findall(r"`([^`\n]*)`", re.sub(r"^```.*?^```", "", "".join(PAGES.values()), flags=re.M | re.S))))
+
+
+@pytest.mark.parametrize("text", [text for text in INLINE if re.match("costsim [a-z]+ .", text)])
+def test_commands_in_the_text_are_ones_that_there_are(text):
+    _, name, *words = shlex.split(text)
+    command = main.get_command(click.Context(main), name)
+    assert command.make_context(name, words).params
+
+
+def test_options_in_the_text_are_ones_that_there_are():
+    commands = [main.get_command(click.Context(main), name) for name in COMMANDS]
+    known = {option for command in commands for its in command.params for option in (*its.opts, *its.secondary_opts)}
+    written = {word for text in INLINE for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", text)}
+    assert written - known == {"--help"}
 
 
 # --- all that there is, is said ---------------------------------------------------------------------------------------
