@@ -1,6 +1,8 @@
 """The op table against independent measurements: scalars that count, finite differences, the law of adjoints."""
 
+import ast
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Tensor
 from costsim.graph.kinds import bind, contraction, expand, linear_equation, make_kind
 from costsim.graph.ops import OPS, kind_of
+from costsim.reference import torch_kernels
 
 SIZES = {"a": 2, "b": 3, "c": 4, "v": 5, "t": 12}  # t: room for all tokens in one expert
 
@@ -151,6 +154,24 @@ BY_HAND = {
 
 def test_every_kind_has_a_case():
     assert set(DIMS) == set(OPS)
+
+
+def functions(file):
+    """The public functions of a Python file, read without running it: PyTorch may not be there."""
+    body = ast.parse(file.read_text()).body
+    return {node.name for node in body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")}
+
+
+def test_every_row_names_a_pytorch_kernel_that_exists():
+    """One of PyTorch's, or one in the file named like the row's own; tests/pytorch runs them all."""
+    file_of = {name: kind.run.__module__.rpartition(".")[2] for name, kind in OPS.items()}
+    folder = Path(torch_kernels.__file__).parent
+    written = {f"{file}.{name}" for file in file_of.values() for name in functions(folder / f"{file}.py")}
+    for name, kind in OPS.items():
+        if kind.torch != "same" and not kind.torch.startswith(("torch.", "aten.")):
+            assert kind.torch.partition(".")[0] == file_of[name]
+            assert kind.torch in written, f"{name} names a kernel that does not exist"
+    assert written <= {kind.torch for kind in OPS.values()}, "a kernel that no row names"
 
 
 @pytest.mark.parametrize("name", sorted(OPS))

@@ -46,6 +46,7 @@ class Kind:
     work: tuple[tuple[Pattern, Mapping[str, int]], ...]  # so many of each operation per point of the index pattern
     grads: tuple[GradRule, ...]  # operands that no rule makes get no gradient, and said so (`None`)
     run: Callable[..., Any]
+    torch: str = ""  # what a row is in PyTorch: see `ops.table`
     params: tuple[str, ...] = ()  # fixed when the op is made
     runtime: tuple[str, ...] = ()  # given by whoever runs it (step, shape, key)
     touches: Mapping[str, Pattern] | None = None  # operands of which only this much is read

@@ -13,8 +13,9 @@ from costsim.errors import InputError
 from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.graph import Graph, Op
 from costsim.reference.execute import Array
-from costsim.reference.torch_kernels import contract
-from costsim.reference.torch_table import KERNELS, Tensor, torch
+from costsim.reference.torch_kernels.library import Tensor, torch
+from costsim.reference.torch_kernels.products import contract
+from costsim.reference.torch_kernels.table import KERNELS
 
 
 class Stopwatch(Protocol):

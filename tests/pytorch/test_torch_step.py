@@ -15,8 +15,10 @@ from costsim.cli import main
 from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
 from costsim.graph.ops import OPS
-from costsim.reference import benches, calibrate, measure, torch_kernels, torch_step, torch_table
+from costsim.reference import benches, calibrate, measure, torch_step
 from costsim.reference.execute import run, run_op
+from costsim.reference.torch_kernels.products import contract
+from costsim.reference.torch_kernels.table import KERNELS
 from costsim.reference.validate import draw_batch, draw_weights
 from costsim.run.job import prepare
 
@@ -59,12 +61,10 @@ def compare_op(graph, op, values, key):
     ours, _ = run_op(graph, op, inputs, seed=SEED, step=2, micro=0)
     given = [None if x is None else torch.tensor(x) for x in inputs]
     if op.kind.is_contraction:
-        theirs = torch_kernels.contract(op.kind.name, *given)
+        theirs = contract(op.kind.name, *given)
     else:
         runtime = {"shape": graph.shape(op.outputs[0]), "step": 2, "key": key}
-        theirs = torch_table.KERNELS[op.kind.name](
-            *given, **op.params, **{name: runtime[name] for name in op.kind.runtime}
-        )
+        theirs = KERNELS[op.kind.name](*given, **op.params, **{name: runtime[name] for name in op.kind.runtime})
     theirs = theirs if isinstance(theirs, tuple) else (theirs,)
     for name, x, y in zip(op.outputs, ours, theirs, strict=True):
         assert tuple(y.shape) == graph.shape(name), op.name
@@ -88,11 +88,11 @@ def test_every_op(name):
 
 def test_the_graphs_above_have_every_kind_there_is():
     kinds = {op.kind.name for name in NAMES for op in made(name).ops if not op.kind.is_contraction}
-    assert kinds == set(OPS) == set(torch_table.KERNELS)
+    assert kinds == set(OPS) == set(KERNELS)
 
 
 def test_masks_are_drawn_at_the_rate():
-    mask = torch_table.KERNELS["bernoulli"](rate=0.3, shape=(100, 100), key=torch.Generator().manual_seed(0))
+    mask = KERNELS["bernoulli"](rate=0.3, shape=(100, 100), key=torch.Generator().manual_seed(0))
     assert 0.68 < mask.float().mean() < 0.72  # kept; a standard deviation is 0.005
 
 
@@ -112,7 +112,7 @@ def same_masks(monkeypatch):
         def bernoulli(rate, shape, key):
             return torch.tensor(OPS["bernoulli"].run(rate, shape, next(keys)))
 
-        monkeypatch.setitem(torch_table.KERNELS, "bernoulli", bernoulli)
+        monkeypatch.setitem(KERNELS, "bernoulli", bernoulli)
 
     return draw
 
@@ -222,7 +222,7 @@ def test_too_little_memory(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setitem(torch_table.KERNELS, "layer_norm", full)
+    monkeypatch.setitem(KERNELS, "layer_norm", full)
     graph = made("decoder")
     with pytest.raises(InputError, match=r"cpu: a step does not fit into memory; --set narrows the model"):
         torch_step.TorchStep(graph, *drawn(graph, np.float32))()

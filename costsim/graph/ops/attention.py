@@ -9,6 +9,7 @@ from costsim.graph.ops.table import Array, np, op, total
     "x[b ... k], keep[b k] -> y[b ... k]",
     work={"b ... k": {"add": 1}},
     grads={"x": "dy", "keep": None},
+    torch="attention.mask_padding",
 )
 def mask_padding(x: Array, keep: Array) -> Array:
     """y = x, minus infinity at keys that are padding. The gradient passes: softmax makes it 0 there."""
@@ -16,7 +17,7 @@ def mask_padding(x: Array, keep: Array) -> Array:
     return x + np.where(keep, 0.0, -np.inf).reshape(shape).astype(x.dtype)
 
 
-@op("x[... q k] -> y[... q k]", work={"... q k": {"add": 1}}, grads={"x": "dy"})
+@op("x[... q k] -> y[... q k]", work={"... q k": {"add": 1}}, grads={"x": "dy"}, torch="attention.mask_causal")
 def mask_causal(x: Array) -> Array:
     """y = x, minus infinity where the key lies after the query. The gradient passes: softmax makes it 0 there."""
     return x + np.triu(np.full(x.shape[-2:], -np.inf), 1).astype(x.dtype)
@@ -26,6 +27,7 @@ def mask_causal(x: Array) -> Array:
     "x[... k] -> y[... k]",
     work={"... k": {"cmp": 1, "add": 2, "exp": 1, "div": 1}},
     grads={"x": "softmax_grad(dy, y)"},
+    torch="attention.softmax",
 )
 def softmax(x: Array) -> Array:
     """y = exp(x - max x) / sum exp(x - max x) over the last dim. Keeps y, not x, for the backward."""
@@ -33,7 +35,12 @@ def softmax(x: Array) -> Array:
     return e / total(e)
 
 
-@op("dy[... k], y[... k] -> dx[... k]", work={"... k": {"mul": 2, "add": 2}}, grads={"dy": None, "y": None})
+@op(
+    "dy[... k], y[... k] -> dx[... k]",
+    work={"... k": {"mul": 2, "add": 2}},
+    grads={"dy": None, "y": None},
+    torch="attention.softmax_grad",
+)
 def softmax_grad(dy: Array, y: Array) -> Array:
     """dx = y dy - y sum(y dy)."""
     t = y * dy
@@ -45,6 +52,7 @@ def softmax_grad(dy: Array, y: Array) -> Array:
     work={"... k": {"cmp": 1, "add": 2, "exp": 1, "div": 1}, "...": {"log": 1, "add": 1}},
     grads={"x": "softmax_grad(dy, y)"},
     remake={"y": "softmax_from_lse(x, lse)"},
+    torch="attention.softmax_lse",
 )
 def softmax_lse(x: Array) -> tuple[Array, Array]:
     """Softmax that leaves log sum exp x too, from which flash attention makes y again. Source: arXiv:2307.08691."""
@@ -54,7 +62,12 @@ def softmax_lse(x: Array) -> tuple[Array, Array]:
     return e / sums, (np.log(sums) + largest)[..., 0]
 
 
-@op("x[... k], lse[...] -> y[... k]", work={"... k": {"add": 1, "exp": 1}}, grads={"x": None, "lse": None})
+@op(
+    "x[... k], lse[...] -> y[... k]",
+    work={"... k": {"add": 1, "exp": 1}},
+    grads={"x": None, "lse": None},
+    torch="attention.softmax_from_lse",
+)
 def softmax_from_lse(x: Array, lse: Array) -> Array:
     """y = exp(x - lse)."""
     return np.exp(x - lse[..., None])
@@ -78,6 +91,7 @@ def _along(table: Array, x: Array) -> Array:
     "x[b s ... e], cos[s e], sin[s e] -> y[b s ... e]",
     work={"b s ... e": {"mul": 2, "add": 1}},
     grads={"x": "rope_grad(dy, cos, sin)", "cos": None, "sin": None},
+    torch="attention.rope",
 )
 def rope(x: Array, cos: Array, sin: Array) -> Array:
     """y = x cos + turned(x) sin, halves turned against each other. Source: Su et al., arXiv:2104.09864, as Llama."""
@@ -88,6 +102,7 @@ def rope(x: Array, cos: Array, sin: Array) -> Array:
     "dy[b s ... e], cos[s e], sin[s e] -> dx[b s ... e]",
     work={"b s ... e": {"mul": 2, "add": 1}},
     grads={"dy": None, "cos": None, "sin": None},
+    torch="attention.rope_grad",
 )
 def rope_grad(dy: Array, cos: Array, sin: Array) -> Array:
     """dx = dy cos - turned(dy sin): turning is its own inverse but for the sign."""

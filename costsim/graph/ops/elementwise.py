@@ -11,13 +11,13 @@ def _erf(x: Array) -> Array:
     return np.frompyfunc(lambda v: v.erf() if hasattr(v, "erf") else math.erf(v), 1, 1)(x).astype(x.dtype)
 
 
-@op("x[...] -> y[...]", work={"...": {"mul": 1}}, grads={"x": "scale(dy)"}, params=("factor",))
+@op("x[...] -> y[...]", work={"...": {"mul": 1}}, grads={"x": "scale(dy)"}, params=("factor",), torch="same")
 def scale(x: Array, factor: float) -> Array:
     """y = factor x."""
     return x * factor
 
 
-@op("a[...], b[...] -> y[...]", work={"...": {"add": 1}}, grads={"a": "dy", "b": "dy"})
+@op("a[...], b[...] -> y[...]", work={"...": {"add": 1}}, grads={"a": "dy", "b": "dy"}, torch="same")
 def add(a: Array, b: Array) -> Array:
     """y = a + b: a residual connection, or the sum of a tensor's gradients where it has several readers."""
     return a + b
@@ -27,31 +27,48 @@ def add(a: Array, b: Array) -> Array:
     "x[... *k], b[*k] -> y[... *k]",
     work={"... *k": {"add": 1}},
     grads={"x": "dy", "b": "sum_leading(dy)"},
+    torch="same",
 )
 def add_bias(x: Array, b: Array) -> Array:
     """y = x + b, b broadcast over the leading dims: a bias, or positions that all sequences share."""
     return x + b
 
 
-@op("dy[... *k] -> db[*k]", work={"... *k": {"add": 1}}, grads={"dy": None}, runtime=("shape",))
+@op(
+    "dy[... *k] -> db[*k]",
+    work={"... *k": {"add": 1}},
+    grads={"dy": None},
+    runtime=("shape",),
+    torch="elementwise.sum_leading",
+)
 def sum_leading(dy: Array, shape: tuple[int, ...]) -> Array:
     """Sum over the leading dims: the gradient of a bias."""
     return np.add.reduce(dy, axis=tuple(range(dy.ndim - len(shape))), initial=0)
 
 
-@op("x[...] -> y[...]", work={"...": {"cmp": 1}}, grads={"x": "relu_grad(dy, y)"})
+@op("x[...] -> y[...]", work={"...": {"cmp": 1}}, grads={"x": "relu_grad(dy, y)"}, torch="torch.relu")
 def relu(x: Array) -> Array:
     """y = max(x, 0). Keeps y for the backward, as PyTorch does."""
     return np.maximum(x, 0)
 
 
-@op("dy[...], y[...] -> dx[...]", work={"...": {"cmp": 1, "mul": 1}}, grads={"dy": None, "y": None})
+@op(
+    "dy[...], y[...] -> dx[...]",
+    work={"...": {"cmp": 1, "mul": 1}},
+    grads={"dy": None, "y": None},
+    torch="elementwise.relu_grad",
+)
 def relu_grad(dy: Array, y: Array) -> Array:
     """dx = dy where y > 0, else 0."""
     return dy * (y > 0)
 
 
-@op("x[...] -> y[...]", work={"...": {"mul": 3, "add": 1, "erf": 1}}, grads={"x": "gelu_grad(dy, x)"})
+@op(
+    "x[...] -> y[...]",
+    work={"...": {"mul": 3, "add": 1, "erf": 1}},
+    grads={"x": "gelu_grad(dy, x)"},
+    torch="aten.gelu",
+)
 def gelu(x: Array) -> Array:
     """y = x/2 (1 + erf(x / sqrt 2)), exact form. Source: Hendrycks & Gimpel, arXiv:1606.08415, section 2."""
     return x * 0.5 * (_erf(x * math.sqrt(0.5)) + 1)
@@ -61,6 +78,7 @@ def gelu(x: Array) -> Array:
     "dy[...], x[...] -> dx[...]",
     work={"...": {"mul": 7, "add": 2, "erf": 1, "exp": 1}},
     grads={"dy": None, "x": None},
+    torch="aten.gelu_backward",
 )
 def gelu_grad(dy: Array, x: Array) -> Array:
     """dx = dy (Phi(x) + x phi(x)), Phi and phi the normal distribution and its density."""
@@ -72,7 +90,12 @@ def gelu_grad(dy: Array, x: Array) -> Array:
 _C, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 
 
-@op("x[...] -> y[...]", work={"...": {"mul": 6, "add": 2, "tanh": 1}}, grads={"x": "gelu_new_grad(dy, x)"})
+@op(
+    "x[...] -> y[...]",
+    work={"...": {"mul": 6, "add": 2, "tanh": 1}},
+    grads={"x": "gelu_new_grad(dy, x)"},
+    torch="elementwise.gelu_new",
+)
 def gelu_new(x: Array) -> Array:
     """y = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's. Source: arXiv:1606.08415, section 2."""
     t = np.tanh((x * x * _CUBIC + 1) * x * _C)
@@ -83,6 +106,7 @@ def gelu_new(x: Array) -> Array:
     "dy[...], x[...] -> dx[...]",
     work={"...": {"mul": 12, "add": 5, "tanh": 1}},
     grads={"dy": None, "x": None},
+    torch="elementwise.gelu_new_grad",
 )
 def gelu_new_grad(dy: Array, x: Array) -> Array:
     """dx = dy ((1 + t)/2 + x/2 (1 - t^2) sqrt(2/pi) (1 + 3 x 0.044715 x^2)), t the tanh of gelu_new."""
@@ -96,7 +120,12 @@ def _sigmoid(x: Array) -> Array:
     return 1 / (np.exp(-x) + 1)
 
 
-@op("x[...] -> y[...]", work={"...": {"exp": 1, "add": 1, "div": 1, "mul": 1}}, grads={"x": "silu_grad(dy, x)"})
+@op(
+    "x[...] -> y[...]",
+    work={"...": {"exp": 1, "add": 1, "div": 1, "mul": 1}},
+    grads={"x": "silu_grad(dy, x)"},
+    torch="aten.silu",
+)
 def silu(x: Array) -> Array:
     """y = x / (1 + exp(-x)). Source: Elfwing et al., arXiv:1702.03118."""
     return x * _sigmoid(x)
@@ -106,6 +135,7 @@ def silu(x: Array) -> Array:
     "dy[...], x[...] -> dx[...]",
     work={"...": {"exp": 1, "div": 1, "add": 3, "mul": 3}},
     grads={"dy": None, "x": None},
+    torch="aten.silu_backward",
 )
 def silu_grad(dy: Array, x: Array) -> Array:
     """dx = dy s (1 + x (1 - s)), s = 1 / (1 + exp(-x))."""
@@ -117,6 +147,7 @@ def silu_grad(dy: Array, x: Array) -> Array:
     "a[...], b[...] -> y[...]",
     work={"...": {"exp": 1, "add": 1, "div": 1, "mul": 2}},
     grads={"a b": "swiglu_grad(dy, a, b)"},
+    torch="elementwise.swiglu",
 )
 def swiglu(a: Array, b: Array) -> Array:
     """y = silu(a) b in one kernel, which keeps a and b only. Source: Shazeer, arXiv:2002.05202."""
@@ -127,6 +158,7 @@ def swiglu(a: Array, b: Array) -> Array:
     "dy[...], a[...], b[...] -> da[...], db[...]",
     work={"...": {"exp": 1, "div": 1, "add": 3, "mul": 5}},
     grads={"dy": None, "a": None, "b": None},
+    torch="elementwise.swiglu_grad",
 )
 def swiglu_grad(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     """db = dy silu(a) and da = dy b silu'(a)."""
@@ -135,37 +167,42 @@ def swiglu_grad(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return dy * b * (y * (1 - s) + s), dy * y
 
 
-@op("a[...], b[...] -> y[...]", work={"...": {"mul": 1}}, grads={"a": "mul(dy, b)", "b": "mul(dy, a)"})
+@op("a[...], b[...] -> y[...]", work={"...": {"mul": 1}}, grads={"a": "mul(dy, b)", "b": "mul(dy, a)"}, torch="same")
 def mul(a: Array, b: Array) -> Array:
     """y = a b: a gate."""
     return a * b
 
 
-@op("x[...] -> y[...]", work={"...": {"mul": 2}}, grads={"x": "cube_grad(dy, x)"})
+@op("x[...] -> y[...]", work={"...": {"mul": 2}}, grads={"x": "cube_grad(dy, x)"}, torch="same")
 def cube(x: Array) -> Array:
     """y = x^3: a step of GELU written out op by op."""
     return x * x * x
 
 
-@op("dy[...], x[...] -> dx[...]", work={"...": {"mul": 3}}, grads={"dy": None, "x": None})
+@op("dy[...], x[...] -> dx[...]", work={"...": {"mul": 3}}, grads={"dy": None, "x": None}, torch="same")
 def cube_grad(dy: Array, x: Array) -> Array:
     """dx = 3 dy x^2."""
     return dy * (x * x * 3)
 
 
-@op("x[...] -> y[...]", work={"...": {"add": 1}}, grads={"x": "dy"}, params=("by",))
+@op("x[...] -> y[...]", work={"...": {"add": 1}}, grads={"x": "dy"}, params=("by",), torch="same")
 def shift(x: Array, by: float) -> Array:
     """y = x + by."""
     return x + by
 
 
-@op("x[...] -> y[...]", work={"...": {"tanh": 1}}, grads={"x": "tanh_grad(dy, y)"})
+@op("x[...] -> y[...]", work={"...": {"tanh": 1}}, grads={"x": "tanh_grad(dy, y)"}, torch="torch.tanh")
 def tanh(x: Array) -> Array:
     """y = tanh x."""
     return np.tanh(x)
 
 
-@op("dy[...], y[...] -> dx[...]", work={"...": {"mul": 2, "add": 1}}, grads={"dy": None, "y": None})
+@op(
+    "dy[...], y[...] -> dx[...]",
+    work={"...": {"mul": 2, "add": 1}},
+    grads={"dy": None, "y": None},
+    torch="aten.tanh_backward",
+)
 def tanh_grad(dy: Array, y: Array) -> Array:
     """dx = dy (1 - y^2)."""
     return dy * (1 - y * y)
@@ -178,6 +215,7 @@ def tanh_grad(dy: Array, y: Array) -> Array:
     params=("rate",),
     runtime=("shape", "key"),
     values="mask",
+    torch="elementwise.bernoulli",
 )
 def bernoulli(rate: float, shape: tuple[int, ...], key: tuple[int, ...]) -> Array:
     """mask = 1 with probability 1 - rate. `key` (seed, step, pass, op name) alone decides it, so it can be redrawn."""
@@ -189,6 +227,7 @@ def bernoulli(rate: float, shape: tuple[int, ...], key: tuple[int, ...]) -> Arra
     work={"...": {"mul": 2}},
     grads={"x": "dropout(dy, mask)", "mask": None},
     params=("rate",),
+    torch="elementwise.dropout",
 )
 def dropout(x: Array, mask: Array, rate: float) -> Array:
     """y = x mask / (1 - rate)."""

@@ -40,19 +40,31 @@ def _scatter(rows: Array, index: Array, shape: tuple[int, ...]) -> Array:
     grads={"x": None},
     runtime=("shape",),
     values="index",
+    torch="experts.top_k",
 )
 def top_k(x: Array, shape: tuple[int, ...]) -> Array:
     """The indices of the k largest, the largest first, by k passes; of equal ones the first."""
     return np.argsort(-x, axis=-1, kind="stable")[..., : shape[-1]]
 
 
-@op("x[... e], index[... k] -> y[... k]", work={}, grads={"x": "pick_grad(dy, index)", "index": None})
+@op(
+    "x[... e], index[... k] -> y[... k]",
+    work={},
+    grads={"x": "pick_grad(dy, index)", "index": None},
+    torch="experts.pick",
+)
 def pick(x: Array, index: Array) -> Array:
     """y = x at the indices."""
     return np.take_along_axis(x, index, -1)
 
 
-@op("dy[... k], index[... k] -> dx[... e]", work={}, grads={"dy": None, "index": None}, runtime=("shape",))
+@op(
+    "dy[... k], index[... k] -> dx[... e]",
+    work={},
+    grads={"dy": None, "index": None},
+    runtime=("shape",),
+    torch="experts.pick_grad",
+)
 def pick_grad(dy: Array, index: Array, shape: tuple[int, ...]) -> Array:
     """dy at the indices, zeros elsewhere."""
     dx = np.zeros(shape, dy.dtype)
@@ -60,7 +72,12 @@ def pick_grad(dy: Array, index: Array, shape: tuple[int, ...]) -> Array:
     return dx
 
 
-@op("x[... k] -> y[... k]", work={"... k": {"add": 1, "div": 1}}, grads={"x": "normalize_grad(dy, x, y)"})
+@op(
+    "x[... k] -> y[... k]",
+    work={"... k": {"add": 1, "div": 1}},
+    grads={"x": "normalize_grad(dy, x, y)"},
+    torch="experts.normalize",
+)
 def normalize(x: Array) -> Array:
     """y = x / sum x over the last dim: the weights of the chosen experts sum to 1."""
     return x / total(x)
@@ -70,6 +87,7 @@ def normalize(x: Array) -> Array:
     "dy[... k], x[... k], y[... k] -> dx[... k]",
     work={"... k": {"mul": 1, "add": 3, "div": 1}},
     grads={"dy": None, "x": None, "y": None},
+    torch="experts.normalize_grad",
 )
 def normalize_grad(dy: Array, x: Array, y: Array) -> Array:
     """dx = (dy - sum(dy y)) / sum x."""
@@ -82,6 +100,7 @@ def normalize_grad(dy: Array, x: Array, y: Array) -> Array:
     grads={"x": "dispatch_grad(dy, index)", "index": None},
     runtime=("shape",),
     fuses=False,
+    torch="experts.dispatch",
 )
 def dispatch(x: Array, index: Array, shape: tuple[int, ...]) -> Array:
     """Every token's row to each of its k experts."""
@@ -93,6 +112,7 @@ def dispatch(x: Array, index: Array, shape: tuple[int, ...]) -> Array:
     work={"b s k d": {"add": 1}},
     grads={"dy": None, "index": None},
     fuses=False,
+    torch="experts.dispatch_grad",
 )
 def dispatch_grad(dy: Array, index: Array) -> Array:
     """The sum of the k rows of every token."""
@@ -104,6 +124,7 @@ def dispatch_grad(dy: Array, index: Array) -> Array:
     work={"b s k d": {"mul": 1, "add": 1}},
     grads={"y": "combine_grad(dout, gates, index)", "gates": "combine_grad_gates(dout, y, index)", "index": None},
     fuses=False,
+    torch="experts.combine",
 )
 def combine(y: Array, gates: Array, index: Array) -> Array:
     """The sum of what the k experts made of every token, weighted by its gates."""
@@ -116,6 +137,7 @@ def combine(y: Array, gates: Array, index: Array) -> Array:
     grads={"dout": None, "gates": None, "index": None},
     runtime=("shape",),
     fuses=False,
+    torch="experts.combine_grad",
 )
 def combine_grad(dout: Array, gates: Array, index: Array, shape: tuple[int, ...]) -> Array:
     """Every token's gradient, weighted by its gates, to its experts."""
@@ -127,6 +149,7 @@ def combine_grad(dout: Array, gates: Array, index: Array, shape: tuple[int, ...]
     work={"b s k d": {"mul": 1, "add": 1}},
     grads={"dout": None, "y": None, "index": None},
     fuses=False,
+    torch="experts.combine_grad_gates",
 )
 def combine_grad_gates(dout: Array, y: Array, index: Array) -> Array:
     """dgates = dout . y of each expert that a token went to."""

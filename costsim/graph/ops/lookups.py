@@ -11,6 +11,7 @@ from costsim.graph.ops.table import Array, np, op
     grads={"table": "embed_grad(dy, ids)", "ids": None},
     touches={"table": "... d"},
     fuses=False,
+    torch="same",
 )
 def embed(table: Array, ids: Array) -> Array:
     """y = table[ids]; only the rows that are looked up are read."""
@@ -23,6 +24,7 @@ def embed(table: Array, ids: Array) -> Array:
     grads={"dy": None, "ids": None},
     runtime=("shape",),
     fuses=False,
+    torch="lookups.embed_grad",
 )
 def embed_grad(dy: Array, ids: Array, shape: tuple[int, ...]) -> Array:
     """Scatter-add of dy's rows into a zero table: a dense gradient, the whole table is written (as PyTorch does)."""
@@ -31,13 +33,13 @@ def embed_grad(dy: Array, ids: Array, shape: tuple[int, ...]) -> Array:
     return dtable
 
 
-@op("x[b s d] -> y[b d]", work={}, grads={"x": "select_first_grad(dy)"}, touches={"x": "b d"})
+@op("x[b s d] -> y[b d]", work={}, grads={"x": "select_first_grad(dy)"}, touches={"x": "b d"}, torch="same")
 def select_first(x: Array) -> Array:
     """The first position of each sequence ([CLS], or RoBERTa's <s>); only that much is read."""
     return x[:, 0]
 
 
-@op("dy[b d] -> dx[b s d]", work={}, grads={"dy": None}, runtime=("shape",))
+@op("dy[b d] -> dx[b s d]", work={}, grads={"dy": None}, runtime=("shape",), torch="lookups.select_first_grad")
 def select_first_grad(dy: Array, shape: tuple[int, ...]) -> Array:
     """dy in the first position, zeros elsewhere: the dense gradient is written whole."""
     dx = np.zeros(shape, dy.dtype)

@@ -19,6 +19,7 @@ def _row_weights(labels: Array, ignore: int, share: float, dtype: Any) -> Array:
     grads={"logits": "cross_entropy_grad(dloss, logp, labels)", "labels": None},
     params=("smoothing", "ignore", "share"),
     fuses=False,
+    torch="loss.cross_entropy",
 )
 def cross_entropy(logits: Array, labels: Array, smoothing: float, ignore: int, share: float) -> tuple[Array, Array]:
     """loss = share x mean over rows of -(1-s) logp[label] - s/V sum logp; rows labelled `ignore` do not count.
@@ -39,6 +40,7 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float, ignore: int, s
     grads={"dloss": None, "logp": None, "labels": None},
     params=("smoothing", "ignore", "share"),
     fuses=False,
+    torch="loss.cross_entropy_grad",
 )
 def cross_entropy_grad(dloss: Array, logp: Array, labels: Array, smoothing: float, ignore: int, share: float) -> Array:
     """dlogits = (softmax - s/V) w, minus (1-s) w at the label, with w = dloss share / rows that count."""

@@ -10,6 +10,7 @@ from costsim.graph.ops.table import Array, np, op, total
     work={"... k": {"add": 4, "mul": 3}, "...": {"div": 3, "add": 1, "sqrt": 1}},
     grads={"x": "layer_norm_grad(dy, x, w, mean, rstd)", "w b": "layer_norm_grad_weights(dy, x, mean, rstd)"},
     params=("eps",),
+    torch="norms.layer_norm",
 )
 def layer_norm(x: Array, w: Array, b: Array, eps: float) -> tuple[Array, Array, Array]:
     """y = (x - mean) rstd w + b over the last dim. Source: Ba et al., arXiv:1607.06450, equation 4."""
@@ -24,6 +25,7 @@ def layer_norm(x: Array, w: Array, b: Array, eps: float) -> tuple[Array, Array, 
     "dy[... k], x[... k], w[k], mean[...], rstd[...] -> dx[... k]",
     work={"... k": {"add": 5, "mul": 5}, "...": {"div": 2}},
     grads={"dy": None, "x": None, "w": None, "mean": None, "rstd": None},
+    torch="norms.layer_norm_grad",
 )
 def layer_norm_grad(dy: Array, x: Array, w: Array, mean: Array, rstd: Array) -> Array:
     """dx = (g - mean(g) - xhat mean(g xhat)) rstd, with g = dy w and xhat = (x - mean) rstd."""
@@ -37,6 +39,7 @@ def layer_norm_grad(dy: Array, x: Array, w: Array, mean: Array, rstd: Array) -> 
     "dy[... k], x[... k], mean[...], rstd[...] -> dw[k], db[k]",
     work={"... k": {"add": 3, "mul": 2}},
     grads={"dy": None, "x": None, "mean": None, "rstd": None},
+    torch="norms.layer_norm_grad_weights",
 )
 def layer_norm_grad_weights(dy: Array, x: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
     """dw = sum dy xhat and db = sum dy over all rows: the second kernel of a layer norm's backward."""
@@ -50,6 +53,7 @@ def layer_norm_grad_weights(dy: Array, x: Array, mean: Array, rstd: Array) -> tu
     work={"... k": {"mul": 3, "add": 1}, "...": {"div": 2, "add": 1, "sqrt": 1}},
     grads={"x": "rms_norm_grad(dy, x, w, rstd)", "w": "rms_norm_grad_weight(dy, x, rstd)"},
     params=("eps",),
+    torch="norms.rms_norm",
 )
 def rms_norm(x: Array, w: Array, eps: float) -> tuple[Array, Array]:
     """y = x rstd w, rstd = 1 / sqrt(mean x^2 + eps). Source: Zhang & Sennrich, arXiv:1910.07467, equation 4."""
@@ -61,6 +65,7 @@ def rms_norm(x: Array, w: Array, eps: float) -> tuple[Array, Array]:
     "dy[... k], x[... k], w[k], rstd[...] -> dx[... k]",
     work={"... k": {"add": 2, "mul": 5}, "...": {"div": 1}},
     grads={"dy": None, "x": None, "w": None, "rstd": None},
+    torch="norms.rms_norm_grad",
 )
 def rms_norm_grad(dy: Array, x: Array, w: Array, rstd: Array) -> Array:
     """dx = (g - xhat mean(g xhat)) rstd, with g = dy w and xhat = x rstd."""
@@ -73,6 +78,7 @@ def rms_norm_grad(dy: Array, x: Array, w: Array, rstd: Array) -> Array:
     "dy[... k], x[... k], rstd[...] -> dw[k]",
     work={"... k": {"add": 1, "mul": 2}},
     grads={"dy": None, "x": None, "rstd": None},
+    torch="norms.rms_norm_grad_weight",
 )
 def rms_norm_grad_weight(dy: Array, x: Array, rstd: Array) -> Array:
     """dw = sum dy xhat over all rows."""

@@ -6,6 +6,10 @@ a subtraction is an `add`, a maximum a `cmp`, a reduction of n counts n; signs, 
 traffic needs no entry: every input is read once, every output written once, unless `touches` narrows what is read.
 `remake` says how an output that was not kept is made again from outputs that were, where that is cheaper. Matrix
 products are einsum equations (`kinds.contraction`) and are not listed here.
+
+`torch` says what the op is in PyTorch: "torch.relu" or "aten.gelu" a function of the library that takes the same
+operands, "attention.softmax" the function `softmax` in `reference/torch_kernels/attention.py`, "same" the row's own
+function, where it is operators on arrays and no more.
 """
 
 from __future__ import annotations
@@ -38,12 +42,13 @@ def op(
     *,
     work: Mapping[str, Mapping[str, int]],
     grads: Mapping[str, str | None],
+    torch: str,
     **more: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add a row to the op table. Every part is required, so that an op without work or gradient cannot exist."""
+    """Add a row to the op table. Every part is required: no op is without work, gradient or PyTorch kernel."""
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
-        OPS[run.__name__] = make_kind(run.__name__, signature, run, work, grads, **more)
+        OPS[run.__name__] = make_kind(run.__name__, signature, run, work, grads, torch=torch, **more)
         return run
 
     return register
@@ -51,9 +56,8 @@ def op(
 
 def kind_of(name: str) -> Kind:
     """The kind of that name: a row of the table, or the record of an einsum equation. Raises ValueError."""
-    found = OPS.get(name)
-    if found is not None:
-        return found
+    if name in OPS:
+        return OPS[name]
     if "->" in name:
         return contraction(name)
     raise ValueError(f"unknown op kind {name!r}{nearest(name, OPS)}")

@@ -7,13 +7,13 @@ import math
 from costsim.graph.ops.table import Array, np, op
 
 
-@op("acc[...], g[...] -> sum[...]", work={"...": {"add": 1}}, grads={"acc": None, "g": None})
+@op("acc[...], g[...] -> sum[...]", work={"...": {"add": 1}}, grads={"acc": None, "g": None}, torch="update.accumulate")
 def accumulate(acc: Array | None, g: Array) -> Array:
     """sum = acc + g in place, over micro-batches; the first micro-batch's gradient just becomes the sum."""
     return g if acc is None else acc + g
 
 
-@op("g[...] -> total[]", work={"...": {"mul": 1, "add": 1}}, grads={"g": None}, fuses=False)
+@op("g[...] -> total[]", work={"...": {"mul": 1, "add": 1}}, grads={"g": None}, fuses=False, torch="update.square_sum")
 def square_sum(g: Array) -> Array:
     """total = sum g^2: a gradient's part of the global norm."""
     return np.add.reduce((g * g).reshape(-1), initial=0)
@@ -24,13 +24,19 @@ def square_sum(g: Array) -> Array:
     work={"": {"sqrt": 1, "add": 1, "div": 1, "cmp": 1}},
     grads={"total": None},
     params=("max_norm",),
+    torch="update.clip_factor",
 )
 def clip_factor(total: Array, max_norm: float) -> Array:
     """factor = min(1, max_norm / (sqrt(total) + 1e-6)), as torch.nn.utils.clip_grad_norm_."""
     return np.minimum(max_norm / (np.sqrt(total) + 1e-6), 1)
 
 
-@op("g[...], factor[] -> clipped[...]", work={"...": {"mul": 1}}, grads={"g": None, "factor": None})
+@op(
+    "g[...], factor[] -> clipped[...]",
+    work={"...": {"mul": 1}},
+    grads={"g": None, "factor": None},
+    torch="update.rescale",
+)
 def rescale(g: Array, factor: Array) -> Array:
     """clipped = factor g, in place."""
     return g * factor
@@ -56,6 +62,7 @@ def _adam(w: Array, g: Array, m: Array, v: Array, step: int, **h: float) -> tupl
     params=_ADAM_PARAMS,
     runtime=("step",),
     fuses=False,
+    torch="update.adam",
 )
 def adam(w: Array, g: Array, m: Array, v: Array, step: int, **h: float) -> tuple[Array, Array, Array]:
     """Adam with coupled (L2) decay, g + weight_decay w; one fused kernel. Source: Kingma & Ba, algorithm 1."""
@@ -69,6 +76,7 @@ def adam(w: Array, g: Array, m: Array, v: Array, step: int, **h: float) -> tuple
     params=_ADAM_PARAMS,
     runtime=("step",),
     fuses=False,
+    torch="update.adamw",
 )
 def adamw(w: Array, g: Array, m: Array, v: Array, step: int, **h: float) -> tuple[Array, Array, Array]:
     """Adam with decoupled decay, w (1 - lr weight_decay) as in torch.optim.AdamW; one fused kernel."""

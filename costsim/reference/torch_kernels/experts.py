@@ -1,87 +1,78 @@
-"""Mixture of experts in PyTorch."""
+"""Mixture of experts: choosing experts, moving tokens to them and back, all written by hand."""
 
-from costsim.reference.torch_table import Tensor, kernel, torch
-
-# --- experts ----------------------------------------------------------------------------------------------------------
+from costsim.reference.torch_kernels.library import Tensor, torch
 
 
 def _slots(index: Tensor, experts: int, capacity: int) -> Tensor:
+    """Of each choice: its row among experts x capacity, or one beyond them if the expert is full."""
     chosen = index.reshape(-1)
     order = chosen.argsort(stable=True)
-    sorted_ones = chosen[order]
-    first = torch.searchsorted(sorted_ones, torch.arange(experts, device=index.device))
+    in_order = chosen[order]
+    first = torch.searchsorted(in_order, torch.arange(experts, device=index.device))
     place = torch.empty_like(chosen)
-    place[order] = torch.arange(chosen.numel(), device=index.device) - first[sorted_ones]
+    place[order] = torch.arange(chosen.numel(), device=index.device) - first[in_order]
     return torch.where(place < capacity, chosen * capacity + place, experts * capacity).view(index.shape)
 
 
 def _gather(y: Tensor, index: Tensor) -> Tensor:
+    """Rows [b, s, k, d] of y[e, c, d] that the choices have; zeros for those left out."""
     e, c, d = y.shape
     return torch.cat([y.reshape(e * c, d), y.new_zeros(1, d)])[_slots(index, e, c)]
 
 
 def _scatter(rows: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """y[e, c, d] of rows [b, s, k, d], each in its slot."""
     e, c, d = shape
     y = rows.new_zeros(e * c + 1, d)
     y[_slots(index, e, c).reshape(-1)] = rows.reshape(-1, d)
     return y[: e * c].view(shape)
 
 
-@kernel
 def top_k(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Of equal ones any."""
+    """One kernel; of equal ones it takes any."""
     return x.topk(shape[-1], -1).indices
 
 
-@kernel
 def pick(x: Tensor, index: Tensor) -> Tensor:
-    """One kernel."""
+    """One gather."""
     return x.gather(-1, index)
 
 
-@kernel
 def pick_grad(dy: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Zeros, then one kernel."""
+    """Zeros, then a scatter."""
     return dy.new_zeros(shape).scatter_(-1, index, dy)
 
 
-@kernel
 def normalize(x: Tensor) -> Tensor:
-    """Two kernels."""
+    """Two kernels: a sum and a quotient."""
     return x / x.sum(-1, keepdim=True)
 
 
-@kernel
 def normalize_grad(dy: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """A few small ones."""
+    """Five kernels."""
     return (dy - (dy * y).sum(-1, keepdim=True)) / x.sum(-1, keepdim=True)
 
 
-@kernel
 def dispatch(x: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Rows to experts."""
+    """Every token's row to each of its experts."""
     return _scatter(x[..., None, :].expand(*index.shape, x.shape[-1]), index, shape)
 
 
-@kernel
 def dispatch_grad(dy: Tensor, index: Tensor) -> Tensor:
-    """And back."""
+    """The rows back, and their sum."""
     return _gather(dy, index).sum(-2)
 
 
-@kernel
 def combine(y: Tensor, gates: Tensor, index: Tensor) -> Tensor:
-    """Rows from experts, weighted."""
+    """The rows back, weighted, and their sum."""
     return (_gather(y, index) * gates[..., None]).sum(-2)
 
 
-@kernel
 def combine_grad(dout: Tensor, gates: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """And back."""
+    """Every token's gradient, weighted, to its experts."""
     return _scatter(dout[..., None, :] * gates[..., None], index, shape)
 
 
-@kernel
 def combine_grad_gates(dout: Tensor, y: Tensor, index: Tensor) -> Tensor:
-    """Of the weights."""
+    """The rows back, and their products with the gradient."""
     return (dout[..., None, :] * _gather(y, index)).sum(-1)

@@ -1,0 +1,58 @@
+"""Attention: masks, softmax, rotary positions."""
+
+from costsim.reference.torch_kernels.library import Tensor, aten, torch
+
+
+def mask_padding(x: Tensor, keep: Tensor) -> Tensor:
+    """One fill of minus infinity, where the key is padding."""
+    shape = (keep.shape[0], *(1,) * (x.ndim - 2), keep.shape[1])
+    return x.masked_fill(~keep.view(shape), -torch.inf)
+
+
+def mask_causal(x: Tensor) -> Tensor:
+    """One fill of minus infinity, where the key lies after the query."""
+    return x.masked_fill(torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device).triu(1), -torch.inf)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """One kernel over the last dim."""
+    return x.softmax(-1)
+
+
+def softmax_grad(dy: Tensor, y: Tensor) -> Tensor:
+    """What autograd calls, with y kept from the forward."""
+    return aten._softmax_backward_data(dy, y, -1, y.dtype)
+
+
+def softmax_lse(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax and logsumexp, one after the other: PyTorch has no kernel for both."""
+    return x.softmax(-1), x.logsumexp(-1)
+
+
+def softmax_from_lse(x: Tensor, lse: Tensor) -> Tensor:
+    """By hand: a difference and its exp."""
+    return torch.exp(x - lse[..., None])
+
+
+# --- rotary positions -------------------------------------------------------------------------------------------------
+
+
+def _turned(x: Tensor) -> Tensor:
+    """(-second half, first half) of the last dim; the last of an odd number is left out."""
+    n = x.shape[-1] // 2
+    return torch.cat([-x[..., n : 2 * n], x[..., :n], *([x[..., 2 * n :] * 0] if x.shape[-1] % 2 else [])], -1)
+
+
+def _along(table: Tensor, x: Tensor) -> Tensor:
+    """A table [s, e] so that it broadcasts with x[b, s, ..., e]."""
+    return table.view(1, table.shape[0], *(1,) * (x.ndim - 3), table.shape[1])
+
+
+def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """By hand, as transformers' Llama."""
+    return x * _along(cos, x) + _turned(x) * _along(sin, x)
+
+
+def rope_grad(dy: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """By hand, as the backward of transformers' Llama."""
+    return dy * _along(cos, dy) - _turned(dy * _along(sin, dy))

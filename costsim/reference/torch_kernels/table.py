@@ -1,0 +1,35 @@
+"""The PyTorch kernel of every op kind, where its row in `graph.ops` says that it is."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from costsim.graph.kinds import Kind
+from costsim.graph.ops import OPS
+from costsim.reference.torch_kernels import attention, elementwise, experts, lookups, loss, norms, update
+from costsim.reference.torch_kernels.library import aten, torch
+
+Kernel = Callable[..., Any]
+
+_PLACES: Mapping[str, Any] = {
+    "torch": torch,
+    "aten": aten,
+    "attention": attention,
+    "elementwise": elementwise,
+    "experts": experts,
+    "lookups": lookups,
+    "loss": loss,
+    "norms": norms,
+    "update": update,
+}
+
+
+def _kernel(kind: Kind) -> Kernel:
+    """The function that a row names."""
+    if kind.torch == "same":
+        return kind.run
+    place, name = kind.torch.split(".")
+    kernel: Kernel = getattr(_PLACES[place], name)
+    return kernel
+
+
+KERNELS: dict[str, Kernel] = {name: _kernel(kind) for name, kind in OPS.items()}
