@@ -30,7 +30,8 @@ from costsim.results import frame, frame_files
 from costsim.results.records import Record, records
 from costsim.run import simulate, sweep
 from costsim.run.job import read_workload
-from costsim.tables import run as run_tables
+from costsim.tables import styles
+from costsim.tables.run import document
 from costsim.tables.table import flat
 
 if TYPE_CHECKING:
@@ -168,15 +169,15 @@ class Results:
 
     def to_text(self, by: str = "policy") -> str:
         """What `costsim run` prints."""
-        return run_tables.render(self._run(), by, "table")
+        return styles.render(document(self._run(), by), "table")
 
     def to_latex(self, by: str = "policy") -> str:
         """A table for a paper, ready to \\input."""
-        return run_tables.render(self._run(), by, "latex")
+        return styles.render(document(self._run(), by), "latex")
 
     def to_markdown(self, by: str = "policy") -> str:
         """A table for a README."""
-        return run_tables.render(self._run(), by, "markdown")
+        return styles.render(document(self._run(), by), "markdown")
 
     def save(self, path: str | Path) -> Path:
         """Write the table: .json, .csv or .parquet; `costsim.read` reads it back unchanged. Raises InputError."""

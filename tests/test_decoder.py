@@ -17,7 +17,8 @@ from costsim.reference.execute import run
 from costsim.reference.validate import draw_batch, draw_weights
 from costsim.run import simulate
 from costsim.run.job import prepare
-from costsim.tables import run as run_tables
+from costsim.tables.run import document
+from costsim.tables.styles import render
 
 
 def macs(graph, *phases):
@@ -197,8 +198,8 @@ def test_the_waste_of_padding_is_shown(tmp_path):
     path.write_text(text)
     result = simulate.run(str(path), policies=["bf16-mixed"])
     assert result.job.graph.sizes["tokens"] == 1024
-    assert "padding: 3968 of 8192 tokens (48.4 %), counted as all others" in run_tables.to_table(result, "policy")
-    said = json.loads(run_tables.to_json(result, "policy"))["convention"]
+    assert "padding: 3968 of 8192 tokens (48.4 %), counted as all others" in render(document(result), "table")
+    said = json.loads(render(document(result), "json"))["convention"]
     assert (said["real_tokens"], said["padded_tokens"]) == (4224, 8192)
 
 

@@ -30,7 +30,8 @@ from costsim.policy import schedule
 from costsim.policy.assign import assign
 from costsim.run import simulate
 from costsim.run.job import prepare
-from costsim.tables.explain import render
+from costsim.tables.explain import document
+from costsim.tables.styles import render
 
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 
@@ -268,7 +269,7 @@ def test_every_op_has_its_line_of_macs(traffic):
     zeros = 0
     kinds = {op.kind.name: op for op in job.graph.ops}.values()
     for op in kinds:
-        lines = render(job, op.name, "table").splitlines()
+        lines = render(document(job, op.name), "table").splitlines()
         [macs] = [line for line in lines if line.startswith("MACs:")]
         assert macs == f"MACs: {job.graph.work(op)[0]} MAC"
         zeros += macs == "MACs: 0 MAC"
@@ -315,7 +316,7 @@ def test_tiled_traffic_on_the_buffer_that_is_said():
         run = {step.what: step.result for step in explanation.runs["fp32"]}
         assert run["DRAM bits over the run"] == totals[name].dram_bits
         assert "tiling" in {step.what for step in explanation.sections[0].explained}
-    assert "-stationary" in render(job, "head.logits.dw", "table")
+    assert "-stationary" in render(document(job, "head.logits.dw"), "table")
 
 
 def test_json_has_decimal_strings_and_the_same_steps():
@@ -402,15 +403,15 @@ def test_totals_are_those_of_the_run_and_parts_add_up(name):
             assert sum(share.share for share in parts.shares) == pytest.approx(1)
             assert len(values) <= 11
             assert values[:10] == sorted(values[:10], reverse=True)
-    text = render(job, name, "table")
+    text = render(document(job, name), "table")
     assert max(map(len, text.splitlines())) <= 80
-    assert json.loads(render(job, name, "json"))["total"] == name
+    assert json.loads(render(document(job, name), "json"))["total"] == name
 
 
 def test_totals_that_are_not_defined():
     job = prepare("iwslt17-dsq", ["dsq", "fixed32"], law="msfp", assignments=SMALL, hardware=["tpu-v2"])
     for name in ("arithmetic_cost", "arithmetic_reduction", "time_s"):
-        assert "n/a" in render(job, name, "table")
+        assert "n/a" in render(document(job, name), "table")
     result = RUNNER.invoke(main, ["explain", "iwslt17-dsq", "time_s"])
     assert (result.exit_code, "--hardware" in result.stderr) == (2, True)
     assert set(COUNTED) < set(TOTALS)

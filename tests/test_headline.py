@@ -4,14 +4,22 @@ from itertools import product
 
 import pytest
 
-from costsim.cost.row import SCOPES
+from costsim import names
 from costsim.graph.fusion import UNTILED
 from costsim.results.records import published, records
 from costsim.run.simulate import run
-from costsim.tables.run import FORMATS, headline, render
+from costsim.tables.run import document
+from costsim.tables.styles import render
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=1"]
-CONVENTIONS = list(product(SCOPES, UNTILED))
+CONVENTIONS = list(product(names.SCOPES, UNTILED))
+
+
+def headline(result):
+    """The lines of the published figures, as a LaTeX file has them above its tables."""
+    lines = render(document(result), "latex").split("\n\n")[0].splitlines()
+    return [line.removeprefix("% ") for line in lines if "usepackage" not in line]
+
 
 
 def small(*assignments, policies=("dsq",), **options):
@@ -59,7 +67,7 @@ def test_the_convention_of_the_file_is_marked_and_comes_first(assignments, marke
 
 def test_the_lines_have_each_convention_once(result):
     lines = [line.split() for line in headline(result)]
-    said = [line[:2] for line in lines if line[0] in SCOPES]
+    said = [line[:2] for line in lines if line[0] in names.SCOPES]
     assert sorted(said) == sorted([["gemm", "any"], *(list(its) for its in CONVENTIONS if its[0] != "gemm")])
     assert [line[0] for line in lines if "<-" in line] == ["gemm"]
     text = " ".join(headline(result))
@@ -70,13 +78,13 @@ def test_the_lines_have_each_convention_once(result):
         assert entry["source"] in text
 
 
-@pytest.mark.parametrize("style", sorted(FORMATS.keys() - {"csv"}))
+@pytest.mark.parametrize("style", sorted(names.STYLES.keys() - {"csv"}))
 def test_every_format_has_them(result, style):
-    found = render(result, "policy", style)
+    found = render(document(result, "policy"), style)
     assert all(f"{entry['ours']:.2f}"[:-1] in found for entry in published(result))
 
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scope", names.SCOPES)
 def test_nothing_is_published_relative_to_another_baseline(scope):
     other = small(baseline="fixed32", scope=scope)
     assert published(other) == []

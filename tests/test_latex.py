@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costsim.cli import main
-from costsim.results.records import BY
+from costsim.names import BY
 from costsim.run.simulate import run
 from costsim.tables.latex import cell, document, environment, escape, header, in_one_unit, number
-from costsim.tables.run import render
+from costsim.tables.run import document as run_document
+from costsim.tables.styles import render
 from costsim.tables.table import Column, Table
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=1"]
@@ -141,7 +142,7 @@ def test_a_long_table_breaks_across_pages_and_says_what_it_needs():
 
 @pytest.mark.parametrize("by", BY)
 def test_every_table_says_all_that_its_numbers_depend_on(result, by):
-    text = render(result, by, "latex")
+    text = render(run_document(result, by), "latex")
     said = result.job.convention
     tables = re.findall(r"\\caption\{(.*?)\}(?:\n| )", text)
     labels = re.findall(r"\\label\{(.*?)\}", text)
@@ -157,7 +158,7 @@ def test_every_table_says_all_that_its_numbers_depend_on(result, by):
 
 def test_each_row_has_a_cell_for_each_column(result):
     for by in ("policy", "phase", "reduction"):
-        for body in re.findall(r"(?s)\\midrule\n(.*?)\\bottomrule", render(result, by, "latex")):
+        for body in re.findall(r"(?s)\\midrule\n(.*?)\\bottomrule", render(run_document(result, by), "latex")):
             cells = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines()}
             assert len(cells) == 1
 

@@ -111,14 +111,14 @@ def test_every_name_is_implemented():
     from costsim.cost import laws, totals
     from costsim.graph import fusion
     from costsim.plots import breakdown
-    from costsim.tables import run as run_tables
+    from costsim.tables import styles
 
     assert tuple(laws.LAWS) == names.LAWS
     assert tuple(fusion.MODELS) == names.TRAFFIC_MODELS
     assert tuple(totals.GROUPINGS) == names.GROUPINGS
     assert tuple(breakdown.BY) == names.BREAKDOWNS
     assert tuple(plots.PLOTS) == names.FIGURES
-    assert {style: ending for style, (ending, _) in run_tables.FORMATS.items()} == names.STYLES
+    assert tuple(styles.WRITERS) == tuple(names.STYLES)
     assert tuple(catalogue.CATALOGUES) == names.CATALOGUES
 
 

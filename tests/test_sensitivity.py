@@ -11,7 +11,8 @@ from costsim.results.records import records
 from costsim.run.job import prepare
 from costsim.run.sensitivity import AS_SHIPPED, outcomes, subjects
 from costsim.run.simulate import execute
-from costsim.tables.run import render
+from costsim.tables.run import document
+from costsim.tables.styles import render
 
 WORKLOADS = list(list_shipped("workloads"))
 WITH_ASSUMPTIONS = [name for name in POLICIES if shipped_policy(name).assumptions]
@@ -192,7 +193,7 @@ def test_records_say_how_far_each_case_is_from_as_shipped(result):
 
 
 def test_the_table_fits_a_terminal(result):
-    rows, _, notes = render(result, "assumption", "table").partition("\n\n")
+    rows, _, notes = render(document(result, "assumption"), "table").partition("\n\n")
     assert max(map(len, rows.splitlines())) <= 80
     words = " ".join(rows.split())
     assert all(f"{float(outcome.dram_reduction):.2f}" in words for outcome in outcomes(result.job))

@@ -15,6 +15,7 @@ from costsim.run import simulate, sweep
 from costsim.run.job import prepare
 from costsim.tables import memory as memory_tables
 from costsim.tables import sweep as sweep_tables
+from costsim.tables.styles import render
 
 SWEEP = ["batch=4,8", "model.layers=1,2"]
 
@@ -61,7 +62,7 @@ def test_each_point_is_the_run_with_these_fields_set(found, by):
 @pytest.mark.parametrize("style", ["table", "json", "csv", "markdown", "latex"])
 @pytest.mark.parametrize("by", ["policy", "layer", "reduction", "assumption"])
 def test_every_format_shows_every_point(found, by, style):
-    text = sweep_tables.render(found, by, style)
+    text = render(sweep_tables.document(found, by), style)
     if style == "json":
         data = json.loads(text)
         assert data["swept"] == ["batch.sequences", "model.layers"]
@@ -87,7 +88,7 @@ def test_memory_of_a_sweep():
     job = prepare("gpt2-small", ["bf16-mixed"])
     places = sweep.places(sweep.points(["model.layers=1,2"]), workload="gpt2-small", policies=["bf16-mixed"])
     asked = memory_tables.Asked(places=places, capacity_bytes=10**10)
-    rows = json.loads(memory_tables.render(job, asked, "json"))["rows"]
+    rows = json.loads(render(memory_tables.document(job, asked), "json"))["rows"]
     for row, layers in zip(rows, (1, 2), strict=True):
         one = prepare("gpt2-small", ["bf16-mixed"], assignments=[f"model.layers={layers}"])
         alone = memory_tables.rows(one, memory_tables.Asked())[0]
@@ -95,7 +96,7 @@ def test_memory_of_a_sweep():
         assert row["peak_memory_bytes"] == str(alone.memory.peak_bytes)
         assert row["parameters"] == alone.job.graph.parameters
     assert rows[0]["largest_batch"] > rows[1]["largest_batch"]
-    text = memory_tables.render(job, asked, "table")
+    text = render(memory_tables.document(job, asked), "table")
     assert "bf16-mixed, model.layers=2: of these, batch 8 fits" in text
     assert max(map(len, text.splitlines())) <= 80
 
@@ -156,7 +157,7 @@ def test_a_swept_convention_is_that_of_each_run(name, texts):
     alone = [simulate.run("glue-mrpc-dsq", **{**options, name: text}) for text in texts]
     expected = [record for result in alone for record in records.full_records(result, "policy")]
     assert [{k: v for k, v in row.items() if k != name} for row in sweep_tables.records(found, "policy")] == expected
-    assert f"{name} as swept" in sweep_tables.render(found, "policy", "table") or name == "baseline"
+    assert f"{name} as swept" in render(sweep_tables.document(found, "policy"), "table") or name == "baseline"
     table = costsim.load("glue-mrpc-dsq", {"model.layers": 1}).sweep({name: texts}, policies="dsq", scope="step")
     ratios = table.compare()
     ours = ratios[ratios["policy"] == "dsq"][["arithmetic_reduction", "dram_reduction"]].values.tolist()

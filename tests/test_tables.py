@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costsim.cli import main
-from costsim.results.records import BY
+from costsim.names import BY
 from costsim.run.job import prepare
 from costsim.run.simulate import run
+from costsim.tables import memory as memory_tables
 from costsim.tables import table as tables
-from costsim.tables.memory import Asked
-from costsim.tables.memory import render as render_memory
-from costsim.tables.run import check_folder, render
+from costsim.tables.run import document
+from costsim.tables.styles import check_folder, render
 from costsim.tables.table import Column, Screen, Table, csv_cell, csv_text, markdown, markdown_text, shrink, terminal
 
 pty = pytest.importorskip("pty", reason="no terminals on this system") if sys.platform == "win32" else __import__("pty")
@@ -46,22 +46,23 @@ def words(text):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("by", BY)
 def test_every_table_fits_its_screen(result, by, width):
-    text = render(result, by, "table", Screen(width))
+    text = render(document(result, by), "table", Screen(width))
     assert max(map(len, text.splitlines())) <= width
     assert text.endswith("\n")
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_memory_fits_its_screen(width):
-    text = render_memory(prepare("gpt2-small", ["w8a8+deployed"]), Asked(stash=True), "table", Screen(width))
+    job = prepare("gpt2-small", ["w8a8+deployed"])
+    text = render(memory_tables.document(job, memory_tables.Asked(stash=True)), "table", Screen(width))
     assert max(map(len, text.splitlines())) <= width
 
 
 @pytest.mark.parametrize("by", ["policy", "phase", "reduction"])
 def test_a_narrow_screen_has_every_number(result, by):
     """What 80 columns show is there in 40, in blocks, and each row begins one."""
-    wide = render(result, by, "table").split("\n\n")[0]
-    narrow = render(result, by, "table", Screen(40)).split("\n\nlaw ")[0]
+    wide = render(document(result, by), "table").split("\n\n")[0]
+    narrow = render(document(result, by), "table", Screen(40)).split("\n\nlaw ")[0]
     numbers = re.findall(r"(?<![\w.])\d+\.\d+(?:e\d+)?", wide)
     assert numbers
     for number in numbers:
@@ -71,7 +72,7 @@ def test_a_narrow_screen_has_every_number(result, by):
 
 def test_colour_changes_nothing_else(result):
     for width in (40, 80):
-        plain, colour = (render(result, "policy", "table", Screen(width, on)) for on in (False, True))
+        plain, colour = (render(document(result, "policy"), "table", Screen(width, on)) for on in (False, True))
         assert "\x1b[1m" in colour
         assert "\x1b[2m" in colour
         assert re.sub(r"\x1b\[\d+m", "", colour) == plain
@@ -80,8 +81,8 @@ def test_colour_changes_nothing_else(result):
 
 def test_a_wide_screen_shows_names_in_full(result):
     name = "decoder.0.cross_attention.scores"
-    assert name not in render(result, "op", "table", Screen(80))
-    assert name in render(result, "op", "table", Screen(100))
+    assert name not in render(document(result, "op"), "table", Screen(80))
+    assert name in render(document(result, "op"), "table", Screen(100))
 
 
 CELLS = st.lists(st.sampled_from(["word", "a longer text of words", "12.5", "x" * 50, ""]), min_size=3, max_size=3)
@@ -191,7 +192,7 @@ def test_a_hostile_name_in_markdown(hostile):
 
 
 def test_notes_in_markdown_are_not_cut_into_lines(result):
-    bullets = [line for line in render(result, "policy", "markdown").splitlines() if line.startswith("- ")]
+    bullets = [line for line in render(document(result, "policy"), "markdown").splitlines() if line.startswith("- ")]
     assert any(line.startswith("- dsq: 9009 steps") and line.endswith("where phases end is fitted") for line in bullets)
     assert not [line for line in bullets if line.startswith("-   ")]
 

@@ -1,10 +1,9 @@
 """`costsim calibrate`: measure this machine as a hardware profile."""
 
-import sys
-
 import click
 
 from costsim.cli.options import ENGINE, options, path_of
+from costsim.cli.output import progress
 
 
 @click.command()
@@ -28,7 +27,6 @@ def calibrate(out: str | None, device: str | None, engine: str | None, seconds: 
     if out is not None:
         calibration.check_place(path_of(out))
     bench = benches.open_bench(device or "cpu", engine)
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(length=calibration.work_to_do(bench), file=sys.stderr, hidden=hidden) as bar:
+    with progress(calibration.work_to_do(bench)) as bar:
         text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1))
     click.echo(text if out is None else files.write(path_of(out), text.encode()), nl=out is not None)

@@ -1,4 +1,4 @@
-"""What costsim knows, by name: shipped files, formats, op kinds and families; and the schemas of files."""
+"""Shipped files, formats, op kinds and traffic models by name, each in a line or in full; and the schemas of files."""
 
 import json
 import re
@@ -18,11 +18,11 @@ from costsim.models import families
 
 def _files(folder: str) -> Callable[[], dict[str, str]]:
     def entries() -> dict[str, str]:
-        found = {}
+        descriptions = {}
         for name, path in files.list_shipped(folder).items():
             document = files.parse_yaml(files.read_text(path), str(path))
-            found[name] = str(document.data.get("description", ""))
-        return found
+            descriptions[name] = str(document.data.get("description", ""))
+        return descriptions
 
     return entries
 
@@ -39,14 +39,14 @@ def _format_line(format: Format) -> str:
 
 
 def _ridge_points(device: Hardware) -> str:
-    """The ridge point of every format that a device multiplies with itself; `?` after what nobody has looked up."""
+    """The ridge point of every format that a device multiplies with itself; `?` marks the unverified."""
     by_ridge: dict[str, list[str]] = {}
-    own = [rate for rate in device.shown_rates if rate.a.name == rate.b.name]
-    for rate in sorted(own, key=lambda rate: rate.mac_per_s):
+    square = [rate for rate in device.shown_rates if rate.a.name == rate.b.name]
+    for rate in sorted(square, key=lambda rate: rate.mac_per_s):
         ridge = profile.ridge_point(device, rate)
         known = rate.verified and "dram_bytes_per_s" not in device.unverified
         by_ridge.setdefault("n/a" if ridge is None else f"{float(ridge):.4g}", []).append(
-            f"{_operand(rate, own)}{'' if known else '?'}"
+            f"{_operand(rate, square)}{'' if known else '?'}"
         )
     points = ", ".join(f"{ridge} {' '.join(names)}" for ridge, names in by_ridge.items())
     marked = " (?: unverified)" if "?" in points else ""
@@ -60,11 +60,11 @@ def _operand(rate: Rate, others: list[Rate]) -> str:
 
 
 def _hardware() -> dict[str, str]:
-    found = {}
+    descriptions = {}
     for name, path in files.list_shipped("hardware_profiles").items():
         device = profile.load_hardware(str(path))
-        found[name] = f"{device.description}; {_ridge_points(device)}"
-    return found
+        descriptions[name] = f"{device.description}; {_ridge_points(device)}"
+    return descriptions
 
 
 def _formats() -> dict[str, str]:
@@ -109,10 +109,10 @@ def _describe_format(format: Format) -> str:
 
 
 def _describe_kind(kind: Kind) -> str:
-    def operands(which: Any) -> str:
-        return ", ".join(f"{operand.name}[{' '.join(operand.pattern)}]" for operand in which)
+    def listed(operands: Any) -> str:
+        return ", ".join(f"{operand.name}[{' '.join(operand.pattern)}]" for operand in operands)
 
-    lines = [f"op {kind.name}: {operands(kind.inputs)} -> {operands(kind.outputs)}"]
+    lines = [f"op {kind.name}: {listed(kind.inputs)} -> {listed(kind.outputs)}"]
     lines += [f"  {line.strip()}" for line in (kind.run.__doc__ or "").strip().splitlines() if line.strip()]
     for pattern, counts in kind.work:
         work = ", ".join(f"{n} {operation}" for operation, n in counts.items())
@@ -124,16 +124,19 @@ def _describe_kind(kind: Kind) -> str:
 
 
 def _describe_traffic(model: fusion.TrafficModel) -> str:
-    patterns = [its for its in fusion.PATTERNS if its.name in model.patterns]
+    patterns = [pattern for pattern in fusion.PATTERNS if pattern.name in model.patterns]
     lines = [f"traffic model {model.name}: {model.description}", "  ops that run as one kernel:"]
-    lines += [f"    {its.name}: {its.description}" for its in patterns]
+    lines += [f"    {pattern.name}: {pattern.description}" for pattern in patterns]
     if model.tiled:
         lines.append("  the buffer: --buffer-bytes, buffer_bytes of the workload, or on_chip_bytes of the first device")
     return "\n".join(lines) + "\n"
 
 
 def describe(name: str) -> str:
-    """A shipped file's text, or what a format, op kind or traffic model is. Raises InputError with the nearest name."""
+    """The text of a shipped file, or lines about a format, op kind or traffic model.
+
+    Raises InputError with the nearest name.
+    """
     stem = name.removesuffix(".yaml")
     for folder in ("workloads", "policies", "hardware_profiles"):
         shipped = files.list_shipped(folder)
@@ -161,12 +164,12 @@ def json_schema(what: str) -> str:
             "hardware": schema_hardware.Hardware,
         }
         return json.dumps(sections[what].model_json_schema(), indent=2) + "\n"
-    found = schema_workload.Workload.model_json_schema()
+    workload = schema_workload.Workload.model_json_schema()
     for part, class_name in (("model", "Model"), ("batch", "Batch")):
         variants = []
         for family in families.families():
             section = getattr(families.family(family), class_name).model_json_schema()
-            found.setdefault("$defs", {}).update(section.pop("$defs", {}))
+            workload.setdefault("$defs", {}).update(section.pop("$defs", {}))
             variants.append({**section, "title": f"{part} of {family}"})
-        found["properties"][part] = {"oneOf" if part == "model" else "anyOf": variants}
-    return json.dumps(found, indent=2) + "\n"
+        workload["properties"][part] = {"oneOf" if part == "model" else "anyOf": variants}
+    return json.dumps(workload, indent=2) + "\n"

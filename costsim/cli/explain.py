@@ -4,13 +4,15 @@ from typing import Any
 
 import click
 
+from costsim import names
 from costsim.cli.options import BUFFER, HARDWARE, RATIOS, WORKLOAD, options
+from costsim.cli.output import write
 
 
 @click.command()
 @options(*WORKLOAD, *BUFFER, *RATIOS, *HARDWARE)
 @click.argument("name", metavar="OP")
-@click.option("--format", "style", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.option("--format", "style", type=click.Choice(names.TEXT_STYLES), default="table", show_default=True)
 def explain(name: str, style: str, **job: Any) -> None:
     """Explain every number of an op of WORKLOAD: formula, values, result, source.
 
@@ -22,6 +24,6 @@ def explain(name: str, style: str, **job: Any) -> None:
     costsim explain iwslt17-dsq dram_reduction --policy dsq
     """
     from costsim.run.job import prepare
-    from costsim.tables import explain as explain_tables
+    from costsim.tables.explain import document
 
-    click.echo(explain_tables.render(prepare(**job), name, style), nl=False)
+    write(document(prepare(**job), name), style)

@@ -6,6 +6,7 @@ import click
 
 from costsim import names
 from costsim.cli.options import BUFFER, SWEEP, WORKLOAD, byte_count, options, whole_numbers
+from costsim.cli.output import write
 
 
 @click.command()
@@ -46,12 +47,10 @@ def memory(
     from costsim.run import sweep as sweeping
     from costsim.run.job import prepare
     from costsim.tables import memory as memory_tables
-    from costsim.tables import table
 
     batches = whole_numbers("--batch", batch)
     capacity_bytes = memory_tables.capacity(capacity_bytes, device)
     job["hardware"] = (device,) if device else ()
     places = sweeping.places(sweeping.points(sweep), **job) if sweep else ()
     asked = memory_tables.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, places)
-    prepared = prepare(**job)
-    click.echo(memory_tables.render(prepared, asked, style, table.screen()), nl=False)
+    write(memory_tables.document(prepare(**job), asked), style)

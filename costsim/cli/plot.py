@@ -44,37 +44,47 @@ def plot(
     costsim plot glue-mrpc-dsq sweep --sweep batch=1,4,16,64
     costsim plot gpt2-small trace --policy bf16-mixed --hardware t4 --out t.json
     """
-    from costsim.run import simulate
-    from costsim.run.job import prepare
-
     options: dict[str, Any] = {} if by is None else {"by": by}
     options |= {} if batch is None else {"batches": whole_numbers("--batch", batch)}
     options |= {} if phase is None else {"phase": phase}
     _check_kind(kind, by=by, batch=batch, phase=phase, sweep=sweep or None)
     if kind == "sweep":
-        from costsim import plots
-        from costsim.plots import sweep as sweep_plot
-        from costsim.run import sweep as sweeping
+        click.echo(_save_sweep(sweep, out, **job))
+    else:
+        click.echo(_save(kind, out, options, **job))
 
-        places = sweeping.places(sweeping.points(sweep), **job)
-        path = path_of(f"{places[0][1].workload}-sweep.svg" if out is None else out)
-        found = ((point, simulate.execute(its)) for point, its in places)
-        click.echo(plots.write(lambda: sweep_plot.sweep(list(found)), path))
-        return
+
+def _save(kind: str, out: str | None, options: dict[str, Any], /, **job: Any) -> Any:
+    """Draw a run, or write its trace."""
+    from costsim.run import simulate
+    from costsim.run.job import prepare
+
     prepared = prepare(**job)
     path = path_of(f"{prepared.workload}-{kind}.{'json' if kind == 'trace' else 'svg'}" if out is None else out)
     result = simulate.execute(prepared)
     if kind == "trace":
         from costsim.results import trace
 
-        click.echo(trace.save(result, path, **options))
-    else:
-        from costsim import plots
+        return trace.save(result, path, **options)
+    from costsim import plots
 
-        click.echo(plots.save(result, kind, path, **options))
+    return plots.save(result, kind, path, **options)
 
 
-_OF_KIND = {
+def _save_sweep(sweep: tuple[str, ...], out: str | None, /, **job: Any) -> Any:
+    """Draw a sweep; a file that cannot be written is refused before anything is counted."""
+    from costsim import plots
+    from costsim.plots import sweep as sweep_plot
+    from costsim.run import simulate
+    from costsim.run import sweep as sweeping
+
+    places = sweeping.places(sweeping.points(sweep), **job)
+    path = path_of(f"{places[0][1].workload}-sweep.svg" if out is None else out)
+    results = ((point, simulate.execute(prepared)) for point, prepared in places)
+    return plots.write(lambda: sweep_plot.sweep(list(results)), path)
+
+
+_OPTIONS = {  # of one kind of plot, with what an error says to do instead
     "by": ("breakdown", ""),
     "batch": ("memory", "; --set batch.sequences=N sets one"),
     "phase": ("trace", ""),
@@ -83,10 +93,10 @@ _OF_KIND = {
 
 
 def _check_kind(kind: str, **given: object) -> None:
-    """Raises InputError if an option is given that is of another kind of plot."""
+    """Raise InputError for an option that is of another kind of plot."""
     from costsim.errors import InputError
 
     for name, value in given.items():
-        of, instead = _OF_KIND[name]
-        if value is not None and kind != of:
-            raise InputError(f"--{name}: is of plot {of}, not of plot {kind}{instead}")
+        owner, instead = _OPTIONS[name]
+        if value is not None and kind != owner:
+            raise InputError(f"--{name}: is of plot {owner}, not of plot {kind}{instead}")

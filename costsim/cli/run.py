@@ -1,13 +1,13 @@
 """`costsim run`: count a workload under its policies."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from costsim import names
-from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SWEEP, WORKLOAD, options, path_of
+from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SWEEP, WORKLOAD, options
+from costsim.cli.output import chosen_style, write
 
 
 @click.command()
@@ -53,12 +53,9 @@ def run(
     """
     from costsim.run import simulate
     from costsim.run.job import prepare
-    from costsim.tables import run as run_tables
-    from costsim.tables import table
+    from costsim.tables.run import document
 
-    style = _style(style, out)
-    if out is not None and not _is_file(out):
-        run_tables.check_folder(path_of(out))
+    style = chosen_style(style, out)
     if sweep:
         _run_sweep(sweep, by, style, out, expected, **job)
         return
@@ -66,10 +63,7 @@ def run(
     failed = _failed(prepared, expected)
     result = simulate.execute(prepared)
     failures = failed(result)
-    if out is None:
-        click.echo(run_tables.render(result, by, style, table.screen()), nl=False)
-    else:
-        _write(out, lambda: run_tables.render(result, by, style), lambda: run_tables.texts(result, by))
+    write(document(result, by), style, out)
     for failure in failures:
         click.echo(f"costsim: {failure}", err=True)
     context.exit(1 if failures else 0)
@@ -81,50 +75,15 @@ def _run_sweep(
     """`run --sweep`."""
     from costsim.errors import InputError
     from costsim.run import sweep as sweeping
-    from costsim.tables import sweep as sweep_tables
-    from costsim.tables import table
+    from costsim.tables.sweep import document
 
     if expected:
         raise InputError("--assert: is of one run; leave out --sweep")
-    found = sweeping.run(sweeping.points(sweep), **job)
-    if out is None:
-        click.echo(sweep_tables.render(found, by, style, table.screen()), nl=False)
-    else:
-        _write(out, lambda: sweep_tables.render(found, by, style), lambda: sweep_tables.texts(found, by))
-
-
-_STYLE_OF = {ending: style for style, ending in names.STYLES.items()}
-
-
-def _is_file(out: str) -> bool:
-    """Whether --out names one file, by its ending, and not the folder for all formats."""
-    return out.rpartition(".")[2] in _STYLE_OF and not os.path.isdir(out)
-
-
-def _style(style: str | None, out: str | None) -> str:
-    """The format that is asked for, by --format or by the ending of --out. Raises InputError if they differ."""
-    from costsim.errors import InputError
-
-    ending = _STYLE_OF[out.rpartition(".")[2]] if out is not None and _is_file(out) else None
-    if style and ending and style != ending:
-        raise InputError(f"--out {out}: that is for {ending}, and --format says {style}")
-    return style or ending or "table"
-
-
-def _write(out: str, render: Callable[[], str], texts: Callable[[], dict[str, str]]) -> None:
-    """Write one file, or every format to a folder, and print what was written."""
-    from costsim.inputs import files
-    from costsim.tables import run as run_tables
-
-    if _is_file(out):
-        click.echo(files.write(path_of(out), render().encode(errors="backslashreplace")))
-        return
-    for path in run_tables.write_all(texts(), path_of(out)):
-        click.echo(path)
+    write(document(sweeping.run(sweeping.points(sweep), **job), by), style, out)
 
 
 def _failed(job: Any, expected: tuple[str, ...]) -> Callable[[Any], list[str]]:
-    """What tells which assertions do not hold of a result; their names are checked before anything is counted."""
+    """The assertions that a result fails, as a function; names are checked at once, before anything is counted."""
     if not expected:
         return lambda _: []
     from costsim.results import assertions

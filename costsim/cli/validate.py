@@ -1,11 +1,12 @@
 """`costsim validate`: the counts, or the times, beside what is measured."""
 
-import sys
 from typing import Any
 
 import click
 
+from costsim import names
 from costsim.cli.options import ENGINE, HARDWARE, WORKLOAD, options
+from costsim.cli.output import progress, write
 
 
 @click.command()
@@ -14,7 +15,7 @@ from costsim.cli.options import ENGINE, HARDWARE, WORKLOAD, options
 @options(*ENGINE)
 @click.option("--steps", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Train so many, too.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and dropout.")
-@click.option("--format", "style", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.option("--format", "style", type=click.Choice(names.TEXT_STYLES), default="table", show_default=True)
 @click.pass_context
 def validate(
     context: click.Context,
@@ -37,30 +38,34 @@ def validate(
     costsim validate glue-mrpc-dsq --policy dsq --steps 3
     costsim validate gpt2-small --measure --engine numpy --hardware t4
     """
-    from costsim.errors import InputError
     from costsim.reference import validate as validation
     from costsim.run.job import prepare
-    from costsim.tables import validation as validation_tables
+    from costsim.tables.validation import document
 
     if measure:
         _validate_time(device or "cpu", engine, steps, seed, style, **job)
         return
-    for name, given in (("hardware", job["hardware"]), ("device", device), ("engine", engine)):
-        if given:
-            raise InputError(f"--{name}: only --measure compares times")
-
+    _refuse("only --measure compares times", hardware=job["hardware"], device=device, engine=engine)
     _untiled(job["traffic"])
     prepared = prepare(**job)
     _untiled(prepared.convention.traffic)
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(length=validation.work_to_do(prepared, steps), file=sys.stderr, hidden=hidden) as bar:
-        found = validation.validate(prepared, steps, seed, lambda: bar.update(1))
-    click.echo(validation_tables.to_json(found) if style == "json" else validation_tables.to_table(found), nl=False)
-    context.exit(0 if found.passed else 1)
+    with progress(validation.work_to_do(prepared, steps)) as bar:
+        checked = validation.validate(prepared, steps, seed, lambda: bar.update(1))
+    write(document(checked), style)
+    context.exit(0 if checked.passed else 1)
+
+
+def _refuse(reason: str, **options: object) -> None:
+    """Raise InputError for the first of some options that is given."""
+    from costsim.errors import InputError
+
+    for name, value in options.items():
+        if value:
+            raise InputError(f"--{name}: {reason}")
 
 
 def _untiled(traffic: str | None) -> None:
-    """Raises InputError for a traffic model that is tiled for a buffer."""
+    """Raise InputError for a traffic model that is tiled for a buffer."""
     from costsim.errors import InputError
     from costsim.graph.fusion import MODELS
 
@@ -74,18 +79,17 @@ def _validate_time(device: str, engine: str | None, steps: int, seed: int, style
     from costsim.reference import benches, calibrate
     from costsim.reference import measure as timing
     from costsim.run.job import prepare
-    from costsim.tables import validation as validation_tables
+    from costsim.tables.validation import time_document
 
-    for name, given in (("policy", job["policies"]), ("bits", job["bits"]), ("traffic", job["traffic"])):
-        if given:
-            raise InputError(f"--{name}: --measure times plain float32, op by op")
+    plain = "--measure times plain float32, op by op"
+    _refuse(plain, policy=job["policies"], bits=job["bits"], traffic=job["traffic"])
     if steps > 1 or len(job["hardware"]) > 1:
         raise InputError("--measure: takes one --hardware, and no --steps")
     prepared = prepare(**job)
     runner = timing.open_engine(device, engine)
     bench = None if job["hardware"] else benches.open_bench(device, engine, ("fp32",))
     ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench) if bench else 0)
-    with click.progressbar(length=ticks, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    with progress(ticks) as bar:
         hardware = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]
-        found = timing.measure(prepared, hardware, seed, engine=runner, tick=lambda: bar.update(1))
-    click.echo(validation_tables.time_json(found) if style == "json" else validation_tables.time_table(found), nl=False)
+        measured = timing.measure(prepared, hardware, seed, engine=runner, tick=lambda: bar.update(1))
+    write(time_document(measured), style)

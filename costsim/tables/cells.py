@@ -45,3 +45,11 @@ def joules(value: float | None) -> str:
         ((10.0**e, u) for e, u in ((9, "GJ"), (6, "MJ"), (3, "kJ"), (0, "J")) if value >= 10**e), (1e-3, "mJ")
     )
     return f"{value / size:.3g} {unit}"
+
+
+def gigabytes(size: int) -> str:
+    """Bytes in GB, in at most five characters up to 99 TB; `-` for none."""
+    if not size:
+        return "-"
+    value = size / 1e9
+    return f"{value:.{max(0, 3 - max(0, len(str(int(value))) - 1))}f}"

@@ -9,7 +9,8 @@ from costsim.cost.memory import standing_bytes
 from costsim.results.records import Record, group_records, hardware_record
 from costsim.run.simulate import Result, buffer_on
 from costsim.tables.cells import duration, joules, percent, short, three_digits
-from costsim.tables.table import Column, Screen, Table, clip, composed, dense, printable, terminal, wrap
+from costsim.tables.document import Block, Drawn, Heading, Notes
+from costsim.tables.table import Column, Table, clip, composed, dense
 
 if TYPE_CHECKING:
     from costsim.devices.profile import Hardware
@@ -36,9 +37,14 @@ _GROUP_COLUMNS = (
 )
 
 
+def timed(result: Result, by: str) -> bool:
+    """Whether rows, one of `names.BY`, have time and energy."""
+    return bool(result.job.hardware) and not undivided(result, by)
+
+
 def has_tables(result: Result, by: str) -> bool:
-    """Whether there are tables of devices beside the rows of a table, one of BY."""
-    return bool(result.job.hardware) and by != "reduction" and not undivided(result, by)
+    """Whether devices have tables of their own; reductions have time and energy in columns."""
+    return timed(result, by) and by != "reduction"
 
 
 def undivided(result: Result, by: str) -> str | None:
@@ -110,25 +116,27 @@ def paper_table(result: Result, by: str) -> Table:
     )
 
 
-def terminal_tables(result: Result, by: str, screen: Screen) -> list[str]:
-    """For a terminal: a table a device, its peaks above, what stands behind the times below."""
-    lines = []
-    if by == "policy":
-        for device in result.job.hardware:
-            rows = _policy_rows(result, device)
-            shown = [[composed(row[0], 13), *row[1:]] for row in rows]
-            lines += ["", *_heading(device, screen)]
-            lines += [*terminal(Table(_POLICY_COLUMNS, rows, shown), screen), *screen.notes(_behind(result, device))]
-    else:
-        above = None
-        for device, policy, table in _group_tables(result, by):
-            if device is not above:
-                lines += ["", *_heading(device, screen), *screen.notes(_behind(result, device))]
-            above = device
-            name = printable(f"{device.name}, {policy}")
-            lines += ["", *wrap(name, screen.width).split("\n"), *terminal(table, screen, dense)]
-    note = wrap(roofline_note(result, by), screen.width).split("\n")
-    return [*lines, "", *screen.paint(note, dim=True)]
+def screen(result: Result, by: str) -> list[list[Block]]:
+    """For a screen: the tables of each device, its peaks above, what stands behind the times by them; a sentence."""
+    blocks = _policy_blocks(result) if by == "policy" else _group_blocks(result, by)
+    return [*blocks, [Notes([roofline_note(result, by)], indent="")]]
+
+
+def _policy_blocks(result: Result) -> Iterator[list[Block]]:
+    for device in result.job.hardware:
+        rows = _policy_rows(result, device)
+        shown = [[composed(row[0], 13), *row[1:]] for row in rows]
+        table = Drawn(Table(_POLICY_COLUMNS, rows, shown))
+        yield [Heading(_peaks(device), bold=True), table, Notes(_behind(result, device))]
+
+
+def _group_blocks(result: Result, by: str) -> Iterator[list[Block]]:
+    above = None
+    for device, policy, table in _group_tables(result, by):
+        if device is not above:
+            yield [Heading(_peaks(device), bold=True), Notes(_behind(result, device))]
+        above = device
+        yield [Heading(f"{device.name}, {policy}"), Drawn(table, dense)]
 
 
 def _peaks(device: Hardware) -> str:
@@ -173,10 +181,6 @@ def _too_large(result: Result, device: Hardware) -> list[str]:
     more = [f"and {len(larger) - 3} more"] if len(larger) > 3 else []
     said = f"weights and states alone take more than its {has / 1e9:.3g} GB of DRAM"
     return [f"DOES NOT FIT: {said}: {'; '.join([*larger[:3], *more])}; costsim memory has the peak"]
-
-
-def _heading(device: Hardware, screen: Screen) -> list[str]:
-    return screen.paint(wrap(_peaks(device), screen.width).split("\n"), bold=True)
 
 
 def roofline_note(result: Result, by: str) -> str:

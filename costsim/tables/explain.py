@@ -1,9 +1,9 @@
-"""Explanations as text for a terminal, and as JSON."""
+"""Explanations as documents: text of 80 columns, and JSON."""
 
-import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from costsim.explain.formula import Number, Step, shown
@@ -11,8 +11,10 @@ from costsim.explain.op import Explanation, Section, explain
 from costsim.explain.totals import TOTALS, Parts, explain_total
 from costsim.explain.totals import Section as Total
 from costsim.run.job import Job
+from costsim.tables.document import Document, Preformatted
+from costsim.tables.run import convention_line
+from costsim.tables.table import WIDTH
 
-WIDTH = 80
 SHORT = 45  # sources of so many characters stay with their step, however often they repeat
 
 
@@ -57,8 +59,8 @@ class _Notes:
                 lines += _wrap(self.cite(step.source), 4, 1)
         return lines
 
-    def list(self) -> list[str]:
-        """The notes, to end with."""
+    def footer(self) -> list[str]:
+        """The notes."""
         lines = [line for source, n in self.numbers.items() for line in _wrap(f"[{n}] {source}", 0, 4)]
         return ["", *lines] if lines else []
 
@@ -70,15 +72,14 @@ def _heading(text: str) -> list[str]:
 
 def _common(sections: Sequence[Section]) -> list[Step]:
     """The steps that all sections have."""
-    return [step for step in sections[0].explained if all(step in its.explained for its in sections)]
+    return [step for step in sections[0].explained if all(step in section.explained for section in sections)]
 
 
 def _convention(job: Job, scope: str) -> str:
-    said = job.convention
-    text = f"law {said.law}, traffic {said.traffic_said}, scope {scope}, {said.steps} steps"
-    if scope == said.scope:
-        return text
-    return f"{text}; scope {said.scope}, which totals hold, has no such op: counted in the first that has"
+    line, asked = convention_line(job.convention, scope), job.convention.scope
+    if scope == asked:
+        return line
+    return f"{line}; scope {asked}, which totals hold, has no such op: counted in the first that has"
 
 
 def _phases(section: Section) -> str:
@@ -86,33 +87,31 @@ def _phases(section: Section) -> str:
     return f"{which} {', '.join(map(str, section.phases))} ({section.setup}): {section.steps} steps"
 
 
-def _op_lines(job: Job, found: Explanation) -> Iterator[str]:
-    notes = _Notes(step for section in found.sections for step in section.explained)
-    yield from _wrap(f"{job.workload}: {found.name}", 0)
-    yield from _wrap(found.about, 0)
-    yield from _wrap(_convention(job, found.scope), 0)
+def _op_lines(job: Job, op: Explanation) -> Iterator[str]:
+    """What all policies share, what all phases of a policy share, and the rest phase by phase; then the run."""
+    notes = _Notes(step for section in op.sections for step in section.explained)
+    yield from _wrap(f"{job.workload}: {op.name}", 0)
+    yield from _wrap(op.about, 0)
+    yield from _wrap(_convention(job, op.scope), 0)
     yield from _wrap("all numbers are of a training step, over all runs of the op in it", 0)
-    everywhere = _common(found.sections)
-    if len(found.sections) > 1 and everywhere:
-        yield from _heading("whatever the policy and phase" if len(found.runs) > 1 else "in every phase")
+    everywhere = _common(op.sections) if len(op.sections) > 1 else []
+    if everywhere:
+        yield from _heading("whatever the policy and phase" if len(op.runs) > 1 else "in every phase")
         yield from notes.lines(everywhere)
-    else:
-        everywhere = []
-    for policy, run in found.runs.items():
-        sections = [section for section in found.sections if section.policy == policy]
-        its = [step for step in _common(sections) if step not in everywhere]
-        if len(sections) > 1 and its and len(found.runs) > 1:
+    for policy, run in op.runs.items():
+        sections = [section for section in op.sections if section.policy == policy]
+        several = len(sections) > 1 and len(op.runs) > 1
+        in_phases = [step for step in _common(sections) if step not in everywhere] if several else []
+        if in_phases:
             yield from _heading(f"{policy}, in every phase")
-            yield from notes.lines(its)
-        else:
-            its = []
-        said = {*everywhere, *its}
+            yield from notes.lines(in_phases)
+        above = {*everywhere, *in_phases}
         for section in sections:
             yield from _heading(f"{policy}, {_phases(section)}")
-            yield from notes.lines(step for step in section.explained if step not in said)
+            yield from notes.lines(step for step in section.explained if step not in above)
         yield from _heading(f"{policy}, over the run")
         yield from notes.lines(run)
-    yield from notes.list()
+    yield from notes.footer()
 
 
 def _value(value: Number) -> str:
@@ -141,7 +140,7 @@ def _total_lines(job: Job, name: str, sections: Sequence[Total]) -> Iterator[str
         for parts in section.parts:
             if parts.shares:
                 yield from _part_lines(parts, parts.unit or section.explained[-1].unit)
-    yield from notes.list()
+    yield from notes.footer()
 
 
 def _number(value: Number | str | None) -> Number | str | None:
@@ -160,9 +159,9 @@ def _step_record(step: Step) -> dict[str, Any]:
     }
 
 
-def _op_record(found: Explanation) -> dict[str, Any]:
+def _op_record(op: Explanation) -> dict[str, Any]:
     policies = []
-    for policy, run in found.runs.items():
+    for policy, run in op.runs.items():
         phases = [
             {
                 "phases": list(section.phases),
@@ -170,19 +169,19 @@ def _op_record(found: Explanation) -> dict[str, Any]:
                 "steps": section.steps,
                 "explanation": [_step_record(step) for step in section.explained],
             }
-            for section in found.sections
+            for section in op.sections
             if section.policy == policy
         ]
         policies.append({"policy": policy, "phases": phases, "run": [_step_record(step) for step in run]})
-    return {"op": found.name, "about": found.about, "counted_in_scope": found.scope, "policies": policies}
+    return {"op": op.name, "about": op.about, "counted_in_scope": op.scope, "policies": policies}
 
 
 def _total_record(name: str, sections: Sequence[Total]) -> dict[str, Any]:
     policies = []
     for section in sections:
         parts = {
-            its.by: [{"name": s.name, "value": _number(s.value), "share": s.share} for s in its.shares]
-            for its in section.parts
+            part.by: [{"name": s.name, "value": _number(s.value), "share": s.share} for s in part.shares]
+            for part in section.parts
         }
         explained = [_step_record(step) for step in section.explained]
         device = {"hardware": section.device} if section.device else {}
@@ -190,19 +189,20 @@ def _total_record(name: str, sections: Sequence[Total]) -> dict[str, Any]:
     return {"total": name, "policies": policies}
 
 
-def render(job: Job, name: str, style: str) -> str:
-    """An op, or one of TOTALS, explained; `style` is table or json. Raises InputError for a name that is neither."""
-    said = job.convention
+def _data(job: Job, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    used = job.convention
+    convention: dict[str, Any] = {"law": used.law, "traffic": used.traffic, "scope": used.scope, "steps": used.steps}
+    if used.tiled:
+        convention["buffer_bytes"] = used.buffer_bytes
+    return {"workload": job.workload, "baseline": used.baseline, "convention": convention, **record}
+
+
+def document(job: Job, name: str) -> Document:
+    """An op, or one of TOTALS, explained. Raises InputError for a name that is neither."""
     if name in TOTALS:
         result, totals = explain_total(job, name)
-        record, lines = _total_record(name, totals), _total_lines(result.job, name, totals)
+        lines, record = partial(_total_lines, result.job, name, totals), partial(_total_record, name, totals)
     else:
-        found = explain(job, name, TOTALS)
-        record, lines = _op_record(found), _op_lines(job, found)
-    if style != "json":
-        return "\n".join(lines) + "\n"
-    convention: dict[str, Any] = {"law": said.law, "traffic": said.traffic, "scope": said.scope, "steps": said.steps}
-    if said.tiled:
-        convention["buffer_bytes"] = said.buffer_bytes
-    data = {"workload": job.workload, "baseline": said.baseline, "convention": convention, **record}
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+        explanation = explain(job, name, TOTALS)
+        lines, record = partial(_op_lines, job, explanation), partial(_op_record, explanation)
+    return Document(job.workload, lambda: [[Preformatted(list(lines()))]], lambda: _data(job, record()))

@@ -92,20 +92,25 @@ SIZES = (
 )
 
 
+def ascii_only(text: str) -> str:
+    """Text with characters beyond ASCII as code points."""
+    return "".join(c if c.isascii() else f"[U+{ord(c):04X}]" for c in text)
+
+
 def escape(text: str) -> str:
     """Text that compiles, in plain ASCII, and prints as itself (or, beyond Latin letters, as code points)."""
-    found: list[str] = []
+    parts: list[str] = []
     for c in unicodedata.normalize("NFD", printable(" ".join(text.split()))):
         accent = _ACCENTS.get(c)
-        if accent and found and len(found[-1]) == 1 and found[-1].isalpha():
-            found[-1] = f"\\{accent}{{{found[-1]}}}"
+        if accent and parts and len(parts[-1]) == 1 and parts[-1].isalpha():
+            parts[-1] = f"\\{accent}{{{parts[-1]}}}"
         else:
-            found.append(_SPECIAL.get(c, c if c.isascii() else f"[U+{ord(c):04X}]"))
-    return _without_needless_braces("".join(found)).replace(r" \textgreater{}", r"~\textgreater{}")
+            parts.append(_SPECIAL.get(c, ascii_only(c)))
+    return _without_needless_braces("".join(parts)).replace(r" \textgreater{}", r"~\textgreater{}")
 
 
 def _without_needless_braces(text: str) -> str:
-    """Braces that only part ligatures (--, '', ?`, ,,) go where nothing would join."""
+    """Text without the braces that part ligatures (--, '', ?`, ,,) where nothing would join."""
     return re.sub(r"(?<!\\)([-'?!,])\{\}(?![-'`,])", r"\1", text)
 
 
@@ -115,16 +120,16 @@ def cell(text: str, breakable: bool = False) -> str:
     `breakable`: lines may break inside names, after `.`, `_`, `+`, `/` and `>`.
     """
     parts = [escape(part) for part in (_BREAKS.split(text) if breakable else [text])]
-    made = r"\allowbreak{}".join(parts)
-    return f"{{{made[0]}}}{made[1:]}" if made[:1] in ("[", "*") else made
+    joined = r"\allowbreak{}".join(parts)
+    return f"{{{joined[0]}}}{joined[1:]}" if joined[:1] in ("[", "*") else joined
 
 
 def number(text: str) -> str | None:
     r"""A number for a column in math mode, 3.6e19 as 3.6\times10^{19}; None if it is none."""
-    found = _NUMBER.fullmatch(text)
-    if not found:
+    match = _NUMBER.fullmatch(text)
+    if not match:
         return None
-    whole, decimals, exponent = found.groups()
+    whole, decimals, exponent = match.groups()
     if exponent:  # what has no decimal mark would stick out to the left of it
         return f"{whole}.{decimals or 0}\\times10^{{{int(exponent)}}}"
     return whole + (f".{decimals}" if decimals else "")
@@ -148,8 +153,8 @@ def _formula(line: str) -> str:
 def _digits(cells: Sequence[str]) -> tuple[int, int]:
     """Digits that numbers need before and after the decimal mark; powers of ten count as the width they take."""
     before, after = 1, 0
-    for found in filter(None, map(_NUMBER.fullmatch, cells)):
-        whole, decimals, exponent = found.groups()
+    for match in filter(None, map(_NUMBER.fullmatch, cells)):
+        whole, decimals, exponent = match.groups()
         before = max(before, len(whole))
         after = max(after, len(decimals or "0") + 4 + len(str(int(exponent))) if exponent else len(decimals or ""))
     return before, after
@@ -170,50 +175,53 @@ def layout(table: Table) -> tuple[Size, list[Layout]]:
     The largest size in which the table is no wider than a line; if there is none, words wrap in the smallest, first in
     the widest columns.
     """
-    columns = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
-    words = [column.align == "left" for column in table.columns]
-    digits = [_digits(cells) for cells in columns]
-    natural, least = [], []
-    for column, cells, may, its in zip(table.columns, columns, words, digits, strict=True):
-        held = max(map(_width, cells), default=0) if may else max(sum(its) + 1, 3)
-        natural.append(max(_width(column.header), held))
-        least.append(max(_longest_word([column.header, *cells]), LEAST) if may else natural[-1])
-    out = _sticking_out(table, natural)
-    rooms = [(size, int(size.line - size.gap * len(words)) - out) for size in SIZES]
+    cells = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
+    digits = [_digits(column) for column in cells]
+    natural = [_natural_width(*column) for column in zip(table.columns, cells, digits, strict=True)]
+    least = [
+        max(_longest_word([column.header, *texts]), LEAST) if column.align == "left" else width
+        for column, texts, width in zip(table.columns, cells, natural, strict=True)
+    ]
+    beyond = _sticking_out(table, natural)
+    rooms = [(size, int(size.line - size.gap * len(natural)) - beyond) for size in SIZES]
     size, room = next(((size, room) for size, room in rooms if sum(natural) <= room), rooms[-1])
-    found = shrink(natural, least, room) or [min(pair) for pair in zip(natural, least, strict=True)]
-    made = []
-    for width, wanted, may, (before, after) in zip(found, natural, words, digits, strict=True):
-        if not may:
-            specification = f"D{{.}}{{.}}{{{before}.{after}}}"
-        elif width < wanted:
-            specification = f">{{\\raggedright\\arraybackslash}}p{{{width * EM + 0.3:.1f}em}}"
-        else:
-            specification = "l"
-        made.append(Layout(specification, not may, width))
-    return size, made
+    widths = shrink(natural, least, room) or [min(pair) for pair in zip(natural, least, strict=True)]
+    return size, [_set(*column) for column in zip(table.columns, digits, natural, widths, strict=True)]
+
+
+def _natural_width(column: Column, cells: Sequence[str], digits: tuple[int, int]) -> int:
+    """The characters that a column takes if nothing wraps."""
+    held = max(map(_width, cells), default=0) if column.align == "left" else max(sum(digits) + 1, 3)
+    return max(_width(column.header), held)
+
+
+def _set(column: Column, digits: tuple[int, int], natural: int, width: int) -> Layout:
+    """How a column is set that has so many characters of width."""
+    if column.align != "left":
+        return Layout(f"D{{.}}{{.}}{{{digits[0]}.{digits[1]}}}", True, width)
+    if width < natural:
+        return Layout(f">{{\\raggedright\\arraybackslash}}p{{{width * EM + 0.3:.1f}em}}", False, width)
+    return Layout("l", False, width)
 
 
 def _sticking_out(table: Table, widths: Sequence[int]) -> int:
-    """How much wider the names over columns are than those."""
-    found = 0
-    for name, its in _overs(table):
-        found += max(0, len(name) - sum(widths[i] + 1 for i in its)) if name else 0
-    return found
+    """How much wider the names over columns are than the columns."""
+    return sum(max(0, len(name) - sum(widths[i] + 1 for i in columns)) for name, columns in _overs(table) if name)
 
 
 def _overs(table: Table) -> list[tuple[str, list[int]]]:
     """Neighbouring columns with the same name over them."""
     columns = groupby(range(len(table.columns)), key=lambda i: table.columns[i].over)
-    return [(name, list(its)) for name, its in columns]
+    return [(name, list(members)) for name, members in columns]
 
 
 def _header_above(table: Table) -> str:
     """The row of names over columns with a rule under each; nothing if there are none."""
     if not any(column.over for column in table.columns):
         return ""
-    cells = [f"\\multicolumn{{{len(its)}}}{{c}}{{{escape(name)}}}" for name, its in _overs(table)]
-    rules = [f"\\cmidrule(lr){{{its[0] + 1}-{its[-1] + 1}}}" for name, its in _overs(table) if name]
+    overs = _overs(table)
+    cells = [f"\\multicolumn{{{len(columns)}}}{{c}}{{{escape(name)}}}" for name, columns in overs]
+    rules = [f"\\cmidrule(lr){{{columns[0] + 1}-{columns[-1] + 1}}}" for name, columns in overs if name]
     return f"{' & '.join(cells)} \\\\\n{' '.join(rules)}\n"
 
 
@@ -221,13 +229,13 @@ def in_one_unit(table: Table) -> Table:
     """The table with each column of quantities (15.4 h, 12 min) in one unit, that of the largest, in the header."""
     columns, cells = list(table.columns), [list(row) for row in table.rows]
     for i, column in enumerate(columns):
-        found = [_QUANTITY.fullmatch(row[i]) for row in cells]
-        known = [(float(its[1]), its[2]) for its in found if its]
+        matches = [_QUANTITY.fullmatch(row[i]) for row in cells]
+        known = [(float(match[1]), match[2]) for match in matches if match]
         if not known:
             continue
-        unit = max(known, key=lambda its: its[0] * UNITS[its[1]])[1]
-        for row, its in zip(cells, found, strict=True):
-            row[i] = f"{float(its[1]) * UNITS[its[2]] / UNITS[unit]:.3g}" if its else row[i]
+        _, unit = max(known, key=lambda quantity: quantity[0] * UNITS[quantity[1]])
+        for row, match in zip(cells, matches, strict=True):
+            row[i] = f"{float(match[1]) * UNITS[match[2]] / UNITS[unit]:.3g}" if match else row[i]
         columns[i] = column._replace(header=f"{column.header}\n{unit}")
     return replace(table, columns=columns, rows=cells)
 
@@ -246,8 +254,8 @@ def _lines(table: Table, layouts: Sequence[Layout]) -> int:
     """How many lines the table and its notes take, about."""
     rows = sum(
         max(
-            -(-len(line) // its.width)
-            for text, its in zip(row, layouts, strict=True)
+            -(-len(line) // layout.width)
+            for text, layout in zip(row, layouts, strict=True)
             for line in (text or " ").split("\n")
         )
         for row in table.rows
@@ -267,12 +275,12 @@ def environment(table: Table) -> str:
     table = in_one_unit(table)
     size, columns = layout(table)
     rows = [
-        [_filled(text, its) for text, its in zip(row, columns, strict=True)]
+        [_filled(text, column) for text, column in zip(row, columns, strict=True)]
         for row in table.without_repetitions(table.rows)
     ]
     style = _styler(rows, [header(column) for column in table.columns])
     caption, label = escape(table.caption), re.sub(r"[^A-Za-z0-9:.-]+", "-", table.label)
-    specification = "".join(its.specification for its in columns)
+    specification = "".join(column.specification for column in columns)
     below = [r"{\footnotesize " + "\n\n".join(f"{escape(note)}." for note in table.notes) + r"\par}"] * bool(
         table.notes
     )
@@ -298,13 +306,11 @@ def environment(table: Table) -> str:
 
 
 def document(tables: Sequence[Table], comments: Sequence[str] = ()) -> str:
-    r"""Tables to \input into a document; the first lines say which packages its preamble needs.
+    r"""Tables to \input into a document; the first lines name the packages that its preamble needs, all that it needs.
 
-    Needs nothing else: no other packages, no encoding. `comments` are lines for readers of the file.
+    `comments` are lines for readers of the file.
     """
     bodies = [environment(table) for table in tables]
     packages = ["booktabs", "dcolumn", *(["longtable"] if any("{longtable}" in body for body in bodies) else [])]
-    said = [f"\\usepackage{{{name}}}" for name in packages] + [
-        "".join(c if c.isascii() else f"[U+{ord(c):04X}]" for c in printable(line)) for line in comments
-    ]
-    return "".join(f"% {line}".rstrip() + "\n" for line in said) + "".join(f"\n{body}" for body in bodies)
+    above = [f"\\usepackage{{{name}}}" for name in packages] + [ascii_only(printable(line)) for line in comments]
+    return "".join(f"% {line}".rstrip() + "\n" for line in above) + "".join(f"\n{body}" for body in bodies)

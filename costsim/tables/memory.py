@@ -1,37 +1,25 @@
-"""What fills the memory, as records, text and JSON."""
+"""What fills the memory, as a document: a policy at a batch size a row."""
 
-import json
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from costsim.cost.memory import COMPONENTS, Memory, Stored, of_policy
 from costsim.errors import InputError
-from costsim.graph.graph import Graph
 from costsim.models.build import sections
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
+from costsim.results.records import Record
 from costsim.run.batch import largest_batch, with_batch
 from costsim.run.job import Job
-from costsim.run.sweep import NOWHERE, Point, value
-from costsim.tables.sweep import without
-from costsim.tables.table import (
-    Column,
-    Screen,
-    Table,
-    clip,
-    composed,
-    csv_text,
-    dense,
-    markdown,
-    markdown_text,
-    printable,
-    terminal,
-    wrap,
-)
-
-Record = dict[str, Any]
-_PLAIN = Screen()
+from costsim.run.sweep import NOWHERE, Point
+from costsim.tables.cells import gigabytes
+from costsim.tables.document import Block, Document, Drawn, Heading, Notes
+from costsim.tables.sweep import columns, shared, values, without
+from costsim.tables.table import Column, Table, clip, composed, dense
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +33,28 @@ class Row:
     largest_batch: int | None  # that fits, if a capacity is given
     point: Point = field(default_factory=dict)  # of a sweep
 
+    @property
+    def sequences(self) -> int:
+        """The batch size."""
+        size: int = self.job.graph.sizes["batch"]
+        return size
+
+    @property
+    def name(self) -> str:
+        """The policy, and the point of a sweep."""
+        return ", ".join([self.policy.name, *(f"{name}={text}" for name, text in self.point.items())])
+
+    @property
+    def mask_bits(self) -> int:
+        """Bits of an element of a dropout mask; 0 if there are none."""
+        graph = self.job.graph
+        drawn = next((op.outputs[0] for op in graph.ops if op.kind.name == "bernoulli"), None)
+        return 0 if drawn is None else assign(graph, self.policy, self.phase).format(drawn).element_bits
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is wanted. `capacity_bytes` is what a device has, `reserve_bytes` is for what the model leaves out."""
+    """What to list. `capacity_bytes` is what a device has, `reserve_bytes` is for what the model leaves out."""
 
     batches: Sequence[int | None] = (None,)  # None: as in the file
     accumulation: int | None = None
@@ -59,42 +65,38 @@ class Asked:
 
 
 def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
-    """What there is: as said, or the DRAM of a device. Raises InputError if both are said, or it is not known."""
+    """Bytes to fit into: as given, or the DRAM of a device. Raises InputError if both are given, or none is known."""
     if device is None:
         return capacity_bytes
     if capacity_bytes is not None:
         raise InputError("--capacity-bytes and --hardware both say what there is; leave one out")
     from costsim.devices.profile import load_hardware
 
-    found = load_hardware(device).dram_bytes
-    if found is None:
+    dram_bytes = load_hardware(device).dram_bytes
+    if dram_bytes is None:
         raise InputError(f"--hardware {device}: the profile does not know its DRAM; say --capacity-bytes")
-    return found
+    return dram_bytes
 
 
 def rows(job: Job, asked: Asked) -> list[Row]:
     """A row per policy, point of a sweep and batch size. Raises InputError for what does not fit the workload."""
     places = asked.places or [(NOWHERE, job)]
-    jobs = [[with_batch(its, sequences, asked.accumulation) for sequences in asked.batches] for _, its in places]
-    found = []
+    batches = [[with_batch(there, sequences, asked.accumulation) for sequences in asked.batches] for _, there in places]
+    made = []
     for policy in job.policies:
-        for (point, its), batches in zip(places, jobs, strict=True):
+        for (point, there), jobs in zip(places, batches, strict=True):
             largest = None
             if asked.capacity_bytes is not None:
                 room = asked.capacity_bytes - asked.reserve_bytes
-                largest = largest_batch(its, policy, room, asked.accumulation or 1)
-            for each in batches:
-                phase, memory = of_policy(each.graph, policy, each.convention.traffic)
-                found.append(Row(policy, phase, each, memory, largest, point))
-    return found
+                largest = largest_batch(there, policy, room, asked.accumulation or 1)
+            for batch in jobs:
+                phase, memory = of_policy(batch.graph, policy, batch.convention.traffic)
+                made.append(Row(policy, phase, batch, memory, largest, point))
+    return made
 
 
-def _sequences(row: Row) -> int:
-    sizes: int = row.job.graph.sizes["batch"]
-    return sizes
-
-
-def _stash_record(graph: Graph, stored: Stored, row: Row) -> Record:
+def _stash_record(row: Row, stored: Stored) -> Record:
+    graph = row.job.graph
     format = stored.copy.format if stored.copy else assign(graph, row.policy, row.phase).format(stored.tensor)
     return {
         "name": stored.name,
@@ -111,9 +113,9 @@ def record(row: Row, asked: Asked) -> Record:
     memory = row.memory
     made: Record = {
         "policy": row.policy.name,
-        **{name: value(text) for name, text in row.point.items()},
+        **values(row.point),
         "phase": row.phase + 1,
-        "batch": _sequences(row),
+        "batch": row.sequences,
         "micro_batches": row.job.convention.micro_batches,
         **({"parameters": row.job.graph.parameters} if row.point else {}),
         "peak_memory_bytes": str(memory.peak_bytes),
@@ -139,15 +141,7 @@ def in_force(job: Job) -> Record:
     }
 
 
-def _gigabytes(size: int) -> str:
-    """At most five characters up to 99 TB."""
-    if not size:
-        return "-"
-    value = size / 1e9
-    return f"{value:.{max(0, 3 - max(0, len(str(int(value))) - 1))}f}"
-
-
-_SHORT = dict(zip(COMPONENTS, ("weight", "master", "grad", "state", "stash", "logit", "temp"), strict=True))
+_COMPONENTS = ("weight", "master", "grad", "state", "stash", "logit", "temp")  # COMPONENTS, short
 _STASH = [
     *(Column(header, "left") for header in ("tensor", "shape", "format")),
     Column("bytes"),
@@ -155,43 +149,45 @@ _STASH = [
 ]
 
 
-def _table(found: Sequence[Row]) -> Table:
-    fields = [Column(name.replace(".", ".\n"), full=name) for name in found[0].point]
-    columns = [Column("policy", "left"), *fields, *map(Column, ("batch", *_SHORT.values(), "peak"))]
-    rows, shown = [], []
-    for row in found:
-        parts = [_gigabytes(row.memory.components[name]) for name in COMPONENTS]
-        cells = [*row.point.values(), str(_sequences(row)), *parts, _gigabytes(row.memory.peak_bytes)]
-        rows.append([row.policy.name, *cells])
+def _table(listed: Sequence[Row]) -> Table:
+    first = listed[0]
+    heads = [Column("policy", "left"), *columns(first.point), *map(Column, ("batch", *_COMPONENTS, "peak"))]
+    full, shown = [], []
+    for row in listed:
+        sizes = [*(row.memory.components[name] for name in COMPONENTS), row.memory.peak_bytes]
+        cells = [*row.point.values(), str(row.sequences), *map(gigabytes, sizes)]
+        full.append([row.policy.name, *cells])
         shown.append([composed(row.policy.name, 13), *cells])
-    table = Table(columns, rows, shown)
-    one = len({(row.point.get("batch.sequences"), _sequences(row)) for row in found}) == 1
-    return without(table, "batch") if found[0].point and (one or "batch.sequences" in found[0].point) else table
+    table = Table(heads, full, shown)
+    one = len({(row.point.get("batch.sequences"), row.sequences) for row in listed}) == 1
+    return without(table, "batch") if first.point and (one or "batch.sequences" in first.point) else table
 
 
-def notes(found: Sequence[Row], asked: Asked) -> list[str]:
+def _in_force_line(listed: Sequence[Row]) -> str:
+    choices = [in_force(row.job) for row in listed]
+    either = {name: " or ".join(dict.fromkeys(str(choice[name]) for choice in choices)) for name in choices[0]}
+    activations = dict.fromkeys("fused" if choice["fused_activation"] else "op by op" for choice in choices)
+    masks = sorted({row.mask_bits for row in listed} - {0})
+    return (
+        f"in force: attention {either['attention']}, checkpointing {either['checkpointing']}, "
+        f"activation {' or '.join(activations)}, traffic {either['traffic']} (what it keeps "
+        f"on chip takes none), {either['micro_batches']} micro-batches"
+        + (f", dropout masks of {' or '.join(map(str, masks))} bit" if masks else ", no dropout masks")
+    )
+
+
+def notes(listed: Sequence[Row], asked: Asked) -> list[str]:
     """The lines under a table: what is in force, where the peaks are, what fits."""
-    everywhere = [in_force(row.job) for row in found]
-    force = {name: " or ".join(dict.fromkeys(str(its[name]) for its in everywhere)) for name in everywhere[0]}
-    activations = dict.fromkeys("fused" if its["fused_activation"] else "op by op" for its in everywhere)
-    masks = sorted({_mask_bits(row) for row in found} - {0})
-    lines = [
-        f"GB (10^9 bytes) at the peak of a step, by last use; {_parameters(found)}",
-        f"in force: attention {force['attention']}, checkpointing {force['checkpointing']}, "
-        f"activation {' or '.join(activations)}, traffic {force['traffic']} (what it keeps "
-        f"on chip takes none), {force['micro_batches']} micro-batches"
-        + (f", dropout masks of {' or '.join(map(str, masks))} bit" if masks else ", no dropout masks"),
-    ]
-    for where in dict.fromkeys((row.policy.name, row.memory.peak_op.name, row.memory.peak_op.phase) for row in found):
+    lines = [f"GB (10^9 bytes) at the peak of a step, by last use; {_parameters(listed)}", _in_force_line(listed)]
+    for where in dict.fromkeys((row.policy.name, row.memory.peak_op.name, row.memory.peak_op.phase) for row in listed):
         lines.append("the peak of {} is at {} ({})".format(*where))
     if asked.reserve_bytes:
         lines.append(f"{asked.reserve_bytes} bytes are reserved for what is not modelled")
     else:
         lines.append("fragmentation, workspaces and communication are left out; --reserve-bytes stands for them")
     if asked.capacity_bytes is not None:
-        for name, largest in {_named(row): row.largest_batch for row in found}.items():
-            its = [row for row in found if _named(row) == name]
-            fits = [str(_sequences(row)) for row in its if record(row, asked)["fits"]]
+        for name, largest in {row.name: row.largest_batch for row in listed}.items():
+            fits = [str(row.sequences) for row in listed if row.name == name and record(row, asked)["fits"]]
             lines.append(
                 f"{name}: of these, batch {', '.join(fits) or '(none)'} fits into {asked.capacity_bytes} bytes; "
                 f"at most {largest} sequences do"
@@ -199,14 +195,9 @@ def notes(found: Sequence[Row], asked: Asked) -> list[str]:
     return lines
 
 
-def _named(row: Row) -> str:
-    """The policy, and the point of a sweep."""
-    return ", ".join([row.policy.name, *(f"{name}={text}" for name, text in row.point.items())])
-
-
-def _parameters(found: Sequence[Row]) -> str:
+def _parameters(listed: Sequence[Row]) -> str:
     """How many parameters there are and how many are trained; of a sweep that changes them, from and to."""
-    graphs = [row.job.graph for row in found]
+    graphs = [row.job.graph for row in listed]
     every, trained = [graph.parameters for graph in graphs], [graph.trainable_parameters for graph in graphs]
 
     def span(numbers: Sequence[int]) -> str:
@@ -215,93 +206,69 @@ def _parameters(found: Sequence[Row]) -> str:
     return f"{span(every)} parameters" + (f", {span(trained)} trained" if trained != every else "")
 
 
-def _mask_bits(row: Row) -> int:
-    """Bits of an element of a dropout mask; 0 if there are none."""
-    graph = row.job.graph
-    drawn = next((op.outputs[0] for op in graph.ops if op.kind.name == "bernoulli"), None)
-    return 0 if drawn is None else assign(graph, row.policy, row.phase).format(drawn).element_bits
+def _stash_records(row: Row) -> list[Record]:
+    return [_stash_record(row, stored) for stored in row.memory.at_peak("stash")]
 
 
-def _stash_tables(found: Sequence[Row]) -> list[tuple[str, Table]]:
-    """What the stash of each row holds, and a line above it."""
-    made = []
-    for row in found:
-        records = [_stash_record(row.job.graph, stored, row) for stored in row.memory.at_peak("stash")]
-        rows = [[r["name"], "x".join(map(str, r["shape"])), r["format"], r["bytes"], r["consumer"]] for r in records]
-        shown = [[clip(r[0], 30), r[1], clip(r[2], 10), r[3], clip(r[4], 18)] for r in rows]
-        above = f"stash of {_named(row)} at batch {_sequences(row)}, the largest first"
-        made.append((above, Table(_STASH, rows, shown)))
-    return made
+def _stash_tables(listed: Sequence[Row]) -> list[tuple[str, Table]]:
+    """What the stash of each row holds, under the line that says whose it is."""
+    tables = []
+    for row in listed:
+        full = [
+            [r["name"], "x".join(map(str, r["shape"])), r["format"], r["bytes"], r["consumer"]]
+            for r in _stash_records(row)
+        ]
+        shown = [[clip(r[0], 30), r[1], clip(r[2], 10), r[3], clip(r[4], 18)] for r in full]
+        tables.append((f"stash of {row.name} at batch {row.sequences}, the largest first", Table(_STASH, full, shown)))
+    return tables
 
 
-def to_table(_job: Job, found: Sequence[Row], asked: Asked, screen: Screen = _PLAIN) -> str:
-    """For a terminal."""
-    lines = [*terminal(_table(found), screen, dense), "", *screen.notes(notes(found, asked))]
-    for above, table in _stash_tables(found) if asked.stash else []:
-        lines += ["", *wrap(printable(above), screen.width).split("\n"), *terminal(table, screen)]
-    return "\n".join(lines) + "\n"
+def _screen(listed: Sequence[Row], asked: Asked) -> list[list[Block]]:
+    groups: list[list[Block]] = [[Drawn(_table(listed), dense)], [Notes(notes(listed, asked))]]
+    stashes = _stash_tables(listed) if asked.stash else []
+    return groups + [[Heading(heading), Drawn(table)] for heading, table in stashes]
 
 
-def to_markdown(_job: Job, found: Sequence[Row], asked: Asked) -> str:
-    """GitHub's pipe tables and the notes."""
-    parts = [f"{markdown(_table(found))}\n", "".join(f"- {markdown_text(line)}\n" for line in notes(found, asked))]
-    for above, table in _stash_tables(found) if asked.stash else []:
-        parts += [f"{markdown_text(above)}:\n", f"{markdown(table)}\n"]
-    return "\n".join(parts)
+def _page(listed: Sequence[Row], asked: Asked) -> list[Block]:
+    return [block for group in _screen(listed, asked) for block in group]
 
 
-def to_latex(job: Job, found: Sequence[Row], asked: Asked) -> str:
-    """Tables for a paper (`report_latex`)."""
-    from costsim.tables.latex import document  # pandas
-
-    label = f"tab:costsim-{job.workload}-memory"
-    caption = f"Memory at the peak of a training step of {job.workload} by component, in GB."
-    tables = [replace(_table(found), label=label, caption=caption, notes=notes(found, asked))]
-    for i, (above, table) in enumerate(_stash_tables(found) if asked.stash else [], 1):
-        tables.append(replace(table, label=f"{label}-stash-{i}", caption=f"{job.workload}: {above}."))
-    return document(tables)
+def _paper(workload: str, listed: Sequence[Row], asked: Asked) -> list[Table]:
+    label = f"tab:costsim-{workload}-memory"
+    caption = f"Memory at the peak of a training step of {workload} by component, in GB."
+    tables = [replace(_table(listed), label=label, caption=caption, notes=notes(listed, asked))]
+    for i, (heading, table) in enumerate(_stash_tables(listed) if asked.stash else [], 1):
+        tables.append(replace(table, label=f"{label}-stash-{i}", caption=f"{workload}: {heading}."))
+    return tables
 
 
 def _sizes(job: Job) -> Record:
     return {"parameters": job.graph.parameters, "trainable_parameters": job.graph.trainable_parameters}
 
 
-def _shared(records: Sequence[Record]) -> Record:
-    """What all of them say: of a sweep, the rest is in its rows."""
-    return {name: its for name, its in records[0].items() if all(other[name] == its for other in records)}
-
-
-def to_json(job: Job, found: Sequence[Row], asked: Asked) -> str:
-    """One object; exact integers as decimal strings but for `parameters`."""
-    made = []
-    for row in found:
-        listed = [_stash_record(row.job.graph, stored, row) for stored in row.memory.at_peak("stash")]
-        made.append({**record(row, asked), "mask_bits": _mask_bits(row), "stash": listed})
-    data = {
-        "workload": job.workload,
-        **_shared([_sizes(row.job) for row in found]),
-        "convention": _shared([in_force(row.job) for row in found]),
+def _data(workload: str, listed: Sequence[Row], asked: Asked) -> Mapping[str, Any]:
+    """Exact integers as decimal strings but for `parameters`."""
+    return {
+        "workload": workload,
+        **shared([_sizes(row.job) for row in listed]),
+        "convention": shared([in_force(row.job) for row in listed]),
         "components": list(COMPONENTS),
-        "rows": made,
+        "rows": [{**record(row, asked), "mask_bits": row.mask_bits, "stash": _stash_records(row)} for row in listed],
     }
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
-def to_csv(_job: Job, found: Sequence[Row], asked: Asked) -> str:
-    """A header and a line a row, exact bytes."""
-    return csv_text([record(row, asked) for row in found])
+def _records(listed: Sequence[Row], asked: Asked) -> list[Record]:
+    return [record(row, asked) for row in listed]
 
 
-FORMATS: dict[str, Callable[[Job, Sequence[Row], Asked], str]] = {
-    "table": to_table,
-    "json": to_json,
-    "csv": to_csv,
-    "markdown": to_markdown,
-    "latex": to_latex,
-}
-
-
-def render(job: Job, asked: Asked, style: str, screen: Screen = _PLAIN) -> str:
-    """The memory of a job's policies in one of FORMATS; a table fits the screen. Raises InputError as `rows`."""
-    found = rows(job, asked)
-    return to_table(job, found, asked, screen) if style == "table" else FORMATS[style](job, found, asked)
+def document(job: Job, asked: Asked) -> Document:
+    """The memory of a job's policies. Raises InputError as `rows`."""
+    listed = rows(job, asked)
+    return Document(
+        stem=f"{job.workload}-memory",
+        screen=partial(_screen, listed, asked),
+        page=partial(_page, listed, asked),
+        paper=partial(_paper, job.workload, listed, asked),
+        data=partial(_data, job.workload, listed, asked),
+        records=partial(_records, listed, asked),
+    )

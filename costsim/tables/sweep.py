@@ -1,105 +1,103 @@
-"""A sweep as one table, in every format: the rows of each point below each other, the swept fields as columns."""
+"""A sweep as a document: the rows of each point below each other, the swept fields as columns."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from costsim.results.records import Record, convention, full_records
 from costsim.run.simulate import Result
 from costsim.run.sweep import Point, value
-from costsim.run.sweep import convention as sweep_convention
-from costsim.tables.run import FORMATS, remarks, table_of
-from costsim.tables.table import Column, Screen, Table, csv_text, markdown, markdown_text, terminal
+from costsim.run.sweep import convention as convention_line
+from costsim.tables.document import Block, Document, Drawn, Notes
+from costsim.tables.run import remarks, stem, table_of
+from costsim.tables.table import Column, Rows, Table
 
-Found = Sequence[tuple[Point, Result]]
-
-_PLAIN = Screen()
+Swept = Sequence[tuple[Point, Result]]
 
 
-def records(found: Found, by: str) -> list[Record]:
+def records(swept: Swept, by: str) -> list[Record]:
     """The rows of an export, each with its point's fields after the columns of names."""
     names = ["policy"] if by in ("policy", "reduction") else ["policy", by]
     rows = []
-    for point, result in found:
-        fields = {name: value(text) for name, text in point.items()}
-        rows += [{**{name: row[name] for name in names}, **fields, **row} for row in full_records(result, by)]
+    for point, result in swept:
+        rows += [{**{name: row[name] for name in names}, **values(point), **row} for row in full_records(result, by)]
     return rows
 
 
-def _joined(found: Found, by: str, paper: bool = False) -> Table:
-    return join([table_of(result, by, paper) for _, result in found], [point for point, _ in found])
+def values(point: Point) -> Record:
+    """A point's fields as exports have them."""
+    return {name: value(text) for name, text in point.items()}
 
 
-def _notes(found: Found, by: str) -> list[str]:
-    """What stands under the table: what all points share, then each remark once."""
-    first = found[0][1]
-    swept = ", ".join(found[0][0])
-    lines = [f"swept: {swept}", sweep_convention(found)]
-    lines += dict.fromkeys(line for _, result in found for line in remarks(result, by))
-    if first.job.hardware and by != "reduction":
+def shared(records: Sequence[Mapping[str, Any]]) -> Record:
+    """The entries that all records have; the others differ from point to point, and are in its rows."""
+    first, *others = records
+    return {name: entry for name, entry in first.items() if all(other.get(name) == entry for other in others)}
+
+
+def _joined(swept: Swept, by: str, paper: bool = False) -> Table:
+    return join([table_of(result, by, paper) for _, result in swept], [point for point, _ in swept])
+
+
+def _fields(swept: Swept) -> str:
+    return ", ".join(swept[0][0])
+
+
+def _remarks(swept: Swept, by: str) -> list[str]:
+    """Each remark of the points once."""
+    lines = list(dict.fromkeys(line for _, result in swept for line in remarks(result, by)))
+    if swept[0][1].job.hardware and by != "reduction":
         lines.append("times and energies of a sweep: --by reduction, or --format csv")
     return lines
 
 
-def to_table(found: Found, by: str, screen: Screen = _PLAIN) -> str:
-    """For a terminal."""
-    return "\n".join([*terminal(_joined(found, by), screen), "", *screen.notes(_notes(found, by))]) + "\n"
+def _blocks(swept: Swept, by: str, paper: bool = False) -> list[Block]:
+    lines = [f"swept: {_fields(swept)}", convention_line(swept), *_remarks(swept, by)]
+    return [Drawn(_joined(swept, by, paper)), Notes(lines)]
 
 
-def to_markdown(found: Found, by: str) -> str:
-    """GitHub's pipe table and the notes."""
-    notes = "".join(f"- {markdown_text(line)}\n" for line in _notes(found, by))
-    return f"{markdown(_joined(found, by, paper=True))}\n\n{notes}"
+def _screen(swept: Swept, by: str) -> list[list[Block]]:
+    return [[block] for block in _blocks(swept, by)]
 
 
-def to_latex(found: Found, by: str) -> str:
-    """A table for a paper."""
-    from costsim.tables.latex import document  # pandas
+def _paper(swept: Swept, by: str) -> list[Table]:
+    workload = swept[0][1].job.workload
+    title = "Reductions" if by == "reduction" else "Arithmetic and DRAM traffic"
+    over = "" if by in ("policy", "reduction") else f" by {by}"
+    table = replace(
+        _joined(swept, by, paper=True),
+        label=f"tab:costsim-{workload}-{by}-sweep",
+        caption=f"{title}{over} of {workload} over {_fields(swept)} ({convention_line(swept)}).",
+        notes=_remarks(swept, by),
+    )
+    return [table]
 
-    workload, swept = found[0][1].job.workload, ", ".join(found[0][0])
-    over = "" if by == "policy" else f" by {by}"
-    what = "Reductions" if by == "reduction" else f"Arithmetic and DRAM traffic{over}"
-    caption = f"{what} of {workload} over {swept} ({sweep_convention(found)})."
-    label, notes = f"tab:costsim-{workload}-{by}-sweep", _notes(found, by)[2:]
-    return document([replace(_joined(found, by, True), label=label, caption=caption, notes=notes)])
 
-
-def to_json(found: Found, by: str) -> str:
-    """One object as of a run; what differs from point to point is not in its convention."""
-    conventions: list[Mapping[str, Any]] = [convention(result) for _, result in found]
-    same = {key: its for key, its in conventions[0].items() if all(other.get(key) == its for other in conventions)}
-    first = found[0][1].job
-    data = {
-        "workload": first.workload,
-        "baseline": first.convention.baseline,
-        "convention": same,
-        "swept": list(found[0][0]),
-        "rows": records(found, by),
+def _data(swept: Swept, by: str) -> Mapping[str, Any]:
+    job = swept[0][1].job
+    return {
+        "workload": job.workload,
+        "baseline": job.convention.baseline,
+        "convention": shared([convention(result) for _, result in swept]),
+        "swept": list(swept[0][0]),
+        "rows": records(swept, by),
         "published": [],  # those are of the workload as it is
     }
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
-def to_csv(found: Found, by: str) -> str:
-    """A header and the records, full precision."""
-    return csv_text(records(found, by))
-
-
-_MAKE = {"table": to_table, "json": to_json, "csv": to_csv, "markdown": to_markdown, "latex": to_latex}
-
-
-def render(found: Found, by: str, style: str, screen: Screen = _PLAIN) -> str:
-    """A sweep in one of the formats; a table fits the screen."""
-    return to_table(found, by, screen) if style == "table" else _MAKE[style](found, by)
-
-
-def texts(found: Found, by: str) -> dict[str, str]:
-    """Every format, by the name of its file: WORKLOAD[-by-X]-sweep.ext."""
-    stem = found[0][1].job.workload + ("" if by == "policy" else f"-by-{by}") + "-sweep"
-    return {f"{stem}.{FORMATS[style][0]}": make(found, by) for style, make in _MAKE.items()}
+def document(swept: Swept, by: str = "policy") -> Document:
+    """A sweep; rows are one of `names.BY`."""
+    return Document(
+        stem=f"{stem(swept[0][1], by)}-sweep",
+        screen=partial(_screen, swept, by),
+        page=partial(_blocks, swept, by, paper=True),
+        paper=partial(_paper, swept, by),
+        data=partial(_data, swept, by),
+        records=partial(records, swept, by),
+    )
 
 
 def without(table: Table, name: str) -> Table:
@@ -107,7 +105,7 @@ def without(table: Table, name: str) -> Table:
     left = [i for i, column in enumerate(table.columns) if column.name != name]
     gone = len(table.columns) - len(left)
 
-    def cut(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    def cut(rows: Rows) -> list[list[str]]:
         return [[row[i] for i in left] for row in rows]
 
     return replace(
@@ -119,6 +117,11 @@ def without(table: Table, name: str) -> Table:
     )
 
 
+def columns(point: Point) -> list[Column]:
+    """A column for each field of a point."""
+    return [Column(name.replace(".", ".\n"), full=name) for name in point]
+
+
 def join(tables: Sequence[Table], where: Sequence[Point]) -> Table:
     """Tables of the same columns as one, with the fields of each one's point in columns after those of names.
 
@@ -127,14 +130,16 @@ def join(tables: Sequence[Table], where: Sequence[Point]) -> Table:
     tables = [without(table, "setup") for table in tables]
     first = tables[0]
     names = next((i for i, column in enumerate(first.columns) if column.align != "left"), len(first.columns))
-    fields = [Column(name.replace(".", ".\n"), full=name) for name in where[0]]
+    fields = columns(where[0])
 
-    def with_point(rows: Sequence[Sequence[str]], point: Point) -> list[list[str]]:
+    def with_point(rows: Rows, point: Point) -> list[list[str]]:
         return [[*row[:names], *point.values(), *row[names:]] for row in rows]
 
     pairs = list(zip(tables, where, strict=True))
-    rows = [row for table, point in pairs for row in with_point(table.rows, point)]
-    shown = [row for table, point in pairs for row in with_point(table.shown or table.rows, point)]
-    merged = first.merged + len(fields) if first.merged else 0
-    columns = [*first.columns[:names], *fields, *first.columns[names:]]
-    return replace(first, columns=columns, rows=rows, shown=shown, merged=merged)
+    return replace(
+        first,
+        columns=[*first.columns[:names], *fields, *first.columns[names:]],
+        rows=[row for table, point in pairs for row in with_point(table.rows, point)],
+        shown=[row for table, point in pairs for row in with_point(table.shown or table.rows, point)],
+        merged=first.merged + len(fields) if first.merged else 0,
+    )

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from tabulate import tabulate
 WIDTH = 80  # columns of a table that goes to a file or a pipe
 NARROW = 60  # with fewer columns, a row is printed as a block
 LEAST = 8  # columns that a wrapped column of words keeps
+
+Rows = Sequence[Sequence[str]]
 
 
 class Column(NamedTuple):
@@ -40,20 +42,30 @@ class Column(NamedTuple):
 class Table:
     """Cells as text. `shown` are those that a terminal of 80 columns shows, cut and wrapped; `rows` are in full.
 
-    The first `merged` cells of a row are left out where all of them only say again what stands above.
+    The first `merged` cells of a row are left out where all of them repeat what stands above.
     `label`, `caption` and `notes` are for papers; a label has letters, digits, `.` and `-`.
     """
 
     columns: Sequence[Column]
-    rows: Sequence[Sequence[str]]
-    shown: Sequence[Sequence[str]] | None = None
+    rows: Rows
+    shown: Rows | None = None
     merged: int = 0
     label: str = ""
     caption: str = ""
     notes: Sequence[str] = ()
 
-    def without_repetitions(self, rows: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Rows with the first `merged` cells empty where they only say again what stands above."""
+    @property
+    def headers(self) -> list[str]:
+        """The headers as a terminal shows them."""
+        return [column.header for column in self.columns]
+
+    @property
+    def header_height(self) -> int:
+        """The lines that headers take."""
+        return max(len(header.split("\n")) for header in self.headers)
+
+    def without_repetitions(self, rows: Rows) -> list[list[str]]:
+        """Rows with the first `merged` cells empty where they repeat what stands above."""
         first = self.merged
         above: list[Sequence[str]] = [[""] * first, *(row[:first] for row in rows[:-1])]
         return [
@@ -78,9 +90,9 @@ class Screen:
 
         return [click.style(line, **style) if line else line for line in lines]
 
-    def notes(self, lines: Iterable[str]) -> list[str]:
+    def notes(self, lines: Iterable[str], indent: str = "  ") -> list[str]:
         """Notes, wrapped to the width and dimmed."""
-        return self.paint([part for line in lines for part in wrap(line, self.width, "  ").split("\n")], dim=True)
+        return self.paint([part for line in lines for part in wrap(line, self.width, indent).split("\n")], dim=True)
 
 
 FILE = Screen(whole_names=True)
@@ -123,58 +135,60 @@ def widest(lines: Iterable[str]) -> int:
 
 
 def shrink(widths: Sequence[int], least: Sequence[int], room: int) -> list[int] | None:
-    """Widths that add up to at most `room`: the widest that is not the `least` it may be gives way, by one each time.
+    """Widths that add up to at most `room`: the widest that is above its `least` gives way, by one each time.
 
-    None if all would have to be narrower than that.
+    None if `least` takes more than the room.
     """
-    found = list(widths)
-    while sum(found) > room:
-        wide = [i for i in range(len(found)) if found[i] > least[i]]
+    narrowed = list(widths)
+    while sum(narrowed) > room:
+        wide = [i for i in range(len(narrowed)) if narrowed[i] > least[i]]
         if not wide:
             return None
-        found[max(wide, key=lambda i: (found[i], -i))] -= 1
-    return found
+        narrowed[max(wide, key=lambda i: (narrowed[i], -i))] -= 1
+    return narrowed
 
 
-def simple(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
+Drawing = Callable[[Table, Rows], list[str]]  # how a screen shows a table that fits: simple, dense or plain
+
+
+def _tabulate(table: Table, rows: Rows, style: str, headers: Sequence[str] = ()) -> str:
+    """The table in one of tabulate's styles; cells are text as they are."""
+    align = [column.align for column in table.columns]
+    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
+
+
+def simple(table: Table, rows: Rows) -> list[str]:
     """Headers over dashes, a line for each column."""
-    headers, align = [column.header for column in table.columns], [column.align for column in table.columns]
-    return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align).splitlines()
+    return _tabulate(table, rows, "simple", table.headers).splitlines()
 
 
-def dense(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
+def dense(table: Table, rows: Rows) -> list[str]:
     """Headers as a row, since tabulate would widen each column by two for them; then a line of dashes."""
-    headers, align = [column.header for column in table.columns], [column.align for column in table.columns]
-    cells = [headers, *rows]
-    lines = [
-        line.rstrip() for line in tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=align).splitlines()
-    ]
-    over = max(len(header.split("\n")) for header in headers)
-    return [*lines[:over], "-" * widest(lines), *lines[over:]]
+    lines = [line.rstrip() for line in _tabulate(table, [table.headers, *rows], "plain").splitlines()]
+    height = table.header_height
+    return [*lines[:height], "-" * widest(lines), *lines[height:]]
 
 
-def plain(table: Table, rows: Sequence[Sequence[str]]) -> list[str]:
+def plain(table: Table, rows: Rows) -> list[str]:
     """Headers over rows and nothing between them, indented."""
-    headers, align = [column.header for column in table.columns], [column.align for column in table.columns]
-    text = tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True, colalign=align)
-    return [f"  {line}".rstrip() for line in text.splitlines()]
+    return [f"  {line}".rstrip() for line in _tabulate(table, rows, "plain", table.headers).splitlines()]
 
 
-def _shrunk(table: Table, rows: Sequence[Sequence[str]], width: int) -> list[str] | None:
+def _shrunk(table: Table, rows: Rows, width: int) -> list[str] | None:
     """The table with its columns of words wrapped until it fits, inside words only if it must; None if it does not."""
-    cells = list(zip(*([column.header for column in table.columns], *rows), strict=True))
-    natural = [widest(line for cell in its for line in cell.split("\n")) for its in cells]
-    whole = [widest(word for cell in its for word in cell.split()) for its in cells]
+    columns = list(zip(table.headers, *rows, strict=True))
+    natural = [widest(line for cell in cells for line in cell.split("\n")) for cells in columns]
+    whole = [widest(word for cell in cells for word in cell.split()) for cells in columns]
     room = width - 2 * (len(natural) - 1)
     for longest in (whole, [LEAST] * len(whole)):
         least = [
             min(max(LEAST, word), most) if column.align == "left" else most
             for column, word, most in zip(table.columns, longest, natural, strict=True)
         ]
-        found = shrink(natural, least, room)
-        if found is not None:
-            headers = [c._replace(header=_fold(c.header, most)) for c, most in zip(table.columns, found, strict=True)]
-            folded = [[_fold(cell, most) for cell, most in zip(row, found, strict=True)] for row in rows]
+        widths = shrink(natural, least, room)
+        if widths is not None:
+            headers = [c._replace(header=_fold(c.header, most)) for c, most in zip(table.columns, widths, strict=True)]
+            folded = [[_fold(cell, most) for cell, most in zip(row, widths, strict=True)] for row in rows]
             return dense(replace(table, columns=headers), folded)
     return None
 
@@ -202,8 +216,8 @@ def _blocks(table: Table, width: int) -> list[tuple[bool, str]]:
     return lines[:-1]
 
 
-def terminal(table: Table, screen: Screen, draw: Any = simple) -> list[str]:
-    """The lines of a table that fits the screen, as `draw` draws it if it can.
+def terminal(table: Table, screen: Screen, draw: Drawing = simple) -> list[str]:
+    """The lines of a table that fits the screen, as `draw` draws it if that fits.
 
     A screen of more than 80 columns shows cells in full if they fit; one of fewer wraps words, and below 60, or where
     that does not help, every row becomes a block.
@@ -212,23 +226,24 @@ def terminal(table: Table, screen: Screen, draw: Any = simple) -> list[str]:
     shown = rows if table.shown is None else [[printable(cell) for cell in row] for row in table.shown]
     table = replace(table, rows=rows)
     shown = table.without_repetitions(shown)
-    found = draw(table, table.without_repetitions(rows)) if screen.width > WIDTH else None
-    if found is None or widest(found) > screen.width:
-        found = draw(table, shown)
-    if widest(found) > screen.width:
+    lines = draw(table, table.without_repetitions(rows)) if screen.width > WIDTH else None
+    if lines is None or widest(lines) > screen.width:
+        lines = draw(table, shown)
+    if widest(lines) > screen.width:
         fitting = _shrunk(table, shown, screen.width) if screen.width >= NARROW else None
         if fitting is None:
             marked = _blocks(table, screen.width)
             return [line for first, text in marked for line in (screen.paint([text], bold=True) if first else [text])]
-        found = fitting
-    return _painted(found, table, screen)
+        lines = fitting
+    return _painted(lines, table, screen)
 
 
 def _painted(lines: list[str], table: Table, screen: Screen) -> list[str]:
-    over = max(len(column.header.split("\n")) for column in table.columns)
+    """Headers in bold, the line of dashes under them dimmed."""
+    head = table.header_height
     body = next((i for i, line in enumerate(lines, 1) if line and set(line) <= {"-", " "}), None)
-    over, body = (over, over) if body is None else (body - 1, body)
-    return [*screen.paint(lines[:over], bold=True), *screen.paint(lines[over:body], dim=True), *lines[body:]]
+    head, body = (head, head) if body is None else (body - 1, body)
+    return [*screen.paint(lines[:head], bold=True), *screen.paint(lines[head:body], dim=True), *lines[body:]]
 
 
 _MARKED = re.compile(r"[\\`*<>|~$&#]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
@@ -244,16 +259,15 @@ def markdown_text(text: str) -> str:
 
 def markdown(table: Table) -> str:
     """GitHub's pipe table."""
-    headers, align = [column.name for column in table.columns], [column.align for column in table.columns]
     rows = [[markdown_text(cell) for cell in row] for row in table.without_repetitions(table.rows)]
-    return tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+    return _tabulate(table, rows, "pipe", [column.name for column in table.columns])
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """A record with what it says of each device as columns of its own: h100-sxm.time_s."""
     devices: Mapping[str, Mapping[str, Any]] = row.get("hardware", {})
-    own = {f"{name}.{key}": value for name, its in devices.items() for key, value in its.items()}
-    return {**{key: value for key, value in row.items() if key != "hardware"}, **own}
+    plain = {key: value for key, value in row.items() if key != "hardware"}
+    return plain | {f"{name}.{key}": value for name, record in devices.items() for key, value in record.items()}
 
 
 def csv_cell(value: Any) -> Any:

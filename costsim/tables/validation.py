@@ -1,138 +1,165 @@
-"""What `validate` found, as text and as JSON; also predicted beside measured time."""
+"""What `validate` measured as a document: beside the counts, or beside predicted time. Text of 80 columns, and JSON."""
 
 import dataclasses
-import json
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from tabulate import tabulate
-
 from costsim.reference.measure import KindTime, Timing
-from costsim.reference.validate import GRADIENT_LIMIT, Validation
-from costsim.tables.run import WIDTH, clip, composed
+from costsim.reference.validate import GRADIENT_LIMIT, Check, Validation
+from costsim.tables.cells import percent
+from costsim.tables.document import Document, Preformatted
+from costsim.tables.table import WIDTH, Column, Table, clip, composed, simple
 
 
-def _worst(found: Mapping[str, float], unit: str) -> str:
-    name, value = next(iter(found.items()), ("", None))
+def _document(workload: str, lines: Callable[[], Iterator[str]], data: Callable[[], Mapping[str, Any]]) -> Document:
+    return Document(workload, lambda: [[Preformatted(list(lines()))]], data)
+
+
+def _sizes(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{dim} {size}" for dim, size in sizes.items())
+
+
+def document(validation: Validation) -> Document:
+    """Counts beside what was measured."""
+    return _document(validation.workload, lambda: _lines(validation), lambda: _data(validation))
+
+
+def _worst(errors: Mapping[str, float], unit: str) -> str:
+    """The first of some errors, the worst, over the name of its tensor."""
+    name, value = next(iter(errors.items()), ("", None))
     return "" if value is None else f"{value:.3g}{unit}\n{clip(name, 20)}"
 
 
-def to_table(found: Validation) -> str:
-    """What `validate` found, for a terminal: a row per policy and phase, then what differs."""
-    sizes = ", ".join(f"{dim} {size}" for dim, size in found.sizes.items())
-    lines = textwrap.wrap(
-        f"{found.workload}, shrunk: {found.ops} ops, {found.micro_batches} micro-batches, {sizes}", WIDTH
-    )
+def _checks(checks: Iterable[Check]) -> Table:
+    columns = [
+        Column("policy", "left"),
+        Column("phase"),
+        *(Column(header, "left") for header in ("counts", "worst SQNR", "worst gradient error")),
+    ]
     rows = [
         [
             composed(check.policy, 13),
-            check.phase + 1,
+            str(check.phase + 1),
             "equal" if not check.differences else f"{len(check.differences)} differ",
             _worst(check.noise_db, " dB"),
             _worst({name: 100 * error for name, error in check.gradient_errors.items()}, " %"),
         ]
-        for check in found.checks
+        for check in checks
     ]
-    headers = ["policy", "phase", "counts", "worst SQNR", "worst gradient error"]
-    lines += ["", *tabulate(rows, headers=headers, tablefmt="simple").splitlines(), ""]
-    verdict = "right" if found.gradient_error <= GRADIENT_LIMIT else "WRONG"
-    lines.append(f"gradients along random directions, float64: {verdict}, off by {found.gradient_error:.1e} at most")
-    for check in found.checks:
-        for its in check.differences[:10]:
-            where = f"{check.policy}, phase {check.phase + 1}, {its.op}"
-            lines.append(f"DIFFERS {where}: {its.what}: counted {its.counted}, measured {its.measured}")
-        if len(check.differences) > 10:
-            lines.append(f"... and {len(check.differences) - 10} more of {check.policy}, phase {check.phase + 1}")
-    if found.losses:
-        lines += ["", "loss on random data, by step (a check that training runs, not that it learns)"]
-        lines += [f"  {name}: " + " ".join(f"{loss:.3f}" for loss in losses) for name, losses in found.losses.items()]
-    lines += textwrap.wrap(
+    return Table(columns, rows)
+
+
+def _differences(check: Check) -> Iterator[str]:
+    where = f"{check.policy}, phase {check.phase + 1}"
+    for difference in check.differences[:10]:
+        numbers = f"counted {difference.counted}, measured {difference.measured}"
+        yield f"DIFFERS {where}, {difference.op}: {difference.what}: {numbers}"
+    if len(check.differences) > 10:
+        yield f"... and {len(check.differences) - 10} more of {where}"
+
+
+def _lines(validation: Validation) -> Iterator[str]:
+    """A row per policy and phase, then what differs."""
+    copy = f"{validation.ops} ops, {validation.micro_batches} micro-batches, {_sizes(validation.sizes)}"
+    yield from textwrap.wrap(f"{validation.workload}, shrunk: {copy}", WIDTH)
+    table = _checks(validation.checks)
+    yield from ["", *simple(table, table.rows), ""]
+    verdict = "right" if validation.gradient_error <= GRADIENT_LIMIT else "WRONG"
+    error = f"{validation.gradient_error:.1e}"
+    yield f"gradients along random directions, float64: {verdict}, off by {error} at most"
+    for check in validation.checks:
+        yield from _differences(check)
+    if validation.losses:
+        yield from ["", "loss on random data, by step (a check that training runs, not that it learns)"]
+        for name, losses in validation.losses.items():
+            yield f"  {name}: " + " ".join(f"{loss:.3f}" for loss in losses)
+    yield from textwrap.wrap(
         "SQNR and gradient errors are what the policy's own formats do to numbers drawn at random: they are shown, and "
         "do not pass or fail",
         WIDTH,
     )
-    count = sum(check.ops for check in found.checks)
-    said = "all counts are what was measured" if found.passed else "FAILED"
-    lines.append(f"{said}: products, conversions, bits moved of {count} ops")
-    return "\n".join(lines) + "\n"
+    count = sum(check.ops for check in validation.checks)
+    outcome = "all counts are what was measured" if validation.passed else "FAILED"
+    yield f"{outcome}: products, conversions, bits moved of {count} ops"
 
 
-def to_json(found: Validation) -> str:
-    """All that `validate` found, as one object."""
-    data = dataclasses.asdict(found)
+def _data(validation: Validation) -> Mapping[str, Any]:
+    data = dataclasses.asdict(validation)
     for check in data["checks"]:
         check["noise_db"] = {n: None if math.isinf(db) else db for n, db in check["noise_db"].items()}
-    return (
-        json.dumps({**data, "passed": found.passed, "gradient_limit": GRADIENT_LIMIT}, indent=2, allow_nan=False) + "\n"
-    )
+    return {**data, "passed": validation.passed, "gradient_limit": GRADIENT_LIMIT}
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
+
+
+def time_document(timing: Timing) -> Document:
+    """Predicted beside measured time."""
+    return _document(timing.workload, lambda: _time_lines(timing), lambda: _time_data(timing))
 
 
 def _milliseconds(seconds: float | None) -> str:
     return "n/a" if seconds is None else f"{1000 * seconds:.4g}"
 
 
-def _time_row(its: KindTime, total_s: float) -> list[str]:
-    error = its.error_percent
+def _time_row(kind: KindTime, total_s: float) -> list[str]:
+    error = kind.error_percent
     return [
-        clip(its.kind, 24),
-        str(its.runs),
-        _milliseconds(its.predicted_s),
-        _milliseconds(its.measured_s),
+        clip(kind.kind, 24),
+        str(kind.runs),
+        _milliseconds(kind.predicted_s),
+        _milliseconds(kind.measured_s),
         "n/a" if error is None else f"{error:+.1f}",
-        f"{100 * its.measured_s / total_s:.1f}" if total_s else "n/a",
-        its.bound,
+        percent(kind.measured_s / total_s if total_s else None),
+        kind.bound,
     ]
 
 
-def _time_notes(found: Timing) -> list[str]:
-    device, low, high = found.hardware, min(found.totals_s), max(found.totals_s)
+def _time_notes(timing: Timing) -> list[str]:
+    device, low, high = timing.hardware, min(timing.totals_s), max(timing.totals_s)
     rates = ", ".join(f"{rate.name} {rate.mac_per_s:.3g} MAC/s" for rate in device.rates[:3])
     vector, bandwidth = (
         "unknown" if value is None else f"{value:.3g}" for value in (device.vector_op_per_s, device.dram_bytes_per_s)
     )
     return [
         f"{device.name}: {rates}; {vector} op/s; {bandwidth} byte/s; {device.launch_s:.2g} s a launch",
-        f"measured: {found.engine}, medians of {found.steps} steps, of which the shortest took {low:.3g} s and the "
+        f"measured: {timing.engine}, medians of {timing.steps} steps, of which the shortest took {low:.3g} s and the "
         f"longest {high:.3g} s; predicted: a roofline for each op, fp32, unfused, compulsory traffic only",
-        f"{found.caveat}; nothing is fitted",
+        f"{timing.caveat}; nothing is fitted",
     ]
 
 
-def time_table(found: Timing) -> str:
-    """Predicted beside measured time, for a terminal: a row per op kind, the longest first, and sums."""
-    copy = ", ".join(found.fields) or "as it is"
-    sizes = ", ".join(f"{dim} {size}" for dim, size in found.sizes.items())
-    lines = textwrap.wrap(f"{found.workload}: {copy}; {found.parameters} parameters; {sizes}", WIDTH)
-    sums = (found.gemms, found.others, found.total)
-    rows = [_time_row(its, found.total.measured_s) for its in (*found.kinds, *sums)]
+def _time_lines(timing: Timing) -> Iterator[str]:
+    """A row per op kind, the longest first, and sums."""
+    copy = ", ".join(timing.fields) or "as it is"
+    sizes = _sizes(timing.sizes)
+    yield from textwrap.wrap(f"{timing.workload}: {copy}; {timing.parameters} parameters; {sizes}", WIDTH)
+    sums = (timing.gemms, timing.others, timing.total)
     headers = ["op kind", "runs", "predicted ms", "measured ms", "error %", "share %", "bound"]
-    align = ["left"] + ["right"] * 5 + ["left"]
-    table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align).splitlines()
-    table.insert(len(table) - len(sums), table[1])
-    lines += ["", *table, ""]
-    for note in _time_notes(found):
-        lines += textwrap.wrap(note, WIDTH, subsequent_indent="  ")
-    return "\n".join(lines) + "\n"
+    columns = [Column(header, "left" if header in ("op kind", "bound") else "right") for header in headers]
+    table = Table(columns, [_time_row(kind, timing.total.measured_s) for kind in (*timing.kinds, *sums)])
+    lines = simple(table, table.rows)
+    lines.insert(len(lines) - len(sums), lines[1])
+    yield from ["", *lines, ""]
+    for note in _time_notes(timing):
+        yield from textwrap.wrap(note, WIDTH, subsequent_indent="  ")
 
 
-def _time_record(its: KindTime) -> dict[str, Any]:
-    return {**dataclasses.asdict(its), "error_percent": its.error_percent}
+def _time_record(kind: KindTime) -> dict[str, Any]:
+    return {**dataclasses.asdict(kind), "error_percent": kind.error_percent}
 
 
-def time_json(found: Timing) -> str:
-    """Predicted beside measured time, as one object; times in seconds."""
-    device = found.hardware
-    data = {
-        "workload": found.workload,
-        "fields": list(found.fields),
-        "engine": found.engine,
-        "sizes": found.sizes,
-        "parameters": found.parameters,
+def _time_data(timing: Timing) -> Mapping[str, Any]:
+    """Times in seconds."""
+    device = timing.hardware
+    return {
+        "workload": timing.workload,
+        "fields": list(timing.fields),
+        "engine": timing.engine,
+        "sizes": timing.sizes,
+        "parameters": timing.parameters,
         "hardware": {
             "name": device.name,
             "description": device.description,
@@ -142,11 +169,10 @@ def time_json(found: Timing) -> str:
             "dram_bytes_per_s": device.dram_bytes_per_s,
             "launch_s": device.launch_s,
         },
-        "steps": found.steps,
-        "totals_s": list(found.totals_s),
-        "total": _time_record(found.total),
-        "gemms": _time_record(found.gemms),
-        "others": _time_record(found.others),
-        "kinds": [_time_record(its) for its in found.kinds],
+        "steps": timing.steps,
+        "totals_s": list(timing.totals_s),
+        "total": _time_record(timing.total),
+        "gemms": _time_record(timing.gemms),
+        "others": _time_record(timing.others),
+        "kinds": [_time_record(kind) for kind in timing.kinds],
     }
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,43 @@
+"""Where documents go: printed, or written to --out; and how far a long command is. Imports nothing heavy."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from costsim.cli.options import path_of
+
+if TYPE_CHECKING:
+    from costsim.tables.document import Document
+
+
+def chosen_style(style: str | None, out: str | None) -> str:
+    """The style that --format or the ending of --out names, else a table.
+
+    Raises InputError, before anything is counted, if the two differ or --out is a folder that cannot be written to.
+    """
+    from costsim.errors import InputError
+    from costsim.tables import styles
+
+    ending = styles.style_of(out) if out is not None else None
+    if style and ending and style != ending:
+        raise InputError(f"--out {out}: that is for {ending}, and --format says {style}")
+    if out is not None and ending is None:
+        styles.check_folder(path_of(out))
+    return style or ending or "table"
+
+
+def write(document: "Document", style: str, out: str | None = None) -> None:
+    """Print a document in a style; with --out write it, in that style or in all, and print the names of the files."""
+    from costsim.tables import styles, table
+
+    if out is None:
+        click.echo(styles.render(document, style, table.screen()), nl=False)
+        return
+    for path in styles.save(document, out):
+        click.echo(path)
+
+
+def progress(length: int) -> Any:
+    """A bar on stderr, if that is a terminal, over so many ticks; a context manager whose value has `update`."""
+    return click.progressbar(length=length, file=sys.stderr, hidden=not sys.stderr.isatty())
