@@ -19,10 +19,11 @@ from costsim.devices.roofline import kernels, spend
 from costsim.errors import InputError
 from costsim.policy.assign import assign
 from costsim.reference import benches, calibrate, measure
-from costsim.reference.execute import run
+from costsim.reference.execute import Executor
 from costsim.reference.validate import draw_batch, draw_weights
 from costsim.run.job import prepare
-from costsim.tables.validation import time_json, time_table
+from costsim.tables.styles import render
+from costsim.tables.validation import time_document
 
 TINY = benches.Sizes(copy_bytes=4096, vector_elements=(16, 64), gemm=(2, 4, 8))
 # Two layers of few numbers; the shipped file has what no test should wait for.
@@ -377,7 +378,8 @@ def test_the_clock_changes_no_number():
     rng = np.random.default_rng(0)
     weights, batches = draw_weights(graph, rng), [draw_batch(graph, rng)]
     ticks = itertools.count()
-    plain, timed = run(graph, weights, batches), run(graph, weights, batches, clock=lambda: float(next(ticks)))
+    executors = Executor(graph), Executor(graph, clock=lambda: float(next(ticks)))
+    plain, timed = (executor.step(weights, batches) for executor in executors)
     assert plain.losses == timed.losses
     for name in plain.values:
         np.testing.assert_array_equal(plain.values[name], timed.values[name])
@@ -426,8 +428,8 @@ def test_what_a_profile_lacks_is_not_predicted(tmp_path):
     found = measure.measure(small(), device, steps=1)
     assert found.total.predicted_s is None
     assert found.total.error_percent is None
-    assert json.loads(time_json(found))["total"]["predicted_s"] is None
-    assert "n/a" in time_table(found)
+    assert json.loads(render(time_document(found), "json"))["total"]["predicted_s"] is None
+    assert "n/a" in render(time_document(found), "table")
 
 
 @pytest.mark.parametrize(

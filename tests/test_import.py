@@ -16,7 +16,7 @@ from costsim.errors import InputError
 from costsim.huggingface.importer import workload_of
 from costsim.huggingface.models import ADAPTERS
 from costsim.models.families import family
-from costsim.reference.execute import execute
+from costsim.reference.execute import run
 from costsim.reference.validate import draw_batch, draw_weights, validate
 from costsim.run.job import prepare
 
@@ -517,7 +517,7 @@ def test_the_loss_is_that_of_plain_numpy(case):
     graph = step(**options)
     rng = np.random.default_rng(0)
     weights, batch = draw_weights(graph, rng), draw_batch(graph, rng)
-    values = execute(graph, weights, [batch])
+    values = run(graph, weights, [batch]).values
     assert values["head.cross_entropy"] == pytest.approx(by_hand(weights, batch), rel=1e-12)
 
 

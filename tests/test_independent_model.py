@@ -7,7 +7,7 @@ import pytest
 from conftest import classifier_step, translation_step
 from test_training_step import draw_batch, draw_weights
 
-from costsim.reference.execute import execute
+from costsim.reference.execute import run
 
 
 def norm(x, w, name):
@@ -97,7 +97,7 @@ def test_the_reference_agrees_with_a_model_written_apart(make, loss, norm_place,
     graph = make(norm=norm_place, activation=activation)
     weights = {name: w.astype(dtype) for name, w in draw_weights(graph).items()}
     batch = {n: x.astype(dtype) if x.dtype == np.float64 else x for n, x in draw_batch(graph).items()}
-    values = execute(graph, weights, [batch])
+    values = run(graph, weights, [batch]).values
     assert values["head.cross_entropy"].dtype == dtype
     functions = {"relu": lambda x: np.maximum(x, 0), "gelu": gelu}
     expected = loss(weights, batch, norm_place == "pre", functions[activation])
@@ -109,6 +109,6 @@ def test_float32_stays_float32():
     graph = translation_step(dropout=0.2, micro_batches=2)
     weights = {name: w.astype(np.float32) for name, w in draw_weights(graph).items()}
     batch = {n: x.astype(np.float32) if x.dtype == np.float64 else x for n, x in draw_batch(graph).items()}
-    values = execute(graph, weights, [batch, batch])
+    values = run(graph, weights, [batch, batch]).values
     wide = {n for n, t in graph.tensors.items() if t.values == "float" and values[n].dtype != np.float32}
     assert not wide

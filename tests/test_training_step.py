@@ -6,7 +6,8 @@ from conftest import adamw, classifier_step, translation_step
 
 from costsim.graph.autodiff import backward, stash
 from costsim.graph.builder import GraphBuilder
-from costsim.reference.execute import execute, run_op
+from costsim.reference.execute import run
+from costsim.reference.numpy_ops import run_op
 
 INDEX_BOUNDS = {"source_ids": 11, "target_ids": 13, "tokens.ids": 11, "types.ids": 1}
 
@@ -82,7 +83,7 @@ def test_gradients_of_whole_models_equal_finite_differences(make, changes):
     graph = make(**changes)
     weights = draw_weights(graph)
     batches = [draw_batch(graph, seed) for seed in range(graph.micro_batches)]
-    values = execute(graph, weights, batches, seed=5)
+    values = run(graph, weights, batches, seed=5).values
     grads = gradient_names(graph)
     assert set(grads) == set(weights)  # every weight is trained
     rng = np.random.default_rng(1)
@@ -113,7 +114,7 @@ def test_the_update_equals_textbook_adam(step, kind, clip_norm):
     graph = step(optimizer=adamw(kind=kind, clip_norm=clip_norm))
     weights = draw_weights(graph)
     states = {f"{name}.{s}": np.full(w.shape, 0.01) for name, w in weights.items() for s in ("m", "v")}
-    values = execute(graph, weights | states, [draw_batch(graph)], seed=5, step=4)
+    values = run(graph, weights | states, [draw_batch(graph)], seed=5, step=4).values
     grads = {name: values[f"{name}.grad"] for name in weights}
     norm = np.sqrt(sum(np.sum(g**2) for g in grads.values()))
     factor = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm + 1e-6))
@@ -128,8 +129,8 @@ def test_the_update_equals_textbook_adam(step, kind, clip_norm):
 def test_micro_batches_of_the_same_data_give_the_gradient_of_one(step):
     one, four = step(micro_batches=1), step(micro_batches=4)
     weights, batch = draw_weights(one), draw_batch(one)
-    a = execute(one, weights, [batch])
-    b = execute(four, weights, [batch] * 4)
+    a = run(one, weights, [batch]).values
+    b = run(four, weights, [batch] * 4).values
     for name in weights:
         np.testing.assert_allclose(b[f"{name}.next"], a[f"{name}.next"], rtol=1e-9, atol=1e-12)
 
@@ -137,16 +138,16 @@ def test_micro_batches_of_the_same_data_give_the_gradient_of_one(step):
 def test_a_wrong_number_of_micro_batches_is_refused(step):
     graph = step(micro_batches=2)
     with pytest.raises(ValueError, match="takes 2 micro-batches, got 1"):
-        execute(graph, draw_weights(graph), [draw_batch(graph)])
+        run(graph, draw_weights(graph), [draw_batch(graph)])
 
 
 def test_dropout_masks_depend_on_seed_step_pass_and_name_only(step):
     graph = step(dropout=0.5)
     weights, batch = draw_weights(graph), draw_batch(graph)
     masks = [op.outputs[0] for op in graph.ops if op.kind.name == "bernoulli"]
-    first = execute(graph, weights, [batch], seed=1)
-    again = execute(graph, {n: w + 1 for n, w in weights.items()}, [batch], seed=1)
-    other = execute(graph, weights, [batch], seed=2)
+    first = run(graph, weights, [batch], seed=1).values
+    again = run(graph, {n: w + 1 for n, w in weights.items()}, [batch], seed=1).values
+    other = run(graph, weights, [batch], seed=2).values
     assert all((first[m] == again[m]).all() for m in masks)
     assert any((first[m] != other[m]).any() for m in masks)
     assert 0.2 < np.mean([first[m].mean() for m in masks]) < 0.8

@@ -21,8 +21,10 @@ from costsim.devices.roofline import Spent, kernels, spend
 from costsim.graph.graph import Graph
 from costsim.policy.assign import assign
 from costsim.policy.policy import find_policy, load_policies
+from costsim.reference.accelerator import Clock
 from costsim.reference.benches import choose_engine
-from costsim.reference.execute import Array, Clock, run
+from costsim.reference.execute import Executor
+from costsim.reference.numpy_ops import Array
 from costsim.reference.validate import check_memory, draw_batch, draw_weights
 from costsim.run.job import Job, with_fields
 
@@ -154,9 +156,10 @@ class NumpyEngine:
 
     def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
         """A step, which starts from the same weights each time."""
+        executor = Executor(graph, seed=seed, clock=self._clock)
 
         def step() -> dict[str, float]:
-            measured = run(graph, weights, batches, seed=seed, clock=self._clock).measured
+            measured = executor.step(weights, batches).measured
             return {name: its.seconds for name, its in measured.items()}
 
         return step

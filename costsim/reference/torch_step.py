@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from costsim.errors import InputError
 from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.graph import Graph, Op
-from costsim.reference.execute import Array
+from costsim.reference.numpy_ops import Array
 from costsim.reference.torch_kernels.library import Tensor, torch
 from costsim.reference.torch_kernels.products import contract
 from costsim.reference.torch_kernels.table import KERNELS

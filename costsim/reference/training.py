@@ -22,7 +22,8 @@ from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import loss_log_path, schedule
 from costsim.reference import corpus
-from costsim.reference.execute import Array, run
+from costsim.reference.execute import Executor
+from costsim.reference.numpy_ops import Array
 from costsim.reference.validate import draw_weights
 from costsim.run.job import Job, prepare
 from costsim.run.simulate import count_policy, count_step
@@ -126,12 +127,12 @@ class Evaluation:
 def evaluate(task: Task, policy: Policy, phase: int, weights: dict[str, Array]) -> float:
     """The validation loss (nats per word) under a policy's formats, without dropout."""
     graph, size = task.evaluation, task.graph.sizes["batch"]
-    assignment = assign(graph, policy, phase)
+    executor = Executor(graph, assign(graph, policy, phase))
     number, total, words = len(task.validation["head.labels"]), 0.0, 0
     for start in range(0, number - size + 1, size):
         batch = _batch(graph, task.validation, np.arange(start, start + size))
         labelled = int((batch["head.labels"] >= 0).sum())
-        total += labelled * run(graph, weights, [batch], assignment=assignment, forward_only=True).losses[0]
+        total += labelled * executor.forward(weights, [batch]).losses[0]
         words += labelled
     return total / words
 
@@ -154,13 +155,14 @@ def train(
         weights[name] *= math.sqrt(graph.shape(name)[0] / graph.sizes["model"])  # each word's vector of length 1
     log = loss_log_path(policy)
     ends = [] if log else list(accumulate(schedule(policy, task.steps)))  # of phases; those of plateaus are to be seen
+    executors = [Executor(graph, assign(graph, policy, i), seed=seed) for i in range(len(policy.file.phases))]
     rows = _shuffled(task.training, graph.sizes["batch"], seed)
     found: list[Evaluation] = []
     recent: list[float] = []
     for step in range(1, task.steps + 1):
         phase = min(bisect_right(ends, step - 1), len(policy.file.phases) - 1)
         batch = _batch(graph, task.training, next(rows))
-        done = run(graph, weights, [batch], assignment=assign(graph, policy, phase), seed=seed, step=step)
+        done = executors[phase].step(weights, [batch], step)
         recent.append(done.losses[0])
         weights = done.weights(graph)
         if step % every == 0 or step == task.steps:

@@ -20,7 +20,9 @@ from costsim.models.build import build
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
-from costsim.reference.execute import Array, Measured, Run, run
+from costsim.reference.accelerator import Measured
+from costsim.reference.execute import Run, run
+from costsim.reference.numpy_ops import Array
 from costsim.run.job import Job
 
 LAYERS = 2

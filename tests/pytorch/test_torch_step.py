@@ -16,7 +16,8 @@ from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
 from costsim.graph.ops import OPS
 from costsim.reference import benches, calibrate, measure, torch_step
-from costsim.reference.execute import run, run_op
+from costsim.reference.execute import run
+from costsim.reference.numpy_ops import run_op
 from costsim.reference.torch_kernels.products import contract
 from costsim.reference.torch_kernels.table import KERNELS
 from costsim.reference.validate import draw_batch, draw_weights

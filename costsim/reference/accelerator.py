@@ -1,0 +1,184 @@
+"""DRAM and a chip that runs one op after another: holds tensors in their formats, measures what moves between the two.
+
+`plan` says which op reads what from where, `numpy_ops` how one op is computed, `execute` which ops run when.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from costsim.formats.format import Format
+from costsim.formats.pack import Packed, pack, unpack
+from costsim.formats.quantize import needs_float64, quantize
+from costsim.graph.graph import Op
+from costsim.reference.numpy_ops import Array
+from costsim.reference.plan import Item, Plan, item_name
+
+Values = dict[str, Array]  # by tensor
+Clock = Callable[[], float]  # seconds
+Compute = Callable[..., tuple[tuple[Array, ...], int]]  # of an op, its inputs and `micro`: as `numpy_ops.run_op`
+
+
+@dataclass(slots=True)
+class Measured:
+    """What one op was seen to do in a step."""
+
+    products: int = 0
+    seconds: float = 0.0  # in the op itself, by the clock that the accelerator has
+    quantized: int = 0  # numbers converted to make copies
+    read_bits: dict[str, int] = field(default_factory=dict)  # by name of the tensor or copy
+    written_bits: dict[str, int] = field(default_factory=dict)
+
+    def load(self, name: str, bits: int) -> None:
+        """So many bits came from DRAM."""
+        self.read_bits[name] = self.read_bits.get(name, 0) + bits
+
+    def store(self, name: str, bits: int) -> None:
+        """So many bits went to DRAM."""
+        self.written_bits[name] = self.written_bits.get(name, 0) + bits
+
+
+def _storable(x: Array, format: Format) -> Array:
+    """Scores masked with minus infinity, for a format that has none: far enough below the others that exp makes 0."""
+    if format.family == "float" and not format.scales and format.top == "ieee":
+        return x
+    masked = np.isneginf(x)
+    if not masked.any():
+        return x
+    lowest = x[~masked].min() if not masked.all() else 0.0
+    return np.where(masked, lowest - 104, x).astype(x.dtype)  # exp(-104) is below the least float32
+
+
+@dataclass(slots=True)
+class Accelerator:
+    """DRAM and a chip. Moves are measured if `measure` is set; numbers are the same either way."""
+
+    plan: Plan
+    compute: Compute
+    dtype: Any  # of formats that need no float64
+    measure: bool
+    clock: Clock
+    values: Values = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)  # by op, or by cast
+    _dram: dict[Item, Array | Packed] = field(default_factory=dict)
+    _chip: dict[Item, Array] = field(default_factory=dict)
+
+    def give(self, name: str, x: Array) -> None:
+        """A tensor from outside, and the copies of it that the last step's update would have left."""
+        item: Item = (name, None)
+        held = self.values[name] = self._held(item, x)
+        self._place(item, x, held)
+        maker = self.plan.graph.maker.get(name)
+        if maker is not None:
+            self._make_copies(maker, {item: held}, Measured())
+
+    def run(self, op: Op, micro: int, counts: bool) -> None:
+        """Run one op; what it does is measured if that is the cost of a step (and not of starting one)."""
+        if self.plan.starts_kernel(op):
+            self._chip = {}
+        self._cast(op, micro)
+        record = self.measured.setdefault(op.name, Measured()) if counts else Measured()
+        looked_up = [i for i in range(len(op.inputs)) if self._is_looked_up(op, i)]
+        inputs = [self._read(op, i, record, whole=i not in looked_up) for i in range(len(op.inputs))]
+        start = self.clock()
+        results, products = self.compute(op, inputs, micro=micro)
+        record.seconds += self.clock() - start
+        record.products += products
+        for operand in looked_up:  # what a lookup touches is what comes out of it
+            item = self.plan.loads[op.position, operand]
+            format, axes = self.plan.format_of(item)
+            if self.measure and format is not None:
+                record.load(item_name(item, op.inputs[operand]), pack(results[0], format, axes).bits)
+        self._leave(op, results, record)
+
+    def _leave(self, op: Op, results: tuple[Array, ...], record: Measured) -> None:
+        """Results stay on chip, and go to DRAM if another kernel loads them."""
+        made: dict[Item, Array] = {}
+        for name, x in zip(op.outputs, results, strict=True):
+            item: Item = (self.plan.graph.root[name], None)
+            held = self._held(item, x)
+            self.values[name] = made[item] = self._chip[item] = held
+            self.values.setdefault(item[0], held)  # a sum of gradients, which the first one starts
+            if self.plan.is_stored(name):
+                record.store(name, self._place(item, x, held))
+        self._make_copies(op, made, record)
+
+    def _make_copies(self, op: Op, made: dict[Item, Array], record: Measured) -> None:
+        """Make the copies that go along with what an op makes, and store those that are loaded later."""
+        for item, source in self.plan.made.get(op.position, {}).items():
+            if source in made:
+                x = made[source]
+                made[item] = self._chip[item] = self._held(item, x)
+                record.quantized += x.size
+                if item in self.plan.loaded:
+                    record.store(item_name(item), self._place(item, x, made[item]))
+
+    def _cast(self, op: Op, micro: int) -> None:
+        """The passes of their own that make copies before an op; of what does not change in a step, once."""
+        graph = self.plan.graph
+        for item, source in self.plan.casts.get(op.position, {}).items():
+            tensor = graph.tensors[source[0]]
+            if micro and tensor.role in ("weight", "state") and tensor.name not in graph.producer:
+                continue
+            record = self.measured.setdefault(f"{item_name(item)}.cast", Measured())
+            x, bits = self._fetch(source)
+            copy = item[1]
+            record.load(item_name(source), bits * (2 if copy is not None and copy.second_read else 1))
+            record.store(item_name(item), self._place(item, x, self._held(item, x)))
+            record.quantized += x.size
+
+    def _is_looked_up(self, op: Op, operand: int) -> bool:
+        """Whether an op loads only a part of an operand: no copy of it, which is made of the whole."""
+        item = self.plan.loads[op.position, operand]
+        return op.kind.touched[operand] is not None and item[1] is None and item not in self._chip
+
+    def _read(self, op: Op, operand: int, record: Measured, whole: bool) -> Array | None:
+        """An operand as the op sees it: loaded if it is not on chip, through the copies that the op makes itself.
+
+        What of it is loaded is measured here if that is the `whole`.
+        """
+        item = self.plan.loads[op.position, operand]
+        local = self.plan.local.get((op.position, operand), [])
+        if item not in self._chip:
+            if item not in self._dram:
+                return None  # the sum of gradients, before the first
+            self._chip[item], bits = self._fetch(item)
+            if whole:
+                again = sum(copy.second_read for copy in local)
+                record.load(item_name(item, op.inputs[operand]), bits * (1 + again))
+        x = self._chip[item]
+        for copy in local:
+            record.quantized += x.size
+            x = self._held((item[0], copy), x)
+        return x
+
+    # --- numbers in formats -------------------------------------------------------------------------------------------
+
+    def _ready(self, item: Item, x: Array) -> Array:
+        """Numbers in the dtype that the item's format works in."""
+        format, _ = self.plan.format_of(item)
+        if format is None or format.values != "float":
+            return x
+        return _storable(np.asarray(x) if needs_float64(format) else np.asarray(x, self.dtype), format)
+
+    def _held(self, item: Item, x: Array) -> Array:
+        """Numbers as the item's format holds them."""
+        format, axes = self.plan.format_of(item)
+        return x if format is None else quantize(self._ready(item, x), format, axes)
+
+    def _place(self, item: Item, x: Array, held: Array) -> int:
+        """Put numbers into DRAM, as bits if they are measured; how many bits. `held` is what the format makes of x."""
+        format, axes = self.plan.format_of(item)
+        if not self.measure or format is None:
+            self._dram[item] = held
+            return 0
+        packed = pack(self._ready(item, x), format, axes)
+        self._dram[item] = packed
+        return packed.bits
+
+    def _fetch(self, item: Item) -> tuple[Array, int]:
+        """Numbers from DRAM, and how many bits they took."""
+        stored = self._dram[item]
+        return (unpack(stored), stored.bits) if isinstance(stored, Packed) else (stored, 0)

@@ -1,0 +1,70 @@
+"""One op in NumPy: the function of its row in the op table, or, for a contraction, a batch of matrix products.
+
+`torch_kernels` is next door: the same ops in PyTorch.
+"""
+
+import math
+import zlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from costsim.graph.graph import Graph, Op
+
+Array = np.ndarray[Any, Any]
+
+
+@cache
+def _as_matmul(equation: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, int, int, int]]:
+    """How to turn an einsum equation of two operands into a batch of matrix products.
+
+    The axes of x in the order (batch, rows, summed), those of w as (batch, summed, columns), those of the result
+    (batch, rows, columns) in the order that the equation wants, and how many there are of each.
+    """
+    operands, y = equation.split("->")
+    x, w = operands.split(",")
+    batch = [letter for letter in x if letter in w and letter in y]
+    summed = [letter for letter in x if letter in w and letter not in y]
+    rows = [letter for letter in x if letter not in w]
+    columns = [letter for letter in w if letter not in x]
+    made = batch + rows + columns
+    return (
+        tuple(x.index(letter) for letter in batch + rows + summed),
+        tuple(w.index(letter) for letter in batch + summed + columns),
+        tuple(made.index(letter) for letter in y),
+        (len(batch), len(rows), len(summed), len(columns)),
+    )
+
+
+def contract(equation: str, x: Array, w: Array) -> tuple[Array, int]:
+    """A contraction by matrix products (BLAS), and the multiplications done: the sizes of what matmul was given.
+
+    Sums are made in the dtype of the operands.
+    """
+    x_axes, w_axes, y_axes, (batch, rows, summed, _) = _as_matmul(equation)
+    x, w = x.transpose(x_axes), w.transpose(w_axes)
+    stack, m, n = x.shape[:batch], x.shape[batch : batch + rows], w.shape[batch + summed :]
+    a = x.reshape(math.prod(stack), math.prod(m), -1)
+    b = w.reshape(math.prod(stack), -1, math.prod(n))
+    y = np.matmul(a, b)
+    products = a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2]
+    return y.reshape(*stack, *m, *n).transpose(y_axes), products
+
+
+def run_op(
+    graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int
+) -> tuple[tuple[Array, ...], int]:
+    """The results of one op, in the order of its outputs, and the multiplications that a matrix product took."""
+    if op.kind.is_contraction and all(x is not None and x.dtype != object for x in inputs):
+        x, w = inputs
+        y, products = contract(op.kind.name, x, w)  # type: ignore[arg-type]
+        return (y,), products
+    runtime = {
+        "shape": graph.shape(op.outputs[0]),
+        "step": step,
+        "key": (seed, step, micro, zlib.crc32(op.original.encode())),
+    }
+    results = op.kind.run(*inputs, **op.params, **{name: runtime[name] for name in op.kind.runtime})
+    return (results if isinstance(results, tuple) else (results,)), 0
