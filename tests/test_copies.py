@@ -6,11 +6,11 @@ import pytest
 from conftest import ENCODERS, STEPS, copies_of, counted, formats_of, moves, policy, shipped_policy
 
 from costsim.cost.laws import LAWS
-from costsim.cost.row import SCOPES
 from costsim.cost.totals import sum_rows
 from costsim.errors import InputError
 from costsim.formats.named import parse_format
 from costsim.graph.fusion import UNTILED
+from costsim.names import SCOPES
 from costsim.policy.assign import assign
 from costsim.policy.policy import load_policy
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costsim.cost.count import count
-from costsim.cost.row import SCOPES, each_op
+from costsim.cost.row import each_op
 from costsim.cost.totals import GROUPINGS, Total, group, sum_rows
 from costsim.errors import InputError
 from costsim.formats.named import parse_format
@@ -31,6 +31,7 @@ from costsim.graph.fusion import UNTILED
 from costsim.graph.graph import Graph
 from costsim.inputs import schema_policy
 from costsim.inputs.widths import Widths
+from costsim.names import SCOPES
 from costsim.policy.assign import assign
 from costsim.policy.schedule import schedule
 

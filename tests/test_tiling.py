@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from costsim.cli import main
 from costsim.cost.gemm import Gemm, best, problem
 from costsim.cost.memory import of_policy
-from costsim.cost.row import SCOPES, each_op
+from costsim.cost.row import each_op
 from costsim.cost.tiling import tile_rows
 from costsim.cost.totals import group, sum_rows
 from costsim.devices.profile import load_hardware
@@ -27,6 +27,7 @@ from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import MODELS, PATTERNS, UNTILED, group_ops
 from costsim.inputs import files
 from costsim.inputs.widths import Widths
+from costsim.names import SCOPES
 from costsim.results.records import published, records
 from costsim.run import simulate
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from costsim.cost.kernels import Alike, Kernels, kernels
-from costsim.cost.row import SCOPES, Move, Row, narrowest_scope
+from costsim.cost.row import Move, Row, narrowest_scope
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
 from costsim.formats.format import Format
 from costsim.graph.fusion import TRAFFIC_MODELS as TRAFFIC_MODELS  # known here by name, too
@@ -17,6 +17,7 @@ from costsim.graph.fusion import group_ops as group_ops
 from costsim.graph.fusion import grouping
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims, expand
+from costsim.names import SCOPES
 from costsim.policy.assign import Assignment, Copy
 from costsim.policy.classes import Axes, Marks
 

@@ -7,8 +7,6 @@ from costsim.formats.format import Format
 from costsim.graph.graph import Op
 from costsim.policy.assign import Copy
 
-SCOPES = ("gemm", "layer", "step")
-
 
 class Move(NamedTuple):
     """Bits that cross the DRAM interface for one op, of one tensor or copy, over a whole training step."""

@@ -6,8 +6,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from costsim.cost.laws import LAWS, Law
-from costsim.cost.row import SCOPES, Move, Row, each_op, narrowest_scope
+from costsim.cost.row import Move, Row, each_op, narrowest_scope
 from costsim.graph.graph import Op
+from costsim.names import SCOPES
 
 
 class Reductions(NamedTuple):

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from costsim.cost.count import group_ops
-from costsim.cost.row import SCOPES, Row, narrowest_scope
+from costsim.cost.row import Row, narrowest_scope
 from costsim.errors import InputError, one_line
 from costsim.explain.derive import Derived, Deriver, differences
 from costsim.explain.formula import Part, Step, undefined, worked
 from costsim.graph.fusion import grouping
 from costsim.graph.graph import Graph, Op
+from costsim.names import SCOPES
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from costsim.inputs.schema import Count, Grade, Name, NonNegative, Positive, Rate, Strict
+from costsim.names import Law, Scope, Traffic
 
 # --- workload ---------------------------------------------------------------------------------------------------------
 
@@ -67,10 +68,10 @@ class Workload(Strict):
     label_smoothing: Rate = 0.0
     policies: Annotated[tuple[str, ...], Field(min_length=1)]
     baseline: str
-    law: Literal["product", "bops", "msfp", "energy"] = "product"
-    traffic: Literal["unfused", "fused", "tiled"] = "fused"
+    law: Law = "product"
+    traffic: Traffic = "fused"
     buffer_bytes: Count | None = Field(default=None, description="on chip, for traffic tiled")
-    scope: Literal["gemm", "layer", "step"] = "step"
+    scope: Scope = "step"
     hardware: tuple[str, ...] = Field(default=(), description="profiles on which time and energy are given")
     published: tuple[Published, ...] = ()
     assumptions: tuple[WorkloadAssumption, ...] = Field(

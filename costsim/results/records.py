@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from costsim.cost.laws import LAWS
-from costsim.cost.totals import GROUPINGS, Total, group
+from costsim.cost.totals import Total, group
 from costsim.graph.fusion import UNTILED
 from costsim.models.build import padding
 from costsim.run.simulate import CountedPolicy, Result
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from costsim.devices.roofline import Spent
 
 Record = dict[str, Any]
-BY = ("policy", *GROUPINGS, "assumption", "reduction")
 
 
 def _number(value: Fraction | None) -> float | None:
@@ -210,7 +209,7 @@ def assumption_records(result: Result) -> list[Record]:
 
 
 def full_records(result: Result, by: str) -> list[Record]:
-    """The rows of an export, one of BY: those of a policy with its peak memory, which no printed table shows."""
+    """The rows of an export, one of names.BY: those of a policy with its peak memory, which no printed table shows."""
     found = records(result, by)
     if by == "policy":
         for row, counted in zip(found, result.policies, strict=True):
@@ -219,7 +218,7 @@ def full_records(result: Result, by: str) -> list[Record]:
 
 
 def records(result: Result, by: str) -> list[Record]:
-    """The rows of a table, one of BY."""
+    """The rows of a table, one of names.BY."""
     if by == "assumption":
         return assumption_records(result)
     if by == "reduction":

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from costsim.cost.laws import LAWS
-from costsim.cost.row import SCOPES
 from costsim.errors import InputError, nearest, one_line
 from costsim.graph.fusion import MODELS
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.models.build import build
+from costsim.names import SCOPES
 from costsim.policy.policy import Policy, find_policy, load_policies, with_widths
 
 if TYPE_CHECKING:

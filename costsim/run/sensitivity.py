@@ -11,11 +11,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from costsim.cost.laws import LAWS
-from costsim.cost.row import SCOPES
 from costsim.cost.totals import Total
 from costsim.errors import InputError
 from costsim.graph.fusion import UNTILED
 from costsim.inputs import files
+from costsim.names import SCOPES
 from costsim.policy.policy import Policy, with_case
 from costsim.run.job import Job, with_fields
 from costsim.run.simulate import count_policy

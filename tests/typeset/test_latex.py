@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from costsim.cli import main
-from costsim.results.records import BY
+from costsim.names import BY
 
 pytestmark = pytest.mark.typeset
 HOSTILE = "a&b%c$d#e_f{g}h~i^j k<l>m|n\"o'p-`q` --[x]*ü\u00e7ß\u0160\u4e2d\U0001f600"
