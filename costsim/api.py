@@ -7,7 +7,7 @@
     result = workload.run(policies=["fixed16", dsq, dsq.with_(copy="stash", format="bfp8")], hardware=["h100-sxm"])
     result.compare()
 
-Everything here is a few lines around `simulate`, `frames`, `report` and `plots`.
+Each function is a few lines around `run`, `results`, `tables` and `plots`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from costsim.cost.totals import GROUPINGS
+from costsim import names
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
 from costsim.models.build import build
@@ -54,7 +54,7 @@ def load_policy(name: str | Path) -> Policy:
 
 
 def read(path: str | Path) -> Results:
-    """Results that were saved: their table, without what plots and exports are made of. Raises InputError."""
+    """Results that were saved: the table, without the runs that plots and exports take. Raises InputError."""
     return Results(frame_files.read(Path(path)))
 
 
@@ -72,9 +72,9 @@ class Workload:
 
     def with_(self, fields: Mapping[str, object]) -> Workload:
         """The workload with more of its fields changed. Raises InputError if they do not fit."""
-        made = replace(self, assignments=(*self.assignments, *_assignments(fields)))
-        _ = made.graph  # which reads and checks the file
-        return made
+        changed = replace(self, assignments=(*self.assignments, *_assignments(fields)))
+        _ = changed.graph  # which reads and checks the file
+        return changed
 
     @property
     def graph(self) -> Graph:
@@ -83,15 +83,15 @@ class Workload:
         return build(file, document)
 
     def run(self, policies: Sequence[str | Policy] = (), hardware: Sequence[str] = (), **convention: Any) -> Results:
-        """Count policies (the file's, if none is said) side by side, with time and energy on devices.
+        """Count policies (the file's, if none is given) side by side, with time and energy on devices.
 
-        `convention`: baseline, law, traffic, scope, bits, overlap, buffer_bytes, as `simulate.prepare` has them.
+        `convention`: baseline, law, traffic, scope, bits, overlap, buffer_bytes, as `run.job.prepare` has them.
         Raises InputError.
         """
-        found = simulate.run(
+        result = simulate.run(
             self.path, _listed(policies), assignments=self.assignments, hardware=_listed(hardware), **convention
         )
-        return Results(frame.of_results([({}, found)]), (found,))
+        return Results(frame.of_results([({}, result)]), (result,))
 
     def sweep(self, fields: Mapping[str, Iterable[object]], **options: Any) -> Results:
         """Run at every combination of values of some fields, into one table that has them as columns.
@@ -105,31 +105,31 @@ class Workload:
             where.append(texts)
         if not where:
             raise InputError("sweep: expected at least one value of each field")
-        names = {name: _listed(options.pop(name, ())) for name in ("policies", "hardware")}
-        found = sweep.run(where, workload=self.path, assignments=self.assignments, **names, **options)
-        return Results(frame.of_results(found), tuple(result for _, result in found))
+        listed = {name: _listed(options.pop(name, ())) for name in ("policies", "hardware")}
+        swept = sweep.run(where, workload=self.path, assignments=self.assignments, **listed, **options)
+        return Results(frame.of_results(swept), tuple(result for _, result in swept))
 
 
 def _listed(names: Any) -> Any:
-    """Several, also if one was given by itself."""
+    """Names as a tuple, also if one was given by itself."""
     return (names,) if isinstance(names, (str, Policy, int, float)) else tuple(names or ())
 
 
 def _columns(record: Record) -> dict[str, Any]:
-    """A record as a row of a table: what it says of devices as columns of their own, exact integers as such."""
-    plain = {name: value for name, value in flat(record).items() if not isinstance(value, (dict, list))}
+    """A record as a row of a table: a device's entries as columns of their own, exact integers as such."""
     texts = ("policy", "case", "here", "assumption", "setup", "tensor", "role", "grade")
     return {
         name: int(value) if isinstance(value, str) and value.isdecimal() and name not in texts else value
-        for name, value in plain.items()
+        for name, value in flat(record).items()
+        if not isinstance(value, (dict, list))
     }
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What runs found. `table` is tidy: a row per op, policy, phase and device (`frames.COLUMNS` says what is in it).
+    """The results of runs. `table` is tidy: a row per op, policy, phase and device; `results.frame.COLUMNS` names all.
 
-    `runs` is what the table was made of, and what figures and exports are made of; empty if it was read from a file.
+    `runs` are what the table, figures and exports are made of; none if the table was read from a file.
     """
 
     table: pd.DataFrame
@@ -142,23 +142,23 @@ class Results:
         """
         if what in frame.GROUPS:
             return frame.total(self.table, what)
-        if what in (*GROUPINGS, "assumption", "reduction"):
+        if what in names.BY:
             return pd.DataFrame([_columns(record) for record in records(self._run(), what)])
         return frame.total(self.table, what)  # which knows what there is
 
     def compare(self, baseline: str | None = None) -> pd.DataFrame:
-        """How many times less than a baseline (the file's, unless said) each policy takes. Raises InputError."""
+        """How many times less than a baseline (by default the file's) each policy takes. Raises InputError."""
         return frame.compare(self.table, baseline)
 
     def memory(self) -> pd.DataFrame:
-        """What fills the memory at the peak of a step, in bytes: a row per policy and component."""
+        """The memory at the peak of a step, in bytes: a row per policy and component."""
         from costsim.cost.memory import of_policy
 
         run = self._run()
         rows = []
         for counted in run.policies:
-            phase, found = of_policy(run.job.graph, counted.policy, run.job.convention.traffic)
-            for component, size in found.components.items():
+            phase, memory = of_policy(run.job.graph, counted.policy, run.job.convention.traffic)
+            for component, size in memory.components.items():
                 rows.append((counted.policy.name, phase, component, size))
         return pd.DataFrame(rows, columns=["policy", "training_phase", "component", "peak_memory_bytes"])
 
@@ -184,11 +184,11 @@ class Results:
         return frame_files.save(self.table, Path(path))
 
     def _run(self) -> simulate.Result:
-        """The one run that this is of."""
+        """The run, if there is one."""
         if len(self.runs) == 1:
             return self.runs[0]
-        what = f"a sweep of {len(self.runs)} runs; take one of its .runs" if self.runs else "read from a file"
-        raise InputError(f"this needs one run, and these results are {what}: costsim.load(...).run(...) makes one")
+        origin = f"a sweep of {len(self.runs)} runs; take one of its .runs" if self.runs else "read from a file"
+        raise InputError(f"this needs one run, and these results are {origin}: costsim.load(...).run(...) makes one")
 
     def __repr__(self) -> str:
         """The comparison, not the table of thousands of rows."""

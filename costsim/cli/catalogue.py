@@ -103,7 +103,7 @@ def _describe_format(format: Format) -> str:
     lines.append(f"  source: {format.source}")
     for family in named.FAMILIES:
         if re.fullmatch(family.pattern, format.name):
-            bounds = ", ".join(f"{what} {low}..{high}" for what, (low, high) in family.bounds.items())
+            bounds = ", ".join(f"{name} {low}..{high}" for name, (low, high) in family.bounds.items())
             lines.append(f"  spelling: {family.spelling}, with {bounds}; BLOCK: tensor, row, column or FREExCONTRACTED")
     return "\n".join(lines) + "\n"
 
@@ -156,14 +156,14 @@ def describe(name: str) -> str:
     raise InputError(f"unknown name {one_line(name)!r}{nearest(stem, known, most=0)}; see costsim list")
 
 
-def json_schema(what: str) -> str:
+def json_schema(file: str) -> str:
     """The JSON schema of a `workload` (with every model family), a `policy` or a `hardware` file."""
-    if what != "workload":
+    if file != "workload":
         sections: dict[str, type[schema.Strict]] = {
             "policy": schema_policy.Policy,
             "hardware": schema_hardware.Hardware,
         }
-        return json.dumps(sections[what].model_json_schema(), indent=2) + "\n"
+        return json.dumps(sections[file].model_json_schema(), indent=2) + "\n"
     workload = schema_workload.Workload.model_json_schema()
     for part, class_name in (("model", "Model"), ("batch", "Batch")):
         variants = []

@@ -31,8 +31,8 @@ def byte_count(least: int) -> Callable[[click.Context, click.Parameter, str | No
             size = Fraction(match[1]) * units[match[2].lower()]
             if size.denominator == 1 and least <= size < 2**63:
                 return int(size)
-        told = f"expected bytes, {least} or more, such as 24000000000, 24GB or 24GiB, got {text!r}"
-        raise click.BadParameter(told, ctx=ctx, param=param)
+        message = f"expected bytes, {least} or more, such as 24000000000, 24GB or 24GiB, got {text!r}"
+        raise click.BadParameter(message, ctx=ctx, param=param)
 
     return read
 
@@ -76,7 +76,7 @@ RATIOS = (
 
 
 def options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Options that several commands share; they take them as `**job`."""
+    """Options that several commands share, as one decorator."""
 
     def add(command: Command) -> Command:
         for option in reversed(options):
@@ -87,7 +87,7 @@ def options(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
 
 
 def path_of(out: str) -> Any:
-    """Where --out says, as a Path. Raises InputError for an empty name."""
+    """The Path that --out names. Raises InputError for an empty name."""
     from pathlib import Path
 
     from costsim.errors import InputError

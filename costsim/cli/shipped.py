@@ -7,27 +7,27 @@ import click
 from costsim import names
 
 
-def _catalogue(what: str) -> dict[str, str]:
+def _catalogue(name: str) -> dict[str, str]:
     from costsim.cli import catalogue
 
-    entries: Callable[[], dict[str, str]] = catalogue.CATALOGUES[what]
+    entries: Callable[[], dict[str, str]] = catalogue.CATALOGUES[name]
     return entries()
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(names.CATALOGUES))
-def list_(what: str) -> None:
+@click.argument("catalogue", type=click.Choice(names.CATALOGUES))
+def list_(catalogue: str) -> None:
     """List what costsim knows, a line each, the name first.
 
     \b
     costsim list policies
     """
-    entries = _catalogue(what)
+    entries = _catalogue(catalogue)
     width = max((len(name) for name in entries), default=0)
     for name, text in entries.items():
         click.echo(f"{name:{width}}  {text}".rstrip())
     if not entries:
-        click.echo(f"costsim: nothing of {what} is shipped yet", err=True)
+        click.echo(f"costsim: nothing of {catalogue} is shipped yet", err=True)
 
 
 @click.command()
@@ -46,8 +46,8 @@ def show(name: str) -> None:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(names.FILES))
-def schema(what: str) -> None:
+@click.argument("file", type=click.Choice(names.FILES))
+def schema(file: str) -> None:
     """Print the JSON schema of a file, for editors and checks.
 
     \b
@@ -55,4 +55,4 @@ def schema(what: str) -> None:
     """
     from costsim.cli import catalogue
 
-    click.echo(catalogue.json_schema(what), nl=False)
+    click.echo(catalogue.json_schema(file), nl=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from costsim.cost.memory import standing_bytes
@@ -59,47 +59,49 @@ def undivided(result: Result, by: str) -> str | None:
 def _policy_rows(result: Result, device: Hardware) -> list[list[str]]:
     rows = []
     for counted in result.policies:
-        its = hardware_record(result, counted, device)
-        runs = len(its["upcast"])
+        record = hardware_record(result, counted, device)
+        upcast = len(record["upcast"])
         rows.append(
             [
                 counted.policy.name,
-                duration(its["time_s"]),
-                short(its["time_reduction"]),
-                joules(its["energy_j"]),
-                short(its["energy_reduction"]),
-                its["bound"],
-                three_digits(its["op_per_byte"]),
-                f"{runs} pair{'s' * (runs > 1)}" if runs else "-",
+                duration(record["time_s"]),
+                short(record["time_reduction"]),
+                joules(record["energy_j"]),
+                short(record["energy_reduction"]),
+                record["bound"],
+                three_digits(record["op_per_byte"]),
+                f"{upcast} pair{'s' * (upcast > 1)}" if upcast else "-",
             ]
         )
     return rows
 
 
-def _group_cells(its: Record) -> list[str]:
+def _group_cells(record: Record) -> list[str]:
     """The cells of a group on a device; a group whose ops all belong to other groups' kernels has no time."""
-    if its["time_s"] == 0:
-        return ["-", "-", "-", "-", "-", "-", "-"]
+    if record["time_s"] == 0:
+        return ["-"] * len(_GROUP_COLUMNS)
     return [
-        duration(its["time_s"]),
-        percent(its["time_share"]),
-        joules(its["energy_j"]),
-        percent(its["energy_share"]),
-        its["bound"],
-        three_digits(its["op_per_byte"]),
-        three_digits(its["ridge_op_per_byte"]),
+        duration(record["time_s"]),
+        percent(record["time_share"]),
+        joules(record["energy_j"]),
+        percent(record["energy_share"]),
+        record["bound"],
+        three_digits(record["op_per_byte"]),
+        three_digits(record["ridge_op_per_byte"]),
     ]
 
 
 def _group_tables(result: Result, by: str) -> Iterator[tuple[Hardware, str, Table]]:
     """A table for each device and policy."""
-    found = group_records(result, by)
+    records = group_records(result, by)
     for device in result.job.hardware:
-        for policy in dict.fromkeys(record["policy"] for record in found):
-            its = [record for record in found if record["policy"] == policy]
-            cells = [_group_cells(record["hardware"][device.name]) for record in its]
-            rows = [[record[by], *rest] for record, rest in zip(its, cells, strict=True)]
-            shown = [[clip(record[by], 20), *rest] for record, rest in zip(its, cells, strict=True)]
+        for policy in dict.fromkeys(record["policy"] for record in records):
+            rows = [
+                [record[by], *_group_cells(record["hardware"][device.name])]
+                for record in records
+                if record["policy"] == policy
+            ]
+            shown = [[clip(name, 20), *cells] for name, *cells in rows]
             yield device, policy, Table((Column(by, _LEFT), *_GROUP_COLUMNS), rows, shown)
 
 
@@ -117,7 +119,7 @@ def paper_table(result: Result, by: str) -> Table:
 
 
 def screen(result: Result, by: str) -> list[list[Block]]:
-    """For a screen: the tables of each device, its peaks above, what stands behind the times by them; a sentence."""
+    """Groups of blocks for a screen: each device's peaks, its tables and what is behind the times; a sentence."""
     blocks = _policy_blocks(result) if by == "policy" else _group_blocks(result, by)
     return [*blocks, [Notes([roofline_note(result, by)], indent="")]]
 
@@ -155,52 +157,55 @@ def _peaks(device: Hardware) -> str:
 def _behind(result: Result, device: Hardware) -> list[str]:
     """Pairs that run as others, those that do not run, and what no source vouches for."""
     spent = [result.spent[counted.policy.name, device.name] for counted in result.policies]
-    said = {
-        "upcast": sorted({f"{pair} as {runs_as}" for its in spent for pair, runs_as in its.upcast}),
-        "unsupported": sorted({pair for its in spent for pair in its.unsupported}),
-        "n/a, as the profile does not know": sorted({what for its in spent for what in its.lacks}),
-        "scaled, weak or recalled": sorted({what for its in spent for what in its.unverified} | device.unverified),
+    kinds = {
+        "upcast": {f"{pair} as {runs_as}" for each in spent for pair, runs_as in each.upcast},
+        "unsupported": {pair for each in spent for pair in each.unsupported},
+        "n/a, as the profile does not know": {name for each in spent for name in each.lacks},
+        "scaled, weak or recalled": {name for each in spent for name in each.unverified} | device.unverified,
     }
     buffer = buffer_on(result.job, device)
     lines = [f"tiled for a buffer of {buffer} byte"] if result.job.convention.tiled and buffer else []
     lines += _too_large(result, device)
-    for what, its in said.items():
-        more = [f"and {len(its) - 3} more"] if len(its) > 3 else []
-        if its:
-            lines.append(f"{what}: {'; '.join([*its[:3], *more])}")
-    return lines
+    return lines + [f"{kind}: {_first(sorted(entries))}" for kind, entries in kinds.items() if entries]
+
+
+def _first(entries: Sequence[str], most: int = 3) -> str:
+    """Some entries, and how many more there are."""
+    more = [f"and {len(entries) - most} more"] if len(entries) > most else []
+    return "; ".join([*entries[:most], *more])
 
 
 def _too_large(result: Result, device: Hardware) -> list[str]:
-    """Policies whose weights and states alone do not fit the device's DRAM. Peaks, which take longer, are not asked."""
-    has = device.dram_bytes
-    needs = {its.policy.name: standing_bytes(result.job.graph, its.policy) for its in result.policies} if has else {}
-    larger = [f"{name} {size / 1e9:.3g} GB" for name, size in needs.items() if has and size > has]
-    if not has or not larger:
+    """Policies whose weights and states alone exceed the device's DRAM; peaks would take longer to find."""
+    room = device.dram_bytes
+    if not room:
         return []
-    more = [f"and {len(larger) - 3} more"] if len(larger) > 3 else []
-    said = f"weights and states alone take more than its {has / 1e9:.3g} GB of DRAM"
-    return [f"DOES NOT FIT: {said}: {'; '.join([*larger[:3], *more])}; costsim memory has the peak"]
+    sizes = {one.policy.name: standing_bytes(result.job.graph, one.policy) for one in result.policies}
+    larger = [f"{name} {size / 1e9:.3g} GB" for name, size in sizes.items() if size > room]
+    if not larger:
+        return []
+    reason = f"weights and states alone take more than its {room / 1e9:.3g} GB of DRAM"
+    return [f"DOES NOT FIT: {reason}: {_first(larger)}; costsim memory has the peak"]
 
 
 def roofline_note(result: Result, by: str) -> str:
     """What times and energies are, in a sentence."""
     overlap = "overlaps with" if result.job.overlap else "does not overlap with"
-    said = (
+    sentence = (
         f"a roofline for each kernel, summed over the run; arithmetic {overlap} DRAM traffic; energy is that of "
         "arithmetic, buffer and DRAM, and of static power where a profile has it"
     )
     if by in ("policy", "reduction"):
-        return said
+        return sentence
     return (
-        f"{said}; a kernel of several ops belongs to the {by} of its first one; one with more op/byte than the ridge "
-        "is bound by arithmetic: of the multipliers in use, or of operations on elements where there are no MACs"
+        f"{sentence}; a kernel of several ops belongs to the {by} of its first one; one with more op/byte than the "
+        "ridge is bound by arithmetic: of the multipliers in use, or of operations on elements where there are no MACs"
     )
 
 
 def notes(result: Result, by: str) -> list[str]:
     """The notes of all devices."""
-    found = [roofline_note(result, by)]
+    lines = [roofline_note(result, by)]
     for device in result.job.hardware:
-        found += [_peaks(device), *_behind(result, device)]
-    return found
+        lines += [_peaks(device), *_behind(result, device)]
+    return lines
