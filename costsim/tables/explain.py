@@ -31,8 +31,8 @@ def _result(step: Step) -> str:
     return f"{value} {step.unit}".rstrip()
 
 
-class _Notes:
-    """Sources that several steps have are notes below, each once; others stand with their step."""
+class _Citations:
+    """Sources of several steps are notes at the end, each once; others stand with their step."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         times = Counter(step.source for step in dict.fromkeys(steps))
@@ -59,8 +59,8 @@ class _Notes:
                 lines += _wrap(self.cite(step.source), 4, 1)
         return lines
 
-    def footer(self) -> list[str]:
-        """The notes."""
+    def notes(self) -> list[str]:
+        """The sources that steps cite by number, to end with."""
         lines = [line for source, n in self.numbers.items() for line in _wrap(f"[{n}] {source}", 0, 4)]
         return ["", *lines] if lines else []
 
@@ -76,6 +76,7 @@ def _common(sections: Sequence[Section]) -> list[Step]:
 
 
 def _convention(job: Job, scope: str) -> str:
+    """The convention in a line, with the reason if an op is counted in another scope than was asked for."""
     line, asked = convention_line(job.convention, scope), job.convention.scope
     if scope == asked:
         return line
@@ -83,13 +84,13 @@ def _convention(job: Job, scope: str) -> str:
 
 
 def _phases(section: Section) -> str:
-    which = "phase" if len(section.phases) == 1 else "phases"
-    return f"{which} {', '.join(map(str, section.phases))} ({section.setup}): {section.steps} steps"
+    noun = "phase" if len(section.phases) == 1 else "phases"
+    return f"{noun} {', '.join(map(str, section.phases))} ({section.setup}): {section.steps} steps"
 
 
 def _op_lines(job: Job, op: Explanation) -> Iterator[str]:
     """What all policies share, what all phases of a policy share, and the rest phase by phase; then the run."""
-    notes = _Notes(step for section in op.sections for step in section.explained)
+    citations = _Citations(step for section in op.sections for step in section.explained)
     yield from _wrap(f"{job.workload}: {op.name}", 0)
     yield from _wrap(op.about, 0)
     yield from _wrap(_convention(job, op.scope), 0)
@@ -97,21 +98,21 @@ def _op_lines(job: Job, op: Explanation) -> Iterator[str]:
     everywhere = _common(op.sections) if len(op.sections) > 1 else []
     if everywhere:
         yield from _heading("whatever the policy and phase" if len(op.runs) > 1 else "in every phase")
-        yield from notes.lines(everywhere)
+        yield from citations.lines(everywhere)
     for policy, run in op.runs.items():
         sections = [section for section in op.sections if section.policy == policy]
         several = len(sections) > 1 and len(op.runs) > 1
         in_phases = [step for step in _common(sections) if step not in everywhere] if several else []
         if in_phases:
             yield from _heading(f"{policy}, in every phase")
-            yield from notes.lines(in_phases)
+            yield from citations.lines(in_phases)
         above = {*everywhere, *in_phases}
         for section in sections:
             yield from _heading(f"{policy}, {_phases(section)}")
-            yield from notes.lines(step for step in section.explained if step not in above)
+            yield from citations.lines(step for step in section.explained if step not in above)
         yield from _heading(f"{policy}, over the run")
-        yield from notes.lines(run)
-    yield from notes.footer()
+        yield from citations.lines(run)
+    yield from citations.notes()
 
 
 def _value(value: Number) -> str:
@@ -131,16 +132,16 @@ def _part_lines(parts: Parts, unit: str) -> list[str]:
 
 
 def _total_lines(job: Job, name: str, sections: Sequence[Total]) -> Iterator[str]:
-    notes = _Notes(step for section in sections for step in section.explained)
+    citations = _Citations(step for section in sections for step in section.explained)
     yield from _wrap(f"{job.workload}: {name}", 0)
     yield from _wrap(_convention(job, job.convention.scope), 0)
     for section in sections:
         yield from _heading(section.policy + (f" on {section.device}" if section.device else ""))
-        yield from notes.lines(section.explained)
+        yield from citations.lines(section.explained)
         for parts in section.parts:
             if parts.shares:
                 yield from _part_lines(parts, parts.unit or section.explained[-1].unit)
-    yield from notes.footer()
+    yield from citations.notes()
 
 
 def _number(value: Number | str | None) -> Number | str | None:

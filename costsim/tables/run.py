@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Sour
 from costsim.tables.table import Column, Table, clip, composed, dense, plain, simple, wrap
 
 Fill = Callable[[Record], str]
-# A column, what fills its cells, and what fills those of a terminal of 80 columns where it cuts or wraps.
+# A column, what fills its cells, and what fills those of a terminal of 80 columns if that cuts or wraps them.
 Columns = list[tuple[Column, Fill, Fill | None]]
 _IDENTIFIERS = ("op", "tensor")  # which other commands take: never cut
 _WIDE = 2  # devices of which a table for papers has columns, not rows
@@ -95,11 +95,11 @@ def _reduction_columns() -> Columns:
 def _device_columns(result: Result) -> Columns:
     """Time and energy on each device, side by side."""
 
-    def fill(name: str, what: str) -> Fill:
-        return lambda r: short(r["hardware"][name][f"{what}_reduction"])
+    def column(name: str, quantity: str) -> tuple[Column, Fill, None]:
+        head = Column(f"{quantity}\nx", full=f"{name} {quantity} x", over=name)
+        return head, lambda r: short(r["hardware"][name][f"{quantity}_reduction"]), None
 
-    pairs = [(device.name, what) for device in result.job.hardware for what in ("time", "energy")]
-    return [(Column(f"{what}\nx", "right", f"{name} {what} x", name), fill(name, what), None) for name, what in pairs]
+    return [column(device.name, quantity) for device in result.job.hardware for quantity in ("time", "energy")]
 
 
 def _device_rows(rows: Iterable[Record]) -> tuple[Columns, list[Record]]:
@@ -138,35 +138,41 @@ def table_of(result: Result, by: str, paper: bool = False) -> Table:
 
 
 def remarks(result: Result, by: str = "policy") -> list[str]:
-    """What stands under a table, a line each: the phases, what is fitted and recalled, what is not defined."""
-    lines = []
+    """The lines under a table beside the convention: phases, padding, what is not defined, fitted or recalled."""
+    lines = [*_phases(result), *_padding(result), *_unpriced(result)]
+    if by == "reduction":
+        lines.append("memory is the peak of a step, of all ops whatever the scope")
+    undivided = device_tables.undivided(result, by)
+    if undivided is not None:
+        lines.append(undivided)
+    if any(counted.policy.recalled for counted in result.policies):
+        lines.append("* levels recalled, not stated by the paper")
+    return lines
+
+
+def _phases(result: Result) -> Iterator[str]:
     for counted in result.policies:
-        if len(counted.phases) > 1:
-            setups = zip(counted.phases, counted.policy.setup, strict=True)
-            fitted = any(phase.until_grade == "fitted" for phase in counted.policy.file.phases)
-            lines.append(
-                f"{counted.policy.name}: "
-                + ", ".join(f"{p.steps} steps {setup}" for p, setup in setups)
-                + ("; where phases end is fitted" if fitted else "")
-            )
+        policy, phases = counted.policy, counted.phases
+        if len(phases) > 1:
+            steps = [f"{phase.steps} steps {setup}" for phase, setup in zip(phases, policy.setup, strict=True)]
+            fitted = any(phase.until_grade == "fitted" for phase in policy.file.phases)
+            yield f"{policy.name}: {', '.join(steps)}" + ("; where phases end is fitted" if fitted else "")
+
+
+def _padding(result: Result) -> Iterator[str]:
     lengths = padding(result.job.file, result.job.document)
     if lengths is not None:
         real, padded = lengths
-        lines.append(
-            f"padding: {padded - real} of {padded} tokens ({100 - 100 * real / padded:.1f} %), counted as all others"
-        )
+        percentage = f"{100 - 100 * real / padded:.1f} %"
+        yield f"padding: {padded - real} of {padded} tokens ({percentage}), counted as all others"
+
+
+def _unpriced(result: Result) -> Iterator[str]:
     law = result.job.convention.law
     unpriced = sorted({pair for counted in (*result.policies, result.baseline) for pair in counted.total.unpriced})
     if unpriced:
         pairs = ", ".join(unpriced[:3]) + (", ..." if len(unpriced) > 3 else "")
-        lines.append(f"n/a: law {law} is defined for {LAWS[law].defined}; not for {pairs}")
-    if by == "reduction":
-        lines.append("memory is the peak of a step, of all ops whatever the scope")
-    why = device_tables.undivided(result, by)
-    lines += [] if why is None else [why]
-    if any(counted.policy.recalled for counted in result.policies):
-        lines.append("* levels recalled, not stated by the paper")
-    return lines
+        yield f"n/a: law {law} is defined for {LAWS[law].defined}; not for {pairs}"
 
 
 def convention_line(convention: Convention, scope: str = "") -> str:
@@ -251,7 +257,7 @@ _CAPTIONS = {
 
 
 def _paper(result: Result, by: str) -> list[Table]:
-    """The table with its caption, label and notes, and that of the devices."""
+    """The table of the run and that of the devices, with captions, labels and notes."""
     workload, baseline = result.job.workload, result.job.convention.baseline
     title = _CAPTIONS.get(by, "Arithmetic and DRAM traffic of {workload} by {by}").format(workload=workload, by=by)
     lines = remarks(result, by)

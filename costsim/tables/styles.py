@@ -118,20 +118,17 @@ def check_folder(folder: Path) -> None:
             known, there = part.exists(), part.is_dir()
         except OSError as error:
             raise _refused(folder, error.strerror or str(error)) from None
+        name = "" if part == folder else f"{one_line(part, 200)} "
         if known and not there:
-            raise _refused(
-                folder, "expected a folder, got a file" if part == folder else f"{one_line(part, 200)} is a file"
-            )
+            raise _refused(folder, f"{name}is a file" if name else "expected a folder, got a file")
+        if known and not os.access(part, os.W_OK | os.X_OK):
+            raise _refused(folder, f"{name}cannot be written to")
         if known:
-            if not os.access(part, os.W_OK | os.X_OK):
-                raise _refused(
-                    folder, "cannot be written to" if part == folder else f"{one_line(part, 200)} cannot be written to"
-                )
             return
 
 
-def _refused(folder: Path, why: str) -> InputError:
-    return InputError(f"--out {one_line(folder, 200)}: {why}")
+def _refused(folder: Path, reason: str) -> InputError:
+    return InputError(f"--out {one_line(folder, 200)}: {reason}")
 
 
 def _write_all(contents: Mapping[str, bytes], folder: Path) -> list[Path]:
