@@ -24,7 +24,6 @@ from costsim.inputs.files import find, list_shipped
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 WORKLOADS = list(list_shipped("workloads"))
 POLICIES = list(list_shipped("policies"))
-EXTENSIONS = {"table": "txt", "json": "json", "csv": "csv", "markdown": "md", "latex": "tex"}
 GROUPS = names.BY[1:-2]  # rows per assumption and reductions are no parts of a total
 # At least so many entries.
 LISTS = {"workloads": 5, "policies": 20, "hardware": 0, "formats": 50, "ops": 30, "traffic": 3}
@@ -96,6 +95,11 @@ WIDE = {  # arguments beside a policy's name and text
     "long source": (
         ["--set", f"published=[{{quantity: dram_reduction, policy: p, stated: 2, source: {'s' * 200}}}]"],
         "p",
+        DSQ,
+    ),
+    "long name beside published figures": (
+        ["--set", f"published=[{{quantity: dram_reduction, policy: {'p' * 60}, stated: 2, source: s}}]"],
+        "p" * 60,
         DSQ,
     ),
     "long name by role": (["--by", "role", "--scope", "step"], "p" * 90, DSQ),
@@ -219,7 +223,9 @@ def test_csv_is_a_header_and_rows():
 def test_out_writes_what_each_format_prints_and_replaces_it(by, suffix, tmp_path):
     args = ("run", "glue-mrpc-dsq", "--policy", "dsq", "--policy", "bfp16", "--by", by)
     out = tmp_path / "new" / "folder"
-    wanted = {f"glue-mrpc-dsq{suffix}.{EXTENSIONS[style]}": costsim(*args, "--format", style) for style in names.STYLES}
+    wanted = {
+        f"glue-mrpc-dsq{suffix}.{ending}": costsim(*args, "--format", style) for style, ending in names.STYLES.items()
+    }
     for _ in range(2):
         printed = costsim(*args, "--out", str(out))
         assert printed.splitlines() == [str(out / name) for name in wanted]
