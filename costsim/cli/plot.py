@@ -72,7 +72,7 @@ def _save(kind: str, out: str | None, options: dict[str, Any], /, **job: Any) ->
 
 
 def _save_sweep(sweep: tuple[str, ...], out: str | None, /, **job: Any) -> Any:
-    """Draw a sweep; a file that cannot be written is refused before anything is counted."""
+    """Draw a sweep; another ending is refused before anything is counted."""
     from costsim import plots
     from costsim.plots import sweep as sweep_plot
     from costsim.run import simulate
@@ -84,7 +84,7 @@ def _save_sweep(sweep: tuple[str, ...], out: str | None, /, **job: Any) -> Any:
     return plots.write(lambda: sweep_plot.sweep(list(results)), path)
 
 
-_OPTIONS = {  # of one kind of plot, with what an error says to do instead
+_OPTIONS = {  # of one kind of plot each, with a hint for errors
     "by": ("breakdown", ""),
     "batch": ("memory", "; --set batch.sequences=N sets one"),
     "phase": ("trace", ""),

@@ -28,23 +28,34 @@ def three_digits(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
+# The least value that is printed in a unit, the unit in seconds or joules, and its name.
+Units = tuple[tuple[float, float, str], ...]
+TIMES: Units = (
+    (2 * 86400, 86400, "d"),
+    (2 * 3600, 3600, "h"),
+    (2 * 60, 60, "min"),
+    (1, 1, "s"),
+    (1e-3, 1e-3, "ms"),
+    (0, 1e-6, "us"),
+)
+ENERGIES: Units = ((1e9, 1e9, "GJ"), (1e6, 1e6, "MJ"), (1e3, 1e3, "kJ"), (1, 1, "J"), (0, 1e-3, "mJ"))
+
+
+def _quantity(value: float | None, units: Units) -> str:
+    if value is None:
+        return "n/a"
+    _, size, unit = next((row for row in units if value >= row[0]), units[-1])
+    return f"{value / size:.3g} {unit}"
+
+
 def duration(seconds: float | None) -> str:
     """A time in the unit that leaves one to four digits before the point."""
-    if seconds is None:
-        return "n/a"
-    units = ((86400 * 2, 86400, "d"), (7200, 3600, "h"), (120, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms"))
-    size, unit = next(((size, unit) for least, size, unit in units if seconds >= least), (1e-6, "us"))
-    return f"{seconds / size:.3g} {unit}"
+    return _quantity(seconds, TIMES)
 
 
 def joules(value: float | None) -> str:
     """An energy in the largest unit that it has one of, or in mJ."""
-    if value is None:
-        return "n/a"
-    size, unit = next(
-        ((10.0**e, u) for e, u in ((9, "GJ"), (6, "MJ"), (3, "kJ"), (0, "J")) if value >= 10**e), (1e-3, "mJ")
-    )
-    return f"{value / size:.3g} {unit}"
+    return _quantity(value, ENERGIES)
 
 
 def gigabytes(size: int) -> str:

@@ -1,4 +1,4 @@
-"""What a command has to show, before a style is chosen: blocks of tables and notes, and the data behind them."""
+"""Documents, before a style is chosen: blocks of tables and notes, and the data behind them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from costsim.tables.table import Drawing, Table, simple
 
 
 class Drawn(NamedTuple):
-    """A table among other blocks. `whole`: a file or a pipe gets its names in full, however wide that is."""
+    """A table. `whole`: a file or a pipe gets the names in full, however wide that is."""
 
     table: Table
     drawing: Drawing = simple

@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
+from costsim.tables.cells import ENERGIES, TIMES
 from costsim.tables.table import LEAST, Column, Table, printable, shrink, widest
 
 if TYPE_CHECKING:
@@ -64,9 +65,8 @@ _ACCENTS = dict(
 )
 _BREAKS = re.compile(r"(?<=[._+/,>-])(?=\w)")  # where a line may break inside a word
 _NUMBER = re.compile(r"([+-]?\d+)(?:\.(\d+))?(?:e([+-]?\d+))?")
-_TIMES = {"d": 86400, "h": 3600, "min": 60, "s": 1, "ms": 1e-3, "us": 1e-6}
-_ENERGIES = {"GJ": 1e9, "MJ": 1e6, "kJ": 1e3, "J": 1, "mJ": 1e-3}
-UNITS: dict[str, float] = {**_TIMES, **_ENERGIES, "pair": 1, "pairs": 1}  # of quantities in cells, in SI
+# Units of quantities in cells, in SI.
+UNITS: dict[str, float] = {**{unit: size for _, size, unit in (*TIMES, *ENERGIES)}, "pair": 1, "pairs": 1}
 _QUANTITY = re.compile(rf"([\d.e+-]+) ({'|'.join(UNITS)})")
 
 
@@ -125,7 +125,7 @@ def cell(text: str, breakable: bool = False) -> str:
 
 
 def number(text: str) -> str | None:
-    r"""A number for a column in math mode, 3.6e19 as 3.6\times10^{19}; None if it is none."""
+    r"""A number for a column in math mode, 3.6e19 as 3.6\times10^{19}; None for other text."""
     match = _NUMBER.fullmatch(text)
     if not match:
         return None

@@ -1,4 +1,4 @@
-"""Tables, whatever they are of: as a terminal of any width shows them, as Markdown, as CSV. tabulate draws them."""
+"""Tables on a terminal of any width, as Markdown and as CSV; tabulate draws them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Rows = Sequence[Sequence[str]]
 
 
 class Column(NamedTuple):
-    """A column: its header as a terminal shows it (lines apart by newlines), and in full where that is not clear.
+    """A column. A terminal shows `header`, which may have several lines; `full` is for where that is not clear.
 
-    `over` is what papers print above it and its neighbours of the same.
+    Papers print `over` above neighbours that have it in common.
     """
 
     header: str
@@ -76,7 +76,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Where a table is shown. As it is made: a file or a pipe, which gets plain text of 80 columns."""
+    """Where a table is shown; by default a file or a pipe, which gets plain text of 80 columns."""
 
     width: int = WIDTH
     colour: bool = False
@@ -99,7 +99,7 @@ FILE = Screen(whole_names=True)
 
 
 def screen() -> Screen:
-    """That of standard output: as wide as its terminal, in colour unless NO_COLOR is set (no-color.org)."""
+    """The screen of standard output: as wide as its terminal, in colour unless NO_COLOR is set (no-color.org)."""
     if not sys.stdout.isatty():
         return FILE
     import shutil  # slow to import
@@ -264,7 +264,7 @@ def markdown(table: Table) -> str:
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with what it says of each device as columns of its own: h100-sxm.time_s."""
+    """A record with the entries of each device as columns of their own: h100-sxm.time_s."""
     devices: Mapping[str, Mapping[str, Any]] = row.get("hardware", {})
     plain = {key: value for key, value in row.items() if key != "hardware"}
     return plain | {f"{name}.{key}": value for name, record in devices.items() for key, value in record.items()}
