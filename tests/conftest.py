@@ -4,10 +4,10 @@ import hypothesis
 import numpy as np
 import pytest
 
-from costsim.cost.count import count, group_ops
+from costsim.cost.count import count
 from costsim.cost.row import each_op
 from costsim.graph.builder import GraphBuilder
-from costsim.graph.fusion import UNTILED
+from costsim.graph.fusion import UNTILED, group_ops
 from costsim.inputs import files, schema_policy
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models import decoder, encoder_classifier, encoder_decoder

@@ -8,11 +8,11 @@ from click.testing import CliRunner
 from conftest import POLICIES, STEPS, adamw, decoder_step, pairs, shipped_policy
 
 from costsim.cli import main
-from costsim.cost.count import group_ops
 from costsim.cost.memory import COMPONENTS, memory, of_policy
 from costsim.errors import InputError
 from costsim.formats.pack import pack
 from costsim.graph.autodiff import stash
+from costsim.graph.fusion import group_ops
 from costsim.models import decoder
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
 from test_plots import small, texts
 
-from costsim.cost.count import group_ops
 from costsim.cost.memory import COMPONENTS, of_policy
+from costsim.graph.fusion import group_ops
 from costsim.plots import save
 from costsim.plots.style import OF_COMPONENT
 from costsim.plots.timeline import regions, thin, timeline

@@ -8,12 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from costsim.cli import main
-from costsim.cost.count import count, group_ops
+from costsim.cost.count import count
 from costsim.cost.row import each_op
 from costsim.cost.totals import GROUPINGS
 from costsim.devices.energy import TABLES, mac_pj, recalled
 from costsim.devices.profile import load_hardware, ridge_point
 from costsim.formats.named import parse_format
+from costsim.graph.fusion import group_ops
 from costsim.policy.assign import assign
 from costsim.results.records import group_records, records, reduction_records
 from costsim.run.simulate import run

@@ -12,10 +12,11 @@ from conftest import STEPS as FAMILIES
 
 from costsim.cli import main
 from costsim.cost import count as counting
-from costsim.cost.count import count, group_ops
+from costsim.cost.count import count
 from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.graph import ops
+from costsim.graph.fusion import group_ops
 from costsim.graph.kinds import contraction
 from costsim.inputs import files, schema_policy
 from costsim.policy.assign import assign

@@ -142,8 +142,9 @@ def describe(name: str) -> str:
         shipped = files.list_shipped(folder)
         if stem in shipped:
             return files.read_text(shipped[stem])
-    if name in fusion.MODELS:
-        return _describe_traffic(fusion.MODELS[name])
+    for model in fusion.MODELS.values():
+        if model.name == name:
+            return _describe_traffic(model)
     kind = ops.OPS.get(name.replace("-", "_"))
     if kind is not None:
         return _describe_kind(kind)

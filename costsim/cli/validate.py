@@ -64,7 +64,7 @@ def _refuse(reason: str, **options: object) -> None:
             raise InputError(f"--{name}: {reason}")
 
 
-def _untiled(traffic: str | None) -> None:
+def _untiled(traffic: names.Traffic | None) -> None:
     """Raise InputError for a traffic model that is tiled for a buffer."""
     from costsim.errors import InputError
     from costsim.graph.fusion import MODELS

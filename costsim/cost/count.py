@@ -12,12 +12,10 @@ from costsim.cost.kernels import Alike, Kernels, kernels
 from costsim.cost.row import Move, Row, narrowest_scope
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
 from costsim.formats.format import Format
-from costsim.graph.fusion import TRAFFIC_MODELS as TRAFFIC_MODELS  # known here by name, too
-from costsim.graph.fusion import group_ops as group_ops
-from costsim.graph.fusion import grouping
+from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims, expand
-from costsim.names import SCOPES
+from costsim.names import SCOPES, Traffic
 from costsim.policy.assign import Assignment, Copy
 from costsim.policy.classes import Axes, Marks
 
@@ -167,7 +165,7 @@ def stored_bits(graph: Graph, assignment: Assignment, name: str, copy: Copy | No
     return format.stored_bits(graph.elements(dims), run)
 
 
-def count(graph: Graph, assignment: Assignment, traffic: str = "unfused", scope: str = "step") -> list[Row]:
+def count(graph: Graph, assignment: Assignment, traffic: Traffic = "unfused", scope: str = "step") -> list[Row]:
     """Work and DRAM bits of every op of the scope, over one training step (all micro-batches); a row for all alike.
 
     Raw tensors that only copies stand for are not written. A cast kernel counts before the first op that reads it (of a

@@ -12,11 +12,13 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from costsim.collector import paused
-from costsim.cost.count import count, group_ops, stored_bits
+from costsim.cost.count import count, stored_bits
 from costsim.cost.row import each_op
 from costsim.graph.autodiff import AFTER_FORWARD
+from costsim.graph.fusion import group_ops
 from costsim.graph.graph import Graph, Op, Tensor
 from costsim.graph.kinds import Dims
+from costsim.names import Traffic
 from costsim.policy.assign import Assignment, Copy, assign
 from costsim.policy.policy import Policy
 
@@ -68,7 +70,7 @@ class _Life:
     reader: Op | None = None
 
 
-def _lives(graph: Graph, assignment: Assignment, traffic: str) -> dict[Key, _Life]:
+def _lives(graph: Graph, assignment: Assignment, traffic: Traffic) -> dict[Key, _Life]:
     """Everything that is ever written to or read from memory, with the kernels that do so first and last."""
     group, root = group_ops(graph, traffic), graph.root
     lives: dict[Key, _Life] = {}
@@ -116,7 +118,7 @@ def _stays(graph: Graph, key: Key) -> bool:
     return copy is None or copy.placement == "at_producer" or cast_before
 
 
-def _places(graph: Graph, assignment: Assignment, traffic: str, end: int) -> Iterator[Stored]:
+def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) -> Iterator[Stored]:
     lives, lasts, tensors = _lives(graph, assignment, traffic), _lasting(graph), graph.tensors
     for name in tensors:  # what no op reads in this way is there all the same
         if name in lasts and tensors[name].alias is None and (name, None) not in lives:
@@ -141,7 +143,7 @@ def _places(graph: Graph, assignment: Assignment, traffic: str, end: int) -> Ite
 
 @lru_cache(maxsize=32)
 @paused
-def memory(graph: Graph, assignment: Assignment, traffic: str) -> Memory:
+def memory(graph: Graph, assignment: Assignment, traffic: Traffic) -> Memory:
     """What lies in memory during a step under an assignment of formats, in exact bytes; each place is whole bytes."""
     group = group_ops(graph, traffic)
     end = group[-1]
@@ -160,7 +162,7 @@ def memory(graph: Graph, assignment: Assignment, traffic: str) -> Memory:
     return Memory(live[peak], peak, last_op, parts, stored, live)
 
 
-def of_policy(graph: Graph, policy: Policy, traffic: str) -> tuple[int, Memory]:
+def of_policy(graph: Graph, policy: Policy, traffic: Traffic) -> tuple[int, Memory]:
     """The phase of a policy in which the peak is highest (from 0), and the memory in it."""
     found = [memory(graph, assign(graph, policy, i), traffic) for i in range(len(policy.file.phases))]
     highest = max(range(len(found)), key=lambda i: found[i].peak_bytes)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from costsim.cost.count import group_ops
 from costsim.cost.row import Row, each_op
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj, recalled
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.formats.format import Format
-from costsim.graph.fusion import grouping
+from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
+from costsim.names import Traffic
 
 Pair = tuple[Format, Format, Format]
 BOUNDS = ("arithmetic", "vector", "dram", "launch")
@@ -31,7 +31,7 @@ class Kernel(NamedTuple):
     number: int
 
 
-def kernels(graph: Graph, rows: Sequence[Row], traffic: str, scope: str, each: bool = False) -> list[Kernel]:
+def kernels(graph: Graph, rows: Sequence[Row], traffic: Traffic, scope: str, each: bool = False) -> list[Kernel]:
     """The kernels of a step, those that do the same once, or `each` by itself.
 
     A quantize kernel is one of its own, before the op that wants the copy.

@@ -17,6 +17,7 @@ from costsim.explain.readers import Follower, Use, label
 from costsim.formats.format import Format, Scale
 from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
 from costsim.graph.kinds import Dims, expand
+from costsim.names import Traffic
 from costsim.policy.assign import Assignment, Copy
 from costsim.policy.classes import Axes
 
@@ -94,7 +95,7 @@ _Vector = dict[str, list[Term]]  # terms of the operations on elements, by name
 class Deriver:
     """Works out ops of a graph under an assignment of formats, one by one. In scope `gemm` traffic is `unfused`."""
 
-    def __init__(self, graph: Graph, assignment: Assignment, traffic: str, law: str) -> None:
+    def __init__(self, graph: Graph, assignment: Assignment, traffic: Traffic, law: str) -> None:
         self.graph, self.assignment, self.traffic, self.law = graph, assignment, traffic, law
         self.follower = Follower(graph, assignment, traffic)
 

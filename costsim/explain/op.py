@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from costsim.cost.count import group_ops
 from costsim.cost.row import Row, narrowest_scope
 from costsim.errors import InputError, one_line
 from costsim.explain.derive import Derived, Deriver, differences
 from costsim.explain.formula import Part, Step, undefined, worked
-from costsim.graph.fusion import grouping
+from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
-from costsim.names import SCOPES
+from costsim.names import SCOPES, Traffic
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
@@ -105,7 +104,7 @@ def _device_steps(job: Job, phase: CountedPhase, scope: str, found: Derived) -> 
         yield from device_steps(kernel, device, job.overlap, buffer)
 
 
-def _grouping(job: Job, scope: str) -> str:
+def _grouping(job: Job, scope: str) -> Traffic:
     """The traffic model by which ops are grouped into kernels: in scope gemm nothing fuses."""
     return grouping(job.convention.traffic, scope)
 

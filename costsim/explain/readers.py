@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from costsim.cost.count import group_ops
 from costsim.cost.traffic import Held
+from costsim.graph.fusion import group_ops
 from costsim.graph.graph import Graph, Op
+from costsim.names import Traffic
 from costsim.policy.assign import Assignment, Copy
 
 
@@ -40,7 +41,7 @@ def label(name: str, held: Held) -> str:
 class Follower:
     """Follows tensors of a graph; ops are grouped into kernels as a traffic model says."""
 
-    def __init__(self, graph: Graph, assignment: Assignment, traffic: str) -> None:
+    def __init__(self, graph: Graph, assignment: Assignment, traffic: Traffic) -> None:
         self.graph, self.assignment = graph, assignment
         self.group = group_ops(graph, traffic)
         self.stories: dict[str, Story] = {}

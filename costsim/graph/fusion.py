@@ -4,10 +4,12 @@ A kernel is a run of consecutive ops, so any grouping can be executed. A pattern
 kernel by the sort of its first op; a traffic model is a set of patterns. To fuse otherwise is another row here.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 from costsim.graph.graph import Graph, Op
+from costsim.names import Traffic
 
 
 class Pattern(NamedTuple):
@@ -22,7 +24,7 @@ class Pattern(NamedTuple):
 class TrafficModel(NamedTuple):
     """A named way to count DRAM traffic: what fuses, and whether GEMMs are cut into tiles for a finite buffer."""
 
-    name: str
+    name: Traffic
     patterns: tuple[str, ...]
     tiled: bool
     description: str
@@ -60,7 +62,7 @@ PATTERNS: tuple[Pattern, ...] = (
 )
 
 _FUSED = tuple(pattern.name for pattern in PATTERNS)
-MODELS: dict[str, TrafficModel] = {
+MODELS: Mapping[Traffic, TrafficModel] = {
     model.name: model
     for model in (
         TrafficModel("unfused", (WRITTEN.name,), False, "every op reads each input once and writes its outputs once"),
@@ -73,7 +75,6 @@ MODELS: dict[str, TrafficModel] = {
         ),
     )
 }
-TRAFFIC_MODELS = tuple(MODELS)
 UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # those that need no buffer's size
 
 
@@ -88,13 +89,13 @@ def _sort(op: Op) -> str:
     return "pass"  # over the elements of tensors, or over rows that stay on chip
 
 
-def grouping(traffic: str, scope: str) -> str:
+def grouping(traffic: Traffic, scope: str) -> Traffic:
     """The traffic model by which ops of a scope are grouped: in scope `gemm` there is nothing to fuse."""
     return "unfused" if scope == "gemm" else traffic
 
 
 @lru_cache(maxsize=8)
-def group_ops(graph: Graph, traffic: str) -> tuple[int, ...]:
+def group_ops(graph: Graph, traffic: Traffic) -> tuple[int, ...]:
     """The kernel that each op belongs to, by position. Groups are runs of consecutive ops.
 
     An op joins the kernel before it if some pattern of the traffic model says so of the kernel's first op and of it, if

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from costsim.cost.count import group_ops
 from costsim.cost.memory import COMPONENTS, Memory, of_policy
 from costsim.graph.autodiff import AFTER_FORWARD
+from costsim.graph.fusion import group_ops
 from costsim.graph.graph import Graph
+from costsim.names import Traffic
 from costsim.plots.style import OF_COMPONENT, marks, short, si, starred
 from costsim.results.trace import Live, live_parts
 from costsim.run.simulate import CountedPolicy, Result
@@ -41,7 +42,7 @@ def thin(live: Sequence[Live], points: int) -> Steps:
     return Steps(starts, parts, len(live))
 
 
-def regions(graph: Graph, traffic: str) -> dict[str, tuple[int, int]]:
+def regions(graph: Graph, traffic: Traffic) -> dict[str, tuple[int, int]]:
     """The kernels, from and to (without the last), of forward, backward (with what it makes again) and update."""
     starts = sorted(set(group_ops(graph, traffic)))
     found: dict[str, tuple[int, int]] = {}

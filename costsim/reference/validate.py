@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from costsim.cost.count import count, group_ops
+from costsim.cost.count import count
 from costsim.cost.row import Row, each_op
 from costsim.errors import InputError
+from costsim.graph.fusion import group_ops
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.models.build import build
+from costsim.names import Traffic
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
@@ -251,7 +253,7 @@ class Validation:
     """What `validate` found."""
 
     workload: str
-    traffic: str
+    traffic: Traffic
     sizes: dict[str, int]
     micro_batches: int
     ops: int
@@ -285,7 +287,7 @@ def _in_single(weights: Mapping[str, Array]) -> dict[str, Array]:
     return {name: weight.astype(np.float32) for name, weight in weights.items()}
 
 
-def _check(bench: _Bench, policy: Policy, index: int, traffic: str) -> Check:
+def _check(bench: _Bench, policy: Policy, index: int, traffic: Traffic) -> Check:
     graph, assignment = bench.graph, assign(bench.graph, policy, index)
     rows = count(graph, assignment, traffic)
     held = run(

@@ -12,13 +12,14 @@ from itertools import accumulate, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costsim.cost.count import group_ops
 from costsim.cost.memory import COMPONENTS, Memory, memory
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Kernel, Rates, Spent, kernels, spend
 from costsim.errors import InputError
+from costsim.graph.fusion import group_ops
 from costsim.graph.graph import Graph
 from costsim.inputs import files
+from costsim.names import Traffic
 from costsim.policy.assign import assign
 from costsim.run.simulate import CountedPolicy, Result, buffer_on, rows_on
 
@@ -37,7 +38,7 @@ class Live(NamedTuple):
     parts: tuple[int, ...]  # bytes of each of COMPONENTS
 
 
-def live_parts(its: Memory, graph: Graph, traffic: str) -> list[Live]:
+def live_parts(its: Memory, graph: Graph, traffic: Traffic) -> list[Live]:
     """The live bytes by component, for every kernel of a step in order."""
     starts = sorted(set(group_ops(graph, traffic)))
     change = {name: [0] * (starts[-1] + 2) for name in COMPONENTS}

@@ -13,7 +13,7 @@ from costsim.graph.fusion import MODELS
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.models.build import build
-from costsim.names import SCOPES
+from costsim.names import SCOPES, Traffic
 from costsim.policy.policy import Policy, find_policy, load_policies, with_widths
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Convention:
     """What every printed number depends on besides the workload and the policy."""
 
     law: str
-    traffic: str
+    traffic: Traffic
     scope: str
     baseline: str
     steps: int
@@ -121,7 +121,7 @@ def _devices(names: Sequence[str], file: schema_workload.Workload, document: fil
 
 
 def _buffer(
-    traffic: str, said: int | None, file: schema_workload.Workload, devices: tuple[Hardware, ...]
+    traffic: Traffic, said: int | None, file: schema_workload.Workload, devices: tuple[Hardware, ...]
 ) -> tuple[int | None, str]:
     """The bytes on chip that traffic is tiled for, and of which device, "" if they were said. Raises InputError."""
     if not MODELS[traffic].tiled:
@@ -164,7 +164,7 @@ def prepare(
     policies: Sequence[str | Policy] = (),
     baseline: str | Policy | None = None,
     law: str | None = None,
-    traffic: str | None = None,
+    traffic: Traffic | None = None,
     scope: str | None = None,
     assignments: Sequence[str] = (),
     bits: str | None = None,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from test_bad_input import HOSTILE, run, write
 
-from costsim.cost.count import group_ops
 from costsim.cost.kernels import kernels
 from costsim.cost.memory import memory, of_policy
+from costsim.graph.fusion import group_ops
 from costsim.inputs import files
 from costsim.policy.assign import assign
 from costsim.policy.classes import classes
