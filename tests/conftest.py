@@ -14,8 +14,9 @@ from costsim.models import decoder, encoder_classifier, encoder_decoder
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy, find_policy, load_policies
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.validate import compare, draw_batch, draw_weights
+from costsim.reference.validate import compare
 
 # The same examples every time: a change alone can make a test fail.
 hypothesis.settings.register_profile("deterministic", derandomize=True)

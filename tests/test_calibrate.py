@@ -18,14 +18,16 @@ from costsim.devices.profile import load_hardware
 from costsim.devices.roofline import kernels, spend
 from costsim.errors import InputError
 from costsim.policy.assign import assign
-from costsim.reference import benches, calibrate, measure
+from costsim.reference import calibrate, engines, measure, shrink
+from costsim.reference.bench import Sizes
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import Executor
-from costsim.reference.validate import draw_batch, draw_weights
+from costsim.reference.numpy_bench import NumpyBench
 from costsim.run.job import prepare
 from costsim.tables.styles import render
 from costsim.tables.validation import time_document
 
-TINY = benches.Sizes(copy_bytes=4096, vector_elements=(16, 64), gemm=(2, 4, 8))
+TINY = Sizes(copy_bytes=4096, vector_elements=(16, 64), gemm=(2, 4, 8))
 # Two layers of few numbers; the shipped file has what no test should wait for.
 SMALL = [
     "model.d_model=16",
@@ -40,7 +42,7 @@ SMALL = [
 
 @pytest.fixture
 def bench():
-    found = benches.NumpyBench()
+    found = NumpyBench()
     found.sizes = TINY
     return found
 
@@ -48,7 +50,7 @@ def bench():
 @pytest.fixture
 def tiny(monkeypatch):
     """The command measures small arrays."""
-    monkeypatch.setattr(benches.NumpyBench, "__init__", _tiny_init(benches.NumpyBench.__init__))
+    monkeypatch.setattr(NumpyBench, "__init__", _tiny_init(NumpyBench.__init__))
 
 
 def _tiny_init(init):
@@ -115,7 +117,7 @@ def exactly(bench, launch=0.0, copy=1.0, vector=1.0, gemm=None):
         return calibrate.Timed((seconds,) * 3)
 
     by_size = {n: timed(seconds) for n, seconds in (gemm or {}).items()}
-    return calibrate.Found(timed(launch), timed(copy), {64: timed(vector)}, {"fp32": by_size} if by_size else {})
+    return calibrate.Samples(timed(launch), timed(copy), {64: timed(vector)}, {"fp32": by_size} if by_size else {})
 
 
 def loaded(fields, tmp_path):
@@ -177,7 +179,7 @@ def test_nothing_that_runs_is_an_error(bench):
 
 
 def test_sizes_are_sane(bench):
-    its = benches.NumpyBench().sizes
+    its = NumpyBench().sizes
     assert its.copy_bytes >= 2**20
     assert list(its.gemm) == sorted(its.gemm)
 
@@ -270,7 +272,7 @@ def no_bench(*_):
 
 @pytest.mark.parametrize("where", ["missing/my.yaml", ".", ""])
 def test_a_file_that_cannot_be_written_is_an_error_before_measuring(where, tmp_path, monkeypatch):
-    monkeypatch.setattr(benches, "open_bench", no_bench)
+    monkeypatch.setattr(engines, "open_bench", no_bench)
     monkeypatch.chdir(tmp_path)
     done = said("calibrate", "--out", where, code=2)
     assert done.stderr.startswith("costsim: ")
@@ -331,19 +333,19 @@ def small(name="gpt2-small", *more):
 
 
 def test_the_copy_keeps_widths_and_cuts_the_rest():
-    copy, fields = measure.moderate(prepare("gpt2-small"))
+    copy, fields = shrink.moderate(prepare("gpt2-small"))
     model, batch = copy.file.model, copy.document.data["batch"]
     assert (model["layers"], model["d_model"], model["vocab"]) == (2, 768, 50264)
     assert copy.graph.micro_batches == 1
     assert model["attention"] == "eager"  # NumPy runs it op by op
-    assert measure.macs_of(copy.graph) <= measure.MOST_MACS
+    assert shrink.macs_of(copy.graph) <= shrink.MOST_MACS
     assert batch["sequences"] == 1
     assert {"model.layers=2", "batch.sequences=1", "training.micro_batches=1"} <= set(fields)
 
 
 def test_lengths_are_halved_once_there_is_one_sequence():
     job = prepare("iwslt17-dsq")
-    copy, _ = measure.moderate(job, most_macs=1)
+    copy, _ = shrink.moderate(job, most_macs=1)
     batch, before = copy.document.data["batch"], job.document.data["batch"]
     assert batch["sequences"] == 1
     for name in ("source_tokens", "target_tokens"):
@@ -352,23 +354,23 @@ def test_lengths_are_halved_once_there_is_one_sequence():
 
 
 def test_what_is_small_enough_stays():
-    copy, fields = measure.moderate(small("glue-mrpc-dsq", "model.layers=1"))
+    copy, fields = shrink.moderate(small("glue-mrpc-dsq", "model.layers=1"))
     assert fields == ()
     assert copy.document.data["batch"]["sequences"] == 4
 
 
 def test_every_op_is_timed_and_predicted(bench):
     job = small()
-    graph = measure.moderate(job)[0].graph
+    graph = shrink.moderate(job)[0].graph
     ticks = itertools.count()
-    engine = measure.NumpyEngine(clock=lambda: float(next(ticks)))
+    engine = engines.NumpyEngine(clock=lambda: float(next(ticks)))
     found = measure.measure(job, calibrate.device_here(bench=bench, seconds=0), steps=2, engine=engine)
     # The clock moves by one at each look, so every run of an op takes a second.
     assert found.total.measured_s == len(graph.ops) == found.total.runs
     assert found.totals_s == (len(graph.ops),) * 2
     assert {its.kind: its.measured_s for its in found.kinds} == {its.kind: its.runs for its in found.kinds}
     assert sum(its.runs for its in found.kinds) == found.gemms.runs + found.others.runs == found.total.runs
-    assert found.total.macs == found.gemms.macs == measure.macs_of(graph)
+    assert found.total.macs == found.gemms.macs == shrink.macs_of(graph)
     assert found.total.predicted_s == pytest.approx(sum(its.predicted_s for its in found.kinds))
     assert found.total.error_percent == pytest.approx(100 * (found.total.predicted_s / len(graph.ops) - 1))
 

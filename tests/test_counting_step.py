@@ -6,7 +6,7 @@ from conftest import STEPS, adamw
 from counting import Counting
 
 from costsim.reference import execute as execution
-from costsim.reference.validate import draw_batch, draw_weights
+from costsim.reference.draw import draw_batch, draw_weights
 
 TINY = {"d_model": 4, "ffn_dim": 3, "heads": 2, "dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1}
 LENGTHS = {

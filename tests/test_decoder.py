@@ -13,8 +13,8 @@ from costsim.errors import InputError
 from costsim.graph.ops.experts import combine, dispatch, dispatch_grad
 from costsim.inputs import files
 from costsim.models import decoder
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.validate import draw_batch, draw_weights
 from costsim.run import simulate
 from costsim.run.job import prepare
 from costsim.tables.run import document

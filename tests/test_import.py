@@ -16,8 +16,9 @@ from costsim.errors import InputError
 from costsim.huggingface.importer import workload_of
 from costsim.huggingface.models import ADAPTERS
 from costsim.models.families import family
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.validate import draw_batch, draw_weights, validate
+from costsim.reference.validate import validate
 from costsim.run.job import prepare
 
 CONFIGS = Path(__file__).parent / "data" / "configs"

@@ -17,8 +17,8 @@ from costsim.models import decoder
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.policy.policy import load_policy
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.validate import draw_batch, draw_weights
 from costsim.run.batch import largest_batch, with_batch
 from costsim.run.job import prepare
 

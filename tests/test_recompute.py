@@ -8,8 +8,9 @@ from costsim.cost.count import count
 from costsim.graph.autodiff import stash
 from costsim.graph.fusion import UNTILED
 from costsim.policy.assign import assign
+from costsim.reference.accuracy import gradient_of
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.validate import draw_batch, draw_weights, gradient_of
 
 WAYS = {
     "flash": {"attention": "flash"},

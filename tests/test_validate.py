@@ -21,9 +21,12 @@ from costsim.graph.kinds import contraction
 from costsim.inputs import files, schema_policy
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
+from costsim.reference.accuracy import noise_db
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.numpy_ops import contract
-from costsim.reference.validate import Difference, compare, draw_batch, draw_weights, noise_db, shrink, validate
+from costsim.reference.shrink import shrink
+from costsim.reference.validate import Difference, compare, validate
 from costsim.run.job import prepare
 
 COMPOSED = ["w8a8+as-coded", "w8a8+deployed"]

@@ -21,12 +21,12 @@ def calibrate(out: str | None, device: str | None, engine: str | None, seconds: 
     costsim run gpt2-small --policy fp32 --hardware my-machine.yaml
     """
     from costsim.inputs import files
-    from costsim.reference import benches
     from costsim.reference import calibrate as calibration
+    from costsim.reference import engines
 
     if out is not None:
         calibration.check_place(path_of(out))
-    bench = benches.open_bench(device or "cpu", engine)
+    bench = engines.open_bench(device or "cpu", engine)
     with progress(calibration.work_to_do(bench)) as bar:
         text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1))
     click.echo(text if out is None else files.write(path_of(out), text.encode()), nl=out is not None)

@@ -76,7 +76,7 @@ def _untiled(traffic: names.Traffic | None) -> None:
 def _validate_time(device: str, engine: str | None, steps: int, seed: int, style: str, **job: Any) -> None:
     """`validate --measure`."""
     from costsim.errors import InputError
-    from costsim.reference import benches, calibrate
+    from costsim.reference import calibrate, engines
     from costsim.reference import measure as timing
     from costsim.run.job import prepare
     from costsim.tables.validation import time_document
@@ -86,8 +86,8 @@ def _validate_time(device: str, engine: str | None, steps: int, seed: int, style
     if steps > 1 or len(job["hardware"]) > 1:
         raise InputError("--measure: takes one --hardware, and no --steps")
     prepared = prepare(**job)
-    runner = timing.open_engine(device, engine)
-    bench = None if job["hardware"] else benches.open_bench(device, engine, ("fp32",))
+    runner = engines.open_engine(device, engine)
+    bench = None if job["hardware"] else engines.open_bench(device, engine, ("fp32",))
     ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench) if bench else 0)
     with progress(ticks) as bar:
         hardware = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]

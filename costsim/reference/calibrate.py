@@ -1,7 +1,7 @@
-"""Measures a machine and writes what was found as a hardware profile: bandwidth, rates by size, cost of a launch.
+"""Measures a machine and writes the figures as a hardware profile: bandwidth, rates by size, cost of a launch.
 
 A measurement is a task that is timed again and again; the figure is the median, and the quartiles go into its note.
-What runs the tasks is a bench: see `benches`. Everything but the clock is deterministic.
+What runs the tasks is a bench: see `bench`. Everything but the clock is deterministic.
 """
 
 import datetime
@@ -11,18 +11,18 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import yaml
 
-from costsim import __version__
 from costsim.devices.profile import Hardware, load_hardware
 from costsim.errors import InputError, one_line
-from costsim.reference.benches import Bench, Machine, NumpyBench, Sizes, Task
-
-Clock = Callable[[], float]  # seconds
+from costsim.reference.accelerator import Clock
+from costsim.reference.bench import Bench, Machine, Sizes, Task
+from costsim.reference.numpy_bench import NumpyBench
 
 QUICK_S = 5.0  # for a profile that is used at once
 _SAMPLE_S = 1e-3  # tasks shorter than this are timed together: clocks and their calls take a fraction of a microsecond
@@ -75,8 +75,8 @@ def time_task(task: Task, wait: Callable[[], None], clock: Clock, budget_s: floa
 
 
 @dataclass(slots=True)
-class Found:
-    """What was measured; GEMMs by format and size."""
+class Samples:
+    """All that was timed: vector operations by size, GEMMs by format and size."""
 
     launch: Timed
     copy: Timed
@@ -101,34 +101,34 @@ def measure(
     sizes: Sizes | None = None,
     clock: Clock = perf_counter,
     tick: Callable[[], None] = _nothing,
-) -> Found:
-    """Time everything within about so many seconds. `tick` is called after each.
+) -> Samples:
+    """Time everything within about so many seconds. `tick` is called after each task.
 
-    Each has its share of what is left: short tasks soon have samples enough, and leave theirs to the long ones.
+    Each has its share of the time left: short tasks soon have samples enough, and leave theirs to the long ones.
     """
     sizes = sizes or bench.sizes
     end, left = clock() + seconds, work_to_do(bench, sizes)
 
     def timed(task: Task) -> Timed:
         nonlocal left
-        its = time_task(task, bench.wait, clock, (end - clock()) / left)
+        measurement = time_task(task, bench.wait, clock, (end - clock()) / left)
         left -= 1
         tick()
-        return its
+        return measurement
 
-    found = Found(timed(bench.vector(1)), timed(bench.copy(sizes.copy_bytes)))
+    samples = Samples(timed(bench.vector(1)), timed(bench.copy(sizes.copy_bytes)))
     for elements in sizes.vector_elements:
-        found.vector[elements] = timed(bench.vector(elements))
+        samples.vector[elements] = timed(bench.vector(elements))
     for format in bench.accumulators:
         for n in sizes.gemm:
             try:
-                found.gemm.setdefault(format, {})[n] = timed(bench.gemm(format, n))
+                samples.gemm.setdefault(format, {})[n] = timed(bench.gemm(format, n))
             except (RuntimeError, ValueError, AttributeError) as error:  # the device or PyTorch lacks it
-                found.failed[format] = one_line(error)
+                samples.failed[format] = one_line(error)
                 left -= 1
                 tick()
-    found.gemm = {format: its for format, its in found.gemm.items() if its and format not in found.failed}
-    return found
+    samples.gemm = {format: by_size for format, by_size in samples.gemm.items() if format not in samples.failed}
+    return samples
 
 
 # --- the profile ------------------------------------------------------------------------------------------------------
@@ -144,18 +144,18 @@ def _without_launch(timed: Timed, launch_s: float) -> Timed:
     return Timed(tuple(max(seconds - launch_s, seconds / 2) for seconds in timed.samples))
 
 
-def _work_alone(found: Found, by_size: Mapping[int, Timed]) -> dict[int, Timed]:
-    return {n: _without_launch(its, found.launch.median_s) for n, its in by_size.items()}
+def _work_alone(samples: Samples, by_size: Mapping[int, Timed]) -> dict[int, Timed]:
+    return {n: _without_launch(timed, samples.launch.median_s) for n, timed in by_size.items()}
 
 
 def _rates(by_size: Mapping[int, Timed], power: int) -> dict[int, float]:
     """The work a second by size; the work is a power of the size."""
-    return {n: n**power / its.median_s for n, its in by_size.items()}
+    return {n: n**power / timed.median_s for n, timed in by_size.items()}
 
 
-def _mac_rates(found: Found, bench: Bench) -> Iterator[dict[str, Any]]:
-    for format, timed in found.gemm.items():
-        by_size = _work_alone(found, timed)
+def _mac_rates(samples: Samples, bench: Bench) -> Iterator[dict[str, Any]]:
+    for format, timed in samples.gemm.items():
+        by_size = _work_alone(samples, timed)
         rates = _rates(by_size, 3)
         best = max(rates, key=lambda n: rates[n])
         yield {
@@ -167,8 +167,9 @@ def _mac_rates(found: Found, bench: Bench) -> Iterator[dict[str, Any]]:
         }
 
 
-def _efficiencies(found: Found, bench: Bench) -> Iterator[dict[str, Any]]:
-    by_size = _work_alone(found, found.gemm[bench.curve if bench.curve in found.gemm else next(iter(found.gemm))])
+def _efficiencies(samples: Samples, bench: Bench) -> Iterator[dict[str, Any]]:
+    curve = bench.curve if bench.curve in samples.gemm else next(iter(samples.gemm))
+    by_size = _work_alone(samples, samples.gemm[curve])
     rates = _rates(by_size, 3)
     for n, rate in rates.items():
         yield {
@@ -179,12 +180,12 @@ def _efficiencies(found: Found, bench: Bench) -> Iterator[dict[str, Any]]:
         }
 
 
-def _vector(found: Found, machine: Machine) -> dict[str, Any]:
-    by_size = _work_alone(found, found.vector)
+def _vector(samples: Samples, machine: Machine) -> dict[str, Any]:
+    by_size = _work_alone(samples, samples.vector)
     rates = _rates(by_size, 1)
     best = max(rates, key=lambda n: rates[n])
     spread = _quartiles(best, by_size[best], "op/s")
-    note = f"multiply, {best} elements in cache; {machine.alone}; {spread}"
+    note = f"multiply, {best} elements in cache; {machine.remark}; {spread}"
     return {"value": max(1, round(rates[best])), "source": ["here"], "note": note}
 
 
@@ -192,42 +193,42 @@ def _known(value: int | None) -> Any:
     return {"value": value, "source": ["said"]} if value else "unknown"
 
 
-def profile(found: Found, bench: Bench, sizes: Sizes, when: datetime.date) -> dict[str, Any]:
+def profile(samples: Samples, bench: Bench, sizes: Sizes, when: datetime.date) -> dict[str, Any]:
     """The fields of a profile. Raises InputError if no product ran at all."""
     machine = bench.machine
-    if not found.gemm:
-        raise InputError(f"no product of matrices could be measured: {found.failed}")
+    if not samples.gemm:
+        raise InputError(f"no product of matrices could be measured: {samples.failed}")
     moved = 2 * sizes.copy_bytes  # read and written
-    bandwidth = round(moved / found.copy.median_s)
-    copied = f"copy of {sizes.copy_bytes} bytes, each read and written once; {machine.alone}"
-    lacking = tuple(f"{format} was not measured: {why}" for format, why in found.failed.items())
-    short, long = found.launch.quartiles_s
-    spread = f"median of {len(found.launch.samples)} samples, middle half {short:.3g} to {long:.3g} s"
+    bandwidth = round(moved / samples.copy.median_s)
+    copied = f"copy of {sizes.copy_bytes} bytes, each read and written once; {machine.remark}"
+    lacking = tuple(f"{format} was not measured: {why}" for format, why in samples.failed.items())
+    short, long = samples.launch.quartiles_s
+    spread = f"median of {len(samples.launch.samples)} samples, middle half {short:.3g} to {long:.3g} s"
     return {
         "schema_version": 1,
         "description": machine.description,
         **({"vendor": machine.vendor} if machine.vendor else {}),
         "memory": "unknown",  # no system call names its type
-        "rates": list(_mac_rates(found, bench)),
-        "vector_op_per_s": _vector(found, machine),
+        "rates": list(_mac_rates(samples, bench)),
+        "vector_op_per_s": _vector(samples, machine),
         "dram_bytes_per_s": {
             "value": max(1, bandwidth),
             "source": ["here"],
-            "note": f"{copied}; {_quartiles(moved, found.copy, 'byte/s')}",
+            "note": f"{copied}; {_quartiles(moved, samples.copy, 'byte/s')}",
         },
         "dram_bytes": _known(machine.dram_bytes),
         "on_chip_bytes": _known(machine.on_chip_bytes),
         "launch_s": {
-            "value": float(f"{found.launch.median_s:.4g}"),
+            "value": float(f"{samples.launch.median_s:.4g}"),
             "source": ["here"],
             "note": f"multiply of one element; {spread}",
         },
-        "gemm_efficiency": list(_efficiencies(found, bench)),
+        "gemm_efficiency": list(_efficiencies(samples, bench)),
         "notes": [*machine.notes, *lacking, f"the efficiencies are those of {bench.curve}, at the sizes measured"],
         "sources": {
-            "here": f"measured by costsim calibrate {__version__} on {when.isoformat()}: {machine.how}; "
+            "here": f"measured by costsim calibrate {version('costsim')} on {when.isoformat()}: {machine.setup}; "
             "medians, less the launch where it is not the launch itself or a copy",
-            **({"said": machine.said_by} if machine.dram_bytes or machine.on_chip_bytes else {}),
+            **({"said": machine.memory_source} if machine.dram_bytes or machine.on_chip_bytes else {}),
         },
     }
 

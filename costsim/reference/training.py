@@ -22,9 +22,9 @@ from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import loss_log_path, schedule
 from costsim.reference import corpus
+from costsim.reference.draw import draw_weights
 from costsim.reference.execute import Executor
 from costsim.reference.numpy_ops import Array
-from costsim.reference.validate import draw_weights
 from costsim.run.job import Job, prepare
 from costsim.run.simulate import count_policy, count_step
 

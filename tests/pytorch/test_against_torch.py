@@ -21,8 +21,10 @@ from costsim.models import decoder, encoder_classifier, encoder_decoder
 from costsim.models.blocks import Transformer
 from costsim.models.families import family
 from costsim.models.training_step import training_step
+from costsim.reference.accuracy import gradient_of
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.validate import draw_batch, draw_weights, gradient_of, shrink
+from costsim.reference.shrink import shrink
 from costsim.run.job import prepare
 
 torch.set_num_threads(1)  # the tensors are tiny

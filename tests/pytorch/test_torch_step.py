@@ -15,12 +15,13 @@ from costsim.cli import main
 from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
 from costsim.graph.ops import OPS
-from costsim.reference import benches, calibrate, measure, torch_step
+from costsim.reference import calibrate, engines, measure, torch_bench, torch_step
+from costsim.reference.bench import Sizes
+from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.numpy_ops import run_op
 from costsim.reference.torch_kernels.products import contract
 from costsim.reference.torch_kernels.table import KERNELS
-from costsim.reference.validate import draw_batch, draw_weights
 from costsim.run.job import prepare
 
 torch.set_num_threads(1)  # the tensors are tiny
@@ -231,7 +232,7 @@ def test_too_little_memory(monkeypatch):
 
 # --- the commands -----------------------------------------------------------------------------------------------------
 
-TINY = benches.Sizes(copy_bytes=4096, vector_elements=(64,), gemm=(16, 32))
+TINY = Sizes(copy_bytes=4096, vector_elements=(64,), gemm=(16, 32))
 ARGUMENTS = [
     part
     for text in ("d_model=16", "ffn_dim=32", "heads=2", "vocab=50", "max_positions=40")
@@ -241,7 +242,7 @@ ARGUMENTS = [
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(benches, "_cpu_sizes", lambda: TINY)
+    monkeypatch.setattr(torch_bench, "cpu_sizes", lambda: TINY)
 
 
 def said(*arguments):
@@ -274,8 +275,8 @@ def test_calibrate(tiny, tmp_path):
 def test_what_each_format_needs_of_pytorch(tmp_path):
     """Formats of CUDA devices too: all but the figures."""
     formats = ("fp32", "tf32", "bf16", "fp16", "fp8-e4m3", "int8")
-    bench = benches.TorchBench(torch, "cpu", formats)
-    sizes = benches.Sizes(copy_bytes=4096, vector_elements=(64,), gemm=(32, 64))
+    bench = torch_bench.TorchBench(torch, "cpu", formats)
+    sizes = Sizes(copy_bytes=4096, vector_elements=(64,), gemm=(32, 64))
     found = calibrate.measure(bench, 0, sizes)
     assert {"fp32", "tf32", "bf16", "fp16", "int8"} <= set(found.gemm)
     assert set(found.gemm) | set(found.failed) == set(formats)
@@ -300,11 +301,11 @@ def test_the_bench_of_a_cuda_device(monkeypatch):
         ),
         Generator=lambda device: SimpleNamespace(manual_seed=lambda seed: (device, seed)),
     )
-    monkeypatch.setattr(benches, "import_module", lambda name: fake)
-    bench = benches.open_bench("cuda")
+    monkeypatch.setattr(engines, "import_module", lambda name: fake)
+    bench = engines.open_bench("cuda")
     assert (bench.machine.vendor, bench.machine.dram_bytes, bench.machine.on_chip_bytes) == ("NVIDIA", 2**34, 2**25)
     assert (bench.curve, tuple(bench.accumulators)) == ("bf16", ("fp32", "tf32", "bf16", "fp16", "fp8-e4m3", "int8"))
-    assert benches.open_bench("cuda", None, ("fp32",)).curve == "fp32"
+    assert engines.open_bench("cuda", None, ("fp32",)).curve == "fp32"
     bench.wait()
     assert waited == [1]
-    assert measure.open_engine("cuda").name == "PyTorch 2.13.0, NVIDIA Nothing"
+    assert engines.open_engine("cuda").name == "PyTorch 2.13.0, NVIDIA Nothing"

@@ -1,4 +1,4 @@
-"""PyTorch itself, which is loaded with this file and with no other: see `engines.load_torch`."""
+"""PyTorch itself, which is loaded with this file and with no other: see `engines`."""
 
 from importlib import import_module
 from typing import Any

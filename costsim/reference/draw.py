@@ -1,0 +1,48 @@
+"""Random numbers to run a graph on: weights as trainers start them, and data."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from costsim.graph.graph import Graph
+from costsim.reference.numpy_ops import Array
+
+
+def draw_weights(graph: Graph, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Array]:
+    """Weights as trainers start them: matrices normal by their fan-in, norms near 1, biases near 0."""
+    weights = {}
+    for tensor in graph.tensors.values():
+        if tensor.role == "weight" and tensor.alias is None:
+            shape = graph.shape(tensor.name)
+            spread = 1 / math.sqrt(max(1, math.prod(shape[:-1]))) if len(shape) > 1 else 0.1
+            centre = 1.0 if len(shape) == 1 and tensor.name.endswith("norm.weight") else 0.0
+            weights[tensor.name] = rng.normal(centre, spread, shape).astype(dtype)
+    return weights
+
+
+def _bound(graph: Graph, name: str) -> int:
+    """Below what ids or labels must be, by the op that reads them."""
+    for op, _ in graph.readers[name]:
+        if op.kind.name == "embed":
+            return graph.shape(op.inputs[0])[0]
+        if op.kind.name == "cross_entropy":
+            return graph.shape(op.inputs[0])[-1]
+    return 1
+
+
+def draw_batch(graph: Graph, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Array]:
+    """Random data for one micro-batch; of padding masks the first key is kept."""
+    batch: dict[str, Array] = {}
+    for tensor in graph.tensors.values():
+        if tensor.role != "data" or tensor.name in graph.producer:
+            continue
+        shape = graph.shape(tensor.name)
+        if tensor.values == "index":
+            batch[tensor.name] = rng.integers(0, _bound(graph, tensor.name), shape)
+        elif tensor.values == "mask":
+            batch[tensor.name] = rng.random(shape) < 0.8
+            batch[tensor.name][..., 0] = True
+        else:
+            batch[tensor.name] = rng.normal(size=shape).astype(dtype)
+    return batch

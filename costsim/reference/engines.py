@@ -1,0 +1,105 @@
+"""Opens what runs things: NumPy or PyTorch (`names.ENGINES`), on a CPU or a CUDA device (`names.PROCESSORS`).
+
+A bench runs small tasks, for `calibrate`; an engine runs the graph of a whole step, for `measure`. PyTorch is loaded
+only when it is asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+
+from costsim.errors import InputError
+from costsim.graph.graph import Graph
+from costsim.reference.accelerator import Clock
+from costsim.reference.bench import Bench
+from costsim.reference.execute import Executor
+from costsim.reference.numpy_bench import NumpyBench
+from costsim.reference.numpy_ops import Array
+from costsim.reference.torch_bench import TorchBench
+
+Step = Callable[[], dict[str, float]]  # runs a step; the seconds in each op
+
+
+class Engine(Protocol):
+    """What runs a graph and times its ops."""
+
+    name: str  # with versions, for the notes
+    caveat: str  # what of it no prediction takes into account
+
+    def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
+        """A step that starts from these float32 weights, on these batches, one per micro-batch."""
+
+
+class NumpyEngine:
+    """The reference."""
+
+    name = f"NumPy {np.__version__}"
+    caveat = "NumPy passes over memory several times in one op, and runs all but products on one core"
+
+    def __init__(self, clock: Clock = perf_counter) -> None:
+        self._clock = clock
+
+    def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
+        """A step, which starts from the same weights each time."""
+        executor = Executor(graph, seed=seed, clock=self._clock)
+
+        def step() -> dict[str, float]:
+            measured = executor.step(weights, batches).measured
+            return {name: record.seconds for name, record in measured.items()}
+
+        return step
+
+
+class TorchEngine:
+    """PyTorch on one of `names.PROCESSORS`."""
+
+    caveat = "ops take longer where PyTorch has no kernel for them, or makes them in memory that is new to the process"
+
+    def __init__(self, torch: Any, device: str = "cpu") -> None:
+        self._device = device
+        where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        self.name = f"PyTorch {torch.__version__}, {where}"
+
+    def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
+        """A step, which trains on from one call to the next."""
+        from costsim.reference.torch_step import TorchStep
+
+        return TorchStep(graph, weights, batches, self._device, seed)
+
+
+def _load_torch(option: str, device: str) -> Any:
+    """PyTorch. Raises InputError, which names the option that asked for it, if it or a CUDA device is missing."""
+    try:
+        torch = import_module("torch")
+    except ImportError:
+        raise InputError(f"{option}: PyTorch is not installed; pip install 'costsim[torch]'") from None
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device")
+    return torch
+
+
+def _torch_if_chosen(device: str, engine: str | None) -> Any:
+    """PyTorch if it is the engine, None if NumPy is: by default NumPy on the CPU. Raises InputError as `open_bench`."""
+    if (engine or ("torch" if device == "cuda" else "numpy")) == "torch":
+        return _load_torch("--engine torch" if engine else "--device cuda", device)
+    if device == "cuda":
+        raise InputError("--device cuda: NumPy has none; --engine torch has")
+    return None
+
+
+def open_bench(device: str = "cpu", engine: str | None = None, formats: Sequence[str] = ()) -> Bench:
+    """The bench of one of `names.PROCESSORS` through one of `names.ENGINES`, which multiplies these formats.
+
+    Raises InputError if PyTorch or the device is missing.
+    """
+    torch = _torch_if_chosen(device, engine)
+    return NumpyBench() if torch is None else TorchBench(torch, device, formats)
+
+
+def open_engine(device: str = "cpu", engine: str | None = None) -> Engine:
+    """One of `names.ENGINES` on one of `names.PROCESSORS`. Raises InputError if PyTorch or the device is missing."""
+    torch = _torch_if_chosen(device, engine)
+    return NumpyEngine() if torch is None else TorchEngine(torch, device)

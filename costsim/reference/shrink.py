@@ -1,0 +1,111 @@
+"""Smaller copies of a workload, to be run on this machine: `shrink` for counts, `moderate` for times.
+
+The one has tiny dims, for `validate`; the other has real widths, for `measure`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from costsim.errors import InputError
+from costsim.graph.graph import Graph
+from costsim.inputs import files, schema, schema_workload
+from costsim.models.build import build
+from costsim.run.job import Job, with_fields
+
+LAYERS = 2
+MICRO_BATCHES = 2
+PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 37)  # dims: odd, so that blocks of every size are cut off somewhere
+MOST_MACS = 5 * 10**10  # of a step: a second or two at the rates of a few cores, and as long for the other ops
+_LEAST_TOKENS = 16
+
+
+def check_memory(
+    graph: Graph,
+    bytes_each: int = 8 * 3,  # float64, copies, bits
+    runner: str = "the reference",
+    hint: str = "",
+) -> None:
+    """Raise InputError, with the number, if a run that takes so many bytes an element would not fit into memory."""
+    needed = bytes_each * sum(graph.elements(tensor.dims) for tensor in graph.tensors.values())
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > free:
+        raise InputError(f"{runner} would need about {needed} bytes of memory, {free} are free{hint}")
+
+
+# --- of tiny dims -----------------------------------------------------------------------------------------------------
+
+
+def _small_dims(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Small odd sizes in the order of the real ones; what is smaller stays."""
+    ordered = sorted(sizes, key=lambda dim: (sizes[dim], dim))
+    spare = max(0, len(ordered) - len(PRIMES))
+    small = {dim: PRIMES[max(0, i - spare)] for i, dim in enumerate(ordered)}
+    return {dim: min(size, small[dim]) for dim, size in sizes.items()}
+
+
+def shrink(job: Job) -> Graph:
+    """The graph of the workload with two layers, two micro-batches and small dims.
+
+    Raises InputError if that would leave out a kind of op in some phase.
+    """
+    model = job.file.model
+    fields = [f"model.{name}={LAYERS}" for name, n in model.items() if name.endswith("layers") and n > LAYERS]
+    if job.file.training.micro_batches > MICRO_BATCHES:
+        fields.append(f"training.micro_batches={MICRO_BATCHES}")
+    document = files.override(job.document, fields)
+    graph = build(schema.validate(schema_workload.Workload, document), document)
+    graph = replace(graph, sizes=_small_dims(graph.sizes))
+    lost = {(op.kind.name, op.phase) for op in job.graph.ops} - {(op.kind.name, op.phase) for op in graph.ops}
+    if lost:
+        kind, phase = min(lost)
+        raise InputError(f"{job.workload}: shrinking it would leave out the op {kind} of the {phase}")
+    return graph
+
+
+# --- of real widths ---------------------------------------------------------------------------------------------------
+
+
+def macs_of(graph: Graph) -> int:
+    """MACs of a step."""
+    return sum(graph.work(op)[0] for op in graph.ops)
+
+
+def _halve(job: Job, fields: dict[str, object]) -> bool:
+    """Halve sequences while there are several, then every length, in `fields`; whether there was something left."""
+    batch = {**job.document.data["batch"]}
+    batch.update({name.removeprefix("batch."): value for name, value in fields.items() if name.startswith("batch.")})
+    tokens = [name for name in batch if name.endswith("tokens") and isinstance(batch[name], int)]
+    names = ["sequences"] if isinstance(batch.get("sequences"), int) and batch["sequences"] > 1 else tokens
+    least = 1 if names == ["sequences"] else _LEAST_TOKENS
+    names = [name for name in names if batch[name] // 2 >= least]
+    fields.update({f"batch.{name}": batch[name] // 2 for name in names})
+    return bool(names)
+
+
+def _copy(job: Job, fields: Mapping[str, object]) -> tuple[Job, tuple[str, ...]]:
+    """A copy with some fields changed, and these as `field=value` each."""
+    assignments = tuple(f"{name}={value}" for name, value in fields.items())
+    return with_fields(job, assignments), assignments
+
+
+def moderate(job: Job, most_macs: int = MOST_MACS) -> tuple[Job, tuple[str, ...]]:
+    """A copy with two layers, one micro-batch and real widths, with fewer sequences and tokens if it has to be.
+
+    Attention is run op by op, as NumPy runs it. Also the fields that differ, `field=value` each. Raises InputError if
+    the fields do not go together.
+    """
+    model = job.file.model
+    fields: dict[str, object] = {
+        f"model.{name}": LAYERS
+        for name, n in model.items()
+        if name.endswith("layers") and isinstance(n, int) and n > LAYERS
+    }
+    if model.get("attention") == "flash":
+        fields["model.attention"] = "eager"
+    if job.file.training.micro_batches > 1:
+        fields["training.micro_batches"] = 1
+    copy, assignments = _copy(job, fields)
+    while macs_of(copy.graph) > most_macs and _halve(job, fields):
+        copy, assignments = _copy(job, fields)
+    return copy, assignments
