@@ -42,9 +42,9 @@ SMALL = [
 
 @pytest.fixture
 def bench():
-    found = NumpyBench()
-    found.sizes = TINY
-    return found
+    bench = NumpyBench()
+    bench.sizes = TINY
+    return bench
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def _tiny_init(init):
     return made
 
 
-def said(*arguments, code=0):
+def invoke(*arguments, code=0):
     done = CliRunner().invoke(main, list(arguments))
     assert done.exit_code == code, done.output
     return done
@@ -128,8 +128,8 @@ def loaded(fields, tmp_path):
 
 def test_figures_by_hand(bench, tmp_path):
     """A copy of 4096 bytes moves 8192; 4^3 MACs in 2 us, of which the launch takes 1; 64 operations in 3 us."""
-    found = exactly(bench, launch=1e-6, copy=1e-6, vector=3e-6, gemm={2: 1e-6, 4: 2e-6, 8: 3e-6})
-    device = loaded(calibrate.profile(found, bench, TINY, datetime.date(2020, 1, 2)), tmp_path)
+    samples = exactly(bench, launch=1e-6, copy=1e-6, vector=3e-6, gemm={2: 1e-6, 4: 2e-6, 8: 3e-6})
+    device = loaded(calibrate.profile(samples, bench, TINY, datetime.date(2020, 1, 2)), tmp_path)
     assert device.dram_bytes_per_s == pytest.approx(8192e6)
     assert device.vector_op_per_s == pytest.approx(32e6)
     assert device.launch_s == 1e-6
@@ -142,8 +142,8 @@ def test_figures_by_hand(bench, tmp_path):
 
 
 def test_the_profile_says_when_how_and_with_what_spread(bench, tmp_path):
-    found = exactly(bench, gemm={2: 1.0})
-    device = loaded(calibrate.profile(found, bench, TINY, datetime.date(2020, 1, 2)), tmp_path)
+    samples = exactly(bench, gemm={2: 1.0})
+    device = loaded(calibrate.profile(samples, bench, TINY, datetime.date(2020, 1, 2)), tmp_path)
     measured = {"rates.0", "vector_op_per_s", "dram_bytes_per_s", "launch_s", "gemm_efficiency.0"}
     assert measured <= set(device.source)
     for name in measured:
@@ -166,9 +166,9 @@ def test_a_format_that_does_not_run_is_left_out_and_said(bench, tmp_path):
 
     bench.gemm = gemm
     ticks = []
-    found = calibrate.measure(bench, 0, tick=lambda: ticks.append(1))
+    samples = calibrate.measure(bench, 0, tick=lambda: ticks.append(1))
     assert len(ticks) == calibrate.work_to_do(bench)
-    fields = calibrate.profile(found, bench, TINY, datetime.date(2020, 1, 2))
+    fields = calibrate.profile(samples, bench, TINY, datetime.date(2020, 1, 2))
     assert [rate.name for rate in loaded(fields, tmp_path).rates] == ["fp32 x fp32 + fp32"]
     assert "int8 was not measured: no such\\nproduct" in fields["notes"]
 
@@ -179,9 +179,9 @@ def test_nothing_that_runs_is_an_error(bench):
 
 
 def test_sizes_are_sane(bench):
-    its = NumpyBench().sizes
-    assert its.copy_bytes >= 2**20
-    assert list(its.gemm) == sorted(its.gemm)
+    sizes = NumpyBench().sizes
+    assert sizes.copy_bytes >= 2**20
+    assert list(sizes.gemm) == sorted(sizes.gemm)
 
 
 # --- efficiency by size -----------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_time_uses_the_efficiency_of_one_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("gemm_efficiency: [{macs: 8, value: 0.5}]", "gemm_efficiency.0.source: missing"),
         ("gemm_efficiency: [{macs: 8, value: 0.5, source: [you]}]", "'you' is not in sources"),
@@ -242,10 +242,10 @@ def test_time_uses_the_efficiency_of_one_run(tmp_path):
         ),
     ],
 )
-def test_bad_curves(tmp_path, text, said):
+def test_bad_curves(tmp_path, text, message):
     with pytest.raises(InputError, match=r"curve\.yaml:") as wrong:
         with_curve(tmp_path, text + "\n")
-    assert said in str(wrong.value)
+    assert message in str(wrong.value)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -253,17 +253,17 @@ def test_bad_curves(tmp_path, text, said):
 
 def test_calibrate_writes_a_profile_that_runs_take(tiny, tmp_path):
     path = tmp_path / "my-machine.yaml"
-    assert said("calibrate", "--seconds", "0", "--out", str(path)).stdout.strip() == str(path)
+    assert invoke("calibrate", "--seconds", "0", "--out", str(path)).stdout.strip() == str(path)
     device = load_hardware(str(path))
     assert device.name == "my-machine"
     assert [macs for macs, _ in device.gemm_efficiency] == [8, 64, 512]
     assert max(value for _, value in device.gemm_efficiency) == 1.0
     assert device.launch_s > 0
-    assert "fp32" in said("run", "glue-mrpc-dsq", "--policy", "fp32", "--hardware", str(path)).stdout
+    assert "fp32" in invoke("run", "glue-mrpc-dsq", "--policy", "fp32", "--hardware", str(path)).stdout
 
 
 def test_calibrate_prints_without_out(tiny):
-    assert yaml.safe_load(said("calibrate", "--seconds", "0").stdout)["schema_version"] == 1
+    assert yaml.safe_load(invoke("calibrate", "--seconds", "0").stdout)["schema_version"] == 1
 
 
 def no_bench(*_):
@@ -274,7 +274,7 @@ def no_bench(*_):
 def test_a_file_that_cannot_be_written_is_an_error_before_measuring(where, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "open_bench", no_bench)
     monkeypatch.chdir(tmp_path)
-    done = said("calibrate", "--out", where, code=2)
+    done = invoke("calibrate", "--out", where, code=2)
     assert done.stderr.startswith("costsim: ")
     assert done.stderr.count("\n") == 1
     assert not os.listdir(tmp_path)
@@ -307,22 +307,22 @@ MEASURE = ("validate", "gpt2-small", "--measure")
 )
 def test_without_torch(command, options, asked, no_torch):
     expected = f"costsim: {asked}: PyTorch is not installed; pip install 'costsim[torch]'\n"
-    assert said(*command, *options, code=2).stderr == expected
+    assert invoke(*command, *options, code=2).stderr == expected
 
 
 @pytest.mark.parametrize("command", [("calibrate",), MEASURE])
 def test_without_a_device(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", NoCuda)
     expected = "costsim: --device cuda: PyTorch finds no CUDA device\n"
-    assert said(*command, "--device", "cuda", code=2).stderr == expected
+    assert invoke(*command, "--device", "cuda", code=2).stderr == expected
     expected = "costsim: --device cuda: NumPy has none; --engine torch has\n"
-    assert said(*command, "--device", "cuda", "--engine", "numpy", code=2).stderr == expected
+    assert invoke(*command, "--device", "cuda", "--engine", "numpy", code=2).stderr == expected
 
 
 @pytest.mark.parametrize("option", [("--engine", "numpy"), ("--device", "cpu")])
 def test_engines_are_of_measure(option):
     expected = f"costsim: {option[0]}: only --measure compares times\n"
-    assert said("validate", "gpt2-small", *option, code=2).stderr == expected
+    assert invoke("validate", "gpt2-small", *option, code=2).stderr == expected
 
 
 # --- predicted beside measured ----------------------------------------------------------------------------------------
@@ -364,15 +364,15 @@ def test_every_op_is_timed_and_predicted(bench):
     graph = shrink.moderate(job)[0].graph
     ticks = itertools.count()
     engine = engines.NumpyEngine(clock=lambda: float(next(ticks)))
-    found = measure.measure(job, calibrate.device_here(bench=bench, seconds=0), steps=2, engine=engine)
+    timing = measure.measure(job, calibrate.device_here(bench=bench, seconds=0), steps=2, engine=engine)
     # The clock moves by one at each look, so every run of an op takes a second.
-    assert found.total.measured_s == len(graph.ops) == found.total.runs
-    assert found.totals_s == (len(graph.ops),) * 2
-    assert {its.kind: its.measured_s for its in found.kinds} == {its.kind: its.runs for its in found.kinds}
-    assert sum(its.runs for its in found.kinds) == found.gemms.runs + found.others.runs == found.total.runs
-    assert found.total.macs == found.gemms.macs == shrink.macs_of(graph)
-    assert found.total.predicted_s == pytest.approx(sum(its.predicted_s for its in found.kinds))
-    assert found.total.error_percent == pytest.approx(100 * (found.total.predicted_s / len(graph.ops) - 1))
+    assert timing.total.measured_s == len(graph.ops) == timing.total.runs
+    assert timing.totals_s == (len(graph.ops),) * 2
+    assert {kind.kind: kind.measured_s for kind in timing.kinds} == {kind.kind: kind.runs for kind in timing.kinds}
+    assert sum(kind.runs for kind in timing.kinds) == timing.gemms.runs + timing.others.runs == timing.total.runs
+    assert timing.total.macs == timing.gemms.macs == shrink.macs_of(graph)
+    assert timing.total.predicted_s == pytest.approx(sum(kind.predicted_s for kind in timing.kinds))
+    assert timing.total.error_percent == pytest.approx(100 * (timing.total.predicted_s / len(graph.ops) - 1))
 
 
 def test_the_clock_changes_no_number():
@@ -385,7 +385,7 @@ def test_the_clock_changes_no_number():
     assert plain.losses == timed.losses
     for name in plain.values:
         np.testing.assert_array_equal(plain.values[name], timed.values[name])
-    assert all(its.seconds == 0 for its in plain.measured.values())
+    assert all(record.seconds == 0 for record in plain.measured.values())
     assert all(timed.measured[op.name].seconds == 1 for op in graph.ops)
 
 
@@ -402,7 +402,7 @@ def fields(*more):
 
 
 def test_validate_measure_prints_kinds_and_sums(tiny):
-    text = said("validate", "gpt2-small", "--measure", *fields()).stdout
+    text = invoke("validate", "gpt2-small", "--measure", *fields()).stdout
     lines = text.splitlines()
     for name in ("adamw", "softmax", "GEMMs", "others", "total"):
         assert any(line.startswith(name) for line in lines), name
@@ -412,26 +412,26 @@ def test_validate_measure_prints_kinds_and_sums(tiny):
 
 
 def test_validate_measure_as_json():
-    text = said("validate", "gpt2-small", "--measure", "--hardware", "t4", "--format", "json", *fields()).stdout
-    found = json.loads(text)
+    text = invoke("validate", "gpt2-small", "--measure", "--hardware", "t4", "--format", "json", *fields()).stdout
+    data = json.loads(text)
     record = {"kind", "runs", "macs", "vector_ops", "dram_bits", "bound", "predicted_s", "measured_s", "error_percent"}
-    for its in (found["total"], found["gemms"], found["others"], *found["kinds"]):
-        assert set(its) == record
-        assert its["measured_s"] >= 0
-    assert found["hardware"]["name"] == "t4"
-    assert found["engine"] == f"NumPy {np.__version__}"
-    assert found["steps"] == len(found["totals_s"]) == measure.STEPS
-    assert found["fields"][0] == "model.layers=2"
-    assert found["total"]["predicted_s"] > 0
+    for sums in (data["total"], data["gemms"], data["others"], *data["kinds"]):
+        assert set(sums) == record
+        assert sums["measured_s"] >= 0
+    assert data["hardware"]["name"] == "t4"
+    assert data["engine"] == f"NumPy {np.__version__}"
+    assert data["steps"] == len(data["totals_s"]) == measure.STEPS
+    assert data["fields"][0] == "model.layers=2"
+    assert data["total"]["predicted_s"] > 0
 
 
 def test_what_a_profile_lacks_is_not_predicted(tmp_path):
     device = with_curve(tmp_path)
-    found = measure.measure(small(), device, steps=1)
-    assert found.total.predicted_s is None
-    assert found.total.error_percent is None
-    assert json.loads(render(time_document(found), "json"))["total"]["predicted_s"] is None
-    assert "n/a" in render(time_document(found), "table")
+    timing = measure.measure(small(), device, steps=1)
+    assert timing.total.predicted_s is None
+    assert timing.total.error_percent is None
+    assert json.loads(render(time_document(timing), "json"))["total"]["predicted_s"] is None
+    assert "n/a" in render(time_document(timing), "table")
 
 
 @pytest.mark.parametrize(
@@ -446,4 +446,4 @@ def test_what_a_profile_lacks_is_not_predicted(tmp_path):
     ],
 )
 def test_options_that_do_not_go_together(arguments, what):
-    assert said("validate", "gpt2-small", *arguments, code=2).stderr.startswith(f"costsim: {what}")
+    assert invoke("validate", "gpt2-small", *arguments, code=2).stderr.startswith(f"costsim: {what}")

@@ -11,7 +11,8 @@ import pytest
 from costsim.errors import InputError
 from costsim.policy.policy import find_policy, load_policies
 from costsim.reference import corpus
-from costsim.reference.training import load_task, read_evaluations, spent, train, write_evaluations
+from costsim.reference.task import load_task
+from costsim.reference.training import read_evaluations, spent, train, write_evaluations
 from costsim.run import simulate
 from costsim.run.job import prepare
 
@@ -33,21 +34,21 @@ def plateau(folder):
 
 
 def test_fp32_learns_more_than_how_often_words_occur():
-    its = task(120)
-    last = train(its, load_policies(find_policy("fp32")), every=60)[-1]
-    assert last.validation_loss < its.unigram_entropy
+    words = task(120)
+    last = train(words, load_policies(find_policy("fp32")), every=60)[-1]
+    assert last.validation_loss < words.unigram_entropy
 
 
 def test_a_plateau_of_this_very_run_raises_the_levels(tmp_path):
     policy = plateau(tmp_path)
-    found = train(task(12), policy, every=2)
+    evaluations = train(task(12), policy, every=2)
     # Nothing gains 10 nats: the first evaluation is the best, the next two fill the patience, and so in each phase.
-    assert [its.phase for its in found] == [0, 0, 0, 1, 1, 2]
+    assert [evaluation.phase for evaluation in evaluations] == [0, 0, 0, 1, 1, 2]
     assert (tmp_path / "dsq-plateau-losses.csv").read_text().startswith("step,loss\n2,")
     job = prepare("translation-small", [str(tmp_path / "dsq-plateau.yaml")], assignments=["training.steps=12"])
     counted = simulate.execute(job).policies[0]
     assert [phase.steps for phase in counted.phases] == [6, 4, 2]  # the recorded log is the schedule
-    curve = spent(job, policy, found)
+    curve = spent(job, policy, evaluations)
     base = simulate.execute(job).baseline.total
     assert curve[-1].dram == pytest.approx(counted.total.dram_bits / base.dram_bits, rel=1e-12)
     assert curve[-1].arithmetic == pytest.approx(counted.total.arithmetic_cost / base.arithmetic_cost, rel=1e-12)
@@ -73,8 +74,8 @@ def test_words_and_numbers():
 
 
 def test_data_is_what_the_model_reads():
-    its = task(1)
-    ids, labels = its.training["embedding.target_ids"], its.training["head.labels"]
+    words = task(1)
+    ids, labels = words.training["embedding.target_ids"], words.training["head.labels"]
     assert (ids[:, 0] == corpus.START).all()
     lengths = (labels >= 0).sum(axis=1)
     assert (labels[np.arange(len(labels)), lengths - 1] == corpus.END).all()
@@ -109,11 +110,11 @@ def test_catalogues_are_read_from_wheels(tmp_path):
 
 
 def test_logs_are_read_back(tmp_path):
-    found = train(task(2), load_policies(find_policy("fp32")), every=1)
-    path = write_evaluations(tmp_path / "log.csv", found, 5.0)
+    evaluations = train(task(2), load_policies(find_policy("fp32")), every=1)
+    path = write_evaluations(tmp_path / "log.csv", evaluations, 5.0)
     again, entropy = read_evaluations(path)
-    assert ([its.step for its in again], entropy) == ([1, 2], 5.0)
-    assert again[-1].validation_loss == pytest.approx(found[-1].validation_loss, abs=1e-6)
+    assert ([evaluation.step for evaluation in again], entropy) == ([1, 2], 5.0)
+    assert again[-1].validation_loss == pytest.approx(evaluations[-1].validation_loss, abs=1e-6)
     path.write_text(path.read_text() + "x,1\n")
     with pytest.raises(InputError, match=r"log.csv:4: expected policy, step"):
         read_evaluations(path)

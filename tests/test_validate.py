@@ -49,8 +49,8 @@ def measure(graph, rules, phase=0, traffic="unfused", dtype=np.float32, **option
 def test_every_op_is_counted_as_it_is_measured(graph, name):
     rules = shipped_policy(name)
     for phase in range(len(rules.file.phases)):
-        found = measure(graph, rules, phase, measure=True)
-        assert not list(compare(count(graph, assign(graph, rules, phase)), found.measured))
+        ran = measure(graph, rules, phase, measure=True)
+        assert not list(compare(count(graph, assign(graph, rules, phase)), ran.measured))
 
 
 @pytest.mark.parametrize("name", ["fixed16", "dsq", "bf16-mixed", "fp8-block", "w8a8+as-coded"])
@@ -105,31 +105,31 @@ def test_a_wrong_work_is_found():
     kind = contraction("btd,vd->btv")
     object.__setattr__(kind, "work", ((("b", "t", "v"), {"mac": 1}),))  # the summed index forgotten
     try:
-        found = check()
+        validation = check()
     finally:
         contraction.cache_clear()
-    assert {(its.op, its.what) for its in found.checks[0].differences} == {("head.logits", "MACs")}
-    assert not found.passed
+    assert {(wrong.op, wrong.what) for wrong in validation.checks[0].differences} == {("head.logits", "MACs")}
+    assert not validation.passed
 
 
 def test_a_format_one_bit_off_is_found(monkeypatch):
     stored_bits = Format.stored_bits
     monkeypatch.setattr(Format, "stored_bits", lambda self, n, run: stored_bits(self, n, run) + (self.name == "bfp2"))
     counting._memo.cache_clear()
-    found = check()
+    differences = check().checks[0].differences
     counting._memo.cache_clear()
-    assert found.checks[0].differences
-    assert all("bits" in its.what and abs(its.counted - its.measured) == 1 for its in found.checks[0].differences)
+    assert differences
+    assert all("bits" in wrong.what and abs(wrong.counted - wrong.measured) == 1 for wrong in differences)
 
 
 def test_a_skipped_copy_is_found(monkeypatch):
     traffic = counting.tensor_traffic
     monkeypatch.setattr(counting, "tensor_traffic", lambda *given: replace(traffic(*given), copies=[]))
     counting._memo.cache_clear()
-    found = check()
+    differences = check().checks[0].differences
     counting._memo.cache_clear()
-    assert any(its.what == "conversions" for its in found.checks[0].differences)
-    assert any(its.what.startswith("bits written of") and its.counted == 0 for its in found.checks[0].differences)
+    assert any(wrong.what == "conversions" for wrong in differences)
+    assert any(wrong.what.startswith("bits written of") and wrong.counted == 0 for wrong in differences)
 
 
 def test_a_wrong_gradient_is_found():
@@ -137,11 +137,11 @@ def test_a_wrong_gradient_is_found():
     before = kind.run
     object.__setattr__(kind, "run", lambda dy, y: before(dy, y) * 1.001)
     try:
-        found = check("fixed32")
+        validation = check("fixed32")
     finally:
         object.__setattr__(kind, "run", before)
-    assert found.gradient_error > 1e-6
-    assert not found.passed
+    assert validation.gradient_error > 1e-6
+    assert not validation.passed
 
 
 # --- shrinking, and the command ---------------------------------------------------------------------------------------

@@ -54,22 +54,22 @@ def _catalogues(path: Path) -> Iterator[bytes]:
     elif path.name.endswith(".tar.gz"):
         with tarfile.open(path) as archive:
             for member in sorted(archive.getmembers(), key=lambda member: member.name):
-                found = archive.extractfile(member) if _GERMAN.search(member.name) else None
-                if found:
-                    yield found.read()
+                catalogue = archive.extractfile(member) if _GERMAN.search(member.name) else None
+                if catalogue:
+                    yield catalogue.read()
 
 
 def read_packages(folder: Path) -> list[Pair]:
     """All messages of the archives in a folder with their translations, each English message once, sorted."""
-    found: dict[str, str] = {}
+    translations: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         for data in _catalogues(path):
             catalogue = gettext.GNUTranslations(io.BytesIO(data))._catalog  # type: ignore[attr-defined]
             for message, translation in catalogue.items():
                 english = message if isinstance(message, str) else message[0]  # the singular
                 if english and isinstance(translation, str) and translation:
-                    found.setdefault(english, translation)
-    return sorted(found.items())
+                    translations.setdefault(english, translation)
+    return sorted(translations.items())
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair]) -> Path:

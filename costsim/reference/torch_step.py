@@ -1,7 +1,7 @@
 """Runs the graph of a step in PyTorch, op by op in float32 on a CPU or a CUDA device, and times every op.
 
-The same graph that is counted, and that `reference` runs in NumPy; kernels are those of `torch_kernels`. What nobody
-reads any more is given back at once, as autograd does.
+It is the graph that is counted, and that `execute` runs in NumPy; kernels are those of `torch_kernels`. Memory that
+nobody reads any more is given back at once, as autograd does.
 """
 
 from collections import defaultdict
@@ -93,8 +93,8 @@ class TorchStep:
         }
 
     def _put(self, x: Array) -> Tensor:
-        found = torch.tensor(x, device=self.device)
-        return found.float() if found.is_floating_point() else found
+        tensor = torch.tensor(x, device=self.device)
+        return tensor.float() if tensor.is_floating_point() else tensor
 
     def _states(self, weights: Mapping[str, Array]) -> dict[str, Tensor]:
         """States start at 0; the gradient of the loss is 1."""

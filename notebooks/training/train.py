@@ -10,7 +10,8 @@ import click
 
 from costsim.policy.policy import find_policy, load_policies
 from costsim.reference import corpus
-from costsim.reference.training import Evaluation, load_task, train, write_evaluations
+from costsim.reference.task import load_task
+from costsim.reference.training import Evaluation, train, write_evaluations
 
 HERE = Path(__file__).parent
 POLICIES = ("fp32", "fixed16", "static2-bfp", "stash-bfp", str(HERE / "dsq-plateau.yaml"))
@@ -36,11 +37,11 @@ def main(folder: Path, policies: tuple[str, ...], steps: int, every: int, seed: 
     for name in policies:
         policy = load_policies(find_policy(name))
 
-        def show(its: Evaluation) -> None:
-            losses = f"training {its.training_loss:.3f}, validation {its.validation_loss:.3f}"
-            click.echo(f"{its.policy} step {its.step}, phase {its.phase + 1}: {losses}")
+        def show(now: Evaluation) -> None:
+            losses = f"training {now.training_loss:.3f}, validation {now.validation_loss:.3f}"
+            click.echo(f"{now.policy} step {now.step}, phase {now.phase + 1}: {losses}")
 
-        rows = train(task, policy, every=every, seed=seed, seen=show)
+        rows = train(task, policy, every=every, seed=seed, report=show)
         write_evaluations(out / f"{policy.name}.csv", rows, task.unigram_entropy)
 
 

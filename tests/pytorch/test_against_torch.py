@@ -142,13 +142,13 @@ class Twin:
 
     def losses(self, batches, smoothing):
         """The loss of each micro-batch, its share of the mean; gradients are summed."""
-        found = []
+        losses = []
         for batch in map(as_torch, batches):
             logits, labels = self.model(batch).flatten(0, -2), batch["head.labels"].flatten()
             loss = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing) / len(batches)
             loss.backward()
-            found.append(loss.item())
-        return found
+            losses.append(loss.item())
+        return losses
 
     @property
     def dropped(self):
@@ -397,10 +397,10 @@ def compare_updates(case, dtype, limit):
         for name, parameter in twin.trained.items():
             state = optimizer.state[parameter]
             theirs = {"": parameter.data, ".m": state["exp_avg"], ".v": state["exp_avg_sq"]}
-            for of, x in theirs.items():
-                assert distance(twin.like(name, values[f"{name}{of}.next"]), x) <= limit, f"{name}{of}, step {step}"
-        next_ones = {f"{name}{of}": values[f"{name}{of}.next"] for name in twin.trained for of in ("", ".m", ".v")}
-        held = weights | next_ones
+            for part, x in theirs.items():
+                assert distance(twin.like(name, values[f"{name}{part}.next"]), x) <= limit, f"{name}{part}, step {step}"
+        updated = {f"{name}{part}": values[f"{name}{part}.next"] for name in twin.trained for part in ("", ".m", ".v")}
+        held = weights | updated
     return values
 
 

@@ -245,7 +245,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(torch_bench, "cpu_sizes", lambda: TINY)
 
 
-def said(*arguments):
+def invoke(*arguments):
     done = CliRunner().invoke(main, list(arguments))
     assert done.exit_code == 0, done.output
     return done.stdout
@@ -253,19 +253,19 @@ def said(*arguments):
 
 def test_validate_measure(tiny):
     command = ("validate", "gpt2-small", "--measure", "--engine", "torch", *ARGUMENTS)
-    text = said(*command)
+    text = invoke(*command)
     assert f"measured: PyTorch {torch.__version__}, CPU, 1 threads" in " ".join(text.split())
-    found = json.loads(said(*command, "--format", "json"))
-    assert found["engine"].startswith("PyTorch")
-    assert list(found["hardware"]["mac_per_s"]) == ["fp32 x fp32 + fp32"]  # no time is spent on other formats
-    assert found["total"]["measured_s"] > 0
+    data = json.loads(invoke(*command, "--format", "json"))
+    assert data["engine"].startswith("PyTorch")
+    assert list(data["hardware"]["mac_per_s"]) == ["fp32 x fp32 + fp32"]  # no time is spent on other formats
+    assert data["total"]["measured_s"] > 0
     ours = measure.measure(prepare("gpt2-small", assignments=ARGUMENTS[1::2]), load_hardware("t4"), steps=1)
-    assert {its["kind"]: its["runs"] for its in found["kinds"]} == {its.kind: its.runs for its in ours.kinds}
+    assert {kind["kind"]: kind["runs"] for kind in data["kinds"]} == {kind.kind: kind.runs for kind in ours.kinds}
 
 
 def test_calibrate(tiny, tmp_path):
     path = tmp_path / "mine.yaml"
-    said("calibrate", "--engine", "torch", "--seconds", "0", "--out", str(path))
+    invoke("calibrate", "--engine", "torch", "--seconds", "0", "--out", str(path))
     device = load_hardware(str(path))
     assert [rate.name for rate in device.rates] == ["fp32 x fp32 + fp32", "bf16 x bf16 + fp32"]
     assert f"PyTorch {torch.__version__}" in device.source["dram_bytes_per_s"]
@@ -277,9 +277,9 @@ def test_what_each_format_needs_of_pytorch(tmp_path):
     formats = ("fp32", "tf32", "bf16", "fp16", "fp8-e4m3", "int8")
     bench = torch_bench.TorchBench(torch, "cpu", formats)
     sizes = Sizes(copy_bytes=4096, vector_elements=(64,), gemm=(32, 64))
-    found = calibrate.measure(bench, 0, sizes)
-    assert {"fp32", "tf32", "bf16", "fp16", "int8"} <= set(found.gemm)
-    assert set(found.gemm) | set(found.failed) == set(formats)
+    samples = calibrate.measure(bench, 0, sizes)
+    assert {"fp32", "tf32", "bf16", "fp16", "int8"} <= set(samples.gemm)
+    assert set(samples.gemm) | set(samples.failed) == set(formats)
     bench.gemm("tf32", 32)
     assert torch.get_float32_matmul_precision() == "high"
     bench.gemm("fp32", 32)
@@ -288,15 +288,15 @@ def test_what_each_format_needs_of_pytorch(tmp_path):
 
 def test_the_bench_of_a_cuda_device(monkeypatch):
     """What it asks of the device; nothing here has run on one."""
-    its = SimpleNamespace(name="NVIDIA Nothing", total_memory=2**34, L2_cache_size=2**25)
+    gpu = SimpleNamespace(name="NVIDIA Nothing", total_memory=2**34, L2_cache_size=2**25)
     waited = []
     fake = SimpleNamespace(
         __version__="2.13.0",
         version=SimpleNamespace(cuda="13.0"),
         cuda=SimpleNamespace(
             is_available=lambda: True,
-            get_device_properties=lambda _: its,
-            get_device_name=lambda: its.name,
+            get_device_properties=lambda _: gpu,
+            get_device_name=lambda: gpu.name,
             synchronize=lambda: waited.append(1),
         ),
         Generator=lambda device: SimpleNamespace(manual_seed=lambda seed: (device, seed)),
