@@ -17,7 +17,7 @@ from costsim.reference import torch_kernels
 
 SIZES = {"a": 2, "b": 3, "c": 4, "v": 5, "t": 12}  # t: room for all tokens in one expert
 
-# Dims for every kind's operands: (inputs, outputs). Outputs are said where no input has the index.
+# Dims for every kind's operands: (inputs, outputs). An index of an output may be in no input.
 DIMS = {
     "embed": ("vc ab", "abc"),
     "embed_grad": ("abc ab", "vc"),

@@ -42,7 +42,7 @@ class Measured:
 
 def _storable(x: Array, format: Format) -> Array:
     """Scores masked with minus infinity, for a format that has none: far enough below the others that exp makes 0."""
-    if format.family == "float" and not format.scales and format.top == "ieee":
+    if format.holds_infinity:
         return x
     masked = np.isneginf(x)
     if not masked.any():
@@ -66,7 +66,7 @@ class Accelerator:
     _chip: dict[Item, Array] = field(default_factory=dict)
 
     def give(self, name: str, x: Array) -> None:
-        """A tensor from outside, and the copies of it that the last step's update would have left."""
+        """Put a tensor from outside into DRAM, with the copies that the last step's update would have left of it."""
         item: Item = (name, None)
         held = self.values[name] = self._held(item, x)
         self._place(item, x, held)
@@ -75,7 +75,7 @@ class Accelerator:
             self._make_copies(maker, {item: held}, Measured())
 
     def run(self, op: Op, micro: int, counts: bool) -> None:
-        """Run one op; what it does is measured if that is the cost of a step (and not of starting one)."""
+        """Run one op. `counts` is False where the op only starts a sum of gradients, which is no cost of a step."""
         if self.plan.starts_kernel(op):
             self._chip = {}
         self._cast(op, micro)
@@ -94,7 +94,7 @@ class Accelerator:
         self._leave(op, results, record)
 
     def _leave(self, op: Op, results: tuple[Array, ...], record: Measured) -> None:
-        """Results stay on chip, and go to DRAM if another kernel loads them."""
+        """Hold the results on chip, and store those in DRAM that another kernel loads."""
         made: dict[Item, Array] = {}
         for name, x in zip(op.outputs, results, strict=True):
             item: Item = (self.plan.graph.root[name], None)
@@ -116,7 +116,7 @@ class Accelerator:
                     record.store(item_name(item), self._place(item, x, made[item]))
 
     def _cast(self, op: Op, micro: int) -> None:
-        """The passes of their own that make copies before an op; of what does not change in a step, once."""
+        """Make the copies that take a pass of their own before an op; of what does not change in a step, once."""
         graph = self.plan.graph
         for item, source in self.plan.casts.get(op.position, {}).items():
             tensor = graph.tensors[source[0]]
@@ -130,7 +130,7 @@ class Accelerator:
             record.quantized += x.size
 
     def _is_looked_up(self, op: Op, operand: int) -> bool:
-        """Whether an op loads only a part of an operand: no copy of it, which is made of the whole."""
+        """Whether an op loads only a part of an operand. A copy is made of the whole, and loaded whole."""
         item = self.plan.loads[op.position, operand]
         return op.kind.touched[operand] is not None and item[1] is None and item not in self._chip
 

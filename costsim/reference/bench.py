@@ -1,7 +1,7 @@
 """What can be timed on a machine: copies, vector operations, products of matrices, by the library that runs them.
 
-`numpy_bench` and `torch_bench` do so, `engines` opens the one that is asked for, and `calibrate` takes the time. What
-the operating system says of this machine is read here, as both need it.
+`numpy_bench` and `torch_bench` make the tasks, `engines` opens the one that is asked for, `calibrate` takes the time.
+Both need what the operating system says of this machine, so that is read here.
 """
 
 import os

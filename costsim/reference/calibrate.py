@@ -85,10 +85,6 @@ class Samples:
     failed: dict[str, str] = field(default_factory=dict)  # formats that did not run, and why
 
 
-def _nothing() -> None:
-    pass
-
-
 def work_to_do(bench: Bench, sizes: Sizes | None = None) -> int:
     """How many times `measure` will tick."""
     sizes = sizes or bench.sizes
@@ -100,7 +96,7 @@ def measure(
     seconds: float,
     sizes: Sizes | None = None,
     clock: Clock = perf_counter,
-    tick: Callable[[], None] = _nothing,
+    tick: Callable[[], None] = lambda: None,
 ) -> Samples:
     """Time everything within about so many seconds. `tick` is called after each task.
 
@@ -238,7 +234,7 @@ def calibrate(
     seconds: float,
     sizes: Sizes | None = None,
     clock: Clock = perf_counter,
-    tick: Callable[[], None] = _nothing,
+    tick: Callable[[], None] = lambda: None,
 ) -> str:
     """Measure for about so many seconds; the text of a profile. Raises InputError if no product ran."""
     sizes = sizes or bench.sizes
@@ -254,7 +250,9 @@ def check_place(path: Path) -> None:
         raise InputError(f"{path}: {why}")
 
 
-def device_here(tick: Callable[[], None] = _nothing, bench: Bench | None = None, seconds: float = QUICK_S) -> Hardware:
+def device_here(
+    tick: Callable[[], None] = lambda: None, bench: Bench | None = None, seconds: float = QUICK_S
+) -> Hardware:
     """This machine as a device, measured at once for about so many seconds; named this-machine."""
     with tempfile.TemporaryDirectory() as folder:  # profiles are checked as files
         path = Path(folder, "this-machine.yaml")

@@ -100,10 +100,6 @@ def compare(graph: Graph, predicted: dict[str, Spent], steps: list[dict[str, flo
     return (*(_sum(kind, names.get(kind, []), predicted, steps, times[kind]) for kind in sums), *kinds)
 
 
-def _nothing() -> None:
-    pass
-
-
 def measure(
     job: Job,
     hardware: Hardware,
@@ -111,7 +107,7 @@ def measure(
     steps: int = STEPS,
     most_macs: int = MOST_MACS,
     engine: Engine | None = None,
-    tick: Callable[[], None] = _nothing,
+    tick: Callable[[], None] = lambda: None,
 ) -> Timing:
     """Time a step of a copy of the workload, several times after a first, and compare with the prediction.
 

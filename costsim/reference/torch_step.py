@@ -109,7 +109,7 @@ class TorchStep:
         }
 
     def _find_dead(self) -> None:
-        """By op: the memory that no op after it reads."""
+        """Note, by position of the op, the memory that no later op reads."""
         last: dict[str, int] = {}
         for op in self.graph.ops:
             last |= {self.graph.root[name]: op.position for name in (*op.inputs, *op.outputs)}
@@ -120,14 +120,14 @@ class TorchStep:
 
     def _run(self, op: Op, values: dict[str, Tensor]) -> None:
         root = self.graph.root
-        inputs = [values.get(root[name]) for name in op.inputs]  # none: a sum of gradients, before the first
+        inputs = [values.get(root[name]) for name in op.inputs]  # None: the sum of gradients, before the first
         if op.kind.is_contraction:
             values[root[op.outputs[0]]] = contract(op.kind.name, *inputs)
         else:
             runtime = {"shape": self.graph.shape(op.outputs[0]), "step": self.step, "key": self._generator}
             given = {name: runtime[name] for name in op.kind.runtime}
-            made = KERNELS[op.kind.name](*inputs, **op.params, **given)
-            for name, x in zip(op.outputs, made if isinstance(made, tuple) else (made,), strict=True):
+            results = KERNELS[op.kind.name](*inputs, **op.params, **given)
+            for name, x in zip(op.outputs, results if isinstance(results, tuple) else (results,), strict=True):
                 values[root[name]] = x
         for name in self._dead[op.position]:
             values.pop(name, None)
@@ -135,7 +135,7 @@ class TorchStep:
     def _phase(
         self, phases: Sequence[str], values: dict[str, Tensor], micro: int, seconds: defaultdict[str, float]
     ) -> None:
-        """Run the ops of some phases. What only starts a sum of gradients is no cost of a step, as in `reference`."""
+        """Run the ops of some phases. What only starts a sum of gradients is no cost of a step, as in `execute`."""
         watch: Stopwatch = WATCHES[self.device]()
         ops = [op for op in self.graph.ops if op.phase in phases]
         watch.look()

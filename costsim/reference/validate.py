@@ -53,7 +53,7 @@ def _counts(row: Row, op: Op) -> dict[str, int]:
 
 
 def _measurements(record: Measured) -> dict[str, int]:
-    """The same of what was measured."""
+    """What was measured of one op, under the same names."""
     return {
         "MACs": record.products,
         "conversions": record.quantized,
@@ -174,11 +174,7 @@ def work_to_do(job: Job, steps: int) -> int:
     return 1 + sum(len(policy.file.phases) for policy in job.policies) + (len(job.policies) + 1) * steps * (steps > 1)
 
 
-def _nothing() -> None:
-    pass
-
-
-def validate(job: Job, steps: int = 1, seed: int = 0, tick: Callable[[], None] = _nothing) -> Validation:
+def validate(job: Job, steps: int = 1, seed: int = 0, tick: Callable[[], None] = lambda: None) -> Validation:
     """Run a shrunken copy of a workload under each of its policies and compare with what is counted.
 
     `steps` above 1 also train that many, on random data. `tick` is called as work is done. Raises InputError if the

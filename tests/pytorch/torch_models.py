@@ -44,12 +44,12 @@ class Attention(nn.Module):
         self.scale = config.head_size**-0.5  # of the real sizes, where these are shrunk
         self.head = sizes["head"]
         self.groups = sizes.get("group", 1)
-        of_keys = sizes["kv_heads" if config.grouped else "heads"] * self.head
-        of_queries = of_keys * self.groups
-        self.q = nn.Linear(sizes["model"], of_queries, bias=config.qkv_bias)
-        self.k, self.v = (nn.Linear(sizes["model"], of_keys, bias=config.qkv_bias) for _ in range(2))
+        key_width = sizes["kv_heads" if config.grouped else "heads"] * self.head
+        query_width = key_width * self.groups
+        self.q = nn.Linear(sizes["model"], query_width, bias=config.qkv_bias)
+        self.k, self.v = (nn.Linear(sizes["model"], key_width, bias=config.qkv_bias) for _ in range(2))
         self.q_norm, self.k_norm = (norm(config, self.head) if config.qk_norm else nn.Identity() for _ in range(2))
-        self.out = nn.Linear(of_queries, sizes["model"], bias=config.out_bias)
+        self.out = nn.Linear(query_width, sizes["model"], bias=config.out_bias)
 
     def forward(self, query, memory, mask, rotary=None):
         projected = self.q(query), self.k(memory), self.v(memory)

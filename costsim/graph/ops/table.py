@@ -7,9 +7,9 @@ traffic needs no entry: every input is read once, every output written once, unl
 `remake` says how an output that was not kept is made again from outputs that were, where that is cheaper. Matrix
 products are einsum equations (`kinds.contraction`) and are not listed here.
 
-`torch` says what the op is in PyTorch: "torch.relu" or "aten.gelu" a function of the library that takes the same
-operands, "attention.softmax" the function `softmax` in `reference/torch_kernels/attention.py`, "same" the row's own
-function, where it is operators on arrays and no more.
+`torch` names the op's PyTorch kernel: "torch.relu" and "aten.gelu" are functions of the library that take the same
+operands, "attention.softmax" is the function `softmax` in `reference/torch_kernels/attention.py`, and "same" is the
+row's own function, where operators on arrays are all that it has.
 """
 
 from __future__ import annotations
