@@ -25,7 +25,7 @@ def test_every_float32(name, byte):
         x = np.arange(start, start + PIECE, dtype=np.uint32).view(np.float32)
         if name in FINITE_ONLY:
             x = x[np.isfinite(x)]
-        found = quantize(x, format, how=OVERFLOW)
+        found = quantize(x, format, rounding=OVERFLOW)
         expected = cast(cast(x, ML_DTYPES[name]), np.float32)
         if found.tobytes() != expected.tobytes():  # it may be that only NaNs have other bits
             assert_same(found, expected)

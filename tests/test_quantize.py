@@ -23,16 +23,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import costsim.formats.quantize as module
-from costsim.formats.elements import How, elements
+from costsim.formats.elements import Rounding, elements
 from costsim.formats.named import EXAMPLES, parse_format
 from costsim.formats.pack import pack, unpack
-from costsim.formats.quantize import SCALE_RULES, quantize
+from costsim.formats.quantize import quantize
+from costsim.formats.scales import SCALE_RULES
 
-SATURATE, OVERFLOW = How(saturate=True), How(saturate=False)
+SATURATE, OVERFLOW = Rounding(saturate=True), Rounding(saturate=False)
 
 
 def seeded(seed=0):
-    return How(rng=np.random.default_rng(seed))
+    return Rounding(rng=np.random.default_rng(seed))
 
 
 def frozen(x):
@@ -125,7 +126,7 @@ def cast(x, type):
 @pytest.mark.parametrize("name", ML_DTYPES)
 def test_floats_are_those_of_ml_dtypes(name, dtype):
     x = probes(name, np.float32)  # float64 too is given what float32 holds: ml_dtypes rounds twice there
-    found = quantize(x.astype(dtype), parse_format(name), how=OVERFLOW)
+    found = quantize(x.astype(dtype), parse_format(name), rounding=OVERFLOW)
     assert found.dtype == dtype
     assert_same(found, cast(x, ML_DTYPES[name]).astype(dtype))
 
@@ -139,22 +140,22 @@ def test_floats_are_those_of_gfloat(name, dtype, saturate):
     saturates = name in FINITE_ONLY or saturate
     with np.errstate(over="ignore"):
         expected = gfloat.round_ndarray(info, x.astype(np.float64), sat=saturates)
-    assert_same(quantize(x, parse_format(name), how=How(saturate=saturate)), expected.astype(dtype))
+    assert_same(quantize(x, parse_format(name), rounding=Rounding(saturate=saturate)), expected.astype(dtype))
 
 
 @pytest.mark.parametrize("name", GFLOAT)
 def test_floats_of_8_bits_and_less_saturate_unless_told_otherwise(name):
     x, format = probes(name, np.float32), parse_format(name)
-    assert_same(quantize(x, format), quantize(x, format, how=SATURATE if GFLOAT[name].k <= 8 else OVERFLOW))
+    assert_same(quantize(x, format), quantize(x, format, rounding=SATURATE if GFLOAT[name].k <= 8 else OVERFLOW))
 
 
 @pytest.mark.parametrize("name", GFLOAT)
 def test_codes_of_floats(name):
     x = probes(name, np.float32)
     format = parse_format(name)
-    packed = pack(x, format, how=OVERFLOW)
+    packed = pack(x, format, rounding=OVERFLOW)
     found = unpack(packed)
-    assert_same(found, quantize(x, format, how=OVERFLOW))
+    assert_same(found, quantize(x, format, rounding=OVERFLOW))
     number = ~np.isnan(found)  # NaN has many codes
     expected = gfloat.encode_ndarray(GFLOAT[name], found.astype(np.float64))
     if name == "tf32":
@@ -179,7 +180,7 @@ def test_fp32_is_float32():
 def test_float32_to_fp8_is_not_nan_where_it_is_large():
     """Regression: 1.5 x 2^(e+20), with which rounding was done, is NaN for one exponent e."""
     for name, e in [("fp8-e4m3", 108), ("fp8-e5m2", 107), ("fp16", 115), ("fp4-e2m1", 106)]:
-        found = quantize(np.float32([2.0**e, -(2.0**e)]), parse_format(name), how=SATURATE)
+        found = quantize(np.float32([2.0**e, -(2.0**e)]), parse_format(name), rounding=SATURATE)
         assert found.tolist() == [parse_format(name).largest, -parse_format(name).largest]
 
 
@@ -673,10 +674,10 @@ def test_scale_rules(name, rule):
         exponents.append(e)
         scale = power(e)
         values.append([float(element.round(Fraction(float(number)) / scale) * scale) for number in block])
-    how = How(scale_rule=rule)
-    packed = pack(frozen(x), parse_format(name), how=how)
+    rounding = Rounding(scale_rule=rule)
+    packed = pack(frozen(x), parse_format(name), rounding=rounding)
     assert (packed.shared[0].codes().astype(int) - 127).tolist() == exponents
-    assert quantize(x, parse_format(name), how=how).tolist() == values
+    assert quantize(x, parse_format(name), rounding=rounding).tolist() == values
 
 
 # --- bits worked out by hand ------------------------------------------------------------------------------------------
@@ -721,10 +722,10 @@ def test_codes_lie_one_after_the_other_from_the_lowest_bit():
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 
-def assert_packs(x, format, axes, how=None):
+def assert_packs(x, format, axes, rounding=None):
     """The bits give the numbers back, and are as many as the format says."""
-    packed = pack(x, format, axes, *([how()] if how else []))
-    assert_same_bits(unpack(packed), quantize(x, format, axes, *([how()] if how else [])))
+    packed = pack(x, format, axes, *([rounding()] if rounding else []))
+    assert_same_bits(unpack(packed), quantize(x, format, axes, *([rounding()] if rounding else [])))
     along = (x.ndim - 1,) if axes is None else axes
     run = math.prod(x.shape[axis] for axis in along) if x.ndim else 1
     assert packed.bits == format.stored_bits(x.size, run)
@@ -816,8 +817,8 @@ def test_quantized_numbers_stay_as_they_are(name):
     format = parse_format(name)
     for rule in SCALE_RULES if name in MX else ["floor"]:
         for x in samples():
-            once = quantize(x, format, how=How(scale_rule=rule))
-            assert_same(quantize(once, format, how=How(scale_rule=rule)), once)
+            once = quantize(x, format, rounding=Rounding(scale_rule=rule))
+            assert_same(quantize(once, format, rounding=Rounding(scale_rule=rule)), once)
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -828,12 +829,12 @@ def test_the_negative_gives_the_negative(name):
             assert_same(found, expected + 0.0 if name.startswith("int") else expected)  # which have one zero
 
 
-@pytest.mark.parametrize("how", [SATURATE, OVERFLOW], ids=["saturating", "overflowing"])
+@pytest.mark.parametrize("rounding", [SATURATE, OVERFLOW], ids=["saturating", "overflowing"])
 @pytest.mark.parametrize("name", PLAIN)
-def test_floats_are_monotone(name, how):
+def test_floats_are_monotone(name, rounding):
     x = np.sort(every_exponent(np.float32))
     x = x[np.isfinite(x)]
-    found = quantize(x, parse_format(name), how=how)
+    found = quantize(x, parse_format(name), rounding=rounding)
     found = found[~np.isnan(found)]  # beyond the largest, of e4m3
     assert (found[1:] >= found[:-1]).all()
     assert found.size > x.size / 3
@@ -934,7 +935,7 @@ def test_stochastic_rounding_is_unbiased(name, share):
     share = (value - low) / step  # what is left of it in float32
     x = np.full((DRAWS // 14 + 1, 16), value if name != "bfp17" else -value, np.float32)
     x[:, :2] = 1
-    found = np.abs(quantize(frozen(x), parse_format(name), how=seeded()))
+    found = np.abs(quantize(frozen(x), parse_format(name), rounding=seeded()))
     assert np.count_nonzero(np.abs(found[:, :2] - 1) > 1e-7) < 10  # 1 stays, but over a rounded scale it is not whole
     found = found[:, 2:]
     up = found == np.float32(low + step)
@@ -948,7 +949,7 @@ def test_stochastic_rounding_to_a_codebook_is_unbiased(name):
     for low, high in pairwise(values[values > 0.3]):
         value = np.float32(0.75 * low + 0.25 * high)
         x = np.stack([np.ones(DRAWS // 8, np.float32), np.full(DRAWS // 8, value)], axis=1)
-        found = quantize(x, parse_format(name), how=seeded())[:, 1].astype(np.float64)
+        found = quantize(x, parse_format(name), rounding=seeded())[:, 1].astype(np.float64)
         if name != "nf4-double":  # its scale of 1 is 448 fl(1/448)
             assert np.unique(found).tolist() == [low, high]
         assert abs(found.mean() - value) <= 4 * (high - low) * math.sqrt(3 / 16 / found.size) + 1e-7 * value
@@ -967,9 +968,9 @@ def test_stochastic_rounding_takes_a_neighbour_and_a_seed_gives_the_same(name):
     x = np.clip(rng.standard_normal((8, 64)) / 2, -0.95, 0.95).astype(np.float32)
     x[:, ::16] = 1  # so that all blocks have the scale that goes with 1
     frozen(x)
-    assert_same_bits(quantize(x, format, how=seeded(7)), quantize(x, format, how=seeded(7)))
+    assert_same_bits(quantize(x, format, rounding=seeded(7)), quantize(x, format, rounding=seeded(7)))
     many = seeded()
-    draws = np.stack([quantize(x, format, how=many) for _ in range(100)])
+    draws = np.stack([quantize(x, format, rounding=many) for _ in range(100)])
     low, high = draws.min(axis=0), draws.max(axis=0)
     assert ((draws == low) | (draws == high)).all()
     both = low < high
@@ -988,7 +989,7 @@ def test_stochastic_rounding_keeps_what_is_held(name):
     x = np.clip(np.random.default_rng(8).standard_normal((9, 40)), -1.5, 1.5).astype(np.float32)
     x[:, ::5] = 1.5
     held = quantize(x, format)
-    assert (quantize(held, format, how=seeded()) == held).all()
+    assert (quantize(held, format, rounding=seeded()) == held).all()
 
 
 @pytest.mark.parametrize("name", ["fp8-e4m3", "fp8-e5m2", "fp16", "bf16", "tf32", "fp4-e2m1"])
@@ -996,7 +997,7 @@ def test_stochastic_rounding_of_floats_of_all_sizes(name):
     """One of the two numbers beside the value, as gfloat has them, saturated."""
     x = every_exponent(np.float32)
     x = x[np.isfinite(x)] * np.float32(1 - 2.0**-12)
-    found = quantize(frozen(x), parse_format(name), how=How(rng=np.random.default_rng(0), saturate=True))
+    found = quantize(frozen(x), parse_format(name), rounding=Rounding(rng=np.random.default_rng(0), saturate=True))
     modes = gfloat.RoundMode.TowardNegative, gfloat.RoundMode.TowardPositive
     low, high = (gfloat.round_ndarray(GFLOAT[name], x.astype(np.float64), mode, sat=True) for mode in modes)
     assert ((found == low) | (found == high)).all()
@@ -1025,10 +1026,10 @@ NAN, INF = np.nan, np.inf
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rng", [None, np.random.default_rng(0)], ids=["nearest", "stochastic"])
 def test_nan_and_infinity(name, saturate, expected, dtype, rng):
-    how = How(rng=rng, saturate=saturate)
-    found = quantize(ODDITIES.astype(dtype), parse_format(name), how=how)
+    rounding = Rounding(rng=rng, saturate=saturate)
+    found = quantize(ODDITIES.astype(dtype), parse_format(name), rounding=rounding)
     np.testing.assert_array_equal(found, np.array(expected, dtype))
-    np.testing.assert_array_equal(unpack(pack(ODDITIES.astype(dtype), parse_format(name), how=how)), found)
+    np.testing.assert_array_equal(unpack(pack(ODDITIES.astype(dtype), parse_format(name), rounding=rounding)), found)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -1040,9 +1041,9 @@ def test_what_holds_no_nan_or_infinity_says_so(name):
         x = np.ones((3, 5), np.float32)
         x[1, 2] = oddity
         for act in (quantize, pack):
-            for how in (OVERFLOW, SATURATE, seeded()):
+            for rounding in (OVERFLOW, SATURATE, seeded()):
                 with pytest.raises(ValueError, match="holds no NaN or infinity"):
-                    act(frozen(x), format, None, how)
+                    act(frozen(x), format, None, rounding)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

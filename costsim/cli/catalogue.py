@@ -89,7 +89,7 @@ CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
 def _describe_format(format: Format) -> str:
     lines = [
         f"format {format.name}",
-        f"  family: {format.family}",
+        f"  family: {format.family.name}",
         f"  bits of an element: {format.element_bits}",
         f"  width in a multiplier: {format.width} bit",
         f"  largest element: {_number(format.largest)}, step {_number(format.step)}",
@@ -97,14 +97,14 @@ def _describe_format(format: Format) -> str:
     if format.exponent_bits:
         lines.append(f"  exponent bits of an element: {format.exponent_bits}")
     for scale in format.scales:
-        lines.append(f"  {scale.what}: {scale.bits} bit per block of {scale.block} (free x contracted) elements")
+        lines.append(f"  {scale.kind}: {scale.bits} bit per block of {scale.block} (free x contracted) elements")
     if format.scales:
         lines.append(f"  bits per element in whole blocks: {float(format.bits_per_element):.6g}")
     lines.append(f"  source: {format.source}")
-    for family in named.FAMILIES:
-        if re.fullmatch(family.pattern, format.name):
-            bounds = ", ".join(f"{name} {low}..{high}" for name, (low, high) in family.bounds.items())
-            lines.append(f"  spelling: {family.spelling}, with {bounds}; BLOCK: tensor, row, column or FREExCONTRACTED")
+    for spelling in named.SPELLINGS:
+        if re.fullmatch(spelling.pattern, format.name):
+            bounds = ", ".join(f"{name} {low}..{high}" for name, (low, high) in spelling.bounds.items())
+            lines.append(f"  spelling: {spelling.text}, with {bounds}; BLOCK: tensor, row, column or FREExCONTRACTED")
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from costsim.formats.format import ON_A_GRID, Format
+from costsim.formats.format import Format, Scale
 
 # Operands, accumulator, and how many products are summed; None where the law says nothing.
 Cost = Callable[[Format, Format, Format, int], int | None]
@@ -28,6 +28,7 @@ def _bops(a: Format, b: Format, _accumulator: Format, summed: int) -> int:
     return a.width * b.width + a.width + b.width + (summed - 1).bit_length()
 
 
+_BOX = Scale(kind="exponent", bits=8, contracted=16)
 # Published arithmetic densities relative to an fp32 MAC, by bits of an element with its sign; boxes of 16.
 _MSFP_DENSITY = {3: 50.9, 4: 31.9, 5: 18.3, 6: 13.9, 7: 10.8, 8: 8.8}
 
@@ -35,8 +36,7 @@ _MSFP_DENSITY = {3: 50.9, 4: 31.9, 5: 18.3, 6: 13.9, 7: 10.8, 8: 8.8}
 def _msfp(a: Format, b: Format, _accumulator: Format, _summed: int) -> int | None:
     if a.name == b.name == "fp32":
         return 10**6
-    boxes = [(scale.bits, scale.contracted, scale.free) for scale in a.scales]
-    if a.name != b.name or a.family != "bfp" or boxes != [(8, 16, 1)] or a.width not in _MSFP_DENSITY:
+    if a.name != b.name or a.scales != (_BOX,) or a.width not in _MSFP_DENSITY:
         return None
     return round(10**6 / _MSFP_DENSITY[a.width])
 
@@ -47,7 +47,7 @@ _ADD_FJ = {"fp32": 900, "fp16": 400, "fixed32": 100, "int32": 100, "fixed8": 30,
 
 def _energy(a: Format, b: Format, accumulator: Format, _summed: int) -> int | None:
     """Multiply and accumulate in attojoule; integer widths that the table lacks scale as a b / 32^2."""
-    families = {("int" if f.family in ON_A_GRID else f.family) for f in (a, b)}
+    families = {("int" if f.whole else f.family.name) for f in (a, b)}
     add = _ADD_FJ.get(accumulator.name)
     if len(families) > 1 or add is None:
         return None

@@ -7,7 +7,7 @@ adders as the width (accelergy-aladdin-plug-in@5e2e1263), floats as the product 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from costsim.formats.format import ON_A_GRID, Format
+from costsim.formats.format import Format
 
 PICO = 1e-12
 
@@ -71,7 +71,7 @@ DRAM = {
 
 
 def _family(*formats: Format) -> str:
-    return "int" if all(format.family in ON_A_GRID for format in formats) else "float"
+    return "int" if all(format.whole for format in formats) else "float"
 
 
 def _nearest(known: Mapping[tuple[str, int], float], family: str, product: float, power: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from costsim.errors import InputError, nearest, one_line
-from costsim.formats.format import ON_A_GRID, Format, holds
+from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
 from costsim.inputs.files import Document
@@ -195,7 +195,7 @@ def _format(document: Document, at: At, name: str) -> Format:
         found = parse_format(name)
     except InputError as error:
         raise document.error(at, str(error)) from None
-    if found.values != "float" or found.grid is not None or found.family == "codebook":
+    if found.values != "float" or found.grid is not None or found.codebook:
         raise document.error(at, f"{found.name} is nothing that a multiplier takes")
     return found
 
@@ -241,7 +241,7 @@ def _sums(rate: Rate, accumulator: Format) -> bool:
     overflow; that is left to whoever chooses the formats.)
     """
     both = (rate.a, rate.b, rate.accumulator)
-    whole = all(format.family in ON_A_GRID for format in both) and rate.accumulator.width >= accumulator.width
+    whole = all(format.whole for format in both) and rate.accumulator.width >= accumulator.width
     return whole or holds(rate.accumulator, accumulator)
 
 
@@ -271,17 +271,17 @@ def pair_on(hardware: Hardware, a: Format, b: Format, accumulator: Format) -> tu
     work is not counted here. Source: design.md, section 5.
     """
     rates = hardware.rates
-    if hardware.bit_serial and a.family in ON_A_GRID and b.family in ON_A_GRID:
+    if hardware.bit_serial and a.whole and b.whole:
         rates += (hardware.bit_serial.rate(a.width, b.width),)
     fitting = [rate for rate in rates if _sums(rate, accumulator) and _takes(rate, a, b)]
     if not fitting:
         return None
     own = [rate for rate in fitting if _is_of(rate, a, b)]
-    grid = a.family in ON_A_GRID and b.family in ON_A_GRID
+    grid = a.whole and b.whole
 
     def cost(rate: Rate) -> tuple[int, int, bool, str]:
         bits = rate.a.element_bits + rate.b.element_bits
-        return -rate.mac_per_s, bits, grid != (rate.a.family in ON_A_GRID), rate.name
+        return -rate.mac_per_s, bits, grid != rate.a.whole, rate.name
 
     return min(own or fitting, key=cost), not own
 

@@ -86,9 +86,6 @@ _COST: Mapping[str, Callable[[Format, Format, int], list[Term]]] = {
     ],
 }
 
-# What of an element meets the multiplier, where that is not all of it.
-_WIDTHS = {"float": "significand with its hidden bit", "codebook": "significand of the values looked up"}
-
 _Vector = dict[str, list[Term]]  # terms of the operations on elements, by name
 
 
@@ -166,7 +163,7 @@ class Deriver:
         a, b = (self.assignment.multiplied(op, i) for i in (0, 1))
         accumulator = self.assignment.accumulator
         for name, format in (("a", a), ("b", b)):
-            what = _WIDTHS.get(format.family, "bits of an element with its sign")
+            what = format.family.width
             part = Part(f"{what} of {format.name}", format.width)
             found.add(worked(f"width of {name}", [[part]], "bit", f"{format.name}: {format.source}"))
         dims = self.graph.tensors[op.inputs[0]].dims
@@ -214,8 +211,8 @@ class Deriver:
         what = label(name, held) + ("" if part is None else " (as much as is touched)")
         terms: list[Term] = [[*self._dims(dims), Part(f"bits of {format.name}", format.element_bits)]]
         for scale in format.scales:
-            number = found.add(self._shared(f"{scale.what}s of {what}", scale, dims, axes)).whole
-            terms.append([Part(f"{scale.what}s", number), Part("bits of each", scale.bits)])
+            number = found.add(self._shared(f"{scale.kind}s of {what}", scale, dims, axes)).whole
+            terms.append([Part(f"{scale.kind}s", number), Part("bits of each", scale.bits)])
         return found.add(worked(f"stored bits of {what}", terms, "bit", f"{format.name}: {format.source}"))
 
     def _shared(self, what: str, scale: Scale, dims: Dims, axes: Axes) -> Step:

@@ -1,42 +1,43 @@
-"""What a number format is, and the formats that costsim knows.
+"""What a number format is.
 
 A format is data: everything that is printed or charged (bits per element, stored bits of a tensor, the width that
-meets a multiplier, range and step) is derived from a few numbers. Names are the grammar that policy files use:
-`fp32`, `fixed16`, `bfp4`, `bfp4-box32-exp5`, `int8-row`, `fp8-e4m3-128x128`, `mxfp4`, `nvfp4`, `int8-row-in-bf16`.
+meets a multiplier, range and step) is derived from a few numbers. The formats themselves, and the grammar of their
+names, are in named.py. What a format does to numbers is in elements.py (one element), scales.py (what a block of them
+shares), blocks.py (a matrix of blocks), quantize.py and pack.py (a tensor, as numbers and as bits).
 """
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from costsim.errors import InputError
-
-ON_A_GRID = ("fixed", "int", "bfp")  # families whose elements are whole numbers of a unit
+from costsim.names import Values
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A number that a block of elements shares: a scale, an exponent, a zero point.
+    """A number that a block of elements shares: a scale, an exponent, a zero point."""
 
-    A block is `contracted` elements along the dims that a GEMM sums over (along the last dim, where nothing multiplies)
-    times `free` along the others; None is all of them.
-    """
-
-    what: str
-    bits: int
-    contracted: int | None
-    free: int | None = 1
+    kind: str  # what the number is, as tables print it; how it is taken, coded and read: scales.py
+    bits: int  # of its code; each block has one
+    contracted: int | None  # elements of a block along the dims that a GEMM sums over (else the last dim); None: all
+    free: int | None = 1  # elements of a block along the other dims; None: all
 
     def blocks(self, run: int, free: int) -> tuple[int, int]:
-        """Of `free` runs of `run` elements: blocks one below the other, and side by side; cut-off ones count whole."""
+        """How many blocks lie across and along `free` runs of `run` elements; cut-off blocks count whole."""
         return (
             1 if self.free is None else -(-free // self.free),
             1 if self.contracted is None else -(-run // self.contracted),
         )
 
     def number(self, run: int, free: int) -> int:
-        """How many a tensor of `free` runs of `run` elements has."""
+        """How many blocks a tensor of `free` runs of `run` elements has."""
         across, along = self.blocks(run, free)
         return across * along
+
+    @property
+    def of_tensor(self) -> bool:
+        """Whether the whole tensor shares the number, as one block."""
+        return self.contracted is None and self.free is None
 
     @property
     def block(self) -> str:
@@ -45,32 +46,93 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    """Formats whose elements are coded alike. How a family's elements are rounded and coded is in elements.py."""
+
+    name: str  # as `costsim show` prints it
+    whole: bool = False  # whether elements are whole numbers of a unit, which is a scale or a static power of two
+    values: Values = "float"  # what a tensor in these formats holds
+    width: str = "bits of an element with its sign"  # which bits a multiplier sees, in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A number format.
+    """A number format: its elements, and the scales that blocks of them share. Exponent handling is not priced."""
 
-    `width` is what a multiplier sees (the convention of every MAC law): N with the sign for fixed point, integers and
-    block floating point, the significand with its hidden bit for floats. `element_bits` is what an element takes in
-    memory; `scales` is what blocks of elements share on top. Exponent handling is not priced.
-    """
-
-    name: str
-    family: str  # fixed, int, float, bfp, codebook, index, mask
-    element_bits: int
-    width: int
-    source: str
-    exponent_bits: int = 0  # of each element (floats)
-    top: str = "ieee"  # floats: what the top exponent holds. ieee: inf and NaN; nan: one NaN, else numbers; numbers
-    scales: tuple[Scale, ...] = ()
-    signs: int = 1  # sign bits of an element (bfp)
+    name: str  # as policies spell it; a name means one format
+    family: Family  # how an element stands for a number: a row of named.py
+    element_bits: int  # bits of an element in memory
+    width: int  # bits that a multiplier sees, in every MAC law: with the sign, or the significand with its hidden bit
+    source: str  # the standard, paper or product that defines the format
+    exponent_bits: int = 0  # bits of the exponent that each element has (floats)
+    top: str = "ieee"  # what the top exponent holds (floats). ieee: inf and NaN; nan: one NaN, else numbers; numbers
+    signs: int = 1  # sign bits of an element (bfp; more than 1 in FAST)
+    symmetric: bool = False  # whether the lowest code of two's complement is left out, so that codes end at -max
+    fraction_bits: int = 0  # bits of an element behind its binary point (int; MXINT8: a code is 1/64)
+    codebook: tuple[float, ...] = ()  # the numbers that codes 0, 1, ... stand for, rising, in units of the scale
+    scales: tuple[Scale, ...] = ()  # what blocks share: scales, the innermost first, then what refines them
     grid: "Format | None" = None  # of a container: the format whose values it holds (fake quantization)
 
     def __hash__(self) -> int:
         return hash(self.name)  # a name means one format
 
+    # --- what elements are ---
+
     @property
-    def values(self) -> str:
-        """What it holds: float, index or mask."""
-        return self.family if self.family in ("index", "mask") else "float"
+    def values(self) -> Values:
+        """What a tensor in this format holds: float (numbers), index or mask."""
+        return self.family.values
+
+    @property
+    def whole(self) -> bool:
+        """Whether elements are whole numbers of a unit."""
+        return self.family.whole
+
+    @property
+    def floating(self) -> bool:
+        """Whether each element has an exponent."""
+        return self.exponent_bits > 0
+
+    @property
+    def scaled(self) -> bool:
+        """Whether elements are in units of something: what blocks share, or a power of two that nothing stores."""
+        return bool(self.scales) or self.whole
+
+    @property
+    def holds_infinity(self) -> bool:
+        """Whether infinity is one of the values."""
+        return self.floating and self.top == "ieee" and not self.scales
+
+    @property
+    def magnitude_bits(self) -> int:
+        """Bits of an element that are not its sign."""
+        return self.element_bits - self.signs
+
+    @property
+    def largest(self) -> float | None:
+        """The largest value of an element, its scale left aside; None where codes are looked up or not numbers."""
+        if self.floating:
+            bias = 2 ** (self.exponent_bits - 1) - 1
+            exponent = 2**self.exponent_bits - (2 if self.top == "ieee" else 1) - bias
+            significand = 2**self.width - (2 if self.top == "nan" else 1)  # all ones is the NaN
+            return float(significand * Fraction(2) ** (exponent - self.width + 1))
+        return float(2**self.magnitude_bits - 1) if self.whole else None
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest positive value of an element (subnormal), as `largest`."""
+        if self.floating:
+            return float(Fraction(2) ** (3 - 2 ** (self.exponent_bits - 1) - self.width))
+        return self.step
+
+    @property
+    def step(self) -> float | None:
+        """From 1 to the next number for floats, between codes (times the scale) otherwise; None as for `largest`."""
+        if self.floating:
+            return float(Fraction(1, 2 ** (self.width - 1)))
+        return 1.0 if self.whole else None
+
+    # --- what blocks of elements share ---
 
     @property
     def needs_whole_tensor(self) -> bool:
@@ -80,7 +142,7 @@ class Format:
     @property
     def blocked(self) -> bool:
         """Whether it matters along which dims the blocks lie."""
-        return any((scale.contracted, scale.free) != (None, None) for scale in self.scales)
+        return not all(scale.of_tensor for scale in self.scales)
 
     def fits(self, run: int) -> bool:
         """Whether blocks along runs of `run` elements are never cut off, so that longer runs have the same blocks."""
@@ -100,53 +162,22 @@ class Format:
         free = elements // run if run else 0
         return elements * self.element_bits + sum(s.bits * s.number(run, free) for s in self.scales if elements)
 
-    @property
-    def magnitude_bits(self) -> int:
-        """Bits of an element that are not its sign, where those are separate (bfp)."""
-        return self.element_bits - self.signs
-
-    @property
-    def largest(self) -> float | None:
-        """The largest value of an element, its scale left aside; None where codes are looked up or not numbers."""
-        if self.family == "float":
-            bias = 2 ** (self.exponent_bits - 1) - 1
-            exponent = 2**self.exponent_bits - (2 if self.top == "ieee" else 1) - bias
-            significand = 2**self.width - (2 if self.top == "nan" else 1)  # all ones is the NaN
-            return float(significand * Fraction(2) ** (exponent - self.width + 1))
-        if self.family == "bfp":
-            return float(2**self.magnitude_bits - 1)
-        return float(2 ** (self.width - 1) - 1) if self.family in ("fixed", "int") else None
-
-    @property
-    def smallest(self) -> float | None:
-        """The smallest positive value of an element (subnormal), as `largest`."""
-        if self.family == "float":
-            return float(Fraction(2) ** (3 - 2 ** (self.exponent_bits - 1) - self.width))
-        return self.step
-
-    @property
-    def step(self) -> float | None:
-        """From 1 to the next number for floats, between codes (times the scale) otherwise; None as for `largest`."""
-        if self.family == "float":
-            return float(Fraction(1, 2 ** (self.width - 1)))
-        return 1.0 if self.family in ON_A_GRID else None
-
 
 def holds(outer: Format, inner: Format) -> bool:
     """Whether every element code of `inner` is a value of an element of `outer`; scales and the like are left aside."""
     if outer.name == inner.name:
         return True
-    if inner.family in ON_A_GRID:
-        if outer.family in ON_A_GRID:
-            return outer.width >= inner.width
-        lowest = 2 ** (inner.width - 1)  # -2^(N-1) is a power of two, the other codes have N - 1 bits
-        return outer.family == "float" and outer.width >= inner.width - 1 and (outer.largest or 0) >= lowest
-    if outer.family != "float" or inner.family not in ("float", "codebook"):
-        return False
-    if inner.family == "codebook":  # its values are at most 1 and are used at that width
+    if inner.whole and outer.whole:
         return outer.width >= inner.width
-    widest = (outer.largest or 0) >= (inner.largest or 0)
-    return outer.width >= inner.width and widest and (outer.smallest or 0) <= (inner.smallest or 0)
+    if not outer.floating:
+        return False
+    if inner.whole:
+        lowest = 2 ** (inner.width - 1)  # -2^(N-1) is a power of two, the other codes have N - 1 bits
+        return outer.width >= inner.width - 1 and (outer.largest or 0) >= lowest
+    if inner.codebook:  # its values are at most 1 and are used at that width
+        return outer.width >= inner.width
+    within = (outer.largest or 0) >= (inner.largest or 0) and (outer.smallest or 0) <= (inner.smallest or 0)
+    return inner.floating and outer.width >= inner.width and within
 
 
 def contained(format: Format, container: Format) -> Format:
@@ -154,6 +185,7 @@ def contained(format: Format, container: Format) -> Format:
 
     Bits and widths are the container's. Raises InputError if the container does not hold the format's values.
 
+    >>> from costsim.formats.named import parse_format
     >>> contained(parse_format("int8"), parse_format("bf16")).width
     8
     """

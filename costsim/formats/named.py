@@ -1,200 +1,289 @@
-"""The named formats, the families with numbers in their names, and the parser of names."""
+"""The formats that costsim knows: a literal each, grammar for names with numbers in them, and the parser of names.
+
+Names are what policy files spell: `fp32`, `fixed16`, `bfp4`, `bfp4-box32-exp5`, `int8-row`, `fp8-e4m3-128x128`,
+`mxfp4`, `nvfp4`, `int8-row-in-bf16`.
+"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 from costsim.errors import InputError, nearest, one_line
-from costsim.formats.format import Format, Scale, contained
+from costsim.formats.format import Family, Format, Scale, contained
+
+# --- families: how an element stands for a number ---------------------------------------------------------------------
+
+FIXED = Family(name="fixed", whole=True)  # two's complement, in units of a static power of two
+INT = Family(name="int", whole=True)  # two's complement, in units of stored scales
+BFP = Family(name="bfp", whole=True)  # a sign and a magnitude, in units of a power of two
+FLOAT = Family(name="float", width="significand with its hidden bit")  # a sign, an exponent and a mantissa
+CODEBOOK = Family(name="codebook", width="significand of the values looked up")  # an index of a table of values
+INDEX = Family(name="index", values="index")  # an id or a label, which no multiplier meets
+MASK = Family(name="mask", values="mask")  # true or false
+
+# --- named formats ----------------------------------------------------------------------------------------------------
 
 _IEEE = "IEEE 754-2019"
+_A100 = "NVIDIA A100 white paper; 19 bits, stored in 32"
+_BF16 = "Intel BFLOAT16 white paper, 2018"
 _FP8 = "Micikevicius et al. 2022, arXiv:2209.05433"
 _OCP = "OCP Microscaling Formats v1.0"
+_NVFP4 = "NVIDIA Transformer Engine, nvfp4.rst@d0067d0d"
 _MSFP = "Darvish Rouhani et al., NeurIPS 2020, table 1"
 _MX = "Darvish Rouhani et al., ISCA 2023, With Shared Microexponents"
-_NVFP4 = "NVIDIA Transformer Engine, nvfp4.rst@d0067d0d"
+_HBFP = "Drumond et al., NeurIPS 2018, 24 x 24 tiles; the exponent's width is recalled"
+_FLEX = "Koster et al., NeurIPS 2017, flex16+5, an exponent per tensor"
+_FAST = "Zhang et al., HPCA 2022"  # e + g (m/2) 3 bits a group of g: each 2-bit chunk of the mantissa carries a sign
+_QLORA = "Dettmers et al. 2023, arXiv:2305.14314 (recalled): fp32 scale per 64, multiplied as bf16"
+_QLORA_DOUBLE = "Dettmers et al. 2023, double quantization (recalled): fp8 scale per 64, fp32 scale per 256 of those"
+_ADAM8 = "Dettmers et al. 2022, arXiv:2110.02861 (recalled): 8-bit optimizer map, fp32 scale per 2048, used as fp32"
+
+_E8M0_PER_32 = Scale(kind="scale e8m0", bits=8, contracted=32)
+_E4M3_PER_16 = Scale(kind="scale e4m3", bits=8, contracted=16)
+_E4M3_PER_16X16 = Scale(kind="scale e4m3", bits=8, contracted=16, free=16)
+_FP32_PER_TENSOR = Scale(kind="scale fp32", bits=32, contracted=None, free=None)
+_EXPONENT_PER_16 = Scale(kind="exponent", bits=8, contracted=16)
+_EXPONENT4_PER_16 = Scale(kind="exponent", bits=4, contracted=16)
+_EXPONENT_PER_24X24 = Scale(kind="exponent", bits=8, contracted=24, free=24)
+_SHIFT_PER_PAIR = Scale(kind="microexponent", bits=1, contracted=2)
+
+# QLoRA's NormalFloat: quantiles of the normal distribution, with 0 (Dettmers et al. 2023, appendix E; recalled).
+_NORMAL_FLOAT = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+    *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+    *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
 
 
-def _float(name: str, exponent: int, mantissa: int, source: str, top: str = "ieee", stored: int = 0) -> Format:
-    bits = stored or 1 + exponent + mantissa
-    return Format(name, "float", bits, mantissa + 1, source, exponent_bits=exponent, top=top)
+def _dynamic_tree() -> tuple[float, ...]:
+    """The signed dynamic tree of 8 bits: 2^i means in each decade (Dettmers et al. 2022, section 1.3; recalled)."""
+    values = [0.0, 1.0]
+    for i in range(7):
+        edges = [0.1 + 0.9 * j / 2**i for j in range(2**i + 1)]
+        means = [10.0 ** (i - 6) * (low + high) / 2 for low, high in pairwise(edges)]
+        values += means + [-mean for mean in means]
+    return tuple(sorted(values))
 
 
-def _shared(element: Format, name: str, source: str, *scales: Scale) -> Format:
-    return replace(element, name=name, source=source, scales=scales)
-
-
-_E4M3 = _float("fp8-e4m3", 4, 3, _FP8, "nan")
-_E5M2 = _float("fp8-e5m2", 5, 2, _FP8)
-_E3M2 = _float("fp6-e3m2", 3, 2, _OCP, "numbers")
-_E2M3 = _float("fp6-e2m3", 2, 3, _OCP, "numbers")
-_E2M1 = _float("fp4-e2m1", 2, 1, _OCP, "numbers")
-_E8M0 = Scale("scale e8m0", 8, 32)
-_PER_TENSOR = Scale("scale fp32", 32, None, None)
+_FP8_E4M3 = Format(name="fp8-e4m3", family=FLOAT, element_bits=8, exponent_bits=4, width=4, top="nan", source=_FP8)
+_FP8_E5M2 = Format(name="fp8-e5m2", family=FLOAT, element_bits=8, exponent_bits=5, width=3, source=_FP8)
+_FP6_E3M2 = Format(name="fp6-e3m2", family=FLOAT, element_bits=6, exponent_bits=3, width=3, top="numbers", source=_OCP)
+_FP6_E2M3 = Format(name="fp6-e2m3", family=FLOAT, element_bits=6, exponent_bits=2, width=4, top="numbers", source=_OCP)
+_FP4_E2M1 = Format(name="fp4-e2m1", family=FLOAT, element_bits=4, exponent_bits=2, width=2, top="numbers", source=_OCP)
 
 _FORMATS = (
-    _float("fp32", 8, 23, f"{_IEEE} binary32"),
-    _float("tf32", 8, 10, "NVIDIA A100 white paper; 19 bits, stored in 32", stored=32),
-    _float("fp16", 5, 10, f"{_IEEE} binary16"),
-    _float("bf16", 8, 7, "Intel BFLOAT16 white paper, 2018"),
-    *(_E4M3, _E5M2, _E3M2, _E2M3, _E2M1),
-    _shared(_E4M3, "mxfp8", f"{_OCP}, E4M3", _E8M0),
-    _shared(_E5M2, "mxfp8-e5m2", _OCP, _E8M0),
-    _shared(_E3M2, "mxfp6", f"{_OCP}, E3M2", _E8M0),
-    _shared(_E2M3, "mxfp6-e2m3", _OCP, _E8M0),
-    _shared(_E2M1, "mxfp4", f"{_OCP}, E2M1", _E8M0),
-    Format("mxint8", "int", 8, 8, f"{_OCP}; a code is 1/64", scales=(_E8M0,)),
-    _shared(_E2M1, "nvfp4", f"{_NVFP4}, 1 x 16 blocks", Scale("scale e4m3", 8, 16), _PER_TENSOR),
-    _shared(_E2M1, "nvfp4-16x16", f"{_NVFP4}, 16 x 16 blocks (weights)", Scale("scale e4m3", 8, 16, 16), _PER_TENSOR),
-    *(
-        Format(f"msfp{bits + 8}", "bfp", bits, bits, _MSFP, scales=(Scale("exponent", 8, 16),))
-        for bits in (3, 4, 5, 6, 7, 8)
+    # Floats. The width is that of the significand: a hidden bit and the mantissa's.
+    Format(name="fp32", family=FLOAT, element_bits=32, exponent_bits=8, width=24, source=f"{_IEEE} binary32"),
+    Format(name="tf32", family=FLOAT, element_bits=32, exponent_bits=8, width=11, source=_A100),
+    Format(name="fp16", family=FLOAT, element_bits=16, exponent_bits=5, width=11, source=f"{_IEEE} binary16"),
+    Format(name="bf16", family=FLOAT, element_bits=16, exponent_bits=8, width=8, source=_BF16),
+    *(_FP8_E4M3, _FP8_E5M2, _FP6_E3M2, _FP6_E2M3, _FP4_E2M1),
+    # Microscaling: small elements, and a power of two for each 32 of them.
+    replace(_FP8_E4M3, name="mxfp8", scales=(_E8M0_PER_32,), source=f"{_OCP}, E4M3"),
+    replace(_FP8_E5M2, name="mxfp8-e5m2", scales=(_E8M0_PER_32,), source=_OCP),
+    replace(_FP6_E3M2, name="mxfp6", scales=(_E8M0_PER_32,), source=f"{_OCP}, E3M2"),
+    replace(_FP6_E2M3, name="mxfp6-e2m3", scales=(_E8M0_PER_32,), source=_OCP),
+    replace(_FP4_E2M1, name="mxfp4", scales=(_E8M0_PER_32,), source=f"{_OCP}, E2M1"),
+    Format(
+        name="mxint8",
+        family=INT,
+        element_bits=8,
+        width=8,
+        fraction_bits=6,
+        scales=(_E8M0_PER_32,),
+        source=f"{_OCP}; a code is 1/64",
     ),
-    *(
-        Format(name, "bfp", bits, bits, _MX, scales=(Scale("exponent", 8, 16), Scale("microexponent", 1, 2)))
-        for name, bits in (("mx9", 8), ("mx6", 5), ("mx4", 3))
+    # NVFP4: an fp8 scale for each block, and one in fp32 for the tensor.
+    replace(_FP4_E2M1, name="nvfp4", scales=(_E4M3_PER_16, _FP32_PER_TENSOR), source=f"{_NVFP4}, 1 x 16 blocks"),
+    replace(
+        _FP4_E2M1,
+        name="nvfp4-16x16",
+        scales=(_E4M3_PER_16X16, _FP32_PER_TENSOR),
+        source=f"{_NVFP4}, 16 x 16 blocks (weights)",
     ),
+    # Block floating point: a sign and a magnitude, and an exponent for each block. MSFPn has n - 8 bits an element.
     *(
-        Format(
-            f"hbfp{bits}",
-            "bfp",
-            bits,
-            bits,
-            "Drumond et al., NeurIPS 2018, 24 x 24 tiles; the exponent's width is recalled",
-            scales=(Scale("exponent", 8, 24, 24),),
-        )
-        for bits in (8, 12)
+        Format(name=f"msfp{n}", family=BFP, element_bits=n - 8, width=n - 8, scales=(_EXPONENT_PER_16,), source=_MSFP)
+        for n in range(11, 17)
+    ),
+    Format(name="mx9", family=BFP, element_bits=8, width=8, scales=(_EXPONENT_PER_16, _SHIFT_PER_PAIR), source=_MX),
+    Format(name="mx6", family=BFP, element_bits=5, width=5, scales=(_EXPONENT_PER_16, _SHIFT_PER_PAIR), source=_MX),
+    Format(name="mx4", family=BFP, element_bits=3, width=3, scales=(_EXPONENT_PER_16, _SHIFT_PER_PAIR), source=_MX),
+    Format(name="hbfp8", family=BFP, element_bits=8, width=8, scales=(_EXPONENT_PER_24X24,), source=_HBFP),
+    Format(name="hbfp12", family=BFP, element_bits=12, width=12, scales=(_EXPONENT_PER_24X24,), source=_HBFP),
+    Format(
+        name="flex16",
+        family=BFP,
+        element_bits=16,
+        width=16,
+        scales=(Scale(kind="exponent", bits=5, contracted=None, free=None),),
+        source=_FLEX,
+    ),
+    Format(name="fast2", family=BFP, element_bits=3, signs=1, width=2, scales=(_EXPONENT4_PER_16,), source=_FAST),
+    Format(name="fast4", family=BFP, element_bits=6, signs=2, width=4, scales=(_EXPONENT4_PER_16,), source=_FAST),
+    # Codebooks. The width is that of the format in which looked-up values are multiplied.
+    Format(
+        name="nf4",
+        family=CODEBOOK,
+        element_bits=4,
+        width=8,
+        codebook=_NORMAL_FLOAT,
+        scales=(Scale(kind="scale fp32", bits=32, contracted=64),),
+        source=_QLORA,
     ),
     Format(
-        "flex16",
-        "bfp",
-        16,
-        16,
-        "Koster et al., NeurIPS 2017, flex16+5, an exponent per tensor",
-        scales=(Scale("exponent", 5, None, None),),
-    ),
-    *(
-        # e + g (m/2) 3 bits a group of g: each 2-bit chunk of the mantissa carries a sign.
-        Format(
-            f"fast{m}",
-            "bfp",
-            3 * m // 2,
-            m,
-            "Zhang et al., HPCA 2022",
-            scales=(Scale("exponent", 4, 16),),
-            signs=m // 2,
-        )
-        for m in (2, 4)
+        name="nf4-double",
+        family=CODEBOOK,
+        element_bits=4,
+        width=8,
+        codebook=_NORMAL_FLOAT,
+        scales=(
+            Scale(kind="scale fp8", bits=8, contracted=64),
+            Scale(kind="scale fp32", bits=32, contracted=64 * 256),
+        ),
+        source=_QLORA_DOUBLE,
     ),
     Format(
-        "nf4",
-        "codebook",
-        4,
-        8,
-        "Dettmers et al. 2023, arXiv:2305.14314 (recalled): fp32 scale per 64, multiplied as bf16",
-        scales=(Scale("scale fp32", 32, 64),),
+        name="dynamic8",
+        family=CODEBOOK,
+        element_bits=8,
+        width=24,
+        codebook=_dynamic_tree(),
+        scales=(Scale(kind="scale fp32", bits=32, contracted=2048),),
+        source=_ADAM8,
     ),
+    # What ids, labels and masks are held in.
     Format(
-        "nf4-double",
-        "codebook",
-        4,
-        8,
-        "Dettmers et al. 2023, double quantization (recalled): fp8 scale per 64, fp32 scale per 256 of those",
-        scales=(Scale("scale fp8", 8, 64), Scale("scale fp32", 32, 64 * 256)),
+        name="index64",
+        family=INDEX,
+        element_bits=64,
+        width=0,
+        source="torch.int64, what PyTorch wants of ids and labels",
     ),
-    Format(
-        "dynamic8",
-        "codebook",
-        8,
-        24,
-        "Dettmers et al. 2022, arXiv:2110.02861 (recalled): 8-bit optimizer map, fp32 scale per 2048, used as fp32",
-        scales=(Scale("scale fp32", 32, 2048),),
-    ),
-    # What ids, labels and masks are held in. No arithmetic of a MAC law meets them.
-    Format("index64", "index", 64, 0, "torch.int64, what PyTorch wants of ids and labels"),
-    Format("index32", "index", 32, 0, "int32 ids"),
-    Format("mask8", "mask", 8, 0, "torch.bool, one byte an element"),
-    Format("mask1", "mask", 1, 0, "one bit an element"),
+    Format(name="index32", family=INDEX, element_bits=32, width=0, source="int32 ids"),
+    Format(name="mask8", family=MASK, element_bits=8, width=0, source="torch.bool, one byte an element"),
+    Format(name="mask1", family=MASK, element_bits=1, width=0, source="one bit an element"),
 )
 NAMED = {format.name: format for format in _FORMATS}
 
-# Words for blocks (free, contracted). A row of a GEMM's operand is a token of activations or gradients, and an output
-# channel of weights; a column is what shares an index of the contraction.
-_BLOCKS: dict[str, tuple[int | None, int | None]] = {"tensor": (None, None), "row": (1, None), "column": (None, 1)}
+# --- names with numbers in them ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spelling:
+    """Formats that are named by numbers."""
+
+    text: str  # as lists and messages show it
+    pattern: str  # a regular expression; its named groups are the arguments of `make`
+    bounds: Mapping[str, tuple[int, int]]  # of those groups that are numbers, inclusive
+    make: Callable[..., Format]
+    examples: tuple[str, ...]  # what `costsim list formats` shows
+
+
+# Words for blocks, as (free, contracted). A row of a GEMM's operand is a token of activations or gradients, and an
+# output channel of weights; a column is what shares an index of the contraction.
+_BLOCKS: Mapping[str, tuple[int | None, int | None]] = {"tensor": (None, None), "row": (1, None), "column": (None, 1)}
 _BLOCK = r"(?P<block>tensor|row|column|(?P<free>\d+)x(?P<contracted>\d+))"
+_SIDES = {"free": (1, 65536), "contracted": (1, 65536)}
+_SMALL_FLOATS = [
+    format.name for format in NAMED.values() if format.floating and not format.scales and format.element_bits <= 8
+]
 
 
-def _scale(what: str, bits: int, block: str, free: int, contracted: int) -> Scale:
+def _scale(kind: str, bits: int, block: str, free: int, contracted: int) -> Scale:
+    """What the blocks of a name share: `block` is a word for them, or free x contracted elements."""
     across, along = _BLOCKS.get(block, (free, contracted))
-    return Scale(what, bits, along, across)
+    return Scale(kind=kind, bits=bits, contracted=along, free=across)
 
 
 def _fixed(bits: int) -> Format:
-    return Format(f"fixed{bits}", "fixed", bits, bits, "two's complement, one power-of-two scale per tensor (static)")
+    source = "two's complement, one power-of-two scale per tensor (static)"
+    return Format(name=f"fixed{bits}", family=FIXED, element_bits=bits, width=bits, source=source)
 
 
 def _bfp(bits: int, box: int = 16, exponent: int = 8) -> Format:
-    name = f"bfp{bits}" + (f"-box{box}" if box != 16 else "") + (f"-exp{exponent}" if exponent != 8 else "")
-    source = "block floating point, N bits with sign, shared exponent (MSFP: box 16, 8 bits; NeurIPS 2020)"
-    return Format(name, "bfp", bits, bits, source, scales=(Scale("exponent", exponent, box),) if exponent else ())
+    return Format(
+        name=f"bfp{bits}" + (f"-box{box}" if box != 16 else "") + (f"-exp{exponent}" if exponent != 8 else ""),
+        family=BFP,
+        element_bits=bits,
+        width=bits,
+        scales=(Scale(kind="exponent", bits=exponent, contracted=box),) if exponent else (),
+        source="block floating point, N bits with sign, shared exponent (MSFP: box 16, 8 bits; NeurIPS 2020)",
+    )
 
 
 def _int(bits: int, asym: str = "", block: str = "tensor", free: int = 0, contracted: int = 0) -> Format:
-    suffix = "" if block == "tensor" else f"-{block}"
-    scales = [_scale("scale fp32", 32, block, free, contracted)]
+    scale = _scale("scale fp32", 32, block, free, contracted)
+    zero_point = _scale("zero point", bits, block, free, contracted)
     source = "linear quantizer with an fp32 scale per block"
-    if asym:
-        scales.append(_scale("zero point", bits, block, free, contracted))
-        source += "; zero point of the elements' type, as ONNX QuantizeLinear"
-    return Format(f"int{bits}{asym}{suffix}", "int", bits, bits, source, scales=tuple(scales))
+    return Format(
+        name=f"int{bits}{asym}" + ("" if block == "tensor" else f"-{block}"),
+        family=INT,
+        element_bits=bits,
+        width=bits,
+        symmetric=not asym,
+        scales=(scale, zero_point) if asym else (scale,),
+        source=f"{source}; zero point of the elements' type, as ONNX QuantizeLinear" if asym else source,
+    )
 
 
 def _scaled(element: str, block: str, free: int = 0, contracted: int = 0) -> Format:
     scale = _scale("scale fp32", 32, block, free, contracted)
     source = f"{NAMED[element].source}; an fp32 scale per {scale.block} block"
-    return _shared(NAMED[element], f"{element}-{block}", source, scale)
+    return replace(NAMED[element], name=f"{element}-{block}", scales=(scale,), source=source)
 
 
-@dataclass(frozen=True, slots=True)
-class FormatFamily:
-    """Formats named by numbers: the spelling, the bounds (inclusive) of the pattern's numbers, and how to make one."""
-
-    spelling: str
-    pattern: str
-    bounds: dict[str, tuple[int, int]]
-    make: Callable[..., Format]
-    examples: tuple[str, ...]
-
-
-_SIDE = {"free": (1, 65536), "contracted": (1, 65536)}
-FAMILIES = (
-    FormatFamily(
-        "fixedN", r"fixed(?P<bits>\d+)", {"bits": (2, 32)}, _fixed, ("fixed4", "fixed8", "fixed16", "fixed32")
+SPELLINGS = (
+    Spelling(
+        text="fixedN",
+        pattern=r"fixed(?P<bits>\d+)",
+        bounds={"bits": (2, 32)},
+        make=_fixed,
+        examples=("fixed4", "fixed8", "fixed16", "fixed32"),
     ),
-    FormatFamily(
-        "bfpN[-boxB][-expE]",
-        r"bfp(?P<bits>\d+)(?:-box(?P<box>\d+))?(?:-exp(?P<exponent>\d+))?",
-        {"bits": (2, 32), "box": (1, 65536), "exponent": (0, 16)},
-        _bfp,
-        ("bfp2", "bfp4", "bfp8", "bfp16", "bfp32"),
+    Spelling(
+        text="bfpN[-boxB][-expE]",
+        pattern=r"bfp(?P<bits>\d+)(?:-box(?P<box>\d+))?(?:-exp(?P<exponent>\d+))?",
+        bounds={"bits": (2, 32), "box": (1, 65536), "exponent": (0, 16)},
+        make=_bfp,
+        examples=("bfp2", "bfp4", "bfp8", "bfp16", "bfp32"),
     ),
-    FormatFamily(
-        "intN[-asym][-BLOCK]",
-        rf"int(?P<bits>\d+)(?P<asym>-asym)?(?:-{_BLOCK})?",
-        {"bits": (2, 32), **_SIDE},
-        _int,
-        ("int4", "int8", "int8-row", "int8-column", "int8-asym", "int4-1x128"),
+    Spelling(
+        text="intN[-asym][-BLOCK]",
+        pattern=rf"int(?P<bits>\d+)(?P<asym>-asym)?(?:-{_BLOCK})?",
+        bounds={"bits": (2, 32), **_SIDES},
+        make=_int,
+        examples=("int4", "int8", "int8-row", "int8-column", "int8-asym", "int4-1x128"),
     ),
-    FormatFamily(
-        "FLOAT-BLOCK",
-        rf"(?P<element>fp[864]-e\dm\d)-{_BLOCK}",
-        _SIDE,
-        _scaled,
-        ("fp8-e4m3-tensor", "fp8-e5m2-tensor", "fp8-e4m3-1x128", "fp8-e4m3-128x128"),
+    Spelling(
+        text="FLOAT-BLOCK",
+        pattern=rf"(?P<element>{'|'.join(_SMALL_FLOATS)})-{_BLOCK}",
+        bounds=_SIDES,
+        make=_scaled,
+        examples=("fp8-e4m3-tensor", "fp8-e5m2-tensor", "fp8-e4m3-1x128", "fp8-e4m3-128x128"),
     ),
 )
-EXAMPLES = (*NAMED, *(name for family in FAMILIES for name in family.examples), "int8-row-in-bf16")
+EXAMPLES = (*NAMED, *(name for spelling in SPELLINGS for name in spelling.examples), "int8-row-in-bf16")
+
+_WORDS = {"free": "a block's side", "contracted": "a block's side", "exponent": "exponent bits"}  # of groups, in errors
+
+
+def _arguments(name: str, groups: Mapping[str, str | None], spelling: Spelling) -> dict[str, str | int]:
+    """The arguments of a spelling's `make` in a name. Raises InputError for a number out of bounds."""
+    arguments: dict[str, str | int] = {}
+    for group, text in groups.items():
+        if text is None:
+            continue
+        arguments[group] = text
+        if group in spelling.bounds:
+            low, high = spelling.bounds[group]
+            if len(text) > 6 or not low <= int(text) <= high:
+                message = f"{_WORDS.get(group, group)} must be from {low} to {high}"
+                raise InputError(f"format {one_line(name)!r}: {message}")
+            arguments[group] = int(text)
+    return arguments
 
 
 @cache
@@ -209,19 +298,9 @@ def parse_format(name: str) -> Format:
     grid, within, container = name.rpartition("-in-")
     if within:
         return contained(parse_format(grid), parse_format(container))
-    for family in FAMILIES:
-        match = re.fullmatch(family.pattern, name, re.ASCII)
-        if match is None or match.groupdict().get("element", "fp8-e4m3") not in NAMED:
-            continue
-        arguments: dict[str, str | int] = {}
-        for what, text in match.groupdict().items():
-            if text is None:
-                continue
-            low, high = family.bounds.get(what, (0, 0))
-            if high and (len(text) > 6 or not low <= int(text) <= high):
-                words = {"free": "a block's side", "contracted": "a block's side", "exponent": "exponent bits"}
-                raise InputError(f"format {one_line(name)!r}: {words.get(what, what)} must be from {low} to {high}")
-            arguments[what] = int(text) if high else text
-        return family.make(**arguments)
-    spellings = ", ".join(family.spelling for family in FAMILIES)
+    for spelling in SPELLINGS:
+        match = re.fullmatch(spelling.pattern, name, re.ASCII)
+        if match is not None:
+            return spelling.make(**_arguments(name, match.groupdict(), spelling))
+    spellings = ", ".join(spelling.text for spelling in SPELLINGS)
     raise InputError(f"unknown format {one_line(name)!r}{nearest(name, EXAMPLES)}; or {spellings}, A-in-B")

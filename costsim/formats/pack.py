@@ -1,4 +1,4 @@
-"""The real bits of a tensor: codes of exactly the format's widths, scales, zero points."""
+"""The real bits of a tensor: codes of exactly the format's widths, for its elements and for what blocks share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,21 +6,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costsim.formats.blocks import Coded, code_matrix, goals, in_dtype, spread, static_unit
-from costsim.formats.elements import NEAREST, Array, How, elements
+from costsim.formats.blocks import Quantized, quantize_matrix, read_units, static_unit
+from costsim.formats.elements import NEAREST, Array, Rounding, elements
 from costsim.formats.format import Format
-from costsim.formats.quantize import blocks_last, extremes, matrix_shape, quantize, working_dtype
-from costsim.formats.scales import SCALES
-
-# --- the real bits ----------------------------------------------------------------------------------------------------
+from costsim.formats.quantize import block_axes_last, extremes_of, matrix_shape, quantize, working_dtype
 
 
 class Bits(NamedTuple):
-    """Codes of some width, one after the other, in bytes; `length` is in bits."""
+    """Codes of one width, one after the other, from the lowest bit of the first byte on."""
 
-    data: Array
-    length: int
-    width: int
+    data: Array  # bytes
+    length: int  # in bits
+    width: int  # bits of a code
 
     def codes(self) -> Array:
         """The codes again, unsigned."""
@@ -42,18 +39,15 @@ def to_bits(codes: Array, width: int) -> Bits:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A tensor as it lies in memory: the codes of its elements, and those of what its blocks share.
-
-    `unit` is a static scale, which nothing stores; `dtype` is what it is worked on in.
-    """
+    """A tensor as it lies in memory."""
 
     format: Format
     shape: tuple[int, ...]
-    axes: tuple[int, ...] | None
-    dtype: Any
+    axes: tuple[int, ...] | None  # along which blocks lie; None: the last
+    dtype: Any  # that it is worked on in
     elements: Bits
-    shared: tuple[Bits, ...]
-    unit: float = 1.0
+    shared: tuple[Bits, ...]  # what blocks share, in the order of the format's scales
+    unit: float = 1.0  # a static scale, which nothing stores
 
     @property
     def bits(self) -> int:
@@ -61,29 +55,30 @@ class Packed:
         return self.elements.length + sum(bits.length for bits in self.shared)
 
 
-def pack(x: Array, format: Format, axes: Sequence[int] | None = None, how: How = NEAREST) -> Packed:
+def pack(x: Array, format: Format, axes: Sequence[int] | None = None, rounding: Rounding = NEAREST) -> Packed:
     """Quantize to the real bits: codes of exactly the format's widths. Arguments and errors as of `quantize`."""
-    lies = None if axes is None else tuple(axes)
+    block_axes = None if axes is None else tuple(axes)
     if format.values != "float":
         codes = to_bits(np.asarray(x).astype(np.int64).astype(np.uint64), format.element_bits)
-        return Packed(format, x.shape, lies, x.dtype, codes, ())
+        return Packed(format, x.shape, block_axes, x.dtype, codes, ())
     if format.grid is not None:
-        return pack(quantize(x, format.grid, axes, how), replace(format, grid=None), None, how)
+        return pack(quantize(x, format.grid, axes, rounding), replace(format, grid=None), None, rounding)
     dtype = working_dtype(x, format)
-    moved, along = blocks_last(np.asarray(x, dtype), axes)
+    moved, along = block_axes_last(np.asarray(x, dtype), axes)
     matrix = moved.reshape(matrix_shape(moved, along))
-    if format.family == "float" and not format.scales:
-        rounded, shared, unit = quantize(matrix, format, None, how), [], 1.0
+    values, unit = matrix, 1.0
+    shared: tuple[Bits, ...] = ()
+    if not format.scaled:
+        values = quantize(matrix, format, None, rounding)
     elif x.size:
-        whole = extremes(x, format)
-        coded = code_matrix(matrix.copy(), format, how, whole)
-        rounded, shared, unit = coded.rounded, coded.shared, static_unit(format, whole)
-    else:
-        rounded, shared, unit = matrix, [], 1.0
-    parts = tuple(to_bits(its.codes, scale.bits) for its, scale in zip(shared, format.scales, strict=False))
-    return Packed(
-        format, x.shape, lies, dtype, to_bits(elements(format).encode(rounded), format.element_bits), parts, unit
-    )
+        extremes = extremes_of(x, format)
+        quantized = quantize_matrix(matrix.copy(), format, rounding, extremes)
+        values, unit = quantized.elements, static_unit(format, extremes)
+        shared = tuple(
+            to_bits(part.codes, scale.bits) for part, scale in zip(quantized.shared, format.scales, strict=True)
+        )
+    codes = to_bits(elements(format).encode(values), format.element_bits)
+    return Packed(format, x.shape, block_axes, dtype, codes, shared, unit)
 
 
 def unpack(packed: Packed) -> Array:
@@ -92,28 +87,15 @@ def unpack(packed: Packed) -> Array:
     if format.values != "float":
         return packed.elements.codes().astype(np.int64).astype(packed.dtype).reshape(packed.shape)
     out = np.empty(packed.shape, packed.dtype)
-    moved, along = blocks_last(out, packed.axes)
-    matrix = matrix_shape(moved, along)
-    rounded = elements(format).decode(packed.elements.codes()).astype(packed.dtype).reshape(matrix)
     if not out.size:
         return out
-    stored = [
-        (scale, bits.codes().reshape(scale.blocks(*reversed(matrix))))
-        for scale, bits in zip(format.scales, packed.shared, strict=True)
+    moved, along = block_axes_last(out, packed.axes)
+    shape = matrix_shape(moved, along)
+    values = elements(format).decode(packed.elements.codes()).astype(packed.dtype).reshape(shape)
+    free, run = shape
+    codes = [
+        bits.codes().reshape(scale.blocks(run, free)) for scale, bits in zip(format.scales, packed.shared, strict=True)
     ]
-    goal_of = dict(goals(format))
-    unit: Array = np.full((1, 1), packed.unit)
-    offset: Array | None = None
-    for scale, codes in reversed(stored):
-        if scale in goal_of:
-            unit = unit * spread(SCALES[scale.what].read(codes, goal_of[scale], format, scale), scale, matrix)
-    for scale, codes in stored:
-        if scale.what == "microexponent":
-            unit = unit * spread(np.where(codes > 0, 0.5, 1.0), scale, matrix)
-        elif scale.what == "zero point":
-            high = 2 ** (scale.bits - 1) - 1
-            zero = codes.astype(np.int64) - ((codes > high).astype(np.int64) << scale.bits)
-            offset = spread(zero.astype(packed.dtype), scale, matrix)
-    values = Coded(rounded, offset, in_dtype(unit, packed.dtype), []).values
-    moved[...] = values.reshape(moved.shape)
+    unit, offset = read_units(codes, format, packed.unit, shape, packed.dtype)
+    moved[...] = Quantized(values, offset, unit, []).values.reshape(moved.shape)
     return out

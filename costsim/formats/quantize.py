@@ -1,8 +1,8 @@
-"""What formats do to numbers, in NumPy: quantize (fake-quantized floats), pack (the real bits) and unpack.
+"""Quantize a tensor: the nearest numbers that a format holds, as floats (fake quantization).
 
-Every format is one scheme: blocks share scales, elements are rounded in units of them. A tensor is seen as a matrix of
-free rows, along which blocks lie: the axes named (a GEMM's contracted axes) are flattened in that order, the others
-before them. Formats of more than 24 significant bits work in float64, all others in float32 (or float64, if given).
+A tensor is seen as a matrix of free rows, along which blocks lie: the axes named (a GEMM's contracted axes) are
+flattened in that order, the others before them. It is worked on in pieces that fit a cache. Formats of more than 24
+significant bits work in float64, all others in float32 (or float64, if given). The real bits are in pack.py.
 """
 
 import math
@@ -12,20 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from costsim.formats.blocks import code_matrix
-from costsim.formats.elements import MANTISSA, NEAREST, Array, How, round_float
+from costsim.formats.blocks import Extremes, quantize_matrix
+from costsim.formats.elements import NEAREST, Array, Rounding, elements, keeps
 from costsim.formats.format import Format
 
-SCALE_RULES = ("floor", "ceil", "rceil", "even")
 _CHUNK = 1 << 18  # elements that are worked on at once: they stay in cache, and so little more memory is taken
-
-
-# --- whole arrays -----------------------------------------------------------------------------------------------------
 
 
 def needs_float64(format: Format) -> bool:
     """Whether float32 does not hold the codes of a format."""
-    return format.width > 24 and format.family != "float"
+    return format.width > 24
 
 
 def working_dtype(x: Array, format: Format) -> Any:
@@ -33,8 +29,8 @@ def working_dtype(x: Array, format: Format) -> Any:
     return np.dtype(np.float64 if x.dtype == np.float64 or needs_float64(format) else np.float32)
 
 
-def blocks_last(x: Array, axes: Sequence[int] | None) -> tuple[Array, int]:
-    """The array with the axes along which blocks lie last, and how many those are."""
+def block_axes_last(x: Array, axes: Sequence[int] | None) -> tuple[Array, int]:
+    """The array with the axes along which blocks lie (the last, if none is named) last, and how many those are."""
     if axes is None or not len(axes):
         axes = (x.ndim - 1,)
     if x.ndim == 0:
@@ -48,7 +44,7 @@ def matrix_shape(moved: Array, along: int) -> tuple[int, int]:
     return moved.size // run if run else 0, run
 
 
-def extremes(x: Array, format: Format) -> tuple[float, float]:
+def extremes_of(x: Array, format: Format) -> Extremes:
     """The least and the largest number. Raises ValueError for NaN and infinity in a format that cannot hold them."""
     if not x.size:
         return 0.0, 0.0
@@ -62,10 +58,9 @@ def _pieces(moved: Array, along: int, format: Format) -> Iterator[tuple[Any, tup
     """Slices of an array in which no block is cut, each with its shape as a matrix (free, run)."""
     shape = moved.shape
     run = math.prod(shape[len(shape) - along :])
-    rows_of_one = math.prod(shape[1 : len(shape) - along])
-    blocks = [(scale.free, scale.contracted) for scale in format.scales]
-    blocks = [block for block in blocks if block != (None, None)]  # what spans the tensor is known beforehand
-    across = math.lcm(*(free or 0 for free, _ in blocks)) if blocks else 1
+    rows_of_one = math.prod(shape[1 : len(shape) - along])  # that go with an index of the first axis
+    blocks = [(scale.free, scale.contracted) for scale in format.scales if not scale.of_tensor]  # others are known
+    across = math.lcm(*(n or 0 for n, _ in blocks)) if blocks else 1  # 0 if a block spans all rows
     contracted = math.lcm(*(n or 0 for _, n in blocks)) if blocks else 1
     if len(shape) == along == 1 and contracted:
         step = max(1, _CHUNK // contracted) * contracted
@@ -84,26 +79,28 @@ def _pieces(moved: Array, along: int, format: Format) -> Iterator[tuple[Any, tup
         yield ..., (moved.size // run, run)
 
 
-def quantize(x: Array, format: Format, axes: Sequence[int] | None = None, how: How = NEAREST) -> Array:
-    """The nearest numbers that the format holds (`how` says otherwise), in the shape of x.
+def quantize(x: Array, format: Format, axes: Sequence[int] | None = None, rounding: Rounding = NEAREST) -> Array:
+    """The nearest numbers that the format holds (`rounding` says otherwise), in the shape of x.
 
     `axes` are those along which blocks lie, flattened in this order; by default the last. The result is float32, or
     float64 if x is, or if the format needs it. Raises ValueError for NaN and infinity in a format that has none.
     """
     if format.grid is not None:
-        return quantize(quantize(x, format.grid, axes, how), replace(format, grid=None), None, how)
+        return quantize(quantize(x, format.grid, axes, rounding), replace(format, grid=None), None, rounding)
     if format.values != "float":
         return x
     dtype = working_dtype(x, format)
-    plain = format.family == "float" and not format.scales
-    if plain and format.width > MANTISSA[dtype]:
+    if not format.scaled and keeps(format, dtype):
         return x.astype(dtype)
-    whole = (0.0, 0.0) if plain else extremes(x, format)
+    extremes = extremes_of(x, format) if format.scaled else (0.0, 0.0)
     out = np.empty(x.shape, dtype)
     if x.size:
-        (moved, along), (target, _) = blocks_last(x, axes), blocks_last(out, axes)
+        (moved, along), (target, _) = block_axes_last(x, axes), block_axes_last(out, axes)
         for piece, shape in _pieces(moved, along, format):
             part = np.array(moved[piece], dtype).reshape(shape)
-            values = round_float(part, format, how) if plain else code_matrix(part, format, how, whole).values
+            if format.scaled:
+                values = quantize_matrix(part, format, rounding, extremes).values
+            else:
+                values = elements(format).round(part, rounding)
             target[piece] = values.reshape(moved[piece].shape)
     return out

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from costsim.formats.elements import How
+from costsim.formats.elements import Rounding
 from costsim.formats.named import parse_format
 from costsim.formats.quantize import quantize
 
@@ -53,5 +53,5 @@ def test_random_numbers(benchmark):
 @pytest.mark.benchmark(group="stochastic")
 @pytest.mark.parametrize("name", FORMATS)
 def test_stochastic(benchmark, name):
-    x, format, how = matrix(), parse_format(name), How(rng=np.random.default_rng(0))
-    assert benchmark.pedantic(lambda: quantize(x, format, how=how), **ROUNDS).shape == SHAPE
+    x, format, rounding = matrix(), parse_format(name), Rounding(rng=np.random.default_rng(0))
+    assert benchmark.pedantic(lambda: quantize(x, format, rounding=rounding), **ROUNDS).shape == SHAPE
