@@ -13,7 +13,9 @@ Scope = Literal["gemm", "layer", "step"]  # from the narrowest on; costsim/cost/
 LAWS: tuple[Law, ...] = get_args(Law)
 TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format can: costsim/formats/format.py
+Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format can; costsim/formats/format.py
+Gemm = Literal["forward", "dgrad", "wgrad"]  # of a layer y = x w; costsim/graph/graph.py
+Operand = Literal["x", "w", "dy"]  # of its GEMMs
 
 # What a row of a table is. Groupings divide the counts among the ops of a step: costsim/cost/totals.py.
 GROUPINGS = ("phase", "kind", "layer", "role", "tensor", "op", "pair", "gemm")

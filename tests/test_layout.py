@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -109,12 +110,14 @@ def test_every_name_is_implemented():
     from costsim import names, plots
     from costsim.cli import catalogue
     from costsim.cost import laws, totals
-    from costsim.graph import fusion
+    from costsim.graph import fusion, graph
     from costsim.plots import breakdown
     from costsim.tables import styles
 
     assert tuple(laws.LAWS) == names.LAWS
     assert tuple(fusion.MODELS) == names.TRAFFIC_MODELS
+    assert tuple(graph.GEMM_OPERANDS) == get_args(names.Gemm)
+    assert {name for operands in graph.GEMM_OPERANDS.values() for name in operands} == set(get_args(names.Operand))
     assert tuple(totals.GROUPINGS) == names.GROUPINGS
     assert tuple(breakdown.BY) == names.BREAKDOWNS
     assert tuple(plots.PLOTS) == names.FIGURES

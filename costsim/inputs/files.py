@@ -1,4 +1,4 @@
-"""Reading files: YAML with the position of every field, overrides from outside, files by shipped name."""
+"""Files: YAML with the position of every field, overrides of fields, CSV, files by shipped name, writing."""
 
 import csv
 import io
@@ -21,6 +21,9 @@ MAX_DEPTH = 32
 MAX_EVENTS = 100_000
 
 Where = tuple[Hashable, ...]  # where in a document: keys and list indices
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,9 @@ def _dotted(at: Where) -> str:
     return ".".join(one_line(part) for part in at) + ": " if at else ""
 
 
+# --- YAML -------------------------------------------------------------------------------------------------------------
+
+
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
     """Scalars as in YAML 1.2: no base 60 (16:4:4:16), no yes/no, no octal by a leading zero."""
 
@@ -76,6 +82,7 @@ for _tag, _pattern, _first in _SCALARS:
 
 
 def _scalar(tag: str, text: str) -> Any:
+    """The value of a scalar with a tag of `_SCALARS`. Raises ValueError for a number that is too large."""
     kind = tag.rpartition(":")[2]
     if kind == "null":
         return None
@@ -97,8 +104,8 @@ class _Reader:
     """Builds plain data from YAML nodes and notes where each field stands."""
 
     def __init__(self, place: Callable[[Any], str]) -> None:
-        self.place = place  # of a YAML mark, for messages
-        self.marks: dict[Where, tuple[int, int]] = {}
+        self.place = place  # the place of a YAML mark, for messages
+        self.marks: dict[Where, tuple[int, int]] = {}  # as in Document
 
     def fail(self, mark: Any, message: str) -> InputError:
         return InputError(f"{self.place(mark)}: {message}")
@@ -152,8 +159,8 @@ def _read(text: str, place: Callable[[Any], str]) -> tuple[yaml.Node | None, Any
     except yaml.MarkedYAMLError as error:
         unclosed = "while parsing a flow" in (error.context or "")  # then the opening bracket is the place to look at
         mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
-        said = " ".join(part for part in (error.context, error.problem) if part)
-        raise reader.fail(mark, f"not valid YAML: {said}") from None
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        raise reader.fail(mark, f"not valid YAML: {problem}") from None
     except (yaml.YAMLError, UnicodeError) as error:
         raise reader.fail(None, f"not valid YAML: {str(error).splitlines()[0]}") from None
     return node, None if node is None else reader.build(node, ()), reader
@@ -167,6 +174,9 @@ def parse_yaml(text: str, path: str) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1:1: expected fields (`name: value`) at the top level")
     return Document(path, data, reader.marks)
+
+
+# --- text and CSV -----------------------------------------------------------------------------------------------------
 
 
 def read_text(path: Path) -> str:
@@ -190,9 +200,9 @@ def read_text(path: Path) -> str:
 
 
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a small CSV file, without blanks around cells, each with its line; empty ones are left out.
+    """The rows of a small CSV file, each with its line, without blanks around cells; empty rows are left out.
 
-    Raises InputError as `read_text`, and for what is not CSV.
+    Raises InputError as `read_text`, and for text that is not CSV.
     """
     rows = csv.reader(io.StringIO(read_text(path), newline=None))
     try:
@@ -201,12 +211,15 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"{path}:{rows.line_num}: not valid CSV: {error}") from None
 
 
-def _fixed_place(place: str, _mark: Any) -> str:
+# --- overrides --------------------------------------------------------------------------------------------------------
+
+
+def _always(place: str, _mark: Any) -> str:
     return place
 
 
 def override(document: Document, assignments: Iterable[str]) -> Document:
-    """The document with `a.b=value` assignments (the values are YAML). Raises InputError."""
+    """The document with `a.b=value` assignments, whose values are YAML. Raises InputError."""
     data = json.loads(json.dumps(document.data))
     overrides: dict[Where, str] = {}
     for assignment in assignments:
@@ -231,13 +244,13 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
         if isinstance(target, list) and _inside(target, at[-1]) is None:
             raise InputError(f"--set {one_line(assignment)}: expected an index below {len(target)}")
         place = f"--set {one_line(assignment)}"
-        _, target[at[-1]], _ = _read(text, partial(_fixed_place, place))
+        _, target[at[-1]], _ = _read(text, partial(_always, place))
         overrides[tuple(at)] = assignment
     return Document(document.path, tuples(data), document.marks, {**document.overrides, **overrides})
 
 
 def _inside(target: Any, part: str | int) -> Any:
-    """A field of a mapping or an item of a list; None if it has none."""
+    """A field of a mapping or an item of a list; None if there is no such part."""
     if isinstance(target, dict):
         return target.get(str(part))
     return target[part] if isinstance(part, int) and part < len(target) else None
@@ -250,6 +263,9 @@ def tuples(value: Any) -> Any:
     return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
 
+# --- files by name ----------------------------------------------------------------------------------------------------
+
+
 def list_shipped(folder: str) -> dict[str, Path]:
     """The files that come with costsim in `folder` (workloads, policies), by name, sorted."""
     package = Path(__file__).parent.parent
@@ -259,11 +275,11 @@ def list_shipped(folder: str) -> dict[str, Path]:
     return {}
 
 
-def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
-    """A file that exists (from here, or beside the file that names it), else the shipped file of that name.
+def find(name: str, folder: str, noun: str, beside: Path | None = None) -> Path:
+    """The file of that name if it exists (from here, or `beside` the file that names it), else the shipped one.
 
-    Beside the file that names it, `.yaml` may be left out, as of shipped names. Raises InputError that names the
-    nearest shipped one.
+    `noun` says what is looked for. Beside another file, `.yaml` may be left out, as of shipped names. Raises InputError
+    with the nearest shipped name.
     """
     paths = [Path(name)] if beside is None else [beside.parent / name, beside.parent / f"{name}.yaml"]
     shipped = list_shipped(folder)
@@ -274,15 +290,15 @@ def find(name: str, folder: str, what: str, beside: Path | None = None) -> Path:
                 return path
         if stem.lower() in shipped:
             return shipped[stem.lower()]
-        if name and paths[0].exists():  # a folder, say: reading it tells what is wrong
+        if name and paths[0].exists():  # a folder, say: the error comes where it is read
             return paths[0]
     except (OSError, ValueError):  # a name that no file can have
         pass
-    raise InputError(f"{what} {one_line(name)!r}: no such file, nor a shipped {what}{nearest(stem, shipped, most=12)}")
+    raise InputError(f"{noun} {one_line(name)!r}: no such file, nor a shipped {noun}{nearest(stem, shipped, most=12)}")
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all: an existing one is replaced at once. Raises InputError if that cannot be."""
+    """Write a file whole or not at all; an existing one is replaced at once. Raises InputError if that fails."""
     import tempfile  # slow to import
 
     temporary = None

@@ -1,5 +1,6 @@
-"""What workload, policy and hardware files hold, and how that is checked: one clear error for bad input.
+"""What all sections of files share: the types of fields, and the check that gives one clear error for bad input.
 
+The sections themselves are in schema_workload, schema_policy, schema_hardware, and for models in costsim/models.
 pydantic ends here: the rest of the package reads these frozen objects as plain data.
 """
 
@@ -15,8 +16,7 @@ from costsim.inputs.files import Document
 
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
 
-Grade = Literal["stated", "inferred", "recalled", "fitted", "ours"]
-
+Grade = Literal["stated", "inferred", "recalled", "fitted", "ours"]  # how well a source backs a choice
 Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Layers = Annotated[int, Field(ge=1, le=1000)]
@@ -30,11 +30,16 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
+    @classmethod
+    def keys(cls) -> set[str]:
+        """The names of its fields, as files spell them."""
+        return {info.alias or name for name, info in cls.model_fields.items()}
+
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if isinstance(data, Mapping):
-            known = {info.alias or name for name, info in cls.model_fields.items()}
+            known = cls.keys()
             for key in data:
                 if key not in known:
                     context = {"key": key, "hint": nearest(key, known, most=20)}
@@ -42,7 +47,7 @@ class Strict(BaseModel):
         return data
 
 
-# --- checking -------------------------------------------------------------------------------------------------------
+# --- checking ---------------------------------------------------------------------------------------------------------
 
 Section = TypeVar("Section", bound=Strict)
 
@@ -80,6 +85,7 @@ def _spell(value: Any) -> str:
 
 
 def _message(error: Any) -> str:
+    """One of pydantic's errors as one of ours."""
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     got = _spell(value)
     if kind == "missing":

@@ -1,4 +1,4 @@
-"""What a hardware profile holds."""
+"""The sections of a hardware profile. Units are in the names of fields, and every figure has its sources."""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +8,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from costsim.inputs.schema import MAX_INTEGER, Count, Name, Positive, Strict
-
-# --- hardware ---------------------------------------------------------------------------------------------------------
 
 HARDWARE_VERSION = 1  # `schema_version` of hardware profiles
 
@@ -32,7 +30,7 @@ class Measured(Strict):
     @model_validator(mode="before")
     @classmethod
     def _right_units(cls, data: Any) -> Any:
-        known = {info.alias or name for name, info in cls.model_fields.items()}
+        known = cls.keys()
         for key in data if isinstance(data, Mapping) else ():
             right = next((right for pattern, right in _OTHER_UNITS if re.fullmatch(pattern, key)), None)
             if key not in known and right is not None:
@@ -50,6 +48,8 @@ class Sourced(Measured):
 
 
 class _Bare(Sourced):
+    """A section that a bare number cannot stand for."""
+
     @model_validator(mode="before")
     @classmethod
     def _not_bare(cls, data: Any) -> Any:
@@ -77,13 +77,16 @@ class Factor(_Bare):
 
 
 def _known(value: Any) -> Any:
+    """None for `unknown`; null is an error."""
     if value is None:
         raise PydanticCustomError("bare_figure", "expected `value: ...` and `source: [...]`, or unknown")
     return None if value == "unknown" else value
 
 
-def _unknown_is_text(found: dict[str, Any]) -> None:
-    found["anyOf"] = [{"const": "unknown"} if kind == {"type": "null"} else kind for kind in found["anyOf"]]
+def _unknown_is_text(json_schema: dict[str, Any]) -> None:
+    """The JSON schema of a figure or `unknown`, which is None once it is read."""
+    choices = json_schema["anyOf"]
+    json_schema["anyOf"] = [{"const": "unknown"} if choice == {"type": "null"} else choice for choice in choices]
 
 
 def _whole(value: Any) -> Any:
@@ -92,9 +95,8 @@ def _whole(value: Any) -> Any:
 
 
 OrUnknown = Annotated[Figure | None, BeforeValidator(_known), Field(json_schema_extra=_unknown_is_text)]
-PerSecond = Annotated[  # less, of a device, is a number in another unit
-    int, BeforeValidator(_whole), Field(ge=10**5, le=MAX_INTEGER)
-]
+# A device that does less is described in another unit.
+PerSecond = Annotated[int, BeforeValidator(_whole), Field(ge=10**5, le=MAX_INTEGER)]
 
 
 class MacRate(Sourced):

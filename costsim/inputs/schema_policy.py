@@ -1,12 +1,11 @@
-"""What a policy file holds."""
+"""The sections of a policy file: rules that give tensors formats, phases of training."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from costsim.inputs.schema import Count, Grade, Name, NonNegative, Strict
-
-# --- policy -----------------------------------------------------------------------------------------------------------
+from costsim.names import Gemm, Operand, Values
 
 
 class Rule(Strict):
@@ -16,14 +15,14 @@ class Rule(Strict):
     """
 
     role: tuple[Literal["data", "weight", "activation", "gradient", "weight_gradient", "state"], ...] | None = None
-    values: Literal["float", "index", "mask"] = "float"
+    values: Values = "float"
     phase: Literal["forward", "backward", "update"] | None = Field(
         default=None, description="of the op that writes the tensor, or for copies reads it"
     )
-    gemm: tuple[Literal["forward", "dgrad", "wgrad"], ...] | None = Field(
+    gemm: tuple[Gemm, ...] | None = Field(
         default=None, description="the GEMM that writes the tensor, or for copies reads it"
     )
-    operand: tuple[Literal["x", "w", "dy"], ...] | None = None
+    operand: tuple[Operand, ...] | None = None
     trainable: bool | None = Field(default=None, description="of weights: whether they are trained, or frozen")
     copy_: Literal["operand", "stash"] | None = Field(default=None, alias="copy")
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")

@@ -1,4 +1,4 @@
-"""What a workload file holds."""
+"""The sections of a workload file. Those of its model are in costsim/models, a file for each family."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,8 +6,6 @@ from pydantic import Field
 
 from costsim.inputs.schema import Count, Grade, Name, NonNegative, Positive, Rate, Strict
 from costsim.names import Law, Scope, Traffic
-
-# --- workload ---------------------------------------------------------------------------------------------------------
 
 
 class Optimizer(Strict):

@@ -12,29 +12,29 @@ from pathlib import Path
 from costsim.errors import InputError, nearest, one_line
 from costsim.inputs import files
 
-BY = ("layer", "tensor")
+_SUBJECTS = ("layer", "tensor")  # what rows may be of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Widths:
-    """A table of widths. `lines` is where each name stands in the file."""
+    """A table of widths."""
 
     path: str
-    by: str  # layer or tensor
-    columns: tuple[str, ...]
-    rows: Mapping[str, tuple[int, ...]]
-    lines: Mapping[str, int]
+    by: str  # layer or tensor: what rows are of
+    columns: tuple[str, ...]  # names of a policy's numbers
+    rows: Mapping[str, tuple[int, ...]]  # by layer or tensor: a number for each column
+    lines: Mapping[str, int]  # by layer or tensor: where its row stands in the file
 
     def error(self, name: str, message: str) -> InputError:
         """The error for the row of a layer or tensor."""
         return InputError(f"{self.path}:{self.lines[name]}: {message}")
 
-    def of(self, layer: str, tensor: str) -> tuple[int, ...]:
-        """The numbers for a tensor of a layer; none if the table does not mention it."""
+    def numbers(self, layer: str, tensor: str) -> tuple[int, ...]:
+        """The numbers for a tensor of a layer; none if the table has no row for it."""
         return self.rows.get(layer if self.by == "layer" else tensor, ())
 
     def check_names(self, names: Collection[str]) -> None:
-        """Raise InputError for a layer or tensor that is not one of these."""
+        """Raise InputError for a row whose layer or tensor is not one of these."""
         for name in self.rows:
             if name not in names:
                 raise self.error(name, f"unknown {self.by} {one_line(name)!r}{nearest(name, names)}")
@@ -44,7 +44,7 @@ def read_widths(path: Path) -> Widths:
     """Read a CSV file with a header like `layer,bits` or `tensor,w,x`. Raises InputError with file and line."""
     (_, header), *lines = files.read_csv(path) or [(1, [])]
     columns = tuple(header[1:])
-    if not columns or header[0] not in BY or len(set(header)) < len(header) or not all(columns):
+    if not columns or header[0] not in _SUBJECTS or len(set(header)) < len(header) or not all(columns):
         raise InputError(
             f"{path}:1: expected a header like layer,bits or tensor,bits, got {one_line(','.join(header))!r}"
         )

@@ -119,7 +119,7 @@ class _Seen:
         self.nothing: Seen | None = None if any(marks) else (_NONE, _NONE, _NONE, ())
 
     def __call__(self, layer: str, name: str, op: str) -> Seen:
-        numbers = self.widths.of(layer, name) if self.widths else ()
+        numbers = self.widths.numbers(layer, name) if self.widths else ()
         return self.nothing or (self.layer[layer], self.name[name], self.op[op], numbers)
 
 
