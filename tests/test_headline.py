@@ -21,7 +21,6 @@ def headline(result):
     return [line.removeprefix("% ") for line in lines if "usepackage" not in line]
 
 
-
 def small(*assignments, policies=("dsq",), **options):
     return run("iwslt17-dsq", policies, assignments=[*SMALL, *assignments], **options)
 
