@@ -1,4 +1,7 @@
-"""How fields of a Hugging Face config are read and checked."""
+"""How fields of Hugging Face configs are read and checked: what tables are made of, and what holds of any config.
+
+The tables, one for each `model_type`, are in models.py.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -8,34 +11,34 @@ from typing import Any, NamedTuple
 from costsim.errors import nearest, one_line
 from costsim.inputs.schema import MAX_INTEGER
 
-Parse = Callable[[Any], Any]  # a value of a config as one of ours; raises ValueError
-Check = Callable[[Any, Mapping[str, Any]], None]  # raises ValueError for a value that we do not understand
-Fields = Mapping[str, Any]  # ours, by name; a dot enters a section
+Parse = Callable[[Any], Any]  # a config's value as one of ours; raises ValueError
+Check = Callable[[Any, Mapping[str, Any]], None]  # of a value, in a config; raises ValueError if it is not understood
+Fields = Mapping[str, Any]  # values of our fields, by name; a dot enters a section
 
-NEEDED = object()  # an error where it is missing
-REFUSED = object()  # null is a value like others
+NEEDED = object()  # a missing field is an error
+REFUSED = object()  # null is parsed like other values
 
 
 class Derived(NamedTuple):
-    """A value that follows from our fields read before."""
+    """A value that follows from fields read before."""
 
-    text: str  # how the comment tells it
+    text: str  # how the comment names it
     make: Callable[[Fields], Any]
 
 
 class Read(NamedTuple):
     """How one field of ours is read. Reads of the same field must agree."""
 
-    ours: str
+    field: str  # ours
     names: tuple[str, ...]  # spellings in the config; those that are given must agree
     parse: Parse
-    missing: Any = NEEDED  # a value or Derived: what transformers takes
-    null: Any = REFUSED  # the same for null
+    missing: Any = NEEDED  # what transformers takes for a missing field: a value or Derived
+    null: Any = REFUSED  # what transformers takes for null
     note: str = ""  # ends the comment: what parse does to the value
 
 
 class Head(NamedTuple):
-    """What a class in `architectures` adds to its type."""
+    """What a class in `architectures` adds to the table of its type."""
 
     reads: tuple[Read, ...] = ()
     facts: Fields = MappingProxyType({})
@@ -43,21 +46,21 @@ class Head(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Attention to the last tokens only: the size if the config does not say it, and the field that turns it on."""
+    """Attention to the last tokens only."""
 
-    missing: int | None
-    switch: str = ""
+    missing: int | None  # the size in tokens, if the config gives none
+    switch: str = ""  # the field that turns it on
 
 
 class Adapter(NamedTuple):
     """The table of a `model_type`."""
 
-    family: str
+    family: str  # the model family, of costsim/models
     classes: Mapping[str, Head]  # by name; the first is taken where `architectures` is missing
     reads: tuple[Read, ...]
-    facts: Fields  # so in every model of the type
-    checks: Mapping[str, Check] = MappingProxyType({})
-    no_effect: tuple[str, ...] = ()  # on shapes, besides NO_EFFECT
+    facts: Fields  # what is so in every model of the type
+    checks: Mapping[str, Check] = MappingProxyType({})  # by field of the config, besides CHECKS
+    no_effect: tuple[str, ...] = ()  # fields that change no shape, besides NO_EFFECT
     base: str = ""  # the class without a head, if its parameters are those of the first of `classes`
     window: Window | None = None
 
@@ -66,7 +69,7 @@ class Adapter(NamedTuple):
 
 
 def spell(value: Any) -> str:
-    """A value as JSON, cut if it is long."""
+    """A value as JSON, cut where it is long."""
     return one_line(json.dumps(value, ensure_ascii=False))
 
 
@@ -75,7 +78,7 @@ def _number(value: Any) -> bool:
 
 
 def natural(value: Any) -> int:
-    """An integer from 0 on. Raises ValueError for anything else, as all of these."""
+    """An integer from 0 on. Like all parsers, raises ValueError for anything else."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"expected an integer of at least 0, got {spell(value)}")
     return value
@@ -89,7 +92,7 @@ def count(value: Any) -> int:
 
 
 def plus(more: int) -> Parse:
-    """An integer from 0 on, with so many added."""
+    """A parser that adds so many to an integer from 0 on."""
     return lambda value: natural(value) + more
 
 
@@ -115,7 +118,7 @@ def flag(value: Any) -> bool:
 
 
 def one_of(values: Mapping[Any, Any]) -> Parse:
-    """What a table has for the value."""
+    """A parser that looks a value up in a table."""
 
     def parse(value: Any) -> Any:
         if not isinstance(value, (str, bool)) or value not in values:
@@ -152,10 +155,10 @@ activation = one_of(
 
 
 def only(*allowed: Any) -> Check:
-    """Values that mean what we model."""
+    """A check that a value is one of those that mean what we model."""
 
     def check(value: Any, _: Mapping[str, Any]) -> None:
-        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
+        if not any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in allowed):
             raise ValueError(f"not modelled: {spell(value)} (known: {', '.join(map(spell, allowed))})")
 
     return check
@@ -176,9 +179,9 @@ def layer_types(value: Any, config: Mapping[str, Any]) -> None:
         return
     if not isinstance(value, list):
         raise ValueError(f"expected a list, got {spell(value)}")
-    for one in value:
-        if one not in _LAYER_TYPES:
-            raise ValueError(f"not modelled: {spell(one)}{nearest(one, _LAYER_TYPES)}")
+    for layer_type in value:
+        if layer_type not in _LAYER_TYPES:
+            raise ValueError(f"not modelled: {spell(layer_type)}{nearest(layer_type, _LAYER_TYPES)}")
     if len(value) != config.get("num_hidden_layers"):
         raise ValueError(f"{len(value)} layers, but num_hidden_layers is {spell(config.get('num_hidden_layers'))}")
 
@@ -209,9 +212,9 @@ def rope(value: Any, config: Mapping[str, Any]) -> None:
             raise ValueError(f"unknown field {one_line(name)!r}{nearest(name, _ROPE_FIELDS, most=0)}")
 
 
-# --- the tables -------------------------------------------------------------------------------------------------------
+# --- what holds of any config -----------------------------------------------------------------------------------------
 
-# Fields of any config that change no shape: names, tokens, generation, what weights are stored in, what is returned.
+# Fields that change no shape: names, tokens, generation, what weights are stored in, what is returned.
 NO_EFFECT = (
     *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "model_type"),
     *("torch_dtype", "dtype", "use_bfloat16", "torchscript", "tf_legacy_loss", "return_dict", "output_past"),
@@ -229,7 +232,7 @@ NO_EFFECT = (
     *("return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
     *("begin_suppress_tokens",),
 )
-# Fields of any config that would change the architecture.
+# Fields that would change the architecture.
 CHECKS: Mapping[str, Check] = {
     "pruned_heads": only({}, [], None),
     "add_cross_attention": only(False),

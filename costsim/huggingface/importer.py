@@ -1,4 +1,4 @@
-"""Workload files from Hugging Face `config.json` files. What a `model_type` means is in `import_tables`, not here."""
+"""Workload files from Hugging Face `config.json` files. What a `model_type` means is in models.py."""
 
 import json
 import re
@@ -27,22 +27,22 @@ from costsim.models.families import family
 
 
 class Imported(NamedTuple):
-    """A workload file's text, and what its reader should know: they stand in the text, too."""
+    """An imported workload."""
 
-    text: str
-    notes: tuple[str, ...]
+    text: str  # of the workload file
+    notes: tuple[str, ...]  # what its reader should know; they stand in the text, too
 
 
-# --- what is ours -----------------------------------------------------------------------------------------------------
+# --- our choices ------------------------------------------------------------------------------------------------------
 
 MOST_TOKENS = 1024
 
 
 class Chosen(NamedTuple):
-    """A value that no config says, and why it is this one."""
+    """A value that no config gives."""
 
     value: Any
-    why: str
+    why: str  # the reason, for the comment; "" if none is given
 
 
 _TRAINER = "the default of transformers' TrainingArguments"
@@ -54,7 +54,7 @@ _MODEL_CHOICES = {
 _EXPERT_CHOICES = {"experts.capacity_factor": Chosen(1.0, "dropless, counted as if tokens were spread evenly")}
 _MASKED = Chosen(True, "lengths differ")
 _PACKED = Chosen(False, "sequences are packed")
-_BATCHES = {  # by family: fields that are a length, and whether padding is masked
+_BATCHES = {  # by model family: fields that are a length in tokens, and whether padding is masked
     "decoder": (("tokens",), _PACKED),
     "encoder-classifier": (("tokens",), _MASKED),
     "encoder-decoder": (("source_tokens", "target_tokens"), _MASKED),
@@ -78,7 +78,7 @@ _CHOICES = {
 }
 
 
-def _ours(chosen: Chosen) -> tuple[Any, str]:
+def _with_comment(chosen: Chosen) -> tuple[Any, str]:
     return chosen.value, f"ours: {chosen.why}" if chosen.why else "ours"
 
 
@@ -92,7 +92,7 @@ def _no_constant(text: str) -> None:
 
 
 def _marks(text: str, path: Path) -> dict[files.Where, tuple[int, int]]:
-    """Line and column of every key of the object that a valid JSON text is. Raises InputError for a key given twice."""
+    """Line and column of every key of a JSON object. The text is valid. Raises InputError for a key given twice."""
     decoder = json.JSONDecoder()
     marks: dict[files.Where, tuple[int, int]] = {}
 
@@ -115,13 +115,13 @@ def _marks(text: str, path: Path) -> dict[files.Where, tuple[int, int]]:
 
 
 def _parse(path: Path) -> Document:
-    """A config with the places of its fields. Raises InputError for what is no JSON object."""
+    """A config with the places of its fields. Raises InputError unless it is a JSON object."""
     text = files.read_text(path)
     try:
         data = json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        said = f"{error.msg[0].lower()}{error.msg[1:]}"
-        raise InputError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {said}") from None
+        problem = f"{error.msg[0].lower()}{error.msg[1:]}"
+        raise InputError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {problem}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(data, dict):
@@ -156,7 +156,7 @@ def _class(config: Document, adapter: Adapter) -> tuple[str, str | None]:
 
 
 def _refuse(config: Document, adapter: Adapter, head: Head) -> None:
-    """Raise InputError for a field that is not in the tables, or has a value that we do not understand."""
+    """Raise InputError for a field that no table has, or a value that we do not understand."""
     checks = {**CHECKS, **adapter.checks, **head.checks}
     read = {name for read in (*adapter.reads, *head.reads) for name in read.names}
     known = {*read, *checks, *NO_EFFECT, *adapter.no_effect}
@@ -171,62 +171,67 @@ def _refuse(config: Document, adapter: Adapter, head: Head) -> None:
                 raise config.error((name,), str(error)) from None
 
 
-class _Found(NamedTuple):
-    """A field of ours: its value, how the comment tells where it is from, the field of the config if it is from one."""
+class _Field(NamedTuple):
+    """A field of ours."""
 
     value: Any
-    comment: str
-    source: str | None
+    comment: str  # where the value is from
+    source: str | None  # the field of the config, if it is from one
 
 
-def _default(default: Any, found: Mapping[str, _Found], why: str, source: str | None) -> _Found:
+def _default(default: Any, fields: Mapping[str, _Field], why: str, source: str | None) -> _Field:
+    """What transformers takes for a missing field or null. `fields` are those read before."""
     if isinstance(default, Derived):
-        return _Found(default.make({name: one.value for name, one in found.items()}), f"{why}: {default.text}", source)
-    return _Found(default, why, source)
+        return _Field(default.make(_values(fields)), f"{why}: {default.text}", source)
+    return _Field(default, why, source)
 
 
-def _read(config: Document, read: Read, found: Mapping[str, _Found]) -> _Found:
+def _values(fields: Mapping[str, _Field]) -> Fields:
+    return {name: field.value for name, field in fields.items()}
+
+
+def _read(config: Document, read: Read, fields: Mapping[str, _Field]) -> _Field:
     """One field. Raises InputError if it is missing, bad, or spelled in two ways that do not agree."""
     given = [name for name in read.names if name in config.data]
     if not given:
         if read.missing is NEEDED:
             raise config.error((read.names[0],), "missing")
-        return _default(read.missing, found, f"{read.names[0]} is not given, transformers' default", None)
-    made = []
+        return _default(read.missing, fields, f"{read.names[0]} is not given, transformers' default", None)
+    spelled = []
     for name in given:
         value = config.data[name]
         if value is None and read.null is not REFUSED:
-            made.append(_default(read.null, found, f"{name} is null", name))
+            spelled.append(_default(read.null, fields, f"{name} is null", name))
             continue
         try:
-            made.append(_Found(read.parse(value), f"{name}{read.note}", name))
+            spelled.append(_Field(read.parse(value), f"{name}{read.note}", name))
         except ValueError as error:
             raise config.error((name,), str(error)) from None
-    for other in made[1:]:
-        _agree(config, read.ours, made[0], other)
-    return made[0]
+    for other in spelled[1:]:
+        _agree(config, read.field, spelled[0], other)
+    return spelled[0]
 
 
-def _agree(config: Document, ours: str, one: _Found, other: _Found) -> None:
+def _agree(config: Document, name: str, first: _Field, second: _Field) -> None:
     """Raise InputError if two sources of one field of ours differ."""
-    if one.value != other.value:
-        at = (other.source or one.source or "",)
-        first, second = (f"{_yaml(its.value)} ({its.comment})" for its in (one, other))
-        raise config.error(at, f"{first} and {second} differ, but the family has one {ours}")
+    if first.value != second.value:
+        at = (second.source or first.source or "",)
+        one, other = (f"{_yaml(field.value)} ({field.comment})" for field in (first, second))
+        raise config.error(at, f"{one} and {other} differ, but the family has one {name}")
 
 
-def _model(config: Document, adapter: Adapter, head: Head) -> dict[str, _Found]:
+def _model(config: Document, adapter: Adapter, head: Head) -> dict[str, _Field]:
     """The fields of the model section. Raises InputError."""
-    found: dict[str, _Found] = {}
+    fields: dict[str, _Field] = {}
     for read in (*adapter.reads, *head.reads):
-        one = _read(config, read, found)
-        _agree(config, read.ours, found.setdefault(read.ours, one), one)
-    fact = f"so in every {config.data['model_type']}"
-    for ours, value in {**adapter.facts, **head.facts}.items():
-        one = _Found(value, fact, None)
-        _agree(config, ours, found.setdefault(ours, one), one)
-    choices = {**_MODEL_CHOICES, **(_EXPERT_CHOICES if "experts.number" in found else {})}
-    return found | {ours: _Found(*_ours(chosen), None) for ours, chosen in choices.items()}
+        field = _read(config, read, fields)
+        _agree(config, read.field, fields.setdefault(read.field, field), field)
+    comment = f"so in every {config.data['model_type']}"
+    for name, value in {**adapter.facts, **head.facts}.items():
+        fact = _Field(value, comment, None)
+        _agree(config, name, fields.setdefault(name, fact), fact)
+    choices = {**_MODEL_CHOICES, **(_EXPERT_CHOICES if "experts.number" in fields else {})}
+    return fields | {name: _Field(*_with_comment(chosen), None) for name, chosen in choices.items()}
 
 
 def _tree(fields: Fields) -> dict[str, Any]:
@@ -241,29 +246,29 @@ def _tree(fields: Fields) -> dict[str, Any]:
     return tree
 
 
-def _check(config: Document, adapter: Adapter, model: Mapping[str, _Found], batch: Fields) -> None:
+def _check(config: Document, adapter: Adapter, model: Mapping[str, _Field], batch: Fields) -> None:
     """Raise InputError, in the config's own words, if the family finds that sizes clash."""
-    sections = {"model": {"family": adapter.family, **_tree({ours: one.value for ours, one in model.items()})}}
-    sources = {ours: one.source for ours, one in model.items() if one.source in config.data}
+    sections = {"model": {"family": adapter.family, **_tree(_values(model))}, "batch": dict(batch)}
+    sources = {name: field.source for name, field in model.items() if field.source in config.data}
     marks: dict[files.Where, tuple[int, int]] = {
-        ("model", *ours.split(".")): config.marks[source,] for ours, source in sources.items()
+        ("model", *name.split(".")): config.marks[source,] for name, source in sources.items()
     }
-    ours_as_document = Document(config.path, {**sections, "batch": dict(batch)}, marks)
+    workload = Document(config.path, sections, marks)
     module = family(adapter.family)
     try:
-        checked = schema.validate(module.Model, ours_as_document, ("model",))
+        checked = schema.validate(module.Model, workload, ("model",))
         try:
-            module.sizes(checked, schema.validate(module.Batch, ours_as_document, ("batch",)))
+            module.sizes(checked, schema.validate(module.Batch, workload, ("batch",)))
         except ValueError as error:
-            raise ours_as_document.error((), str(error)) from None
+            raise workload.error((), str(error)) from None
     except InputError as error:
-        said = str(error).removeprefix(config.path)
-        named = [f"{ours} is {source}" for ours, source in sources.items() if re.search(rf"\b{ours}\b", said)]
+        message = str(error).removeprefix(config.path)
+        named = [f"{name} is {source}" for name, source in sources.items() if re.search(rf"\b{name}\b", message)]
         raise InputError(f"{error} ({', '.join(named)})" if named else str(error)) from None
 
 
 def _window_note(config: Document, window: Window | None) -> str | None:
-    """What becomes of attention to the last tokens only."""
+    """A note on attention to the last tokens only, if the model has a window."""
     size = window and config.data.get("sliding_window", window.missing)
     if not window or not size:
         return None
@@ -304,10 +309,10 @@ def _lines(tree: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 def workload_of(path: str | Path) -> Imported:
-    """The workload file that a Hugging Face `config.json` describes, with our defaults for what it does not.
+    """The workload file that a Hugging Face `config.json` describes, with our choices for what no config gives.
 
-    Raises InputError, with file, line and column, for what is no JSON object, an unknown `model_type`, a class whose
-    head we do not have, a field that is missing, contradicts another or is not understood.
+    Raises InputError, with file, line and column, for a file that is no JSON object, an unknown `model_type`, a class
+    whose head we do not have, a field that is missing, contradicts another or is not understood.
     """
     path = Path(path)
     config = _parse(path)
@@ -322,14 +327,14 @@ def workload_of(path: str | Path) -> Imported:
     batch = {"sequences": Chosen(8, _TRAINER), **dict.fromkeys(lengths, tokens), "padding_mask": padding}
     _check(config, adapter, model, {name: chosen.value for name, chosen in batch.items()})
     notes = tuple(filter(None, (class_note, _window_note(config, adapter.window))))
-    called = config.data.get("_name_or_path")
-    title = one_line(called if isinstance(called, str) and called else path.stem)
+    hub_name = config.data.get("_name_or_path")
+    title = one_line(hub_name if isinstance(hub_name, str) and hub_name else path.stem)
     fields = {
         "description": (f"{title} ({name}), from {one_line(path.name)}", ""),
         "model.family": (adapter.family, ""),
-        **{f"model.{ours}": (one.value, one.comment) for ours, one in model.items()},
-        **{f"batch.{ours}": _ours(chosen) for ours, chosen in batch.items()},
-        **{ours: _ours(chosen) for ours, chosen in _CHOICES.items()},
+        **{f"model.{field}": (value, comment) for field, (value, comment, _) in model.items()},
+        **{f"batch.{field}": _with_comment(chosen) for field, chosen in batch.items()},
+        **{field: _with_comment(chosen) for field, chosen in _CHOICES.items()},
     }
     header = _HEADER.format(type=config.data["model_type"], name=name)
     lines = [*(f"# Note: {note}." for note in notes), *_lines(_tree(fields))]

@@ -36,8 +36,11 @@ from costsim.huggingface.fields import (
 _BIASES = {"qkv_bias": True, "out_bias": True, "ffn_bias": True}
 _NO_BIASES = {"qkv_bias": False, "out_bias": False, "ffn_bias": False}
 _PLAIN = {"qk_norm": False, "norm_kind": "layer", "gated": False}
-_HEADS = Derived("num_attention_heads", lambda its: its["heads"])
-_FOURFOLD = Derived("4 x n_embd", lambda its: 4 * its["d_model"])
+_HEADS = Derived("num_attention_heads", lambda model: model["heads"])
+_FOURFOLD = Derived("4 x n_embd", lambda model: 4 * model["d_model"])
+_FROM_WIDTH = Derived("hidden_size / num_attention_heads", lambda _: None)
+_HIDDEN_DROPOUT = Derived("hidden_dropout_prob", lambda model: model["dropout"])
+_SOURCE_VOCAB = Derived("vocab_size", lambda model: model["source_vocab"])
 
 _SIZES = (
     Read("d_model", ("hidden_size",), count),
@@ -48,13 +51,12 @@ _SIZES = (
     Read("max_positions", ("max_position_embeddings",), count),
 )
 
-
-_FROM_WIDTH = Derived("hidden_size / num_attention_heads", lambda _: None)
+# --- decoders with rotary positions -----------------------------------------------------------------------------------
 
 
 def _rotary(kv_heads: Any, eps: float, head_dim: Any = _FROM_WIDTH) -> tuple[Read, ...]:
-    """Llama's fields; the types differ in what they take where a field is missing."""
-    null = head_dim if head_dim is _FROM_WIDTH else REFUSED  # a type with a number of its own takes no null
+    """Llama's fields; the types differ in what they take for missing ones."""
+    null = head_dim if head_dim is _FROM_WIDTH else REFUSED  # a type with its own number takes no null
     return (
         *_SIZES,
         Read("kv_heads", ("num_key_value_heads",), count, kv_heads, null=_HEADS),
@@ -66,9 +68,9 @@ def _rotary(kv_heads: Any, eps: float, head_dim: Any = _FROM_WIDTH) -> tuple[Rea
     )
 
 
-def _bias_reads(*ours: str) -> tuple[Read, ...]:
-    """One flag for the biases of attention."""
-    return tuple(Read(name, ("attention_bias",), flag, False) for name in ours)
+def _bias_reads(*fields: str) -> tuple[Read, ...]:
+    """Fields of ours that one flag of the config decides: biases of attention."""
+    return tuple(Read(field, ("attention_bias",), flag, False) for field in fields)
 
 
 _ROTARY_FACTS = {
@@ -91,6 +93,8 @@ _ROTARY_CHECKS = {
 }
 _ROTARY_NO_EFFECT = ("rope_theta",)
 
+# --- encoders ---------------------------------------------------------------------------------------------------------
+
 _ENCODER_READS = (
     *_SIZES,
     Read("activation", ("hidden_act",), activation, "gelu"),
@@ -106,22 +110,24 @@ _ENCODER_CHECKS = {
     "is_encoder_decoder": only(False),
 }
 _ENCODER_NO_EFFECT = ("tie_word_embeddings",)  # a masked-lm head checks it
-_HIDDEN_DROPOUT = Derived("hidden_dropout_prob", lambda its: its["dropout"])
 
 
 def _classifier(task_head: str) -> Head:
+    """The head of sequence classification."""
     return Head(
-        (
+        reads=(
             Read("classes", ("id2label", "num_labels", "_num_labels"), classes, 2),
             Read("head_dropout", ("classifier_dropout",), rate, _HIDDEN_DROPOUT, null=_HIDDEN_DROPOUT),
         ),
-        {"task_head": task_head},
-        {"problem_type": only(None, "single_label_classification")},
+        facts={"task_head": task_head},
+        checks={"problem_type": only(None, "single_label_classification")},
     )
 
 
 _TIED = {"tie_word_embeddings": only(True)}
 _MASKED_LM: Fields = {"task_head": "masked-lm", "classes": None, "head_dropout": 0.0}
+
+# --- encoders with decoders -------------------------------------------------------------------------------------------
 
 _BART_READS = (
     Read("d_model", ("d_model", "hidden_size"), count),
@@ -157,11 +163,13 @@ _BART_CHECKS = {
 }
 _BART_NO_EFFECT = ("add_bias_logits",)
 
+# --- the tables -------------------------------------------------------------------------------------------------------
+
 ADAPTERS: Mapping[str, Adapter] = {
     "gpt2": Adapter(
-        "decoder",
-        {"GPT2LMHeadModel": Head()},
-        (
+        family="decoder",
+        classes={"GPT2LMHeadModel": Head()},
+        reads=(
             Read("d_model", ("n_embd", "hidden_size"), count),
             Read("ffn_dim", ("n_inner",), count, _FOURFOLD, null=_FOURFOLD),
             Read("heads", ("n_head", "num_attention_heads"), count),
@@ -175,7 +183,7 @@ ADAPTERS: Mapping[str, Adapter] = {
             Read("attention_dropout", ("attn_pdrop",), rate, 0.1),
             Read("tied", ("tie_word_embeddings",), flag, True),
         ),
-        {
+        facts={
             **_PLAIN,
             **_BIASES,
             "norm": "pre",
@@ -197,14 +205,14 @@ ADAPTERS: Mapping[str, Adapter] = {
         base="GPT2Model",
     ),
     "llama": Adapter(
-        "decoder",
-        {"LlamaForCausalLM": Head()},
-        (
+        family="decoder",
+        classes={"LlamaForCausalLM": Head()},
+        reads=(
             *_rotary(kv_heads=_HEADS, eps=1e-6),
             *_bias_reads("qkv_bias", "out_bias"),
             Read("ffn_bias", ("mlp_bias",), flag, False),
         ),
-        _ROTARY_FACTS,
+        facts=_ROTARY_FACTS,
         checks={
             **{name: check for name, check in _ROTARY_CHECKS.items() if name != "sliding_window"},
             "pretraining_tp": only(1),
@@ -213,24 +221,24 @@ ADAPTERS: Mapping[str, Adapter] = {
         base="LlamaModel",
     ),
     "mistral": Adapter(
-        "decoder",
-        {"MistralForCausalLM": Head()},
-        _rotary(kv_heads=8, eps=1e-6),
-        {**_ROTARY_FACTS, **_NO_BIASES},
+        family="decoder",
+        classes={"MistralForCausalLM": Head()},
+        reads=_rotary(kv_heads=8, eps=1e-6),
+        facts={**_ROTARY_FACTS, **_NO_BIASES},
         checks=_ROTARY_CHECKS,
         no_effect=_ROTARY_NO_EFFECT,
         base="MistralModel",
         window=Window(missing=4096),
     ),
     "mixtral": Adapter(
-        "decoder",
-        {"MixtralForCausalLM": Head()},
-        (
+        family="decoder",
+        classes={"MixtralForCausalLM": Head()},
+        reads=(
             *_rotary(kv_heads=8, eps=1e-5),
             Read("experts.number", ("num_local_experts", "num_experts"), count, 8),
             Read("experts.chosen", ("num_experts_per_tok",), count, 2),
         ),
-        {**_ROTARY_FACTS, **_NO_BIASES, "experts.renormalize": True},
+        facts={**_ROTARY_FACTS, **_NO_BIASES, "experts.renormalize": True},
         checks={
             **_ROTARY_CHECKS,
             "router_jitter_noise": only(0.0),
@@ -241,60 +249,60 @@ ADAPTERS: Mapping[str, Adapter] = {
         window=Window(missing=None),
     ),
     "qwen2": Adapter(
-        "decoder",
-        {"Qwen2ForCausalLM": Head()},
-        _rotary(kv_heads=32, eps=1e-6),
-        {**_ROTARY_FACTS, "qkv_bias": True, "out_bias": False, "ffn_bias": False},
+        family="decoder",
+        classes={"Qwen2ForCausalLM": Head()},
+        reads=_rotary(kv_heads=32, eps=1e-6),
+        facts={**_ROTARY_FACTS, "qkv_bias": True, "out_bias": False, "ffn_bias": False},
         checks={**_ROTARY_CHECKS, "use_sliding_window": only(True, False)},
         no_effect=(*_ROTARY_NO_EFFECT, "max_window_layers"),
         base="Qwen2Model",
         window=Window(missing=4096, switch="use_sliding_window"),
     ),
     "qwen3": Adapter(
-        "decoder",
-        {"Qwen3ForCausalLM": Head()},
-        (*_rotary(kv_heads=32, eps=1e-6, head_dim=128), *_bias_reads("qkv_bias", "out_bias")),
-        {**_ROTARY_FACTS, "ffn_bias": False, "qk_norm": True},
+        family="decoder",
+        classes={"Qwen3ForCausalLM": Head()},
+        reads=(*_rotary(kv_heads=32, eps=1e-6, head_dim=128), *_bias_reads("qkv_bias", "out_bias")),
+        facts={**_ROTARY_FACTS, "ffn_bias": False, "qk_norm": True},
         checks={**_ROTARY_CHECKS, "use_sliding_window": only(True, False)},
         no_effect=(*_ROTARY_NO_EFFECT, "max_window_layers"),
         base="Qwen3Model",
         window=Window(missing=4096, switch="use_sliding_window"),
     ),
     "bert": Adapter(
-        "encoder-classifier",
-        {
+        family="encoder-classifier",
+        classes={
             "BertForMaskedLM": Head(facts=_MASKED_LM, checks=_TIED),
             "BertForSequenceClassification": _classifier("bert"),
         },
-        _ENCODER_READS,
-        {**_ENCODER_FACTS, "position_offset": 0},
+        reads=_ENCODER_READS,
+        facts={**_ENCODER_FACTS, "position_offset": 0},
         checks=_ENCODER_CHECKS,
         no_effect=_ENCODER_NO_EFFECT,
     ),
     "roberta": Adapter(
-        "encoder-classifier",
-        {
+        family="encoder-classifier",
+        classes={
             # RobertaLMHead has gelu whatever hidden_act says
             "RobertaForMaskedLM": Head(facts={**_MASKED_LM, "activation": "gelu"}, checks=_TIED),
             "RobertaForSequenceClassification": _classifier("roberta"),
         },
-        (
+        reads=(
             *_ENCODER_READS,
             Read("position_offset", ("pad_token_id",), plus(1), 2, note=" + 1: positions begin after it"),
         ),
-        _ENCODER_FACTS,
+        facts=_ENCODER_FACTS,
         checks=_ENCODER_CHECKS,
         no_effect=_ENCODER_NO_EFFECT,
     ),
     "bart": Adapter(
-        "encoder-decoder",
-        {"BartForConditionalGeneration": Head()},
-        (
+        family="encoder-decoder",
+        classes={"BartForConditionalGeneration": Head()},
+        reads=(
             *_BART_READS,
             Read("target_vocab", ("vocab_size",), count),
             Read("max_positions", ("max_position_embeddings",), plus(2), note=" + 2: BartLearnedPositionalEmbedding"),
         ),
-        {**_BART_FACTS, "tied": "all", "positions": "learned", "position_offset": 2, "embedding_norm": True},
+        facts={**_BART_FACTS, "tied": "all", "positions": "learned", "position_offset": 2, "embedding_norm": True},
         checks={
             **_BART_CHECKS,
             "normalize_embedding": only(True),
@@ -305,18 +313,15 @@ ADAPTERS: Mapping[str, Adapter] = {
         base="BartModel",
     ),
     "marian": Adapter(
-        "encoder-decoder",
-        {"MarianMTModel": Head()},
-        (
+        family="encoder-decoder",
+        classes={"MarianMTModel": Head()},
+        reads=(
             *_BART_READS,
-            *(
-                Read("target_vocab", ("decoder_vocab_size",), count, same, null=same)
-                for same in (Derived("vocab_size", lambda its: its["source_vocab"]),)
-            ),
+            Read("target_vocab", ("decoder_vocab_size",), count, _SOURCE_VOCAB, null=_SOURCE_VOCAB),
             Read("max_positions", ("max_position_embeddings",), count),
             Read("tied", ("share_encoder_decoder_embeddings",), one_of({True: "all", False: "decoder"}), "all"),
         ),
-        {**_BART_FACTS, "positions": "sinusoidal", "position_offset": 0, "embedding_norm": False},
+        facts={**_BART_FACTS, "positions": "sinusoidal", "position_offset": 0, "embedding_norm": False},
         checks={
             **_BART_CHECKS,
             "normalize_embedding": only(False),
