@@ -5,18 +5,18 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-_Given = ParamSpec("_Given")
-_Made = TypeVar("_Made")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
-def paused(function: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
-    """The function with the collector at rest: looking for cycles among what it makes would take a third of its time.
+def paused(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """The function with the collector at rest, which would take a third of its time looking for cycles.
 
-    What it makes is still freed as soon as nobody refers to it; only cycles wait until the function has returned.
+    Objects are still freed as soon as nobody refers to them; only cycles wait until the function has returned.
     """
 
     @wraps(function)
-    def run(*arguments: _Given.args, **options: _Given.kwargs) -> _Made:
+    def run(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
         was_on = gc.isenabled()
         gc.disable()
         try:

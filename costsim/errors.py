@@ -6,9 +6,9 @@ MAX_MESSAGE = 600
 
 
 class InputError(Exception):
-    """Bad input, told in one line: where (file, line, column, field), what was expected, the nearest valid name.
+    """Bad input, in one line: where (file, line, column, field), what was expected, the nearest valid name.
 
-    The command line prints it and exits with 2; nothing has been written by then.
+    The command line prints the message and exits with 2; nothing has been written by then.
     """
 
     def __init__(self, message: str) -> None:
@@ -16,21 +16,21 @@ class InputError(Exception):
 
 
 def one_line(text: object, most: int = 60) -> str:
-    """Text from a user, fit to be quoted in an error: control characters escaped, cut after `most` characters."""
+    """Text from a user, fit for a message: control characters are escaped, and at most `most` characters are left."""
     clean = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[: most + 1])
     return clean if len(clean) <= most else f"{clean[: most - 3]}..."
 
 
 def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
-    """A clause to end a message with: the nearest valid name, if one is near, and up to `most` of what is valid.
+    """A clause that ends a message: the nearest valid name, if one is near, and up to `most` of the valid names.
 
-    Names that begin with what was said are nearer than those that are spelled like it: h100-sxm for h100.
+    Names that begin with the given one are nearer than those with a like spelling: h100-sxm for h100.
     """
     import difflib  # only errors need it
 
-    names, said = sorted(valid), str(name)[:60].lower()
-    longer = [its for its in names if len(said) > 2 and its.lower().startswith(said)][:3]
-    close = longer or difflib.get_close_matches(said, names, n=1, cutoff=0.5)
+    names, start = sorted(valid), str(name)[:60].lower()
+    longer = [known for known in names if len(start) > 2 and known.lower().startswith(start)][:3]
+    close = longer or difflib.get_close_matches(start, names, n=1, cutoff=0.5)
+    question = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     known = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-    meant = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return meant + (f" (known: {known})" if names and most else "")
+    return question + (f" (known: {known})" if names and most else "")
