@@ -194,8 +194,8 @@ def test_the_smallest_subnormal(name, smallest):
 
 @pytest.mark.parametrize("outer", VALUES)
 def test_holds_is_inclusion_of_all_values(outer):
-    found = {inner for inner in VALUES if holds(parse_format(outer), parse_format(inner))}
-    assert found == {inner for inner in VALUES if VALUES[inner] <= VALUES[outer]}
+    held = {inner for inner in VALUES if holds(parse_format(outer), parse_format(inner))}
+    assert held == {inner for inner in VALUES if VALUES[inner] <= VALUES[outer]}
 
 
 AS_NUMPY_HAS_THEM = {

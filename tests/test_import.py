@@ -258,9 +258,9 @@ def test_notes_are_in_the_file_and_on_stderr(name, changes, notes, tmp_path):
     config = {key: value for key, value in {**config_of(name), **changes}.items() if value is not ...}
     result = RUNNER.invoke(main, ["import", str(write(tmp_path, config))])
     assert result.exit_code == 0
-    said = result.stderr.splitlines()
-    assert len(said) == len(notes)
-    for line, note in zip(said, notes, strict=True):
+    lines = result.stderr.splitlines()
+    assert len(lines) == len(notes)
+    for line, note in zip(lines, notes, strict=True):
         assert line.startswith(f"costsim: {note}")
         assert f"# Note: {line.removeprefix('costsim: ')}.\n" in result.stdout
 
@@ -464,8 +464,8 @@ def test_no_such_file(tmp_path):
 
 @pytest.mark.parametrize("name", ["bert-base-uncased", "bart-base", "opus-mt-en-de", "qwen3-0.6b", "mixtral-8x7b"])
 def test_the_graph_runs_as_counted_with_right_gradients(name, tmp_path):
-    found = validate(prepared(tmp_path, config_of(name)), 1, 0)
-    assert found.passed
+    validation = validate(prepared(tmp_path, config_of(name)), 1, 0)
+    assert validation.passed
 
 
 def masked_lm_by_hand(w, batch):

@@ -42,16 +42,18 @@ def frozen(x):
     return x
 
 
-def assert_same(found, expected):
+def assert_same(actual, expected):
     """Every number and the sign of every zero; a NaN is as good as another."""
-    assert found.shape == expected.shape
-    wrong = ~((found == expected) & (np.signbit(found) == np.signbit(expected)) | np.isnan(found) & np.isnan(expected))
-    assert not wrong.any(), f"{wrong.sum()} differ, as {found[wrong][:5]} from {expected[wrong][:5]}"
+    assert actual.shape == expected.shape
+    wrong = ~(
+        (actual == expected) & (np.signbit(actual) == np.signbit(expected)) | np.isnan(actual) & np.isnan(expected)
+    )
+    assert not wrong.any(), f"{wrong.sum()} differ, as {actual[wrong][:5]} from {expected[wrong][:5]}"
 
 
-def assert_same_bits(found, expected):
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    assert found.tobytes() == expected.tobytes()
+def assert_same_bits(actual, expected):
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    assert actual.tobytes() == expected.tobytes()
 
 
 # --- floats, against ml_dtypes and gfloat -----------------------------------------------------------------------------
@@ -126,9 +128,9 @@ def cast(x, type):
 @pytest.mark.parametrize("name", ML_DTYPES)
 def test_floats_are_those_of_ml_dtypes(name, dtype):
     x = probes(name, np.float32)  # float64 too is given what float32 holds: ml_dtypes rounds twice there
-    found = quantize(x.astype(dtype), parse_format(name), rounding=OVERFLOW)
-    assert found.dtype == dtype
-    assert_same(found, cast(x, ML_DTYPES[name]).astype(dtype))
+    actual = quantize(x.astype(dtype), parse_format(name), rounding=OVERFLOW)
+    assert actual.dtype == dtype
+    assert_same(actual, cast(x, ML_DTYPES[name]).astype(dtype))
 
 
 @pytest.mark.parametrize("saturate", [True, False])
@@ -154,13 +156,13 @@ def test_codes_of_floats(name):
     x = probes(name, np.float32)
     format = parse_format(name)
     packed = pack(x, format, rounding=OVERFLOW)
-    found = unpack(packed)
-    assert_same(found, quantize(x, format, rounding=OVERFLOW))
-    number = ~np.isnan(found)  # NaN has many codes
-    expected = gfloat.encode_ndarray(GFLOAT[name], found.astype(np.float64))
+    actual = unpack(packed)
+    assert_same(actual, quantize(x, format, rounding=OVERFLOW))
+    number = ~np.isnan(actual)  # NaN has many codes
+    expected = gfloat.encode_ndarray(GFLOAT[name], actual.astype(np.float64))
     if name == "tf32":
         expected = expected << np.uint64(13)  # a float32 whose lowest bits are 0
-        assert (expected[number] == found.view(np.uint32)[number]).all()
+        assert (expected[number] == actual.view(np.uint32)[number]).all()
     else:
         bits = cast(x, ML_DTYPES[name])
         assert (expected[number] == bits.view(f"u{bits.itemsize}")[number]).all()
@@ -180,8 +182,8 @@ def test_fp32_is_float32():
 def test_float32_to_fp8_is_not_nan_where_it_is_large():
     """Regression: 1.5 x 2^(e+20), with which rounding was done, is NaN for one exponent e."""
     for name, e in [("fp8-e4m3", 108), ("fp8-e5m2", 107), ("fp16", 115), ("fp4-e2m1", 106)]:
-        found = quantize(np.float32([2.0**e, -(2.0**e)]), parse_format(name), rounding=SATURATE)
-        assert found.tolist() == [parse_format(name).largest, -parse_format(name).largest]
+        actual = quantize(np.float32([2.0**e, -(2.0**e)]), parse_format(name), rounding=SATURATE)
+        assert actual.tolist() == [parse_format(name).largest, -parse_format(name).largest]
 
 
 # --- microscaling, against gfloat -------------------------------------------------------------------------------------
@@ -290,27 +292,27 @@ def fp32_scale(largest, goal):
 def fixed(bits):
     """Two's complement fractions of the power of two above the largest of the tensor."""
 
-    def of(block, work, _outer):
+    def quantized(block, work, _outer):
         unit = power(floor_log2(largest_of(block)) + 2 - bits) if any(block) else Fraction(1)
         unit = max(unit, work.smallest)
         return [clamp(round(x / unit), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * unit for x in block]
 
-    return of
+    return quantized
 
 
 def symmetric(bits):
-    def of(block, work, _outer):
+    def quantized(block, work, _outer):
         high = 2 ** (bits - 1) - 1
         scale = fp32_scale(largest_of(block), high)
         return [work.round(clamp(round(work.round(x / scale)), -high, high) * scale) for x in block]
 
-    return of
+    return quantized
 
 
 def asymmetric(bits):
     """ONNX DynamicQuantizeLinear, of any width, with signed codes: round(x / scale) + zero point, saturated."""
 
-    def of(block, work, _outer):
+    def quantized(block, work, _outer):
         low, high = min(0, *block), max(0, *block)
         least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         scale = fp32_scale((high - low) / 2, Fraction(most - least, 2))
@@ -318,7 +320,7 @@ def asymmetric(bits):
         codes = [clamp(round(work.round(x / scale)) + zero, least, most) for x in block]
         return [work.round((code - zero) * scale) for code in codes]
 
-    return of
+    return quantized
 
 
 def shared_exponent(block, bits):
@@ -330,50 +332,50 @@ def shared_exponent(block, bits):
 def bfp(magnitude_bits, exponent_bits=8):
     """A sign and a magnitude, in steps of 2^(shared exponent + 1 - bits of the magnitude)."""
 
-    def of(block, work, _outer):
+    def quantized(block, work, _outer):
         unit = max(power(shared_exponent(block, exponent_bits) + 1 - magnitude_bits), work.smallest)
         high = 2**magnitude_bits - 1
         return [clamp(round(x / unit), -high, high) * unit for x in block]
 
-    return of
+    return quantized
 
 
 def microexponents(magnitude_bits):
     """As bfp; neighbours that are both below 2^(shared exponent) have steps half as large (ISCA 2023, section 3)."""
 
-    def of(block, _work, _outer):
+    def quantized(block, _work, _outer):
         e = shared_exponent(block, 8)
         high = 2**magnitude_bits - 1
-        found = []
+        values = []
         for at in range(0, len(block), 2):
             pair = block[at : at + 2]
             shift = 0 if largest_of(pair) >= power(e) else 1
             unit = power(e - shift + 1 - magnitude_bits)
-            found += [clamp(round(x / unit), -high, high) * unit for x in pair]
-        return found
+            values += [clamp(round(x / unit), -high, high) * unit for x in pair]
+        return values
 
-    return of
+    return quantized
 
 
 def scaled_float(element):
-    def of(block, work, _outer):
+    def quantized(block, work, _outer):
         scale = fp32_scale(largest_of(block), element.largest)
         return [work.round(element.round(work.round(x / scale)) * scale) for x in block]
 
-    return of
+    return quantized
 
 
 def two_scales(round_element, largest):
     """An fp32 scale for the outer block brings the scales of the inner ones into fp8-e4m3 (nvfp4.rst)."""
 
-    def of(block, work, outer):
+    def quantized(block, work, outer):
         e4m3 = ELEMENTS["fp8-e4m3"]
         wide = fp32_scale(outer, largest * e4m3.largest)
         narrow = max(e4m3.round(largest_of(block) / wide / largest), e4m3.smallest)
         unit = max(work.round(wide * narrow), work.smallest)
         return [work.round(round_element(work.round(x / unit)) * unit) for x in block]
 
-    return of
+    return quantized
 
 
 def to_nearest_of(values):
@@ -387,11 +389,11 @@ def to_nearest_of(values):
 
 
 def codebook(nearest):
-    def of(block, work, _outer):
+    def quantized(block, work, _outer):
         scale = fp32_scale(largest_of(block), 1)
         return [work.round(nearest(work.round(x / scale)) * scale) for x in block]
 
-    return of
+    return quantized
 
 
 def table(name):
@@ -423,14 +425,14 @@ def test_the_dynamic_map_has_decades_with_a_fraction_each():
 
 
 class Case(NamedTuple):
-    """A format, its blocks (free, contracted; None is all), and what it makes of one.
+    """A format, its blocks (free, contracted; None is all), and how the numbers of one block are quantized.
 
-    Where larger blocks, `outer`, share one more scale, it is given the largest of those too.
+    Where larger blocks, `outer`, share one more scale, `quantized` is given the largest of those too.
     """
 
     name: str
     block: tuple[int | None, int | None]
-    of: Callable[..., list[Fraction]]
+    quantized: Callable[..., list[Fraction]]
     outer: tuple[int | None, int | None] = (None, None)
     sides: tuple[int, int] = (6, 40)  # of the tensors to try it on: at most, of an axis
 
@@ -565,23 +567,23 @@ def by_definition(x, axes, case, work):
         )
         cells.setdefault((inside, around), []).append((row, column, index))
         outer[around] = max(outer.get(around, 0.0), abs(float(x[index])))
-    found = np.empty(x.shape)
+    defined = np.empty(x.shape)
     for (_, around), cell in cells.items():
         places = [index for _, _, index in sorted(cell)]
-        values = case.of([Fraction(float(x[index])) for index in places], work, Fraction(outer[around]))
+        values = case.quantized([Fraction(float(x[index])) for index in places], work, Fraction(outer[around]))
         for index, value in zip(places, values, strict=True):
-            found[index] = float(value)
-    return found
+            defined[index] = float(value)
+    return defined
 
 
 def assert_as_defined(x, axes, case):
     format = parse_format(case.name)
-    found = quantize(x, format, axes)
-    work = FLOAT64 if found.dtype == np.float64 else FLOAT32
+    actual = quantize(x, format, axes)
+    work = FLOAT64 if actual.dtype == np.float64 else FLOAT32
     expected = by_definition(x, axes, case, work)
-    wrong = found != expected
-    assert not wrong.any(), f"{case.name} of {x[wrong][:5]} is {found[wrong][:5]}, not {expected[wrong][:5]}"
-    assert not (np.signbit(found) & ~np.signbit(x)).any()
+    wrong = actual != expected
+    assert not wrong.any(), f"{case.name} of {x[wrong][:5]} is {actual[wrong][:5]}, not {expected[wrong][:5]}"
+    assert not (np.signbit(actual) & ~np.signbit(x)).any()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -623,9 +625,9 @@ def test_codebooks_take_the_lower_of_two_that_are_equally_near(name, nearest):
     values = table(name)
     middles = (values[1:] + values[:-1]) / 2  # exact, and so is their ratio to the largest, 1
     x = np.concatenate([[1.0], middles])
-    found = quantize(frozen(x), parse_format(name))
-    assert (found[1:] == values[:-1]).all()
-    assert found.tolist() == [float(nearest(Fraction(v))) for v in x.tolist()]
+    actual = quantize(frozen(x), parse_format(name))
+    assert (actual[1:] == values[:-1]).all()
+    assert actual.tolist() == [float(nearest(Fraction(v))) for v in x.tolist()]
 
 
 # --- rules for the scales of microscaling -----------------------------------------------------------------------------
@@ -778,8 +780,8 @@ def test_ids_and_masks_are_left_alone(name):
 
 def test_values_in_a_container_are_rounded_twice():
     x = numbers(np.random.default_rng(3), (7, 40), np.float32)
-    found = quantize(x, parse_format("int8-row-in-bf16"))
-    assert_same(found, quantize(quantize(x, parse_format("int8-row")), parse_format("bf16")))
+    actual = quantize(x, parse_format("int8-row-in-bf16"))
+    assert_same(actual, quantize(quantize(x, parse_format("int8-row")), parse_format("bf16")))
 
 
 # --- what holds whatever the numbers ----------------------------------------------------------------------------------
@@ -825,8 +827,8 @@ def test_quantized_numbers_stay_as_they_are(name):
 def test_the_negative_gives_the_negative(name):
     for dtype in (np.float32, np.float64):
         for x in samples(dtype):
-            found, expected = quantize(-x, parse_format(name)), -quantize(x, parse_format(name))
-            assert_same(found, expected + 0.0 if name.startswith("int") else expected)  # which have one zero
+            actual, expected = quantize(-x, parse_format(name)), -quantize(x, parse_format(name))
+            assert_same(actual, expected + 0.0 if name.startswith("int") else expected)  # which have one zero
 
 
 @pytest.mark.parametrize("rounding", [SATURATE, OVERFLOW], ids=["saturating", "overflowing"])
@@ -834,10 +836,10 @@ def test_the_negative_gives_the_negative(name):
 def test_floats_are_monotone(name, rounding):
     x = np.sort(every_exponent(np.float32))
     x = x[np.isfinite(x)]
-    found = quantize(x, parse_format(name), rounding=rounding)
-    found = found[~np.isnan(found)]  # beyond the largest, of e4m3
-    assert (found[1:] >= found[:-1]).all()
-    assert found.size > x.size / 3
+    actual = quantize(x, parse_format(name), rounding=rounding)
+    actual = actual[~np.isnan(actual)]  # beyond the largest, of e4m3
+    assert (actual[1:] >= actual[:-1]).all()
+    assert actual.size > x.size / 3
 
 
 CHUNKED = (
@@ -882,9 +884,9 @@ def test_the_largest_float32_does_not_become_infinite(bits):
     most = np.finfo(np.float32).max
     for x in ([most, -most / 2], [-most, 1], [-most, most], [-most, most / 3], [-most / 3, most]):
         for name in (f"int{bits}", f"int{bits}-asym"):
-            found = quantize(np.float32(x), parse_format(name))
-            assert np.isfinite(found).all()
-            assert_same_bits(unpack(pack(np.float32(x), parse_format(name))), found)
+            actual = quantize(np.float32(x), parse_format(name))
+            assert np.isfinite(actual).all()
+            assert_same_bits(unpack(pack(np.float32(x), parse_format(name))), actual)
 
 
 def test_numbers_beyond_fp32_scales_saturate():
@@ -892,11 +894,11 @@ def test_numbers_beyond_fp32_scales_saturate():
     for name in EXAMPLES:
         format = parse_format(name)
         if format.values == "float" and format.scales:
-            found = quantize(x, format)
-            assert np.isfinite(found).all()
-            assert_same_bits(unpack(pack(x, format)), found)
+            actual = quantize(x, format)
+            assert np.isfinite(actual).all()
+            assert_same_bits(unpack(pack(x, format)), actual)
             if "asym" not in name:  # its zero point is that of numbers too large, too
-                assert 0 < found[0, 0] < 1e300
+                assert 0 < actual[0, 0] < 1e300
 
 
 # --- stochastic rounding ----------------------------------------------------------------------------------------------
@@ -935,11 +937,11 @@ def test_stochastic_rounding_is_unbiased(name, share):
     share = (value - low) / step  # what is left of it in float32
     x = np.full((DRAWS // 14 + 1, 16), value if name != "bfp17" else -value, np.float32)
     x[:, :2] = 1
-    found = np.abs(quantize(frozen(x), parse_format(name), rounding=seeded()))
-    assert np.count_nonzero(np.abs(found[:, :2] - 1) > 1e-7) < 10  # 1 stays, but over a rounded scale it is not whole
-    found = found[:, 2:]
-    up = found == np.float32(low + step)
-    assert (up | (found == np.float32(low))).all()
+    actual = np.abs(quantize(frozen(x), parse_format(name), rounding=seeded()))
+    assert np.count_nonzero(np.abs(actual[:, :2] - 1) > 1e-7) < 10  # 1 stays, but over a rounded scale it is not whole
+    actual = actual[:, 2:]
+    up = actual == np.float32(low + step)
+    assert (up | (actual == np.float32(low))).all()
     assert abs(np.count_nonzero(up) - share * up.size) <= 4 * math.sqrt(share * (1 - share) * up.size)
 
 
@@ -949,10 +951,10 @@ def test_stochastic_rounding_to_a_codebook_is_unbiased(name):
     for low, high in pairwise(values[values > 0.3]):
         value = np.float32(0.75 * low + 0.25 * high)
         x = np.stack([np.ones(DRAWS // 8, np.float32), np.full(DRAWS // 8, value)], axis=1)
-        found = quantize(x, parse_format(name), rounding=seeded())[:, 1].astype(np.float64)
+        actual = quantize(x, parse_format(name), rounding=seeded())[:, 1].astype(np.float64)
         if name != "nf4-double":  # its scale of 1 is 448 fl(1/448)
-            assert np.unique(found).tolist() == [low, high]
-        assert abs(found.mean() - value) <= 4 * (high - low) * math.sqrt(3 / 16 / found.size) + 1e-7 * value
+            assert np.unique(actual).tolist() == [low, high]
+        assert abs(actual.mean() - value) <= 4 * (high - low) * math.sqrt(3 / 16 / actual.size) + 1e-7 * value
         if name == "dynamic8":
             break
 
@@ -997,13 +999,13 @@ def test_stochastic_rounding_of_floats_of_all_sizes(name):
     """One of the two numbers beside the value, as gfloat has them, saturated."""
     x = every_exponent(np.float32)
     x = x[np.isfinite(x)] * np.float32(1 - 2.0**-12)
-    found = quantize(frozen(x), parse_format(name), rounding=Rounding(rng=np.random.default_rng(0), saturate=True))
+    actual = quantize(frozen(x), parse_format(name), rounding=Rounding(rng=np.random.default_rng(0), saturate=True))
     modes = gfloat.RoundMode.TowardNegative, gfloat.RoundMode.TowardPositive
     low, high = (gfloat.round_ndarray(GFLOAT[name], x.astype(np.float64), mode, sat=True) for mode in modes)
-    assert ((found == low) | (found == high)).all()
-    assert (np.signbit(found) == np.signbit(x)).all()
+    assert ((actual == low) | (actual == high)).all()
+    assert (np.signbit(actual) == np.signbit(x)).all()
     differ = low < high
-    assert 0.2 < (found == high)[differ].mean() < 0.8
+    assert 0.2 < (actual == high)[differ].mean() < 0.8
 
 
 # --- NaN and infinity -------------------------------------------------------------------------------------------------
@@ -1027,9 +1029,9 @@ NAN, INF = np.nan, np.inf
 @pytest.mark.parametrize("rng", [None, np.random.default_rng(0)], ids=["nearest", "stochastic"])
 def test_nan_and_infinity(name, saturate, expected, dtype, rng):
     rounding = Rounding(rng=rng, saturate=saturate)
-    found = quantize(ODDITIES.astype(dtype), parse_format(name), rounding=rounding)
-    np.testing.assert_array_equal(found, np.array(expected, dtype))
-    np.testing.assert_array_equal(unpack(pack(ODDITIES.astype(dtype), parse_format(name), rounding=rounding)), found)
+    actual = quantize(ODDITIES.astype(dtype), parse_format(name), rounding=rounding)
+    np.testing.assert_array_equal(actual, np.array(expected, dtype))
+    np.testing.assert_array_equal(unpack(pack(ODDITIES.astype(dtype), parse_format(name), rounding=rounding)), actual)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -1057,12 +1059,12 @@ def large_matrix():
 def memory_besides_the_result(x, name, axes):
     tracemalloc.start()
     try:
-        found = quantize(x, parse_format(name), axes)
+        actual = quantize(x, parse_format(name), axes)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert found.nbytes == x.nbytes <= peak  # NumPy reports what it takes
-    return peak - found.nbytes
+    assert actual.nbytes == x.nbytes <= peak  # NumPy reports what it takes
+    return peak - actual.nbytes
 
 
 @pytest.mark.parametrize("axis", [0, 1])

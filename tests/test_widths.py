@@ -34,9 +34,9 @@ def graph(request):
 def widths(tmp_path):
     """A policy with the widths of a table."""
 
-    def make(table, of=FIXED_BITS):
+    def make(table, base=FIXED_BITS):
         (tmp_path / "t.csv").write_text(table)
-        return with_widths(of, read_widths(tmp_path / "t.csv"))
+        return with_widths(base, read_widths(tmp_path / "t.csv"))
 
     return make
 
@@ -47,22 +47,22 @@ def two(tmp_path):
     return shipped_policy(str(tmp_path / "two.yaml"))
 
 
-def names(graph, its):
-    return {name: format.name for name, format in formats_of(graph, its).items()}
+def names(graph, policy):
+    return {name: format.name for name, format in formats_of(graph, policy).items()}
 
 
 def test_a_layer_table_changes_all_of_a_layer(graph, widths):
-    before, after = (names(graph, its) for its in (FIXED_BITS, widths("layer,bits\nencoder.0,4\nhead,7\n")))
+    before, after = (names(graph, rules) for rules in (FIXED_BITS, widths("layer,bits\nencoder.0,4\nhead,7\n")))
     new = {"encoder.0": "fixed4", "head": "fixed7"}
     assert after == {  # ids and masks stay
-        name: new.get(graph.tensors[name].layer, its) if its == "fixed16" else its for name, its in before.items()
+        name: new.get(graph.tensors[name].layer, old) if old == "fixed16" else old for name, old in before.items()
     }
     assert set(after.values()) == {*new.values(), *before.values()}
 
 
 def test_a_tensor_table_changes_those_tensors_and_what_updates_them(graph, widths):
     weight, made, state = (f"encoder.0.ffn.fc1{part}" for part in (".weight", "", ".weight.m"))
-    found = names(graph, widths(f"tensor,bits\n{weight},2\n{made},3\n{state},32\n"))
+    after = names(graph, widths(f"tensor,bits\n{weight},2\n{made},3\n{state},32\n"))
     changed = {
         made: "fixed3",
         weight: "fixed2",
@@ -70,14 +70,14 @@ def test_a_tensor_table_changes_those_tensors_and_what_updates_them(graph, width
         state: "fixed32",
         f"{state}.next": "fixed32",
     }
-    assert found == names(graph, FIXED_BITS) | changed
+    assert after == names(graph, FIXED_BITS) | changed
 
 
 @pytest.mark.parametrize("by", ["layer", "tensor"])
 def test_a_table_of_everything_is_another_number(graph, widths, by):
     everything = graph.tensors if by == "tensor" else {tensor.layer for tensor in graph.tensors.values()}
-    its = widths(f"{by},bits\n" + "".join(f"{name},5\n" for name in everything))
-    assert formats_of(graph, its) == formats_of(graph, policy({"format": "fixed5"}))
+    table = widths(f"{by},bits\n" + "".join(f"{name},5\n" for name in everything))
+    assert formats_of(graph, table) == formats_of(graph, policy({"format": "fixed5"}))
 
 
 def test_numbers_of_a_layer_hold_for_what_its_gemms_read(graph, widths, two):
@@ -86,7 +86,7 @@ def test_numbers_of_a_layer_hold_for_what_its_gemms_read(graph, widths, two):
     before, after = names(graph, two), names(graph, changed)
     new = {"fixed16": "fixed4", "int12": "int3"}
     assert after == {
-        name: new.get(its, its) if graph.tensors[name].layer == "encoder.0" else its for name, its in before.items()
+        name: new.get(old, old) if graph.tensors[name].layer == "encoder.0" else old for name, old in before.items()
     }
     made = {op: [copy.format.name for copy in chain] for (op, _), chain in copies_of(graph, changed).items()}
     assert made == {op: ["bfp3" if op.startswith("encoder.0.") else "bfp12"] for op in made}
@@ -156,20 +156,20 @@ def rows(*policies, bits=None):
 
 
 def test_bits_adds_the_policy_that_takes_them(folder):
-    without, found = rows(), rows(bits="t.csv")
-    assert list(found) == ["dsq", "bfp16", "fixed-bits"]
-    assert {name: found[name] for name in without} == without
-    assert 1 < found["fixed-bits"]["arithmetic_reduction"] < 16
-    assert found["fixed-bits"] == rows("fixed-bits", bits="t.csv")["fixed-bits"]
+    without, with_bits = rows(), rows(bits="t.csv")
+    assert list(with_bits) == ["dsq", "bfp16", "fixed-bits"]
+    assert {name: with_bits[name] for name in without} == without
+    assert 1 < with_bits["fixed-bits"]["arithmetic_reduction"] < 16
+    assert with_bits["fixed-bits"] == rows("fixed-bits", bits="t.csv")["fixed-bits"]
 
 
 @pytest.mark.parametrize(("bits", "takes"), [("t.csv", "fixed-bits"), ("two.csv", "two"), ("q0.csv", "q0")])
 def test_policies_without_such_a_number_are_left_alone(folder, bits, takes):
     """dsq has a level q0, but no such number."""
     policies = [f"{name}.yaml" for name in ("two", "q0", "fixed-bits", "dsq")]
-    without, found = rows(*policies), rows(*policies, bits=bits)
-    assert {name for name in found if found[name] != without[name]} == {takes}
-    assert found[takes]["dram_bits"] != without[takes]["dram_bits"]
+    without, with_bits = rows(*policies), rows(*policies, bits=bits)
+    assert {name for name in with_bits if with_bits[name] != without[name]} == {takes}
+    assert with_bits[takes]["dram_bits"] != without[takes]["dram_bits"]
 
 
 def test_bits_on_the_command_line(folder):
@@ -181,9 +181,9 @@ def test_bits_on_the_command_line(folder):
 
 
 def test_without_bits_it_is_fixed16():
-    found = rows("fixed-bits", "fixed16")
-    assert {**found["fixed-bits"], "policy": "", "setup": "", "grade": ""} == {
-        **found["fixed16"],
+    by_policy = rows("fixed-bits", "fixed16")
+    assert {**by_policy["fixed-bits"], "policy": "", "setup": "", "grade": ""} == {
+        **by_policy["fixed16"],
         "policy": "",
         "setup": "",
         "grade": "",
