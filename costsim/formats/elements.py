@@ -79,9 +79,7 @@ def _sign_magnitude(format: Format) -> Elements:
     """Block floating point: a sign and a magnitude (in FAST a sign for every two bits of it)."""
     high = 2**format.magnitude_bits - 1
     width = format.magnitude_bits // format.signs
-    chunks = [
-        (chunk * width, chunk * (width + 1)) for chunk in range(format.signs)
-    ]  # bits below, in magnitude and code
+    chunks = [(i * width, i * (width + 1)) for i in range(format.signs)]  # bits below each, in magnitude and in code
 
     def rounded(v: Array, rounding: Rounding) -> Array:
         return np.clip(round_to_integers(v, rounding.rng), -high, high)

@@ -8,6 +8,7 @@ shares), blocks.py (a matrix of blocks), quantize.py and pack.py (a tensor, as n
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Literal
 
 from costsim.errors import InputError
 from costsim.names import Values
@@ -18,8 +19,8 @@ class Scale:
     """A number that a block of elements shares: a scale, an exponent, a zero point."""
 
     kind: str  # what the number is, as tables print it; how it is taken, coded and read: scales.py
-    bits: int  # of its code; each block has one
-    contracted: int | None  # elements of a block along the dims that a GEMM sums over (else the last dim); None: all
+    bits: int  # bits of its code, of which each block has one
+    contracted: int | None  # elements of a block along the dims that a GEMM sums over, else the last dim; None: all
     free: int | None = 1  # elements of a block along the other dims; None: all
 
     def blocks(self, run: int, free: int) -> tuple[int, int]:
@@ -51,7 +52,7 @@ class Family:
 
     name: str  # as `costsim show` prints it
     whole: bool = False  # whether elements are whole numbers of a unit, which is a scale or a static power of two
-    values: Values = "float"  # what a tensor in these formats holds
+    values: Values = "float"  # what tensors in these formats hold
     width: str = "bits of an element with its sign"  # which bits a multiplier sees, in words
 
 
@@ -65,7 +66,7 @@ class Format:
     width: int  # bits that a multiplier sees, in every MAC law: with the sign, or the significand with its hidden bit
     source: str  # the standard, paper or product that defines the format
     exponent_bits: int = 0  # bits of the exponent that each element has (floats)
-    top: str = "ieee"  # what the top exponent holds (floats). ieee: inf and NaN; nan: one NaN, else numbers; numbers
+    top: Literal["ieee", "nan", "numbers"] = "ieee"  # what the top exponent has: inf and NaNs; one NaN; numbers only
     signs: int = 1  # sign bits of an element (bfp; more than 1 in FAST)
     symmetric: bool = False  # whether the lowest code of two's complement is left out, so that codes end at -max
     fraction_bits: int = 0  # bits of an element behind its binary point (int; MXINT8: a code is 1/64)

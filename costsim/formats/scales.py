@@ -43,7 +43,7 @@ def _exponents(largest: Array) -> Array:
 
 def _floor(largest: Array, format: Format) -> Array:
     """The exponent of a block's largest less that of the largest element (OCP MX v1.0, section 6.3)."""
-    return _exponents(largest) + 1 - math.frexp(elements(format).largest)[1]
+    return _exponents(largest) - (math.frexp(elements(format).largest)[1] - 1)
 
 
 def _ceil(largest: Array, format: Format) -> Array:
