@@ -42,9 +42,9 @@ def test_losses_and_gradients_are_those_of_keeping_everything(family, way):
         np.testing.assert_allclose(found.values[name], expected.values[name], rtol=1e-9, atol=1e-12)
     for name, op in again.producer.items():
         if op.phase == "recompute" and way != "flash":
-            if again.tensors[name].again.endswith(".lse"):
+            if again.tensors[name].recomputes.endswith(".lse"):
                 continue
-            original = expected.values[again.tensors[name].again]
+            original = expected.values[again.tensors[name].recomputes]
             np.testing.assert_allclose(found.values[name], original, rtol=1e-12, atol=1e-14)
 
 
@@ -70,7 +70,7 @@ def test_less_is_kept_and_only_that_is_computed_more(family, way):
 def test_one_product_of_attention_is_computed_again(family):
     for way in ("flash", "selective"):
         graph = made(family, **WAYS[way])
-        again = [op.again for op in graph.ops if op.phase == "recompute" and op.gemm]
+        again = [op.recomputes for op in graph.ops if op.phase == "recompute" and op.gemm]
         forward = [op.name for op in graph.ops if op.phase == "forward" and op.name.endswith("scores")]
         assert sorted(again) == sorted(forward)
 

@@ -17,11 +17,11 @@ from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims, expand
 from costsim.names import SCOPES, Traffic
 from costsim.policy.assign import Assignment, Copy
-from costsim.policy.classes import Axes, Marks
+from costsim.policy.classes import Axes, Selectors
 
 
 class _Memo:
-    """What was found of a graph before, under whatever policy with the same marks: little differs between phases."""
+    """What was found of a graph before, under any policy with the same selectors: little differs between phases."""
 
     def __init__(self) -> None:
         self.states: dict[object, int] = {}
@@ -31,7 +31,7 @@ class _Memo:
 
 
 @lru_cache(maxsize=8)
-def _memo(_graph: Graph, _marks: Marks) -> _Memo:
+def _memo(_graph: Graph, _selectors: Selectors) -> _Memo:
     return _Memo()
 
 
@@ -40,9 +40,8 @@ class _Counter:
 
     def __init__(self, graph: Graph, assignment: Assignment, kernels: Kernels) -> None:
         self.graph, self.assignment, self.kernels = graph, assignment, kernels
-        self.reader = assignment.classes.reader
-        self.memo = _memo(graph, assignment.marks)
-        self.states = [self.state(name, its) for name, its in kernels.traffic]
+        self.memo = _memo(graph, assignment.selectors)
+        self.states = {number: self.state(*traffic) for number, traffic in kernels.traffic.items()}
 
     def state(self, name: str, its: object) -> int:
         """A number for what a class of tensors is under this assignment: its format and its readers' copies."""
@@ -83,10 +82,10 @@ class _Counter:
 
     def on_chip(self, op: Op, operand: int, held: Held) -> bool:
         """Whether the kernel has what the op reads on chip: an op before read or made just that."""
-        for other, slot in self.kernels.earlier.get((op.position, operand), ()):
+        for other, slot in self.kernels.touched_before(op, operand):
             traffic = self.traffic(op.inputs[operand])
             if slot < len(other.inputs):
-                if traffic.held[self.reader[other.position][slot]] == held:
+                if traffic.held[self.graph.reader_number(other, slot)] == held:
                     return True
             elif held is None or any(held == copy for copy, _ in traffic.copies):
                 return True
@@ -108,7 +107,7 @@ class _Counter:
         macs, vector = self.graph.work(op)
         moves: list[Move] = []
         for i, name in enumerate(op.inputs):
-            traffic, at = self.traffic(name), self.reader[op.position][i]
+            traffic, at = self.traffic(name), self.graph.reader_number(op, i)
             held = traffic.held[at]
             again = 0
             for copy in traffic.on_chip[at]:
@@ -144,7 +143,7 @@ class _Counter:
         """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""
         op, rows = ops[0], []
         for slot, name in enumerate(op.inputs):
-            for copy, source in self.traffic(name).casts[self.reader[op.position][slot]]:
+            for copy, source in self.traffic(name).casts[self.graph.reader_number(op, slot)]:
                 role = self.graph.tensors[name].role
                 maker = self.graph.producer.get(name)
                 given = 1 if role in ("weight", "state") else self.graph.micro_batches
@@ -172,7 +171,7 @@ def count(graph: Graph, assignment: Assignment, traffic: Traffic = "unfused", sc
     stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
     nothing to fuse. Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
     """
-    found = kernels(graph, assignment.marks, group_ops(graph, grouping(traffic, scope)))
+    found = kernels(graph, assignment.selectors, group_ops(graph, grouping(traffic, scope)))
     counter = _Counter(graph, assignment, found)
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []

@@ -29,7 +29,7 @@ def tile_written_kernels(
     known: dict[tuple[tuple[int, ...], int], Changed] = {}
     found: dict[int, dict[tuple[Move, ...], list[Op]]] = {}
     for its in members.values():
-        repeated = next((op.again for _, op, _ in its if op.again), None)
+        repeated = next((op.recomputes for _, op, _ in its if op.recomputes), None)
         result_bits = _result_bits(members.get(kernel_of.get(repeated or "", ""), ()))
         key = (tuple([i for i, _, _ in its]), result_bits)
         if key not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from costsim.collector import paused
 from costsim.graph.graph import Graph, Op
-from costsim.policy.classes import Marks, Numbers, classes
+from costsim.policy.classes import Classes, Numbering, Selectors, classes
 
 Touch = tuple[Op, int]  # an op and the slot of a tensor in it: of its inputs, then outputs
 
@@ -26,69 +27,95 @@ class Alike(NamedTuple):
 class Kernels:
     """A graph under a way to group its ops into kernels, so that it is known what is read within one."""
 
+    graph: Graph
     group: Sequence[int]  # by position of the op: its kernel
     alike: Sequence[Alike]
     traffic_of: Mapping[str, int]  # by tensor: a class within which all that is read and written is alike
-    traffic: Sequence[tuple[str, object]]  # of each such class: one tensor, and what tells it from the others
-    earlier: Mapping[tuple[int, int], tuple[Touch, ...]]  # by reader, who has the tensor on chip before in the kernel
+    traffic: Mapping[int, tuple[str, object]]  # by such class: one tensor, and what tells it from the others
+
+    def touched_before(self, op: Op, operand: int) -> list[Touch]:
+        """Who has the tensor of an operand on chip before in the op's kernel."""
+        name, root = op.inputs[operand], self.graph.root
+        touches: list[Touch] = []
+        for other in self.graph.ops[bisect_left(self.group, self.group[op.position]) : op.position]:
+            touches += [(other, slot) for slot, read in enumerate(other.inputs) if read == name]
+            for slot, made in enumerate(other.outputs, len(other.inputs)):
+                if root[made] == name:
+                    touches = []  # what was read is overwritten
+                if name in (made, root[made]):
+                    touches.append((other, slot))
+        return touches + [(op, slot) for slot, read in enumerate(op.inputs[:operand]) if read == name]
 
 
 @lru_cache(maxsize=8)
 @paused
-def kernels(graph: Graph, marks: Marks, group: tuple[int, ...]) -> Kernels:
+def kernels(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> Kernels:
     """A graph whose ops are grouped into kernels so (by position).
 
     What an op moves depends on the formats of what it reads and writes, on the copies through which it and all others
     read that, on whether those others are in its kernel, and on what the kernel has on chip: all of it is in the class.
+
+    Of three layers, the first reads what is given and nobody reads what the last makes; all else is alike.
+
+    >>> from costsim.graph.builder import GraphBuilder
+    >>> from costsim.graph.fusion import group_ops
+    >>> b = GraphBuilder({"batch": 4, "model": 8})
+    >>> x = b.given("x", ("batch", "model"))
+    >>> for i in range(3):
+    ...     x = b.op("relu", b.linear(x, f"linear{i}", ("model",), bias=False), name=f"relu{i}")
+    >>> graph = b.build()
+    >>> group_ops(graph, "fused")  # a relu belongs to the kernel of the GEMM before it
+    (0, 0, 2, 2, 4, 4)
+    >>> [[op.name for op in ops] for _, _, ops in kernels(graph, Selectors(), group_ops(graph, "fused")).alike]
+    [['linear0'], ['relu0', 'relu1'], ['linear1', 'linear2'], ['relu2']]
     """
-    found = classes(graph, marks)
-    op_class, first = found.ops, found.first
-    numbers = Numbers()
-    traffic_of: dict[str, int] = {}
-    described: list[tuple[str, object]] = []
-    all_readers, producer_of, maker_of = graph.readers, graph.producer, graph.maker
-    for name, number in found.tensors.items():
-        producer, maker = producer_of.get(name), maker_of.get(name)
-        written, copied = group[producer.position] if producer else -1, group[maker.position] if maker else -1
-        inside = [
-            (at, kernel == written, kernel == copied)
-            for at, (op, _) in enumerate(all_readers.get(name, ()))
-            if (kernel := group[op.position]) == written or kernel == copied
-        ]
-        key = (number, tuple(inside))
-        traffic_of[name] = number = numbers[key]
-        if number == len(described):
-            described.append((name, key))
-    alike: dict[object, Alike] = {}
-    earlier: dict[tuple[int, int], tuple[Touch, ...]] = {}
-    on_chip: dict[str, tuple[Touch, ...]] = {}
-    all_roots, before = graph.root, -1
+    found = classes(graph, selectors)
+    traffic_of = _traffic_classes(graph, found, group)
+    traffic: dict[int, tuple[str, object]] = {}
+    for name, number in traffic_of.items():
+        if number not in traffic:
+            traffic[number] = (name, (found.tensors[name], _inside(graph, name, group)))
+    return Kernels(graph, group, _alike(graph, found, traffic_of, group), traffic_of, traffic)
+
+
+def _inside(graph: Graph, name: str, group: tuple[int, ...]) -> tuple[tuple[bool, bool], ...]:
+    """By reader of a tensor: whether it runs in the kernel of the op that makes it, and of the one that updates it."""
+    written, updated = (op and group[op.position] for op in (graph.producer.get(name), graph.maker.get(name)))
+    reading = [group[op.position] for op, _ in graph.readers.get(name, ())]
+    return tuple([(kernel == written, kernel == updated) for kernel in reading])
+
+
+def _traffic_classes(graph: Graph, found: Classes, group: tuple[int, ...]) -> dict[str, int]:
+    """By tensor: its class, by which of its readers run in the kernel of its maker."""
+    numbers = Numbering()
+    traffic_of = {name: numbers[number] for name, number in found.tensors.items()}
+    written = {name: group[op.position] for op in graph.ops for name in op.outputs}
+    root = graph.root
+    updated = {root[name]: group[op.position] for op in graph.ops for name in op.outputs}
     for op in graph.ops:
-        position = op.position
-        if group[position] != before:
-            before, on_chip = group[position], {}
-        tensors: list[int] = []
-        rest: list[object] = [op_class[position]]
-        rest += first[position]
-        slot = 0
+        kernel = group[op.position]
         for name in op.inputs:
+            traffic_of[name] = numbers[traffic_of[name], kernel == written.get(name), kernel == updated.get(name)]
+    return traffic_of
+
+
+def _alike(graph: Graph, found: Classes, traffic_of: Mapping[str, int], group: tuple[int, ...]) -> list[Alike]:
+    """The ops of a graph, sorted by all that decides what they move."""
+    members: dict[tuple[tuple[int, ...], tuple[object, ...]], list[Op]] = {}
+    touched: dict[str, tuple[tuple[int, int], ...]] = {}  # by tensor: in the kernel so far, by which class of ops
+    root, kernel = graph.root, -1
+    for op, op_class in zip(graph.ops, found.ops, strict=True):
+        if group[op.position] != kernel:
+            kernel, touched = group[op.position], {}
+        tensors: list[int] = []
+        rest: list[object] = [op_class, found.repeated.get(op.position)]
+        for slot, name in enumerate(op.inputs):
+            before = touched.get(name, ())
             tensors.append(traffic_of[name])
-            touches = on_chip.get(name, ())
-            if touches:
-                earlier[position, slot] = touches
-                rest.append(slot)
-                rest.append(tuple([(op_class[other.position], at) for other, at in touches]))
-            on_chip[name] = (*touches, (op, slot))
-            slot += 1
-        for name in op.outputs:
-            root = all_roots[name]
-            tensors += (traffic_of[name], traffic_of[root])
-            on_chip[name] = on_chip[root] = (*on_chip.get(name, ()), (op, slot))
-            slot += 1
-        its = (tuple(tensors), tuple(rest))
-        like = alike.get(its)
-        if like is None:
-            alike[its] = Alike(*its, [op])
-        else:
-            like.ops.append(op)
-    return Kernels(group, list(alike.values()), traffic_of, described, earlier)
+            rest.append(before)
+            touched[name] = (*before, (op_class, slot))
+        for slot, name in enumerate(op.outputs, len(op.inputs)):
+            tensors += (traffic_of[name], traffic_of[root[name]])
+            touched[name] = touched[root[name]] = (*touched.get(name, ()), (op_class, slot))
+        members.setdefault((tuple(tensors), tuple(rest)), []).append(op)
+    return [Alike(*key, ops) for key, ops in members.items()]

@@ -99,7 +99,7 @@ def _component(tensor: Tensor, key: Key, life: _Life, lasts: set[str], copied: s
     if tensor.dims in logits:
         return "logits"
     after = life.reader is not None and life.reader.phase in AFTER_FORWARD
-    kept = tensor.role in ("activation", "data") and tensor.again is None
+    kept = tensor.role in ("activation", "data") and tensor.recomputes is None
     return "stash" if kept and after else "temporaries"
 
 

@@ -120,14 +120,14 @@ class _Backward:
             if remade:
                 kind, arguments = (op.kind.remake or {})[remade]
                 inputs, outputs = [names[argument] for argument in arguments], [names[remade]]
-            results = [b.tensors[name]._replace(name=f"{name}{suffix}", again=name) for name in outputs]
+            results = [b.tensors[name]._replace(name=f"{name}{suffix}", recomputes=name) for name in outputs]
             b.op(
                 kind,
                 *(self._now(name) for name in inputs),
                 name=f"{op.name}{suffix}",
                 outputs=results,
                 gemm=op.gemm,
-                again=op.name,
+                recomputes=op.name,
                 **{name: op.params[name] for name in kind_of(kind).params},
             )
             made.update(zip(outputs, (result.name for result in results), strict=True))
@@ -261,4 +261,4 @@ AFTER_FORWARD = ("recompute", "backward")  # phases that read the stash
 def is_stashed(graph: Graph, name: str) -> bool:
     """Whether an op after the forward that reads this tensor reads it from the stash."""
     tensor = graph.tensors[name]
-    return tensor.role in ("activation", "data") and tensor.again is None
+    return tensor.role in ("activation", "data") and tensor.recomputes is None

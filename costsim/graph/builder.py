@@ -117,7 +117,7 @@ class GraphBuilder:
         outputs: Sequence[Tensor] | None = None,
         dims: Dims | None = None,
         gemm: str | None = None,
-        again: str | None = None,
+        recomputes: str | None = None,
         **params: Any,
     ) -> str:
         """Append an op named `name` under the scope; returns the (first) tensor that it writes.
@@ -147,7 +147,7 @@ class GraphBuilder:
             gemm = "forward"
         names_out = tuple([t.name for t in outputs])
         place = (self.phase, self.layer, self.times, gemm)
-        made = Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops), self.kernel, again)
+        made = Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops), self.kernel, recomputes)
         if self._open:
             self.segments[made.position] = self._open
             for segment in self._open:

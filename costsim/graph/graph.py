@@ -27,7 +27,7 @@ class Tensor(NamedTuple):  # named tuples: they exist by the thousand, and are c
     values: str = "float"  # float, index (ids and labels) or mask
     alias: str | None = None
     trainable: bool = True  # False: a weight that gets no gradient
-    again: str | None = None  # the forward tensor that this one is made again of
+    recomputes: str | None = None  # the forward tensor that this one is made again of
 
 
 class Op(NamedTuple):
@@ -49,12 +49,12 @@ class Op(NamedTuple):
     env: Env  # what the indices of the kind's patterns stand for
     position: int  # in the graph
     kernel: str = ""  # the kernel written for it and its neighbours, whatever the traffic model: flash attention
-    again: str | None = None  # the forward op that this one repeats in phase `recompute`
+    recomputes: str | None = None  # the forward op that this one repeats in phase `recompute`
 
     @property
     def original(self) -> str:
         """The name that rules see: of a repeated op, that of the forward's."""
-        return self.again or self.name
+        return self.recomputes or self.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +133,10 @@ class Graph:
             for i, name in enumerate(op.inputs):
                 found.setdefault(name, []).append((op, i))
         return found
+
+    def reader_number(self, op: Op, operand: int) -> int:
+        """Which of the readers of an operand's tensor an op is, in the order of `readers`."""
+        return self.readers[op.inputs[operand]].index((op, operand))
 
     @cached_property
     def maker(self) -> Mapping[str, Op]:

@@ -16,7 +16,7 @@ from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
 from costsim.inputs import schema_policy
-from costsim.policy.classes import Axes, Candidate, Classes, Marks, Read, classes, last_axis
+from costsim.policy.classes import Axes, Candidate, Classes, Read, Selectors, classes, last_axis
 from costsim.policy.policy import Policy, fill
 
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
@@ -53,7 +53,7 @@ class Assignment:
     stored: Sequence[Format]  # by class of tensors
     chains: Sequence[Chain]  # by class of reads: the copies, each made from the one before
     accumulator: Format
-    marks: Marks
+    selectors: Selectors
 
     def format(self, tensor: str) -> Format:
         """The format of a tensor as it is stored."""
@@ -108,11 +108,11 @@ def _passes(test: frozenset[object], value: object) -> bool:
     return not test.isdisjoint(value) if isinstance(value, frozenset) else ("" if value is None else value) in test
 
 
-def _marks(policy: Policy) -> Marks:
+def _selectors(policy: Policy) -> Selectors:
     """The globs of a policy's rules, and its widths."""
     rules = policy.file.rules
     layer, name, op = (tuple(sorted(set().union(*(_globs(rule, field) for rule in rules)))) for field in _GLOBS)
-    return Marks(layer, name, op, policy.widths)
+    return Selectors(layer, name, op, policy.widths)
 
 
 class _Matching(dict[Candidate, tuple[int, ...]]):
@@ -240,8 +240,8 @@ class _Chains:
         """The copies through which reads of a class go."""
         rules, gemm = self.rules, read.candidate.gemm
         operand = rules.choose(read.candidate._replace(copy_="operand")) if gemm else None
-        stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed or read.again else None
-        if read.again:  # nothing is stashed, but a GEMM multiplies the same formats as if it were
+        stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed or read.recomputed else None
+        if read.recomputed:  # nothing is stashed, but a GEMM multiplies the same formats as if it were
             operand, stash = operand or (stash if gemm else None), None
         chain: Chain = ()
         if stash:
@@ -259,15 +259,15 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     contracted dims. Otherwise boxes of what is stored lie along the last dim. Raises InputError for a tensor without a
     format and for a rule that matches nothing.
     """
-    rules, marks = _Rules(policy, index), _marks(policy)
+    rules, selectors = _Rules(policy, index), _selectors(policy)
     if policy.widths:
         policy.widths.check_names(
             {t.layer for t in graph.tensors.values()} if policy.widths.by == "layer" else graph.tensors
         )
-    found = classes(graph, marks)
+    found = classes(graph, selectors)
     stored = [_stored_format(rules, candidate, found, i) for i, candidate in enumerate(found.stored)]
     make = _Chains(graph, rules, stored).make
     chains = [make(read) for read in found.reads]
     rules.check_all_matched()
     accumulator = fill(policy, ("accumulator",), policy.file.accumulator, index)
-    return Assignment(found, stored, chains, accumulator, marks)
+    return Assignment(found, stored, chains, accumulator, selectors)
