@@ -1,11 +1,16 @@
 """Whole training steps: gradients against finite differences, the update against formulas written apart, structure."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import adamw, classifier_step, translation_step
 
+from costsim import models
 from costsim.graph.autodiff import backward, stash
 from costsim.graph.builder import GraphBuilder
+from costsim.models import decoder
+from costsim.models.families import families, is_family
 from costsim.reference.execute import run
 from costsim.reference.numpy_ops import run_op
 
@@ -207,3 +212,14 @@ def test_frozen_inputs_get_no_gradient():
     assert not [op for op in graph.ops if op.name == "embedding.source_position.dtable"]
     learned = translation_step(positions="learned")
     assert [op for op in learned.ops if op.name == "embedding.source_position.dtable"]
+
+
+def test_a_new_file_is_a_new_family_and_what_families_share_is_none(tmp_path, monkeypatch):
+    (tmp_path / "new_decoder.py").write_text(Path(decoder.__file__).read_text())
+    (tmp_path / "new_parts.py").write_text("def forward(): ...")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    assert families() == ("decoder", "encoder-classifier", "encoder-decoder", "new-decoder")
+    assert is_family("new-decoder")
+    assert not is_family("new-parts")
+    assert not is_family("training-step")
+    assert not is_family("encoder_decoder")  # the file's name

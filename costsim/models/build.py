@@ -1,8 +1,4 @@
-"""Model families, one file each, and the training step that they all share.
-
-A family's file has `Model` and `Batch` (what its sections of a workload file hold), `sizes` (the dims) and `forward`
-(appends the forward ops, returns the loss). A new file is a new family, named like the file with hyphens.
-"""
+"""From a workload file to the graph of its training step: its sections, as the model's family has them, are checked."""
 
 from typing import Any
 
@@ -11,8 +7,8 @@ from costsim.graph.graph import Graph
 from costsim.inputs.files import Document
 from costsim.inputs.schema import validate
 from costsim.inputs.schema_workload import Workload
-from costsim.models.families import FieldError, families, family
-from costsim.models.training_step import training_step
+from costsim.models.families import families, family, is_family
+from costsim.models.training_step import FieldError, training_step
 
 
 def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
@@ -20,7 +16,7 @@ def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
     name = workload.model.get("family")
     if name is None:
         raise document.error(("model", "family"), f"missing{nearest('', families())}")
-    if not isinstance(name, str) or name not in families():
+    if not isinstance(name, str) or not is_family(name):
         raise document.error(("model", "family"), f"unknown model family {one_line(name)!r}{nearest(name, families())}")
     module = family(name)
     return validate(module.Model, document, ("model",)), validate(module.Batch, document, ("batch",))

@@ -1,29 +1,33 @@
-"""Model families by name, a file each."""
+"""Model families by name, a file each: a file here that has what a family has is one, and needs no entry elsewhere.
+
+A family's file has `Model` and `Batch` (what its sections of a workload file hold), `sizes` (the dims) and `forward`
+(appends the forward ops, returns the loss). The family is named like its file, with hyphens.
+"""
 
 import importlib
 import pkgutil
-from pathlib import Path
 from types import ModuleType
 
-from costsim.inputs.files import Where
+from costsim import models
 
-_SHARED = ("blocks", "build", "families", "training_step")
-
-
-class FieldError(ValueError):
-    """What does not fit, and in which field of a workload file it is said."""
-
-    def __init__(self, at: Where, message: str) -> None:
-        super().__init__(message)
-        self.at = at
+_PARTS = ("Model", "Batch", "sizes", "forward")
 
 
-def families() -> tuple[str, ...]:
-    """The names of all model families."""
-    names = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return tuple(sorted(name.replace("_", "-") for name in names if name not in _SHARED))
+def _names() -> list[str]:
+    """The names that the files here have, or would have as families."""
+    return sorted(file.name.replace("_", "-") for file in pkgutil.iter_modules(models.__path__))
 
 
 def family(name: str) -> ModuleType:
     """The module of a family. Raises ImportError for an unknown one."""
     return importlib.import_module(f"{__package__}.{name.replace('-', '_')}")
+
+
+def is_family(name: str) -> bool:
+    """Whether there is a family of that name. Only its own file is imported: a run needs no other."""
+    return name in _names() and all(hasattr(family(name), part) for part in _PARTS)
+
+
+def families() -> tuple[str, ...]:
+    """The names of all model families."""
+    return tuple(filter(is_family, _names()))

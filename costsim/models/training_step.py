@@ -9,8 +9,17 @@ from costsim.errors import nearest, one_line
 from costsim.graph.autodiff import backward
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Graph, Tensor
+from costsim.inputs.files import Where
 from costsim.inputs.schema_workload import Optimizer
-from costsim.models.families import FieldError, family
+from costsim.models.families import family
+
+
+class FieldError(ValueError):
+    """What does not fit, and the field of a workload file that says it."""
+
+    def __init__(self, at: Where, message: str) -> None:
+        super().__init__(message)
+        self.at = at
 
 
 def _update(b: GraphBuilder, optimizer: Optimizer, gradients: dict[str, str]) -> None:
