@@ -1,24 +1,26 @@
-"""Reverse mode: appends the backward ops of a loss to the graph, and those that make again what was not kept.
+"""Reverse mode: appends the backward ops of a loss to the graph, and the ops that recompute what was not kept.
 
-What is kept for the backward (the stash) is not decided anywhere: it is the set of forward tensors that backward ops
-read. In a segment of the forward only some results are kept; the others are made again, by ops in phase `recompute`
-that come before the segment's backward. A tensor with several readers gets its gradients summed by visible `add` ops.
+Nothing decides what is kept for the backward (the stash): it is the set of forward tensors that backward ops read. In a
+segment of the forward only some results are kept. Ops in phase `recompute`, right before the segment's backward, make
+the others once more. A tensor with several readers gets its gradients summed by visible `add` ops.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from costsim.graph.builder import GraphBuilder, Segment
 from costsim.graph.graph import Graph, Op, Tensor
 from costsim.graph.kinds import GradRule
 from costsim.graph.ops import kind_of
+from costsim.names import Gemm
 
-_GEMM_OF_OPERAND = {"x": "dgrad", "w": "wgrad"}
+AFTER_FORWARD = ("recompute", "backward")  # phases that read the stash
+_GEMM_OF_OPERAND: Mapping[str, Gemm] = {"x": "dgrad", "w": "wgrad"}  # which GEMM makes an operand's gradient
 
 
 def _needs_gradient(builder: GraphBuilder) -> set[str]:
-    """Tensors on a way from a weight that is trained: what the forward computes from them, and they."""
+    """The trained weights, and all that the forward computes from them."""
     needs = {t.name for t in builder.tensors.values() if t.role == "weight" and t.trainable}
     for op in builder.ops:
         if any(op.inputs[i] in needs for i in op.kind.differentiable):
@@ -27,15 +29,25 @@ def _needs_gradient(builder: GraphBuilder) -> set[str]:
 
 
 def _names(op: Op) -> dict[str, str]:
-    """The tensors that an op's operands and results are."""
+    """By name of an operand or result of an op: its tensor."""
     return dict(zip(op.kind.names, op.inputs + op.outputs, strict=True))
 
 
-class _Again(NamedTuple):
-    """What is run again of a segment, and what that and its backward take from outside or from what is kept."""
+class _Recomputation(NamedTuple):
+    """The ops of a segment that run once more, and the tensors kept or given that they and its backward read."""
 
-    ops: list[tuple[Op, str]]  # in order; with the result that is remade from others, or "" to run it as it was
-    taken: set[str]
+    ops: list[tuple[Op, str]]  # in order; with the result that is remade from others, or "" to run the op as it was
+    reads: set[str]
+
+
+def _remake(op: Op, missing: list[str], kept: set[str]) -> tuple[str, set[str]]:
+    """How to recompute results of an op: the one that is remade from others, or "" to run the op; what that reads."""
+    names = _names(op)
+    for result, (_, arguments) in (op.kind.remake or {}).items():
+        reads = {names[argument] for argument in arguments}
+        if missing == [names[result]] and reads <= kept.union(op.inputs):
+            return result, reads
+    return "", set(op.inputs)
 
 
 class _Backward:
@@ -45,17 +57,17 @@ class _Backward:
         self.builder = builder
         self.finished = finished
         self.needs = _needs_gradient(builder)
-        self.gradient: dict[str, str] = {}  # of each tensor: what its gradients sum to so far
-        self.parts: Counter[str] = Counter()
+        self.gradient: dict[str, str] = {}  # by tensor: the sum of its gradients so far
+        self.parts: Counter[str] = Counter()  # by tensor: how many gradients that sums
         self.expected = self._count_readers(loss)
         self.readers: dict[str, list[Op]] = {}
         for op in builder.ops:
             for name in op.inputs:
                 self.readers.setdefault(name, []).append(op)
-        self.open: list[tuple[Segment, dict[str, str]]] = []  # segments that are walked, with what was made again
+        self.open: list[tuple[Segment, dict[str, str]]] = []  # segments being walked; by forward tensor: the recomputed
 
     def _count_readers(self, loss: str) -> Counter[str]:
-        """How many gradients each tensor will receive: one per differentiable reader on a way to the loss."""
+        """By tensor: how many gradients it will receive, one per differentiable reader on a way to the loss."""
         reaches = {loss}
         expected: Counter[str] = Counter()
         for op in reversed(self.builder.ops):
@@ -67,52 +79,51 @@ class _Backward:
                     reaches.add(name)
         return expected
 
-    # --- what was not kept --------------------------------------------------------------------------------------------
+    # --- recomputation ------------------------------------------------------------------------------------------------
 
-    def _again(self, segment: Segment, depth: int) -> _Again:
-        """What a segment's backward needs, made from what is kept: worked out from its last op to its first."""
+    def _plan(self, segment: Segment, depth: int) -> _Recomputation:
+        """The recomputation of what a segment's backward reads, worked out from its last op to its first."""
         made = {name for op in segment.ops for name in op.outputs}
+        kept = segment.keep | self._read_outside(segment, made)
+        wanted = self._read_by_backward(segment, depth)
+        ops: list[tuple[Op, str]] = []
+        for op in reversed(segment.ops):
+            missing = [name for name in op.outputs if name in wanted and name not in kept]
+            if missing:
+                remade, reads = _remake(op, missing, kept)
+                ops.append((op, remade))
+                wanted |= reads
+        return _Recomputation(ops[::-1], {name for name in wanted if name not in made or name in kept})
+
+    def _read_outside(self, segment: Segment, made: set[str]) -> set[str]:
+        """The tensors made in a segment that ops outside read."""
         inside = {op.position for op in segment.ops}
-        read_outside = {name for name in made if any(op.position not in inside for op in self.readers.get(name, ()))}
-        kept = segment.keep | read_outside
-        wanted: set[str] = set()
+        return {name for name in made if any(op.position not in inside for op in self.readers.get(name, ()))}
+
+    def _read_by_backward(self, segment: Segment, depth: int) -> set[str]:
+        """The tensors that the backward of a segment's ops reads, and the recomputation of the segments inside."""
+        reads: set[str] = set()
         inner: set[Segment] = set()
         for op in segment.ops:
             path = self.builder.segments[op.position]
             if len(path) > depth + 1:
-                if path[depth + 1] not in inner:
-                    inner.add(path[depth + 1])
-                    wanted |= self._again(path[depth + 1], depth + 1).taken
+                inner.add(path[depth + 1])
                 continue
             names = _names(op)
             for rule in op.kind.grads:
                 if not self.needs.isdisjoint(names[operand] for operand in rule.operands):
-                    wanted |= {names[argument] for argument in rule.arguments if argument in names}
-        again: list[tuple[Op, str]] = []
-        for op in reversed(segment.ops):
-            missing = [name for name in op.outputs if name in wanted and name not in kept]
-            if not missing:
-                continue
-            names = _names(op)
-            result = next((result for result in op.kind.remake or {} if names[result] in missing), "")
-            arguments = [names[argument] for argument in (op.kind.remake or {})[result][1]] if result else []
-            if result and missing == [names[result]] and all(a in kept or a in op.inputs for a in arguments):
-                again.append((op, result))
-                wanted |= set(arguments)
-            else:
-                again.append((op, ""))
-                wanted |= set(op.inputs)
-        return _Again(again[::-1], {name for name in wanted if name not in made or name in kept})
+                    reads |= {names[argument] for argument in rule.arguments if argument in names}
+        return reads.union(*(self._plan(segment, depth + 1).reads for segment in inner))
 
-    def _run_again(self, segment: Segment) -> None:
-        """Append what makes again what the backward of a segment needs."""
+    def _recompute(self, segment: Segment) -> None:
+        """Append the ops that recompute what the backward of a segment reads."""
         b, depth = self.builder, len(self.open)
-        again = self._again(segment, depth)
-        made: dict[str, str] = {}
-        self.open.append((segment, made))
+        plan = self._plan(segment, depth)
+        recomputed: dict[str, str] = {}
+        self.open.append((segment, recomputed))
         suffix = f".recompute{depth + 1 if depth else ''}"
         before, b.phase = b.phase, "recompute"
-        for op, remade in again.ops:
+        for op, remade in plan.ops:
             b.layer = op.layer
             b.kernel = self._kernel() or (f"{op.kernel}{suffix}" if op.kernel else "")
             kind, names = op.kind.name, _names(op)
@@ -123,50 +134,51 @@ class _Backward:
             results = [b.tensors[name]._replace(name=f"{name}{suffix}", recomputes=name) for name in outputs]
             b.op(
                 kind,
-                *(self._now(name) for name in inputs),
+                *(self._available(name) for name in inputs),
                 name=f"{op.name}{suffix}",
                 outputs=results,
                 gemm=op.gemm,
                 recomputes=op.name,
                 **{name: op.params[name] for name in kind_of(kind).params},
             )
-            made.update(zip(outputs, (result.name for result in results), strict=True))
+            recomputed.update(zip(outputs, (result.name for result in results), strict=True))
         b.phase = before
 
-    def _now(self, name: str) -> str:
-        """Where the backward finds a forward tensor: made again, or as it was kept."""
-        for _, made in reversed(self.open):
-            name = made.get(name, name)
+    def _available(self, name: str) -> str:
+        """The tensor that has the values of a forward tensor in the backward: a recomputed one, or itself."""
+        for _, recomputed in reversed(self.open):
+            name = recomputed.get(name, name)
         return name
 
     def _kernel(self) -> str:
-        """The kernel that the backward of the segments walked is."""
+        """The kernel that backward ops belong to, by the segments being walked; "" if none of them is a kernel."""
         names: list[str] = [segment.name for segment, _ in self.open if segment.kernel]
         return f"{names[-1]}.backward" if names else ""
 
     def _enter(self, op: Op) -> None:
-        """Leave the segments that an op is not in, enter those that it is in."""
+        """Leave the segments that an op is not in, and enter those that it is in."""
         path = self.builder.segments.get(op.position, ())
         while self.open and self.open[-1][0] not in path:
             self.open.pop()
         for segment in path[len(self.open) :]:
-            self._run_again(segment)
+            self._recompute(segment)
 
     # --- gradients ----------------------------------------------------------------------------------------------------
 
-    def describe(self, source: str, name: str) -> Tensor:
-        of = self.builder.tensors[source]
-        role = "weight_gradient" if of.role == "weight" else "gradient"
-        return Tensor(name, of.dims, role, of.layer)
+    def gradient_tensor(self, source: str, name: str) -> Tensor:
+        """A tensor of that name for a gradient of `source`."""
+        tensor = self.builder.tensors[source]
+        role = "weight_gradient" if tensor.role == "weight" else "gradient"
+        return Tensor(name, tensor.dims, role, tensor.layer)
 
     def _result(self, source: str) -> Tensor:
-        """The tensor that the next gradient of `source` is written to; the only one gets the plain name."""
+        """The tensor for the next gradient of `source`; an only gradient has the plain name."""
         if self.expected[source] == 1:
-            return self.describe(source, f"{source}.grad")
-        return self.describe(source, f"{source}.grad.part{self.parts[source]}")
+            return self.gradient_tensor(source, f"{source}.grad")
+        return self.gradient_tensor(source, f"{source}.grad.part{self.parts[source]}")
 
     def _receive(self, source: str, gradient: str) -> None:
-        """Add a gradient to what `source` has; sums at once, so that parts live shortly."""
+        """Add a gradient to the sum of those of `source`, at once, so that parts live shortly."""
         self.parts[source] += 1
         done = self.parts[source] == self.expected[source]
         if source in self.gradient:
@@ -176,18 +188,18 @@ class _Backward:
                 self.gradient[source],
                 gradient,
                 name=f"{source}.grad.add{self.parts[source] - 1}",
-                outputs=[self.describe(source, name)],
+                outputs=[self.gradient_tensor(source, name)],
             )
         self.gradient[source] = gradient
         if done and self.builder.tensors[source].role == "weight":
             self.finished(source, gradient)
 
     def _apply(self, op: Op, rule: GradRule, names: dict[str, str]) -> None:
-        """Append the op of one gradient rule and hand its results on."""
+        """Append the op of one gradient rule, and hand its results to their tensors."""
         sources = [names[operand] for operand in rule.operands]
         if self.needs.isdisjoint(sources):
             return
-        arguments = [self._now(names[argument]) for argument in rule.arguments]
+        arguments = [self._available(names[argument]) for argument in rule.arguments]
         if not rule.kind:
             self._receive(sources[0], arguments[0])
             return
@@ -234,7 +246,7 @@ def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], No
         raise ValueError("no weight is trainable")
     forward_ops = list(builder.ops)
     builder.phase = "backward"
-    state.gradient[loss] = builder.tensor(state.describe(loss, f"{loss}.grad"))
+    state.gradient[loss] = builder.tensor(state.gradient_tensor(loss, f"{loss}.grad"))
     for op in reversed(forward_ops):
         state.visit(op)
     builder.layer = builder.kernel = ""
@@ -243,7 +255,7 @@ def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], No
 def stash(graph: Graph) -> dict[str, tuple[Op, ...]]:
     """The tensors kept for the backward: forward tensors and data that later ops read, each with those readers.
 
-    Weights are not in it (they are kept anyway), nor is what the backward itself makes or makes again.
+    Weights are not in it (they are kept anyway), nor are results of the backward and of recomputing ops.
     """
     readers: dict[str, list[Op]] = {}
     for op in graph.ops:
@@ -255,10 +267,7 @@ def stash(graph: Graph) -> dict[str, tuple[Op, ...]]:
     return {name: tuple(ops) for name, ops in readers.items()}
 
 
-AFTER_FORWARD = ("recompute", "backward")  # phases that read the stash
-
-
 def is_stashed(graph: Graph, name: str) -> bool:
-    """Whether an op after the forward that reads this tensor reads it from the stash."""
+    """Whether an op after the forward reads this tensor from the stash."""
     tensor = graph.tensors[name]
     return tensor.role in ("activation", "data") and tensor.recomputes is None

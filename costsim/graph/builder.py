@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 from costsim.graph.graph import Graph, Op, Tensor
 from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.graph.ops import kind_of
+from costsim.names import Gemm, Values
 
-# What op of which phase writes a tensor decides its role, unless the builder is told.
+# By the phase of the op that writes a tensor: its role, unless the caller gives another.
 _ROLE_OF_PHASE = {"forward": "activation", "backward": "gradient", "update": "state"}
 
 
 class Segment(NamedTuple):
-    """A stretch of the forward of which the backward keeps only some results, and makes the others again."""
+    """A stretch of the forward. The backward finds some of its results kept, and recomputes the others."""
 
     name: str
-    keep: set[str]  # results kept, besides what ops outside read
-    kernel: bool  # whether it is one kernel, and its backward another
+    keep: set[str]  # results kept, besides those that ops outside read
+    kernel: bool  # whether the stretch is one kernel, and its backward another
     ops: list[Op]
 
     def __hash__(self) -> int:
@@ -38,13 +39,13 @@ class Lora(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _bound(kind: Kind, inputs: tuple[Dims, ...], outputs: tuple[Dims, ...] | None) -> tuple[Env, tuple[Dims, ...]]:
-    """Bind once for all layers of the same dims: the environment, and the dims of the results."""
+    """The environment and the dims of the results, bound once for all layers of the same dims."""
     env = bind(kind, inputs, outputs)
     return env, tuple(expand(operand.pattern, env) for operand in kind.outputs)
 
 
 class GraphBuilder:
-    """Appends ops to a graph and names what they make. Model families and autodiff write through it."""
+    """Appends ops to a graph and names their results. Model families and autodiff write through it."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class GraphBuilder:
 
     @contextmanager
     def scope(self, name: str, layer: bool = False) -> Iterator[None]:
-        """Prefix the names made inside with `name.`; `layer=True` also makes it the layer they belong to."""
+        """Prefix the names made inside with `name.`; `layer=True` also makes that prefix their layer."""
         before = self._prefix, self.layer
         self._prefix += name + "."
         if layer:
@@ -78,9 +79,9 @@ class GraphBuilder:
 
     @contextmanager
     def segment_if(self, wanted: bool, name: str, kernel: bool = False) -> Iterator[set[str]]:
-        """If wanted, what is made inside is made again for the backward, but for what is added to the set given.
+        """If wanted, the backward recomputes the results made inside, but for those that the caller adds to the set.
 
-        With `kernel` it is one kernel, and what is made again for it and its backward another.
+        With `kernel` the ops inside are one kernel, and those that recompute them and their backward another.
         """
         before = self._open, self.kernel
         segment = Segment(self._prefix + name, set(), kernel, [])
@@ -97,8 +98,8 @@ class GraphBuilder:
         self.tensors[tensor.name] = tensor
         return tensor.name
 
-    def given(self, name: str, dims: Dims, role: str = "data", values: str = "float") -> str:
-        """A tensor that no op writes: data, a weight, a state. `name` is prefixed by the scope.
+    def given(self, name: str, dims: Dims, role: str = "data", values: Values = "float") -> str:
+        """Add a tensor that no op writes: data, a weight, a state. The scope prefixes its name.
 
         Raises ValueError on an unknown dim.
         """
@@ -116,47 +117,47 @@ class GraphBuilder:
         name: str,
         outputs: Sequence[Tensor] | None = None,
         dims: Dims | None = None,
-        gemm: str | None = None,
+        gemm: Gemm | None = None,
         recomputes: str | None = None,
         **params: Any,
     ) -> str:
-        """Append an op named `name` under the scope; returns the (first) tensor that it writes.
+        """Append an op named `name` under the scope, and return the (first) tensor that it writes.
 
-        The results' dims come from binding the inputs' dims to the kind's patterns; `dims` (or whole `outputs`, as
-        autodiff gives them) must be said for a kind whose result has an index that no input has. Raises ValueError.
+        The results' dims come from binding the inputs' dims to the kind's patterns. A kind whose result has an index
+        that no input has needs `dims` (or whole `outputs`, as autodiff gives them). Raises ValueError.
         """
         record = kind_of(kind)
         if (params or record.params) and tuple(params) != record.params:
             raise ValueError(f"{kind}: takes params {record.params}, got {tuple(params)}")
         tensors = self.tensors
         input_dims = tuple([tensors[i].dims for i in inputs])
-        said = tuple([t.dims for t in outputs]) if outputs is not None else (dims,) if dims is not None else None
-        env, output_dims = _bound(record, input_dims, said)
+        given_dims = tuple([t.dims for t in outputs]) if outputs is not None else None if dims is None else (dims,)
+        env, output_dims = _bound(record, input_dims, given_dims)
         full_name = self._prefix + name
         if outputs is None:
-            role = _ROLE_OF_PHASE[self.phase]
-            outputs = [
-                Tensor(
-                    f"{full_name}.{result.name}" if i else full_name, output_dims[i], role, self.layer, record.values
-                )
-                for i, result in enumerate(record.outputs)
-            ]
+            outputs = self._results(record, full_name, output_dims)
         for tensor in outputs:
             self.tensor(tensor)
         if gemm is None and record.is_contraction:
             gemm = "forward"
         names_out = tuple([t.name for t in outputs])
         place = (self.phase, self.layer, self.times, gemm)
-        made = Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops), self.kernel, recomputes)
+        op = Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops), self.kernel, recomputes)
         if self._open:
-            self.segments[made.position] = self._open
+            self.segments[op.position] = self._open
             for segment in self._open:
-                segment.ops.append(made)
-        self.ops.append(made)
+                segment.ops.append(op)
+        self.ops.append(op)
         return names_out[0]
 
+    def _results(self, kind: Kind, name: str, dims: Sequence[Dims]) -> list[Tensor]:
+        """The tensors that an op of that name writes: the first has its name, others append the result's."""
+        names = [f"{name}.{result.name}" if i else name for i, result in enumerate(kind.outputs)]
+        role = _ROLE_OF_PHASE[self.phase]
+        return [Tensor(names[i], dims[i], role, self.layer, kind.values) for i in range(len(names))]
+
     def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True) -> str:
-        """y = x w (+ b): contracts the last `inner` dims of x, appends the dims `outer`; makes the weights."""
+        """Append y = x w (+ b) and the weights: sums over the last `inner` dims of x, and appends the dims `outer`."""
         x_dims = self.tensors[x].dims
         batch = len(x_dims) - inner
         weight = self.given(f"{name}.weight", x_dims[batch:] + outer, role="weight")
@@ -169,31 +170,31 @@ class GraphBuilder:
         return y
 
     def _adapted(self, x: str, y: str, name: str, outer: Dims, inner: int) -> str:
-        """y plus what the low-rank adapters make of x."""
+        """Append y + alpha/rank b a x, with low-rank adapters a and b."""
         assert self.lora is not None
         x_dims = self.tensors[x].dims
         batch = len(x_dims) - inner
         a = self.given(f"{name}.lora_a.weight", (*x_dims[batch:], "rank"), role="weight")
         b = self.given(f"{name}.lora_b.weight", ("rank", *outer), role="weight")
         low = self.op(linear_equation(batch, inner, 1), x, a, name=f"{name}.lora_a")
-        made = self.op(linear_equation(batch, 1, len(outer)), low, b, name=f"{name}.lora_b")
-        made = self.op("scale", made, name=f"{name}.lora_scale", factor=self.lora.alpha / self.lora.rank)
-        return self.op("add", y, made, name=f"{name}.lora_add")
+        high = self.op(linear_equation(batch, 1, len(outer)), low, b, name=f"{name}.lora_b")
+        scaled = self.op("scale", high, name=f"{name}.lora_scale", factor=self.lora.alpha / self.lora.rank)
+        return self.op("add", y, scaled, name=f"{name}.lora_add")
 
     def rms_norm(self, x: str, name: str, eps: float = 1e-6) -> str:
-        """RMS norm over the last dim of x; makes its weight."""
+        """Append an RMS norm over the last dim of x, and its weight."""
         w = self.given(f"{name}.weight", self.tensors[x].dims[-1:], role="weight")
         return self.op("rms_norm", x, w, name=name, eps=eps)
 
     def layer_norm(self, x: str, name: str, eps: float = 1e-5) -> str:
-        """Layer norm over the last dim of x; makes its weight and bias."""
+        """Append a layer norm over the last dim of x, and its weight and bias."""
         dims = self.tensors[x].dims[-1:]
         w = self.given(f"{name}.weight", dims, role="weight")
         b = self.given(f"{name}.bias", dims, role="weight")
         return self.op("layer_norm", x, w, b, name=name, eps=eps)
 
     def dropout(self, x: str, rate: float, name: str = "dropout") -> str:
-        """Dropout with a stored mask; nothing at all if the rate is 0."""
+        """Append dropout with a stored mask; nothing at all if the rate is 0."""
         if not rate:
             return x
         mask = self.op("bernoulli", name=f"{name}.mask", dims=self.tensors[x].dims, rate=rate)

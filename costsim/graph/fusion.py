@@ -1,7 +1,7 @@
 """Which ops run as one kernel: fusion patterns as data, and the traffic models that are made of them.
 
 A kernel is a run of consecutive ops, so any grouping can be executed. A pattern says which sorts of op may join a
-kernel by the sort of its first op; a traffic model is a set of patterns. To fuse otherwise is another row here.
+kernel, by the sort of its first op. A traffic model is a set of patterns. Another way to fuse is another row here.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from costsim.names import Traffic
 
 
 class Pattern(NamedTuple):
-    """Ops of the sorts `then` join a kernel whose first op is of the sorts `first`."""
+    """Ops of the sorts `then` join a kernel whose first op is of a sort in `first`."""
 
     name: str
     first: tuple[str, ...]
@@ -75,11 +75,11 @@ MODELS: Mapping[Traffic, TrafficModel] = {
         ),
     )
 }
-UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # those that need no buffer's size
+UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # those that hang on no buffer
 
 
 def _sort(op: Op) -> str:
-    """What patterns go by."""
+    """The sort of an op, as patterns name it."""
     if op.kind.is_contraction:
         return "gemm"
     if op.phase == "update":
@@ -90,20 +90,20 @@ def _sort(op: Op) -> str:
 
 
 def grouping(traffic: Traffic, scope: str) -> Traffic:
-    """The traffic model by which ops of a scope are grouped: in scope `gemm` there is nothing to fuse."""
+    """The traffic model that groups the ops of a scope: scope `gemm` has nothing to fuse."""
     return "unfused" if scope == "gemm" else traffic
 
 
 @lru_cache(maxsize=8)
 def group_ops(graph: Graph, traffic: Traffic) -> tuple[int, ...]:
-    """The kernel that each op belongs to, by position. Groups are runs of consecutive ops.
+    """By position of the op: the kernel that it belongs to. Kernels are runs of consecutive ops.
 
-    An op joins the kernel before it if some pattern of the traffic model says so of the kernel's first op and of it, if
-    its kind fuses, if it reads something made in that kernel (or nothing at all, as a drawn mask), and if both run
-    equally often in the same phase. A GEMM never joins. Ops written as one kernel are one under every model.
+    An op joins the kernel before it if a pattern of the traffic model has the sorts of the kernel's first op and of
+    this one, if its kind fuses, if it reads something made in that kernel (or nothing at all, as a drawn mask), and if
+    both run equally often in the same phase. A GEMM never joins. Ops written as one kernel are one under every model.
     """
-    chosen = MODELS[traffic].patterns
-    allowed = {(a, b) for its in PATTERNS if its.name in chosen for a in its.first for b in its.then}
+    patterns = [pattern for pattern in PATTERNS if pattern.name in MODELS[traffic].patterns]
+    allowed = {(first, then) for pattern in patterns for first in pattern.first for then in pattern.then}
     groups: list[int] = []
     made: set[str] = set()
     before: Op | None = None

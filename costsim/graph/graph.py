@@ -1,6 +1,6 @@
-"""The graph of one training step: tensors with named dims, ops in execution order, and the builder that appends them.
+"""The graph of one training step: tensors with named dims, and ops in execution order.
 
-Names and sizes only, never values. The cost model counts this graph, the reference runs it.
+It has names and sizes, never values. The cost model counts this graph, the reference runs it.
 """
 
 from __future__ import annotations
@@ -12,29 +12,34 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from costsim.graph.kinds import Dims, Env, Kind, expand
+from costsim.names import Gemm, Operand, Values
 
-# What the operands of a GEMM are to the layer y = x w, whichever of its three GEMMs reads them.
-GEMM_OPERANDS = {"forward": ("x", "w"), "dgrad": ("dy", "w"), "wgrad": ("x", "dy")}
+# The two operands of each GEMM of a layer y = x w, as that layer names them.
+GEMM_OPERANDS: Mapping[Gemm, tuple[Operand, Operand]] = {
+    "forward": ("x", "w"),
+    "dgrad": ("dy", "w"),
+    "wgrad": ("x", "dy"),
+}
 
 
 class Tensor(NamedTuple):  # named tuples: they exist by the thousand, and are cheaper to make than dataclasses
-    """A named array. `alias` names the tensor in whose place it is written (updates in place)."""
+    """A named array. `alias` names the tensor that it overwrites in memory (updates in place)."""
 
     name: str
     dims: Dims
     role: str
     layer: str
-    values: str = "float"  # float, index (ids and labels) or mask
+    values: Values = "float"  # an index is an id or a label
     alias: str | None = None
     trainable: bool = True  # False: a weight that gets no gradient
-    recomputes: str | None = None  # the forward tensor that this one is made again of
+    recomputes: str | None = None  # the forward tensor whose values this one has once more
 
 
 class Op(NamedTuple):
     """One op: a kind, the tensors it reads and writes, when it runs and how often in a step.
 
-    `gemm` is set on products of two matrices: `forward`, or in the backward `dgrad` (the gradient of the first operand)
-    and `wgrad` (of the second; in attention that is the key or value, which stands where a layer has its weight).
+    A product of two matrices has `gemm`: `forward`, or in the backward `dgrad` (the gradient of the first operand) and
+    `wgrad` (of the second; in attention that is the key or value, which stands where a layer has its weight).
     """
 
     name: str
@@ -44,16 +49,16 @@ class Op(NamedTuple):
     phase: str
     layer: str
     times: int  # runs per training step
-    gemm: str | None
+    gemm: Gemm | None
     params: Mapping[str, Any]
     env: Env  # what the indices of the kind's patterns stand for
     position: int  # in the graph
-    kernel: str = ""  # the kernel written for it and its neighbours, whatever the traffic model: flash attention
-    recomputes: str | None = None  # the forward op that this one repeats in phase `recompute`
+    kernel: str = ""  # a kernel written for this op and its neighbours, under every traffic model: flash attention
+    recomputes: str | None = None  # in phase `recompute`: the forward op that this one repeats
 
     @property
     def original(self) -> str:
-        """The name that rules see: of a repeated op, that of the forward's."""
+        """The name that rules see: a recomputing op has that of its forward op."""
         return self.recomputes or self.name
 
 
@@ -92,10 +97,10 @@ class Graph:
 
     def elements(self, dims: Dims) -> int:
         """Exact number of elements of a tensor with these dims."""
-        found = self._elements.get(dims)
-        if found is None:
-            found = self._elements[dims] = math.prod(self.sizes[dim] for dim in dims)
-        return found
+        number = self._elements.get(dims)
+        if number is None:
+            number = self._elements[dims] = math.prod(self.sizes[dim] for dim in dims)
+        return number
 
     @cached_property
     def _work(self) -> dict[int, tuple[int, Mapping[str, int]]]:
@@ -103,15 +108,15 @@ class Graph:
 
     def work(self, op: Op) -> tuple[int, Mapping[str, int]]:
         """MACs, and operations on elements by name, of all runs of an op in a step."""
-        found = self._work.get(op.position)
-        if found is None:
+        work = self._work.get(op.position)
+        if work is None:
             vector: dict[str, int] = {}
             for pattern, counts in op.kind.work:
                 points = self.elements(expand(pattern, op.env)) * op.times
                 for name, n in counts.items():
                     vector[name] = vector.get(name, 0) + n * points
-            found = self._work[op.position] = vector.pop("mac", 0), vector
-        return found
+            work = self._work[op.position] = vector.pop("mac", 0), vector
+        return work
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a tensor's dims."""
@@ -119,26 +124,26 @@ class Graph:
 
     @cached_property
     def root(self) -> Mapping[str, str]:
-        """The tensor whose memory each one takes: itself, or what it updates in place."""
+        """The tensor in whose memory each one lies: itself, or the one that it updates in place."""
         roots: dict[str, str] = {}
-        for name, tensor in self.tensors.items():  # a tensor is made after what it updates
+        for name, tensor in self.tensors.items():  # a tensor comes after the one that it updates
             roots[name] = name if tensor.alias is None else roots[tensor.alias]
         return roots
 
     @cached_property
     def readers(self) -> Mapping[str, Sequence[tuple[Op, int]]]:
         """The ops that read each tensor, as which operand, in order; tensors that nobody reads are missing."""
-        found: dict[str, list[tuple[Op, int]]] = {}
+        readers: dict[str, list[tuple[Op, int]]] = {}
         for op in self.ops:
             for i, name in enumerate(op.inputs):
-                found.setdefault(name, []).append((op, i))
-        return found
+                readers.setdefault(name, []).append((op, i))
+        return readers
 
     def reader_number(self, op: Op, operand: int) -> int:
-        """Which of the readers of an operand's tensor an op is, in the order of `readers`."""
+        """The place of an op, by one of its operands, among the `readers` of that operand's tensor."""
         return self.readers[op.inputs[operand]].index((op, operand))
 
     @cached_property
     def maker(self) -> Mapping[str, Op]:
-        """The op that last writes each tensor's memory: of a weight, the update."""
+        """The op that last writes each tensor's memory: for a weight, the update."""
         return {self.root[name]: op for op in self.ops for name in op.outputs}

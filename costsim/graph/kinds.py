@@ -1,6 +1,6 @@
-"""What an op kind is: one record that says the shapes, the work, the traffic, the gradient and the NumPy meaning.
+"""What an op kind is: one record with the shapes, the work, the traffic, the gradient and the NumPy meaning.
 
-A kind is a row of the op table (`ops.py`), declared by the decorator `op`, or an einsum equation of two operands, for
+A kind is a row of the op table (`ops/`), declared by the decorator `op`, or an einsum equation of two operands, for
 which `contraction` derives the same record mechanically. Nothing here imports NumPy.
 """
 
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+from costsim.names import Values
+
 Dims = tuple[str, ...]
 Pattern = tuple[str, ...]  # tokens: `k` is one dim, `...` and `*k` any number of dims
-Env = dict[str, Dims]  # what each token stands for in one op
+Env = dict[str, Dims]  # by token: the dims of one op that it stands for
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,34 +28,34 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class GradRule:
-    """How the gradients of some operands are made: by op `kind` of the named arguments.
+    """The op `kind` of the named arguments makes the gradients of some operands.
 
-    `kind == ""` passes the gradient through: the gradient of the operand *is* the one argument, no op is needed.
+    `kind == ""` passes the gradient through: the one argument is the gradient of the operand, without an op.
     """
 
-    operands: tuple[str, ...]  # the gradients of these come out, in this order
+    operands: tuple[str, ...]  # whose gradients are its results, in this order
     kind: str
     arguments: tuple[str, ...]  # operands, results, or `dy`: the gradient of the result `y`
 
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """One row of the op table. Everything that costsim knows of an op comes from here; there is one object per kind."""
+    """One row of the op table: everything that costsim knows of an op. There is one object per kind."""
 
     name: str
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
-    work: tuple[tuple[Pattern, Mapping[str, int]], ...]  # so many of each operation per point of the index pattern
-    grads: tuple[GradRule, ...]  # operands that no rule makes get no gradient, and said so (`None`)
+    work: tuple[tuple[Pattern, Mapping[str, int]], ...]  # operations by name, at each point of an index pattern
+    grads: tuple[GradRule, ...]  # an operand without a rule (`None` in the row) gets no gradient
     run: Callable[..., Any]
-    torch: str = ""  # what a row is in PyTorch: see `ops.table`
-    params: tuple[str, ...] = ()  # fixed when the op is made
-    runtime: tuple[str, ...] = ()  # given by whoever runs it (step, shape, key)
-    touches: Mapping[str, Pattern] | None = None  # operands of which only this much is read
-    remake: Mapping[str, tuple[str, tuple[str, ...]]] | None = None  # by result: the op that makes it from others kept
-    values: str = "float"  # what the results hold: float, index or mask
-    fuses: bool = True  # may run in one kernel with the op before it
-    contracted: tuple[tuple[int, ...], ...] = ()  # of a contraction: where the summed indices stand in each operand
+    torch: str = ""  # the PyTorch kernel of a row: see `ops.table`
+    params: tuple[str, ...] = ()  # arguments fixed when the op is made
+    runtime: tuple[str, ...] = ()  # arguments given by whoever runs the op (step, shape, key)
+    touches: Mapping[str, Pattern] | None = None  # by operand: the part of it that is read, if not all
+    remake: Mapping[str, tuple[str, tuple[str, ...]]] | None = None  # by result: the op that recomputes it from others
+    values: Values = "float"  # of the results
+    fuses: bool = True  # whether it may run in one kernel with the op before it
+    contracted: tuple[tuple[int, ...], ...] = ()  # by operand of a contraction: the axes that are summed over
 
     @property
     def is_contraction(self) -> bool:
@@ -72,18 +74,18 @@ class Kind:
 
     @cached_property
     def differentiable(self) -> tuple[int, ...]:
-        """Which operands get a gradient."""
+        """The places of the operands that get a gradient."""
         return tuple(i for i, name in enumerate(self.input_names) if any(name in rule.operands for rule in self.grads))
 
     @cached_property
     def results(self) -> tuple[tuple[str, str, bool], ...]:
-        """Of each result: its name, its gradient's name, and whether a rule takes that gradient."""
+        """By result: its name, its gradient's name, and whether a rule takes that gradient."""
         used = {argument for rule in self.grads for argument in rule.arguments}
         return tuple((result.name, f"d{result.name}", f"d{result.name}" in used) for result in self.outputs)
 
     @cached_property
     def touched(self) -> tuple[Pattern | None, ...]:
-        """Of each operand: the part that is read, None for all of it."""
+        """By operand: the pattern of the part that is read, None for all of it."""
         return tuple((self.touches or {}).get(name) for name in self.input_names)
 
 
@@ -100,7 +102,7 @@ def _is_variadic(token: str) -> bool:
 
 
 def _match(operand: Operand, dims: Dims, env: Env, kind: str) -> None:
-    """Bind the tokens of one operand to its dims; raises ValueError that names the clash."""
+    """Bind the tokens of one operand to its dims. Raises ValueError, which names the clash."""
     open_tokens = [token for token in operand.pattern if _is_variadic(token) and token not in env]
     fixed = sum(len(env[t]) if _is_variadic(t) else 1 for t in operand.pattern if t not in open_tokens)
     spare = len(dims) - fixed
@@ -116,9 +118,9 @@ def _match(operand: Operand, dims: Dims, env: Env, kind: str) -> None:
 
 
 def bind(kind: Kind, inputs: Sequence[Dims], outputs: Sequence[Dims] | None = None) -> Env:
-    """What every token of the kind's patterns stands for. Raises ValueError if dims clash.
+    """The dims that every token of the kind's patterns stands for. Raises ValueError if dims clash.
 
-    `outputs` is needed where an index is in no input (a gradient that scatters, a mask that is drawn).
+    A kind with an index that is in no input (a gradient that scatters, a mask that is drawn) needs `outputs`.
     """
     if len(inputs) != len(kind.inputs):
         raise ValueError(f"{kind.name}: takes {len(kind.inputs)} operands, got {len(inputs)}")
@@ -126,7 +128,7 @@ def bind(kind: Kind, inputs: Sequence[Dims], outputs: Sequence[Dims] | None = No
     todo = list(zip(kind.inputs, inputs, strict=True))
     if outputs is not None:
         todo += zip(kind.outputs, outputs, strict=True)
-    while todo:  # the operand with fewest unbound variadic tokens first: `b[*k]` tells what `x[... *k]` means
+    while todo:  # the operand with fewest unbound variadic tokens first: after `b[*k]`, `x[... *k]` has one meaning
         todo.sort(key=lambda item: sum(_is_variadic(t) and t not in env for t in item[0].pattern))
         operand, dims = todo.pop(0)
         _match(operand, dims, env, kind.name)
@@ -139,7 +141,7 @@ def expand(pattern: Pattern, env: Env) -> Dims:
 
 
 def _call(kind: str, text: str) -> tuple[str, tuple[str, ...]]:
-    """What `other(a, b)` says: the kind, and its arguments; of a bare name, no kind."""
+    """The kind and the arguments of a text like `other(a, b)`; a bare name is an argument without a kind."""
     match = re.fullmatch(r"(?:(\w+)\(([^)]*)\)|(\w+))", text)
     if match is None:
         raise ValueError(f"{kind}: cannot read {text!r}")
@@ -169,7 +171,7 @@ def make_kind(
     remake: Mapping[str, str] | None = None,
     **more: Any,
 ) -> Kind:
-    """A Kind from the text form that the decorator takes; raises ValueError if a part is missing or unreadable."""
+    """A kind from the texts that the decorator takes. Raises ValueError if a part is missing or unreadable."""
     left, _, right = signature.partition("->")
     inputs, outputs = _operands(left), _operands(right)
     if not outputs:
@@ -182,8 +184,8 @@ def make_kind(
         raise ValueError(f"{name}: work names an index that the signature lacks")
     touched = {operand: _tokens(pattern) for operand, pattern in (touches or {}).items()}
     rules = _parse_grads(name, inputs, grads)
-    again = {result: _call(name, text) for result, text in (remake or {}).items()}
-    return Kind(name, inputs, outputs, patterns, rules, run, touches=touched or None, remake=again or None, **more)
+    remakes = {result: _call(name, text) for result, text in (remake or {}).items()}
+    return Kind(name, inputs, outputs, patterns, rules, run, touches=touched or None, remake=remakes or None, **more)
 
 
 def _einsum(equation: str) -> Callable[..., Any]:
@@ -197,27 +199,27 @@ def _einsum(equation: str) -> Callable[..., Any]:
 
 
 def _contracted(x: str, w: str, y: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Where the contracted indices stand in each operand, in the order of the first."""
+    """The axes of each operand that are summed over, in the order of the first operand."""
     letters = [letter for letter in x if letter in w and letter not in y]
     return tuple(x.index(letter) for letter in letters), tuple(w.index(letter) for letter in letters)
 
 
 @cache
 def contraction(equation: str) -> Kind:
-    """The record of an einsum equation of two operands, such as `bsd,df->bsf`: one MAC per point of the index space.
+    """The kind of an einsum equation of two operands, such as `bsd,df->bsf`: one MAC per point of the index space.
 
-    The gradient of an operand is the equation with that operand and the result swapped, which holds if no index
-    stands twice in an operand and every index of an operand is in the result or in the other operand; both are checked.
+    The gradient of an operand is the equation with that operand and the result swapped. This holds if no index stands
+    twice in a term and every index of a term is in another one. Raises ValueError if not.
     """
     match = re.fullmatch(r"([a-z]+),([a-z]+)->([a-z]*)", equation)
     if match is None:
         raise ValueError(f"not an einsum equation of two operands: {equation!r}")
     x, w, y = match.groups()
-    for own, other in ((x, w + y), (w, x + y), (y, x + w)):
-        if len(set(own)) != len(own):
-            raise ValueError(f"{equation}: an index stands twice in {own!r}")
-        if not set(own) <= set(other):
-            raise ValueError(f"{equation}: an index of {own!r} is in no other term")
+    for term, others in ((x, w + y), (w, x + y), (y, x + w)):
+        if len(set(term)) != len(term):
+            raise ValueError(f"{equation}: an index stands twice in {term!r}")
+        if not set(term) <= set(others):
+            raise ValueError(f"{equation}: an index of {term!r} is in no other term")
     indices = "".join(dict.fromkeys(x + w))
     return Kind(
         name=equation,
@@ -232,7 +234,7 @@ def contraction(equation: str) -> Kind:
 
 @cache
 def linear_equation(batch: int, inner: int, outer: int) -> str:
-    """The equation of x[batch.. inner..] w[inner.. outer..] -> y[batch.. outer..]; arguments are numbers of dims.
+    """The equation of x[batch.. inner..] w[inner.. outer..] -> y[batch.. outer..], by numbers of dims.
 
     >>> linear_equation(2, 1, 2)
     'abc,cde->abde'
