@@ -270,7 +270,7 @@ def test_every_source_is_said(small):
     text = "".join(page.text)
     for policy in result.job.policies:
         assert policy.file.source in text
-        assert all(its.said.name in text for its in policy.assumptions)
+        assert all(its.entry.name in text for its in policy.assumptions)
     for name in DEVICES:
         device = load_hardware(name)
         rows = page.tables[f"figures-of-{name}"]["rows"]

@@ -59,7 +59,7 @@ def test_every_shipped_case_works(workload, policies):
         for policy in subjects(job)
         for said in [
             (AS_SHIPPED, ""),
-            *((its.said.name, case.name) for its in policy.assumptions for case in its.said.cases),
+            *((its.entry.name, case.name) for its in policy.assumptions for case in its.entry.cases),
             *OTHER_CONVENTIONS,
             *of_workload,
         ]
@@ -98,7 +98,7 @@ def test_policy_cases_by_hand(policy, tmp_path):
             fields = {name: value for name, value in case.items() if name != "name"}
             path.write_text(json.dumps({"description": "x", "compose": [policy], **fields}))
             by_hand = ratios(job_of("glue-mrpc-dsq", [str(path)], scope="layer"))
-            assert moved(job, assumption.said.name)[case["name"]] == by_hand, case["name"]
+            assert moved(job, assumption.entry.name)[case["name"]] == by_hand, case["name"]
 
 
 # --- own files --------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def folder(tmp_path, monkeypatch):
 
 def said(*policies):
     job = job_of("glue-mrpc-dsq", policies)
-    return [(its.said.name, its.said.here, its.said.grade) for policy in job.policies for its in policy.assumptions]
+    return [(its.entry.name, its.entry.here, its.entry.grade) for policy in job.policies for its in policy.assumptions]
 
 
 def test_assumptions_are_inherited_and_replaced_by_name(folder):

@@ -295,7 +295,7 @@ def assumptions(result: Result) -> PageTable | None:
     found = []
     said = [(result.job.workload, its) for its in result.job.file.assumptions]
     for policy in dict.fromkeys(its.policy for its in (*result.policies, result.baseline)):
-        said += [(policy.name, its.said) for its in policy.assumptions]  # type: ignore[misc]
+        said += [(policy.name, its.entry) for its in policy.assumptions]  # type: ignore[misc]
     for of, its in said:
         cases = "; ".join(case.name for case in its.cases)
         found.append({"of": of, "assumption": its.name, "here": its.here, "grade": its.grade, "instead": cases})

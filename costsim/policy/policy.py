@@ -1,4 +1,4 @@
-"""What a policy is: a checked file, with the rules of the policies that it composes and the formats of its levels."""
+"""What a policy is: a checked file, with the rules of the policies that it composes, and the formats of its levels."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from costsim.inputs.files import Document, Where
 from costsim.inputs.schema import validate
 
 _LEVEL = r"<([^<>]*)>"
+_Place = tuple[Document, Where]  # of a field, in a file
 
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """An assumption of a policy and where it stands."""
+    """An assumption of a policy, and the place of its entry in a file."""
 
-    said: schema_policy.PolicyAssumption
+    entry: schema_policy.PolicyAssumption
     document: Document
     place: Where
 
@@ -38,13 +39,13 @@ class Policy:
     name: str
     file: schema_policy.Policy  # with the rules of composed policies before its own
     document: Document
-    rule_places: tuple[tuple[Document, Where], ...] = ()  # where each rule stands
-    assumptions: tuple[Assumption, ...] = ()  # its own and those of what it composes
-    inherited: Mapping[str, tuple[Document, Where]] = field(default_factory=dict)  # fields that stand elsewhere
+    rule_places: tuple[_Place, ...] = ()  # where each rule stands
+    assumptions: tuple[Assumption, ...] = ()  # with those of composed policies
+    inherited: Mapping[str, _Place] = field(default_factory=dict)  # fields that other files say
     widths: Widths | None = None  # numbers per layer or tensor
 
     def error(self, at: Where, message: str) -> InputError:
-        """The error for a field, in the file that says it."""
+        """The error for a field, at its place in the file that says it."""
         if self.rule_places and len(at) > 1 and at[0] == "rules" and isinstance(at[1], int):
             document, place = self.rule_places[at[1]]
             return document.error((*place, *at[2:]), message)
@@ -56,7 +57,7 @@ class Policy:
 
     @property
     def setup(self) -> tuple[str, ...]:
-        """How tables name the setting, one text per phase; `*` marks levels that are recalled, not stated."""
+        """The setting as tables name it, one text per phase; `*` marks levels that are recalled, not stated."""
         if not self.file.levels:
             return (self.file.setup or self.name,) * len(self.file.phases)
         return tuple(
@@ -66,20 +67,21 @@ class Policy:
 
     @property
     def complete(self) -> bool:
-        """Whether it says how weights are stored; if not, it only changes the policies that it is composed with."""
+        """Whether a rule stores weights; if none does, the policy only changes those that it is composed with."""
         stored = (rule for rule in self.file.rules if rule.format is not None and rule.copy_ is None)
         return any(rule.role is None or "weight" in rule.role for rule in stored)
 
     @property
     def recalled(self) -> bool:
-        """Whether any number in it is remembered rather than sourced."""
+        """Whether the policy has a number that is remembered rather than sourced."""
         return "recalled" in (self.file.grade, *(phase.grade for phase in self.file.phases))
 
     def with_(self, called: str = "", **fields: Any) -> Policy:
         """This policy, changed: fields of a rule make one more rule, fields of a policy file replace the file's.
 
         `policy.with_(copy="stash", format="bfp4")`, `policy.with_(phases=[{"levels": [2, 2, 2, 16]}])`. `role="stash"`
-        and `role="operand"` mean the copy. `called` names it in tables. Raises InputError for what does not fit.
+        and `role="operand"` mean the copy. Tables name the new policy as `called` says. Raises InputError for fields
+        that do not fit.
         """
         return changed(self, called, fields)
 
@@ -105,7 +107,7 @@ def find_policy(name: str, document: Document | None = None, at: Where = ()) -> 
 
 
 def load_policies(paths: tuple[Path, ...]) -> Policy:
-    """The policy of that file, or of several composed in this order, named a+b."""
+    """The policy of one file, or that of several composed in this order, named a+b. Raises InputError."""
     if len(paths) == 1:
         return load_policy(paths[0])
     bases = [load_policy(path) for path in paths]
@@ -121,59 +123,66 @@ def load_policies(paths: tuple[Path, ...]) -> Policy:
 def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
     """The policy of that file. Raises InputError, with the place in the file, for anything wrong.
 
-    `within` are the files that compose it, so that a circle is refused.
+    `within` are the files that compose this one: none of them may be composed in turn.
     """
     return _of_document(path.stem, files.parse_yaml(files.read_text(path), str(path)), (*within, path.resolve()))
 
 
 def make_policy(name: str, fields: Mapping[str, Any]) -> Policy:
-    """A policy of the fields that its file would have. Raises InputError."""
+    """The policy with the fields that its file would have. Raises InputError."""
     return _of_document(name, Document(f"{name} (Python)", files.tuples(dict(fields))), ())
 
 
 def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
     """The policy with one more rule, of those fields that rules have, and with other fields of its file."""
-    of_rule = {field.alias or name: field for name, field in schema_policy.Rule.model_fields.items()}
-    own = {name: value for name, value in fields.items() if name not in of_rule}
-    for name in own:
+    rule_fields = {field.alias or name: field for name, field in schema_policy.Rule.model_fields.items()}
+    changes = {name: value for name, value in fields.items() if name not in rule_fields}
+    for name in changes:
         if name not in schema_policy.Policy.model_fields:
-            known = (*of_rule, *schema_policy.Policy.model_fields)
+            known = (*rule_fields, *schema_policy.Policy.model_fields)
             raise InputError(f"policy {policy.name}: unknown field {one_line(name)!r}{nearest(name, known)}")
     for name in ("compose", "assumptions"):
-        if name in own:
+        if name in changes:
             raise InputError(f"policy {policy.name}: with_ takes no {name}; make_policy makes a policy with it")
-    rule = {name: value for name, value in fields.items() if name in of_rule}
+    rule = {name: value for name, value in fields.items() if name in rule_fields}
     if rule.get("role") in ("stash", "operand"):
         rule["copy"] = rule.pop("role")
     rule = {
-        name: (value,) if isinstance(value, str) and "tuple" in str(of_rule[name].annotation) else value
+        name: (value,) if isinstance(value, str) and "tuple" in str(rule_fields[name].annotation) else value
         for name, value in rule.items()
     }
-    name = called or _name_of_change(policy.name, [*rule.values(), *own])
-    rules = [*own.pop("rules", ()), *([rule] if rule else [])]
-    document = Document(f"{name} (Python)", files.tuples({"description": name, **own, "rules": rules}))
-    said = validate(schema_policy.Policy, document)
-    update: dict[str, Any] = {name: getattr(said, name) for name in own} | {"rules": (*policy.file.rules, *said.rules)}
-    if policy.file.setup and "setup" not in own:  # which would no longer be true
+    name = called or _name_of_change(policy.name, [*rule.values(), *changes])
+    rules = [*changes.pop("rules", ()), *([rule] if rule else [])]
+    document = Document(f"{name} (Python)", files.tuples({"description": name, **changes, "rules": rules}))
+    return _with_changes(policy, name, document, tuple(changes))
+
+
+def _with_changes(policy: Policy, name: str, document: Document, changes: tuple[str, ...]) -> Policy:
+    """The policy under a new name, with the rules of a document after its own, and with fields that it changes."""
+    new = validate(schema_policy.Policy, document)
+    update: dict[str, Any] = {field: getattr(new, field) for field in changes}
+    update["rules"] = (*policy.file.rules, *new.rules)
+    if policy.file.setup and "setup" not in changes:  # which would no longer be true
         update["setup"] = f"{policy.file.setup}, {name.removeprefix(f'{policy.name}-').replace('-', ' ')}"
-    if "numbers" in own:
-        update["numbers"] = {**policy.file.numbers, **said.numbers}
-    stands = {name: policy.inherited.get(name, (policy.document, (name,))) for name in _INHERITED}
-    inherited = {**policy.inherited, **stands, **{name: (document, (name,)) for name in own}}
-    places = (*policy.rule_places, *((document, ("rules", i)) for i in range(len(said.rules))))
+    if "numbers" in changes:
+        update["numbers"] = {**policy.file.numbers, **new.numbers}
+    before = {field: policy.inherited.get(field, (policy.document, (field,))) for field in _INHERITED}
+    inherited = {**policy.inherited, **before, **{field: (document, (field,)) for field in changes}}
+    places = (*policy.rule_places, *((document, ("rules", i)) for i in range(len(new.rules))))
     file = policy.file.model_copy(update=update)
-    made = replace(policy, name=name, file=file, document=document, rule_places=places, inherited=inherited)
-    _check(made)
-    return made
+    result = replace(policy, name=name, file=file, document=document, rule_places=places, inherited=inherited)
+    _check(result)
+    return result
 
 
 def _name_of_change(name: str, values: Sequence[object]) -> str:
-    """A name that says what was changed: dsq-stash-bfp4."""
+    """A name that lists what was changed: dsq-stash-bfp4."""
     texts = ["-".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in values]
     return "-".join([name, *(re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-").lower() for text in texts)])
 
 
 def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Policy:
+    """The policy of a file that is read, composed and checked. Raises InputError."""
     policy = Policy(name, validate(schema_policy.Policy, document), document)
     bases = []
     for i, name in enumerate(policy.file.compose):
@@ -189,43 +198,53 @@ def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Pol
 
 
 def _compose(policy: Policy, bases: list[Policy]) -> Policy:
-    """The rules of the bases before its own; of what it leaves out, what the last base that says it says.
-
-    What several bases compose comes once, where the first has it: bf16-mixed lies below all of w8-channel+a8-token.
-    """
+    """The policy with rules, numbers and assumptions of its bases; the last base that has it gives a field left out."""
     update: dict[str, Any] = {}
-    inherited: dict[str, tuple[Document, Where]] = {}
+    inherited: dict[str, _Place] = {}
     for base in bases:
         for name in _INHERITED:
             if name in base.file.model_fields_set and name not in policy.file.model_fields_set:
                 update[name] = getattr(base.file, name)
                 inherited[name] = base.inherited.get(name, (base.document, (name,)))
-    numbers = {
-        name: number for file in (*(base.file for base in bases), policy.file) for name, number in file.numbers.items()
-    }
-    update["numbers"] = numbers
-    found: dict[tuple[str, Where], tuple[schema_policy.Rule, tuple[Document, Where]]] = {}
+    files_in_order = (*(base.file for base in bases), policy.file)
+    update["numbers"] = {name: number for file in files_in_order for name, number in file.numbers.items()}
+    update["rules"], places = _composed_rules(policy, bases)
+    file = policy.file.model_copy(update=update)
+    assumptions = _composed_assumptions(policy, bases)
+    return replace(policy, file=file, rule_places=places, inherited=inherited, assumptions=assumptions)
+
+
+def _composed_rules(policy: Policy, bases: list[Policy]) -> tuple[tuple[schema_policy.Rule, ...], tuple[_Place, ...]]:
+    """The rules of the bases before the policy's own, and where each stands.
+
+    A rule that several bases compose comes once, where the first has it: bf16-mixed lies below all of
+    w8-channel+a8-token.
+    """
+    rules: dict[tuple[str, Where], tuple[schema_policy.Rule, _Place]] = {}
     for base in bases:
         for rule, (document, at) in zip(base.file.rules, base.rule_places, strict=True):
-            found.setdefault((document.path, at), (rule, (document, at)))
-    own = tuple((policy.document, ("rules", i)) for i in range(len(policy.file.rules)))
-    update["rules"] = (*(rule for rule, _ in found.values()), *policy.file.rules)
-    places = (*(place for _, place in found.values()), *own)
-    file = policy.file.model_copy(update=update)
-    said = [Assumption(said, policy.document, ("assumptions", i)) for i, said in enumerate(policy.file.assumptions)]
-    by_name = {its.said.name: its for its in said}
-    if len(by_name) < len(said):
+            rules.setdefault((document.path, at), (rule, (document, at)))
+    own_places = tuple((policy.document, ("rules", i)) for i in range(len(policy.file.rules)))
+    composed = tuple(rule for rule, _ in rules.values())
+    return (*composed, *policy.file.rules), (*(place for _, place in rules.values()), *own_places)
+
+
+def _composed_assumptions(policy: Policy, bases: list[Policy]) -> tuple[Assumption, ...]:
+    """The policy's assumptions and those of its bases: of one name, the policy's, else that of the last base."""
+    entries = enumerate(policy.file.assumptions)
+    own = [Assumption(entry, policy.document, ("assumptions", i)) for i, entry in entries]
+    by_name = {assumption.entry.name: assumption for assumption in own}
+    if len(by_name) < len(own):
         raise policy.document.error(("assumptions",), "an assumption is named twice")
     for base in reversed(bases):
-        for its in base.assumptions:
-            by_name.setdefault(its.said.name, its)
-    assumptions = tuple(by_name.values())
-    return replace(policy, file=file, rule_places=places, inherited=inherited, assumptions=assumptions)
+        for assumption in base.assumptions:
+            by_name.setdefault(assumption.entry.name, assumption)
+    return tuple(by_name.values())
 
 
 def with_case(policy: Policy, assumption: Assumption, index: int) -> Policy:
     """The policy under another case of one of its assumptions. Raises InputError, at the case, if it does not fit."""
-    case = assumption.said.cases[index]
+    case = assumption.entry.cases[index]
     at = (*assumption.place, "cases", index)
     update: dict[str, Any] = {
         "rules": (*policy.file.rules, *case.rules),
@@ -246,26 +265,12 @@ def with_case(policy: Policy, assumption: Assumption, index: int) -> Policy:
 
 
 def _check(policy: Policy) -> None:
+    """Raise InputError, with the place in the file, for the first thing that does not fit and that no schema sees."""
     file, error = policy.file, policy.error
     if len(set(file.levels)) < len(file.levels):
         raise error(("levels",), "a level is named twice")
-    for i, phase in enumerate(file.phases):
-        at = ("phases", i)
-        if len(phase.levels) != len(file.levels):
-            raise error((*at, "levels"), f"expected {len(file.levels)} numbers for {list(file.levels)}")
-        ends = sum(end is not None for end in (phase.until_fraction, phase.until_step, phase.until_plateau))
-        if i + 1 < len(file.phases) and ends != 1:
-            raise error(
-                at, "expected one of until_fraction, until_step and until_plateau (only the last phase has no end)"
-            )
-        if i + 1 == len(file.phases) and ends:
-            raise error(at, "the last phase has no end; leave until_fraction, until_step and until_plateau out")
-        if i and file.monotone:
-            for level, before, now in zip(file.levels, file.phases[i - 1].levels, phase.levels, strict=True):
-                if now < before:
-                    raise error(
-                        (*at, "levels"), f"level {level} falls from {before} to {now}, but the policy is monotone"
-                    )
+    for i in range(len(file.phases)):
+        _check_phase(policy, i)
         if (accumulator := fill(policy, ("accumulator",), file.accumulator, i)).values != "float":
             raise error(("accumulator",), f"{accumulator.name} holds no sums of products")
         for j, rule in enumerate(file.rules):
@@ -283,13 +288,30 @@ def _check(policy: Policy) -> None:
         _check_rule(policy, j, rule)
 
 
-_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
+def _check_phase(policy: Policy, i: int) -> None:
+    """Raise InputError for a phase whose levels or whose end do not fit."""
+    file, error, phase, at = policy.file, policy.error, policy.file.phases[i], ("phases", i)
+    if len(phase.levels) != len(file.levels):
+        raise error((*at, "levels"), f"expected {len(file.levels)} numbers for {list(file.levels)}")
+    ends = sum(end is not None for end in (phase.until_fraction, phase.until_step, phase.until_plateau))
+    if i + 1 < len(file.phases) and ends != 1:
+        raise error(at, "expected one of until_fraction, until_step and until_plateau (only the last phase has no end)")
+    if i + 1 == len(file.phases) and ends:
+        raise error(at, "the last phase has no end; leave until_fraction, until_step and until_plateau out")
+    if i and file.monotone:
+        for level, before, now in zip(file.levels, file.phases[i - 1].levels, phase.levels, strict=True):
+            if now < before:
+                raise error((*at, "levels"), f"level {level} falls from {before} to {now}, but the policy is monotone")
+
+
+_FIELDS_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
 
 
 def _check_rule(policy: Policy, j: int, rule: schema_policy.Rule) -> None:
+    """Raise InputError for a rule whose fields do not go together."""
     if (rule.format, rule.placement, rule.scale_time, rule.container) == (None,) * 4:
         raise policy.error(("rules", j), "expected a format (or a placement, scale_time or container to change)")
-    for name, words in _OF_COPIES.items():
+    for name, words in _FIELDS_OF_COPIES.items():
         if getattr(rule, name) is not None and rule.copy_ is None:
             raise policy.error(("rules", j, name), f"only a copy has {words}; say copy: operand or copy: stash")
     if rule.container not in (None, "none"):
@@ -300,7 +322,7 @@ def _check_rule(policy: Policy, j: int, rule: schema_policy.Rule) -> None:
 
 
 def with_widths(policy: Policy, widths: Widths) -> Policy:
-    """The policy with numbers per layer or tensor. Raises InputError, with the line, where a format would not exist."""
+    """The policy with numbers per layer or tensor. Raises InputError, with the line, for formats that do not exist."""
     policy = replace(policy, widths=widths)
     for name, numbers in widths.rows.items():
         for i in range(len(policy.file.phases)):
@@ -315,7 +337,8 @@ def with_widths(policy: Policy, widths: Widths) -> Policy:
 def fill(policy: Policy, at: Where, template: str, index: int, numbers: tuple[int, ...] = ()) -> Format:
     """The format of a template in the phase of that index: `bfp<q0>` with q0 = 4 is bfp4.
 
-    `numbers` are those of a row of the policy's widths, in place of the policy's own.
+    `numbers`, a row of the policy's widths, replace the policy's own. Raises InputError, with `at` or the place of the
+    number.
     """
     phase = policy.file.phases[index]
     known = {**policy.file.numbers, **dict(zip(policy.file.levels, phase.levels, strict=True))}
@@ -332,5 +355,5 @@ def fill(policy: Policy, at: Where, template: str, index: int, numbers: tuple[in
         return parse_format(re.sub(_LEVEL, lambda match: str(known[match[1]]), template))
     except InputError as error:
         if numbers:
-            raise  # the caller knows the row that they stand in
+            raise  # the caller knows their row
         raise policy.error(at, str(error)) from None

@@ -71,7 +71,7 @@ def _jobs(job: Job) -> Iterator[tuple[_Said, Job]]:
 def _policies(policy: Policy) -> Iterator[tuple[_Said, Policy]]:
     """The policy under each case of its assumptions."""
     for assumption in policy.assumptions:
-        said = assumption.said
+        said = assumption.entry
         for i, case in enumerate(said.cases):
             yield _Said(said.name, said.here, said.grade, case.name), with_case(policy, assumption, i)
 
