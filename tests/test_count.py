@@ -196,7 +196,7 @@ def test_chains_of_stash_and_operand(model):
         {"copy": "operand", "gemm": ("wgrad",), "operand": ("x",), "format": "bfp4"},
     )
     stash, operand = copies_of(model, rules)["encoder.0.ffn.fc1.dw", 0]
-    assert operand.of == stash
+    assert operand.source == stash
     assert stash.axes == (2,)  # stored along the last dim, multiplied along tokens
     assert operand.axes == (0, 1)
     assert operand.placement == "on_chip"

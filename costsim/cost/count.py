@@ -151,7 +151,7 @@ class _Counter:
                 vector = self.quantize({}, copy, name, times)
                 written = self.move(op, slot, copy, times, True)
                 read = (self.move(op, slot, source, times, False),) * (2 if copy.second_read else 1)
-                phase = "forward" if copy.why == "stash" else op.phase
+                phase = "forward" if copy.purpose == "stash" else op.phase
                 rows.append(Row(ops, written, "cast", phase, None, role, 0, 0, None, vector, (*read, written)))
         return rows
 

@@ -1,4 +1,4 @@
-"""Which ops and tensors cost the same once ops are grouped into kernels: they are counted once."""
+"""Which ops and tensors cost the same once ops are grouped into kernels: each class of them is counted once."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import NamedTuple
 
 from costsim.collector import paused
 from costsim.graph.graph import Graph, Op
-from costsim.policy.classes import Classes, Numbering, Selectors, classes
+from costsim.policy.classes import Classes, Numbering, Selectors, classify
 
-Touch = tuple[Op, int]  # an op and the slot of a tensor in it: of its inputs, then outputs
+Touch = tuple[Op, int]  # an op, and the slot that a tensor has in it: among its inputs, then its outputs
 
 
 class Alike(NamedTuple):
-    """Ops that are alike in all that they move: in the tensors' classes, and in the rest that it depends on."""
+    """Ops that are alike in all that they move: in the classes of their tensors, and in all else that decides it."""
 
-    tensors: tuple[int, ...]  # of inputs, then of outputs and those in whose place they are written
+    tensors: tuple[int, ...]  # of inputs, then of each output and the tensor in whose memory it lies
     rest: tuple[object, ...]
     ops: list[Op]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernels:
-    """A graph under a way to group its ops into kernels, so that it is known what is read within one."""
+    """A graph whose ops are grouped into kernels, and the classes that its ops and tensors have then."""
 
     graph: Graph
     group: Sequence[int]  # by position of the op: its kernel
     alike: Sequence[Alike]
-    traffic_of: Mapping[str, int]  # by tensor: a class within which all that is read and written is alike
-    traffic: Mapping[int, tuple[str, object]]  # by such class: one tensor, and what tells it from the others
+    traffic_of: Mapping[str, int]  # by tensor: a class within which all reads and writes are alike
+    traffic: Mapping[int, tuple[str, object]]  # by such class: one tensor, and what tells it from other classes
 
     def touched_before(self, op: Op, operand: int) -> list[Touch]:
-        """Who has the tensor of an operand on chip before in the op's kernel."""
+        """The ops of the op's kernel that have the tensor of an operand on chip before it."""
         name, root = op.inputs[operand], self.graph.root
         touches: list[Touch] = []
         for other in self.graph.ops[bisect_left(self.group, self.group[op.position]) : op.position]:
             touches += [(other, slot) for slot, read in enumerate(other.inputs) if read == name]
             for slot, made in enumerate(other.outputs, len(other.inputs)):
                 if root[made] == name:
-                    touches = []  # what was read is overwritten
+                    touches = []  # the values read before are overwritten
                 if name in (made, root[made]):
                     touches.append((other, slot))
         return touches + [(op, slot) for slot, read in enumerate(op.inputs[:operand]) if read == name]
@@ -50,12 +50,13 @@ class Kernels:
 @lru_cache(maxsize=8)
 @paused
 def kernels(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> Kernels:
-    """A graph whose ops are grouped into kernels so (by position).
+    """The classes of a graph whose ops are grouped into kernels by position.
 
-    What an op moves depends on the formats of what it reads and writes, on the copies through which it and all others
-    read that, on whether those others are in its kernel, and on what the kernel has on chip: all of it is in the class.
+    The bits that an op moves depend on the formats of the tensors that it reads and writes, on the copies through which
+    it and all others read them, on whether those others are in its kernel, and on what the kernel has on chip. A class
+    is one of all that.
 
-    Of three layers, the first reads what is given and nobody reads what the last makes; all else is alike.
+    Of three layers, the first reads what is given and nobody reads what the last makes; all else is alike:
 
     >>> from costsim.graph.builder import GraphBuilder
     >>> from costsim.graph.fusion import group_ops
@@ -69,26 +70,26 @@ def kernels(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> Kerne
     >>> [[op.name for op in ops] for _, _, ops in kernels(graph, Selectors(), group_ops(graph, "fused")).alike]
     [['linear0'], ['relu0', 'relu1'], ['linear1', 'linear2'], ['relu2']]
     """
-    found = classes(graph, selectors)
-    traffic_of = _traffic_classes(graph, found, group)
+    classes = classify(graph, selectors)
+    traffic_of = _traffic_classes(graph, classes, group)
     traffic: dict[int, tuple[str, object]] = {}
     for name, number in traffic_of.items():
         if number not in traffic:
-            traffic[number] = (name, (found.tensors[name], _inside(graph, name, group)))
-    return Kernels(graph, group, _alike(graph, found, traffic_of, group), traffic_of, traffic)
+            traffic[number] = (name, (classes.tensors[name], _inside(graph, name, group)))
+    return Kernels(graph, group, _alike(graph, classes, traffic_of, group), traffic_of, traffic)
 
 
 def _inside(graph: Graph, name: str, group: tuple[int, ...]) -> tuple[tuple[bool, bool], ...]:
-    """By reader of a tensor: whether it runs in the kernel of the op that makes it, and of the one that updates it."""
+    """By reader of a tensor: whether it runs in the kernel of the op that makes it, and in that of its last update."""
     written, updated = (op and group[op.position] for op in (graph.producer.get(name), graph.maker.get(name)))
     reading = [group[op.position] for op, _ in graph.readers.get(name, ())]
     return tuple([(kernel == written, kernel == updated) for kernel in reading])
 
 
-def _traffic_classes(graph: Graph, found: Classes, group: tuple[int, ...]) -> dict[str, int]:
-    """By tensor: its class, by which of its readers run in the kernel of its maker."""
+def _traffic_classes(graph: Graph, classes: Classes, group: tuple[int, ...]) -> dict[str, int]:
+    """By tensor: its class, from the class that it had and from which of its readers are inside, as in `_inside`."""
     numbers = Numbering()
-    traffic_of = {name: numbers[number] for name, number in found.tensors.items()}
+    traffic_of = {name: numbers[number] for name, number in classes.tensors.items()}
     written = {name: group[op.position] for op in graph.ops for name in op.outputs}
     root = graph.root
     updated = {root[name]: group[op.position] for op in graph.ops for name in op.outputs}
@@ -99,16 +100,16 @@ def _traffic_classes(graph: Graph, found: Classes, group: tuple[int, ...]) -> di
     return traffic_of
 
 
-def _alike(graph: Graph, found: Classes, traffic_of: Mapping[str, int], group: tuple[int, ...]) -> list[Alike]:
-    """The ops of a graph, sorted by all that decides what they move."""
+def _alike(graph: Graph, classes: Classes, traffic_of: Mapping[str, int], group: tuple[int, ...]) -> list[Alike]:
+    """The ops of a graph, grouped by all that decides what they move."""
     members: dict[tuple[tuple[int, ...], tuple[object, ...]], list[Op]] = {}
-    touched: dict[str, tuple[tuple[int, int], ...]] = {}  # by tensor: in the kernel so far, by which class of ops
+    touched: dict[str, tuple[tuple[int, int], ...]] = {}  # by tensor: classes and slots of ops so far in the kernel
     root, kernel = graph.root, -1
-    for op, op_class in zip(graph.ops, found.ops, strict=True):
+    for op, op_class in zip(graph.ops, classes.ops, strict=True):
         if group[op.position] != kernel:
             kernel, touched = group[op.position], {}
         tensors: list[int] = []
-        rest: list[object] = [op_class, found.repeated.get(op.position)]
+        rest: list[object] = [op_class, classes.repeated.get(op.position)]
         for slot, name in enumerate(op.inputs):
             before = touched.get(name, ())
             tensors.append(traffic_of[name])

@@ -1,8 +1,8 @@
 """From a policy to the format of every tensor, and of the copies that ops read in its place.
 
-Rules select tensors, or the *reads* of tensors by ops: a read may go through a `stash` copy (what the backward reads of
-a forward tensor) and an `operand` copy (what a GEMM multiplies). Which copies exist, in which format and where they
-live, is all that a policy says; no policy's name is known to the code.
+Rules select tensors, or the *reads* of tensors by ops. A read may go through a `stash` copy (what the backward reads of
+a forward tensor) and an `operand` copy (what a GEMM multiplies). A policy says which copies exist, in which format and
+where they live, and nothing else; the code knows no policy by name.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
 from costsim.inputs import schema_policy
-from costsim.policy.classes import Axes, Candidate, Classes, Read, Selectors, classes, last_axis
+from costsim.policy.classes import Axes, Candidate, Classes, Read, Selectors, classify, last_axis
 from costsim.policy.policy import Policy, fill
 
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
@@ -25,21 +25,22 @@ _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids,
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A tensor's values once more, in another format or with boxes along other dims: how, whichever the tensor.
+    """A way to hold a tensor's values once more, in another format or with boxes along other dims.
 
-    `placement`: `at_producer` is written by the op that makes the source, while the values are on chip; `on_chip` is
-    made anew by every op that reads it; `stored` takes a pass of its own (source read, copy written).
-    `second_read`: the source is read once more before that, for a scale over the whole tensor.
+    `placement`: the op that makes the source writes an `at_producer` copy, while the values are on chip; every op that
+    reads an `on_chip` copy makes it anew; a `stored` copy takes a pass of its own (source read, copy written).
+    `second_read`: that op reads the source once more before, for a scale over the whole tensor.
     """
 
-    of: "Copy | None"  # the copy that it is made from, None: the tensor itself
+    source: "Copy | None"  # the copy from which this one is made, None: the tensor itself
     format: Format
-    axes: Axes  # of the tensor, along which boxes run, flattened in this order
+    axes: Axes  # of the tensor; boxes run along them, flattened in this order
     placement: str
     second_read: bool
-    # For tables, after the tensor's name: why, in what format, boxes along which dims.
-    label: str = field(compare=False)
-    why: str = field(compare=False)  # stash or operand
+    label: str = field(
+        compare=False
+    )  # for tables, after the tensor's name: purpose, format, dims along which boxes run
+    purpose: str = field(compare=False)  # stash or operand
 
 
 Chain = tuple[Copy, ...]
@@ -47,7 +48,7 @@ Chain = tuple[Copy, ...]
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """What a policy says of a graph in one phase of training. The cost model and the reference share this."""
+    """The formats and copies of a graph under a policy in one phase of training, for cost model and reference."""
 
     classes: Classes
     stored: Sequence[Format]  # by class of tensors
@@ -60,7 +61,7 @@ class Assignment:
         return self.stored[self.classes.stored_as[tensor]]
 
     def chain(self, op: Op, operand: int) -> Chain:
-        """The chain of copies through which an op reads an operand; empty if it reads the tensor itself."""
+        """The copies through which an op reads an operand, in order; none if it reads the tensor itself."""
         number = self.classes.read_as.get((op.position, operand))
         return () if number is None else self.chains[number]
 
@@ -71,20 +72,20 @@ class Assignment:
 
 
 class _Choice(NamedTuple):
-    """What the rules say together: the last that names a format, and what later ones change."""
+    """The outcome of the rules: the format of the last that names one, as later rules change it."""
 
     format: Format
     placement: str
     scale_time: str
-    rule: int  # the last that had a say
+    rule: int  # the number of the last that had a say
 
 
 _GLOBS = ("layer", "name", "op")
-_Test = tuple[int, frozenset[object], bool]
+_Test = tuple[int, frozenset[object], bool]  # a field of candidates, values, and whether it must be one of them
 
 
 def _tests(rule: schema_policy.Rule) -> list[_Test]:
-    """What a rule asks of the fields that it mentions: to be one of these values, a name to match this glob, or not."""
+    """The tests of a rule, on the fields that it mentions; names are tested by the globs that match them."""
     tests: list[_Test] = [(Candidate._fields.index("copy_"), frozenset((rule.copy_ or "",)), True)]
     for at, name in enumerate(Candidate._fields):
         value = getattr(rule, name, None)
@@ -101,11 +102,12 @@ def _globs(rule: schema_policy.Rule, field: str) -> set[str]:
 
 
 def _matches(tests: list[_Test], candidate: Candidate) -> bool:
-    return all(_passes(values, candidate[at]) is wanted for at, values, wanted in tests)
+    return all(_is_among(candidate[at], values) is wanted for at, values, wanted in tests)
 
 
-def _passes(test: frozenset[object], value: object) -> bool:
-    return not test.isdisjoint(value) if isinstance(value, frozenset) else ("" if value is None else value) in test
+def _is_among(value: object, values: frozenset[object]) -> bool:
+    """Whether a field's value, or one of the globs that match a name, is among these."""
+    return not values.isdisjoint(value) if isinstance(value, frozenset) else ("" if value is None else value) in values
 
 
 def _selectors(policy: Policy) -> Selectors:
@@ -116,7 +118,7 @@ def _selectors(policy: Policy) -> Selectors:
 
 
 class _Matching(dict[Candidate, tuple[int, ...]]):
-    """Which rules of a policy match a candidate, in whatever phase."""
+    """By candidate: the numbers of the rules of a policy that match it, in any phase."""
 
     def __init__(self, policy: Policy) -> None:
         self.tests = [_tests(rule) for rule in policy.file.rules]
@@ -130,7 +132,7 @@ _matching = lru_cache(maxsize=64)(_Matching)
 
 
 class _Rules:
-    """The rules of a policy in one phase; remembers which of them had a say."""
+    """The rules of a policy in one phase, and the numbers of those that had a say so far."""
 
     def __init__(self, policy: Policy, index: int) -> None:
         self.policy, self.index = policy, index
@@ -139,14 +141,14 @@ class _Rules:
         self.matched: set[int] = set()
 
     def format(self, i: int, template: str, numbers: tuple[int, ...]) -> Format:
-        """The format that a rule names, with the numbers of a layer or tensor."""
+        """The format that rule i names, with the numbers of a layer or tensor. Raises InputError."""
         key = (i, numbers)
         if key not in self.formats:
             self.formats[key] = fill(self.policy, ("rules", i, "format"), template, self.index, numbers)
         return self.formats[key]
 
     def contain(self, i: int, format: Format, container: str) -> Format:
-        """The format in a container, or out of it."""
+        """The format in the container that rule i names, or out of it. Raises InputError."""
         if container == "none":
             return format.grid or format
         try:
@@ -155,7 +157,7 @@ class _Rules:
             raise self.policy.error(("rules", i, "container"), str(error)) from None
 
     def choose(self, candidate: Candidate) -> _Choice | None:
-        """What the last rule that matches and names a format says, as later ones change it; None if none does."""
+        """The format of the last matching rule that names one, as later rules change it; None if none names one."""
         chosen = None
         for i in self.matching[candidate]:
             rule = self.policy.file.rules[i]
@@ -178,13 +180,14 @@ class _Rules:
                 )
 
 
-def _stored_format(rules: _Rules, candidate: Candidate, found: Classes, number: int) -> Format:
+def _stored_format(rules: _Rules, candidate: Candidate, classes: Classes, number: int) -> Format:
+    """The format of the class of stored tensors with that number. Raises InputError if no rule gives one."""
     chosen = rules.choose(candidate)
     if chosen is not None:
         return chosen.format
     if candidate.values in _DEFAULT_FORMAT:
         return parse_format(_DEFAULT_FORMAT[candidate.values])
-    name = next(name for name, its in found.stored_as.items() if its == number)
+    name = next(name for name, stored in classes.stored_as.items() if stored == number)
     raise rules.policy.error(("rules",), f"no rule gives tensor {name!r} (role {candidate.role}) a format")
 
 
@@ -206,24 +209,24 @@ def _axis_name(dims: Dims, axis: int) -> str:
 
 
 class _Chains:
-    """Makes the chain of each class of reads, and leaves out copies that equal their source."""
+    """Makes the chain of copies of each class of reads, without copies that equal their source."""
 
     def __init__(self, graph: Graph, rules: _Rules, stored: Sequence[Format]) -> None:
         self.graph, self.rules, self.stored = graph, rules, stored
 
-    def extend(self, chain: Chain, read: Read, why: str, choice: _Choice, axes: Axes) -> Chain:
-        """The chain of copies and one more made from its end, unless that would be the same bits."""
+    def extend(self, chain: Chain, read: Read, purpose: str, choice: _Choice, axes: Axes) -> Chain:
+        """The chain with one more copy made from its end, unless that would be the same bits. Raises InputError."""
         format, placement, scale_time, rule = choice
         axes = _boxes(self.graph, format, read.dims, axes)
-        if chain:
-            source, lies = chain[-1].format, chain[-1].axes
+        source = chain[-1] if chain else None
+        if source is not None:
+            before = (source.format, source.axes)
         else:
-            source = self.stored[read.stored]
-            lies = _boxes(self.graph, source, read.dims, last_axis(read.dims))
-        if (format, axes) == (source, lies):
+            stored = self.stored[read.stored]
+            before = (stored, _boxes(self.graph, stored, read.dims, last_axis(read.dims)))
+        if (format, axes) == before:
             return chain
-        of = chain[-1] if chain else None
-        if placement == "at_producer" and of is not None and of.placement == "stored":
+        if placement == "at_producer" and source is not None and source.placement == "stored":
             raise self.rules.policy.error(
                 ("rules", rule, "placement"),
                 "made at_producer from a stash that is stored later; choose on_chip or stored",
@@ -233,11 +236,11 @@ class _Chains:
             placement, second_read = "stored", False
         run = "." + "+".join(_axis_name(read.dims, axis) for axis in axes) if axes else ""
         later = ".stored" if placement == "stored" else ""
-        label = f"{of.label if of else ''}@{why}.{format.name}{run}{later}"
-        return (*chain, Copy(of, format, axes, placement, second_read, label, why))
+        label = f"{source.label if source else ''}@{purpose}.{format.name}{run}{later}"
+        return (*chain, Copy(source, format, axes, placement, second_read, label, purpose))
 
     def make(self, read: Read) -> Chain:
-        """The copies through which reads of a class go."""
+        """The copies through which the reads of a class go. Raises InputError."""
         rules, gemm = self.rules, read.candidate.gemm
         operand = rules.choose(read.candidate._replace(copy_="operand")) if gemm else None
         stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed or read.recomputed else None
@@ -256,7 +259,7 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     """The formats of all tensors and the copies of all reads, in the phase of that index.
 
     A stash that a GEMM reads without an operand copy of its own is the GEMM's operand: its boxes lie along the
-    contracted dims. Otherwise boxes of what is stored lie along the last dim. Raises InputError for a tensor without a
+    contracted dims. Boxes of all else that is stored lie along the last dim. Raises InputError for a tensor without a
     format and for a rule that matches nothing.
     """
     rules, selectors = _Rules(policy, index), _selectors(policy)
@@ -264,10 +267,10 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
         policy.widths.check_names(
             {t.layer for t in graph.tensors.values()} if policy.widths.by == "layer" else graph.tensors
         )
-    found = classes(graph, selectors)
-    stored = [_stored_format(rules, candidate, found, i) for i, candidate in enumerate(found.stored)]
+    classes = classify(graph, selectors)
+    stored = [_stored_format(rules, candidate, classes, i) for i, candidate in enumerate(classes.stored)]
     make = _Chains(graph, rules, stored).make
-    chains = [make(read) for read in found.reads]
+    chains = [make(read) for read in classes.reads]
     rules.check_all_matched()
     accumulator = fill(policy, ("accumulator",), policy.file.accumulator, index)
-    return Assignment(found, stored, chains, accumulator, selectors)
+    return Assignment(classes, stored, chains, accumulator, selectors)

@@ -1,8 +1,8 @@
 """What no policy can tell apart: layers repeat, so every decision and every count is made once for a whole class.
 
-Two tensors are stored alike if rules see the same of them; two reads are alike if rules see the same of them and of
-what is read; two ops are alike if they are in all of that, down to who else reads what they read and write. What rules
-see of names are the globs that match and the widths given for them (`Selectors`), so most policies see no names.
+Tensors are stored alike if rules see the same of them. Reads are alike if rules see the same of them and of what is
+read. Ops are alike if they are so in all of that, down to who else reads what they read and write. Rules see of a name
+the globs that match it and the widths given for it (`Selectors`), so most policies see no names.
 
 Classes are numbers. The class of a tensor moves on to another number with every op that reads or writes it, so that
 tensors with the same history end with the same number, and no two histories are ever compared. Written plainly, with a
@@ -23,12 +23,13 @@ from costsim.collector import paused
 from costsim.graph.autodiff import AFTER_FORWARD, is_stashed
 from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
 from costsim.graph.kinds import Dims
+from costsim.names import Gemm, Operand, Values
 
 if TYPE_CHECKING:
     from costsim.inputs.widths import Widths  # which reads CSV: loaded where there is some
 
 
-Axes = tuple[int, ...]
+Axes = tuple[int, ...]  # of a tensor: places of its dims
 Matched = frozenset[str]  # the globs that match a name
 NameMatches = tuple[Matched, Matched, Matched, tuple[int, ...]]  # of a layer, a tensor and an op; the tensor's widths
 
@@ -43,14 +44,14 @@ class Selectors(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """What rules look at: a tensor as it is stored, or (with `copy_`) a read of it. Fields as in schema.Rule."""
+    """What rules look at: a tensor as stored, or (with `copy_`) a read of it. Fields are as in `schema_policy.Rule`."""
 
     role: str
-    values: str
+    values: Values
     trainable: bool
     phase: str | None
-    gemm: str | None
-    operand: str | None
+    gemm: Gemm | None
+    operand: Operand | None
     copy_: str | None
     layer: Matched
     name: Matched
@@ -59,13 +60,13 @@ class Candidate(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Reads that are alike and may go through copies: of a floating-point tensor, by a GEMM or from the stash."""
+    """A class of reads that may go through copies: of a floating-point tensor, by a GEMM or from the stash."""
 
     candidate: Candidate
-    stored: int  # how the tensor is stored
+    stored: int  # the class of the tensor as it is stored
     dims: Dims
-    stashed: bool  # whether it is the backward's, of what the forward made
-    recomputed: bool  # whether it is the backward's, of what was made again: of the stash, if that were kept
+    stashed: bool  # whether the backward reads a tensor of the forward
+    recomputed: bool  # whether the backward reads a recomputed tensor, which would be stashed if it were kept
     axes: Axes  # over which the GEMM sums, else the last
 
 
@@ -76,14 +77,14 @@ class Classes:
     stored: Sequence[Candidate]
     stored_as: Mapping[str, int]  # by tensor: its place in `stored`
     reads: Sequence[Read]
-    read_as: Mapping[tuple[int, int], int]  # by position of the op and operand; other reads are of the tensor itself
-    ops: Sequence[int]  # by position: ops of one kind, dims and place
-    tensors: Mapping[str, int]  # by tensor: stored alike, with the same dims, made and read by ops that are alike
+    read_as: Mapping[tuple[int, int], int]  # by position of the op and operand: its place in `reads`, if it has one
+    ops: Sequence[int]  # by position: a class of ops of one kind, dims and place
+    tensors: Mapping[str, int]  # by tensor: a class of one form, made and read by ops that are alike
     repeated: Mapping[int, tuple[int, ...]]  # by position of the op: operands that an op of its class has read before
 
 
 class Numbering(dict[Any, int]):
-    """Numbers things in order of first appearance."""
+    """Gives things numbers, in order of first appearance."""
 
     def __missing__(self, key: Any) -> int:
         number = self[key] = len(self)
@@ -91,7 +92,7 @@ class Numbering(dict[Any, int]):
 
 
 class _MatchingGlobs(dict[str, Matched]):
-    """Which of some globs match a name, worked out once a name."""
+    """By name: which of some globs match it, worked out once a name."""
 
     def __init__(self, globs: tuple[str, ...]) -> None:
         self.patterns = [(glob, compile_pattern(translate(glob))) for glob in dict.fromkeys(globs)]
@@ -106,7 +107,7 @@ _NameMatcher = Callable[[str, str, str], NameMatches]  # of the names of a layer
 
 
 def _name_matcher(selectors: Selectors) -> _NameMatcher:
-    """What rules see of names."""
+    """The function that tells what rules see of names."""
     if not any(selectors):
         return lambda _layer, _name, _op: _NO_MATCHES
     layers, names, ops = map(_MatchingGlobs, selectors[:3])
@@ -115,21 +116,21 @@ def _name_matcher(selectors: Selectors) -> _NameMatcher:
 
 
 def rule_phase(op: Op) -> str:
-    """The phase that rules see: what is made again is as in the forward."""
+    """The phase that rules see: a recomputing op has that of the forward."""
     return "forward" if op.phase == "recompute" else op.phase
 
 
 def last_axis(dims: Dims) -> Axes:
-    """Along which the boxes of a tensor lie as it is stored; none for a scalar."""
+    """The axis along which the boxes of a stored tensor lie; none for a scalar."""
     return (len(dims) - 1,) if dims else ()
 
 
 @lru_cache(maxsize=8)
 @paused
-def classes(graph: Graph, selectors: Selectors) -> Classes:
+def classify(graph: Graph, selectors: Selectors) -> Classes:
     """The classes of tensors, reads and ops that a policy with those globs and widths cannot tell apart.
 
-    Of two layers, the second is like the first: only what is given, `x`, is stored otherwise.
+    Two layers have the classes of one, and `x`, which is given, has one more:
 
     >>> from costsim.graph.builder import GraphBuilder
     >>> b = GraphBuilder({"batch": 4, "model": 8})
@@ -140,19 +141,19 @@ def classes(graph: Graph, selectors: Selectors) -> Classes:
     >>> graph = b.build()
     >>> [op.name for op in graph.ops]
     ['layer.0.linear', 'layer.0.relu', 'layer.1.linear', 'layer.1.relu']
-    >>> alike = classes(graph, Selectors())
-    >>> alike.ops
+    >>> classes = classify(graph, Selectors())
+    >>> classes.ops
     [0, 1, 0, 1]
-    >>> [alike.stored_as[name] for name in ("x", "layer.0.linear.weight", "layer.1.linear.weight")]
+    >>> [classes.stored_as[name] for name in ("x", "layer.0.linear.weight", "layer.1.linear.weight")]
     [0, 1, 1]
-    >>> [alike.stored_as[op.outputs[0]] for op in graph.ops]
+    >>> [classes.stored_as[op.outputs[0]] for op in graph.ops]
     [2, 3, 2, 3]
-    >>> alike.read_as  # x and its weight, then what relu made and its weight
+    >>> classes.read_as  # x and its weight, then the result of relu and its weight
     {(0, 0): 0, (0, 1): 1, (2, 0): 2, (2, 1): 1}
 
-    A policy with rules for one layer sees two layers:
+    A policy with rules for one layer tells it from the other:
 
-    >>> classes(graph, Selectors(layer=("layer.0",))).ops
+    >>> classify(graph, Selectors(layer=("layer.0",))).ops
     [0, 1, 2, 3]
     """
     match = _name_matcher(selectors)
@@ -173,7 +174,7 @@ def _op_classes(graph: Graph, match: _NameMatcher) -> list[int]:
 
 
 def _storage_classes(graph: Graph, match: _NameMatcher) -> tuple[list[Candidate], dict[str, int], dict[str, int]]:
-    """What rules see of tensors as they are stored; by tensor, which of these it is; by tensor, its form.
+    """The classes of tensors as they are stored; by tensor, the place of its class; by tensor, its form.
 
     Tensors of one form are stored alike and have the same role, dims and name matches, whoever makes and reads them.
     """
@@ -198,7 +199,7 @@ def _storage_classes(graph: Graph, match: _NameMatcher) -> tuple[list[Candidate]
 def _read_classes(
     graph: Graph, ops: Sequence[int], stored_as: Mapping[str, int], forms: Mapping[str, int], match: _NameMatcher
 ) -> tuple[list[Read], dict[tuple[int, int], int]]:
-    """The classes of reads that may go through copies; by position of the op and operand, which of these it is."""
+    """The classes of reads that may go through copies; by position of the op and operand, the place of its class."""
     numbers = Numbering()
     reads: list[Read] = []
     read_as: dict[tuple[int, int], int] = {}
@@ -223,15 +224,15 @@ def _read_classes(
     return reads, read_as
 
 
-_WRITTEN = -1  # in place of an operand: the op makes the tensor
+_WRITTEN = -1  # in place of an operand, where an op makes the tensor
 
 
 class _Histories(dict[tuple[int, int, int], int]):
-    """Numbers what ops do with a tensor: a key is the number so far, the class of the next op, and its operand."""
+    """Numbers the histories of tensors: a key is the number so far, the class of the next op, and its operand."""
 
     def __init__(self, forms: int) -> None:
-        self.readers: list[frozenset[tuple[int, int]]] = [frozenset()] * forms  # by number: classes of who has read
-        self.repeats: set[int] = set()  # numbers that end with a reader of a class that has read before
+        self.readers: list[frozenset[tuple[int, int]]] = [frozenset()] * forms  # by number: classes and operands so far
+        self.repeats: set[int] = set()  # numbers of histories whose last reader is like one before
 
     def __missing__(self, key: tuple[int, int, int]) -> int:
         number = self[key] = len(self.readers)
@@ -246,7 +247,7 @@ class _Histories(dict[tuple[int, int, int], int]):
 def _tensor_classes(
     graph: Graph, ops: Sequence[int], forms: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[int, tuple[int, ...]]]:
-    """By tensor: its class, from its form and what ops do with it; by position of the op: operands read before."""
+    """By tensor: its class, from its form and history; by position of the op: operands that one alike read before."""
     numbers = _Histories(len(set(forms.values())))
     tensors = dict(forms)
     repeated: dict[int, tuple[int, ...]] = {}

@@ -35,7 +35,7 @@ def read_loss_log(path: Path) -> LossLog:
 
 
 class _Plateaus:
-    """Walks a loss log once; the best loss is kept from phase to phase, the patience starts anew.
+    """A walk through a loss log. The best loss lasts from phase to phase, the patience starts anew.
 
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau with threshold_mode="abs".
     """
@@ -45,7 +45,7 @@ class _Plateaus:
         self.best = math.inf
 
     def end(self, rule: schema_policy.Plateau, start: int) -> int | None:
-        """The step of the evaluation that ends a phase begun at `start`; None if the loss never stops falling."""
+        """The step of the evaluation that ends a phase begun at `start`, None if the loss never stops falling."""
         waited = 0
         for step, loss in self.log:
             if step <= start:
@@ -58,11 +58,11 @@ class _Plateaus:
 
 
 def loss_log_path(policy: Policy) -> Path | None:
-    """The file of a policy's recorded losses, beside the file that names it."""
+    """The file of a policy's recorded losses, beside the file that names it; None if none does."""
     if policy.file.loss_log is None:
         return None
-    said_in, _ = policy.inherited.get("loss_log", (policy.document, ()))
-    return Path(said_in.path).parent / policy.file.loss_log
+    document, _ = policy.inherited.get("loss_log", (policy.document, ()))
+    return Path(document.path).parent / policy.file.loss_log
 
 
 def _loss_log(policy: Policy) -> LossLog:
@@ -73,7 +73,7 @@ def _loss_log(policy: Policy) -> LossLog:
 
 
 def schedule(policy: Policy, steps: int) -> list[int]:
-    """How many of the `steps` each phase takes; they sum to `steps`. Raises InputError on overlapping phases.
+    """The steps that each phase takes, of a run of so many. Raises InputError on overlapping phases.
 
     A fraction ends its phase at the step floor(fraction x steps), a plateau at the evaluation that fulfils it.
     """
@@ -88,8 +88,8 @@ def schedule(policy: Policy, steps: int) -> list[int]:
         elif phase.until_step is not None:
             end = min(phase.until_step, steps)
         elif phase.until_plateau is not None:
-            found = plateaus.end(phase.until_plateau, start)
-            end = steps if found is None else min(found, steps)
+            plateau = plateaus.end(phase.until_plateau, start)
+            end = steps if plateau is None else min(plateau, steps)
         if end < start:
             raise policy.error(("phases", i), f"ends at step {end}, before it starts at step {start}")
         lengths.append(end - start)
