@@ -1,4 +1,4 @@
-"""Parts that all Transformer families share. Sizes are dims by name: batch, model, heads, head, ffn and the lengths."""
+"""Parts that all Transformer families share. Their dims are batch, model, heads, head, ffn and the lengths."""
 
 import math
 from collections.abc import Callable
@@ -88,7 +88,7 @@ class Transformer(Strict):
         return sizes if self.lora is None else {**sizes, "rank": self.lora.rank}
 
     def adapters(self) -> builder.Lora | None:
-        """The adapters as the graph builder takes them."""
+        """The adapters as the graph builder takes them, None if there are none."""
         return None if self.lora is None else builder.Lora(self.lora.targets, self.lora.alpha, self.lora.rank)
 
 
@@ -127,21 +127,21 @@ class Padded(Strict):
 
     @property
     def real_tokens(self) -> int:
-        """Tokens that are not known to be padding."""
-        return sum(its.tokens * its.sequences for its in self.lengths) or self.rows * self.columns
+        """Tokens of all sequences, without known padding."""
+        return sum(length.tokens * length.sequences for length in self.lengths) or self.rows * self.columns
 
 
 class Rotary(NamedTuple):
-    """The tables that turn queries and keys: tensors [length, head]."""
+    """The tables that rotate queries and keys: tensors [length, head]."""
 
     cos: str
     sin: str
 
 
 def norm(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
-    """The family's norm over the last dim of x."""
-    make = {"layer": b.layer_norm, "rms": b.rms_norm}[config.norm_kind]
-    return make(x, name, config.norm_eps)
+    """The model's norm over the last dim of x, [..., model] to the same."""
+    append = {"layer": b.layer_norm, "rms": b.rms_norm}[config.norm_kind]
+    return append(x, name, config.norm_eps)
 
 
 _EQUATIONS = {  # scores, context; b batch, q and k positions, h heads, g groups' heads, r queries of a group, e head
@@ -151,7 +151,7 @@ _EQUATIONS = {  # scores, context; b batch, q and k positions, h heads, g groups
 
 
 def _projected(b: GraphBuilder, config: Transformer, x: str, name: str, dims: Dims, rotary: Rotary | None) -> str:
-    """Queries or keys of x: the projection, normalized and turned if the model does so."""
+    """Queries or keys of x, [batch, length, model] to [batch, length, *dims]: projected, normalized, rotated."""
     y = b.linear(x, name, dims, bias=config.qkv_bias)
     if config.qk_norm:
         y = norm(b, config, y, f"{name}_norm")
@@ -168,24 +168,24 @@ def attention(
     causal: bool = False,
     rotary: Rotary | None = None,
 ) -> str:
-    """Multi-head attention of `query` over `memory`, both [batch, length, model]; returns [batch, length, model].
+    """Multi-head attention of `query` over `memory`, both [batch, length, model], to [batch, length, model].
 
     `keep` [batch, memory length] is False at padding. All scores are computed, masked or not. The query is scaled
     before the product. Source: Vaswani et al. 2017, section 3.2; the scaling as torch.nn.MultiheadAttention; groups of
     queries: Ainslie et al., arXiv:2305.13245; flash: Dao, arXiv:2307.08691, which keeps q, k, v, the result and the
     logarithms of the sums.
     """
-    of_queries: Dims = ("kv_heads", "group", "head") if config.grouped else ("heads", "head")
-    of_keys: Dims = ("kv_heads", "head") if config.grouped else ("heads", "head")
+    query_dims: Dims = ("kv_heads", "group", "head") if config.grouped else ("heads", "head")
+    key_dims: Dims = ("kv_heads", "head") if config.grouped else ("heads", "head")
     flash = config.attention == "flash"
     with b.scope(name):
-        # What belongs to one projection comes right after it, so that it can be its epilogue.
-        q = _projected(b, config, query, "q", of_queries, rotary)
+        # Ops on the result of a projection come right after it, so that they can be its epilogue.
+        q = _projected(b, config, query, "q", query_dims, rotary)
         q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.head_size))
-        k = _projected(b, config, memory, "k", of_keys, rotary)
-        v = b.linear(memory, "v", of_keys, bias=config.qkv_bias)
-        again = flash or config.checkpointing == "selective"
-        with b.segment_if(again, "flash" if flash else "core", kernel=flash) as kept:
+        k = _projected(b, config, memory, "k", key_dims, rotary)
+        v = b.linear(memory, "v", key_dims, bias=config.qkv_bias)
+        recomputed = flash or config.checkpointing == "selective"
+        with b.segment_if(recomputed, "flash" if flash else "core", kernel=flash) as kept:
             scores_equation, context_equation = _EQUATIONS[config.grouped]
             scores = b.op(scores_equation, q, k, name="scores")
             if keep is not None:
@@ -197,11 +197,11 @@ def attention(
                 kept.add(f"{p}.lse")
             p = b.dropout(p, config.attention_dropout)
             context = b.op(context_equation, p, v, name="context")
-        return b.linear(context, "out", ("model",), inner=len(of_queries), bias=config.out_bias)
+        return b.linear(context, "out", ("model",), inner=len(query_dims), bias=config.out_bias)
 
 
 def _gelu_new_by_steps(b: GraphBuilder, x: str) -> str:
-    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) as transformers' NewGELUActivation writes it: five tensors kept."""
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) as transformers' NewGELUActivation has it: five tensors kept."""
     inner = b.op("scale", b.op("cube", x, name="cube"), name="cubic", factor=0.044715)
     inner = b.op("scale", b.op("add", x, inner, name="inner"), name="root", factor=math.sqrt(2 / math.pi))
     one = b.op("shift", b.op("tanh", inner, name="tanh"), name="one", by=1.0)
@@ -209,7 +209,7 @@ def _gelu_new_by_steps(b: GraphBuilder, x: str) -> str:
 
 
 def activate(b: GraphBuilder, config: Transformer, x: str, gate: Callable[[], str] | None = None) -> str:
-    """The activation of x, times the gate if there is one."""
+    """The model's activation of x, times the gate if there is one; all [..., ffn]."""
     if gate is not None and config.fused_activation and config.activation == "silu":
         return b.op("swiglu", x, gate(), name="swiglu")
     if config.activation == "gelu_new" and not config.fused_activation:
@@ -230,39 +230,52 @@ def feed_forward(b: GraphBuilder, config: Transformer, x: str) -> str:
 
 
 def residual(b: GraphBuilder, config: Transformer, x: str, name: str, part: Callable[[str], str]) -> str:
-    """x + dropout(part(x)), with its norm before the part or after the sum."""
+    """x + dropout(part(x)), with a norm before the part or after the sum; all [batch, length, model]."""
     inner = norm(b, config, x, f"{name}_norm") if config.norm == "pre" else x
-    made = b.dropout(part(inner), config.dropout, name=f"{name}_dropout")
-    total = b.op("add", made, x, name=f"{name}_residual")
+    branch = b.dropout(part(inner), config.dropout, name=f"{name}_dropout")
+    total = b.op("add", branch, x, name=f"{name}_residual")
     return norm(b, config, total, f"{name}_norm") if config.norm == "post" else total
 
 
 def layers(b: GraphBuilder, config: Transformer, stack: str, number: int, x: str, layer: Callable[[str], str]) -> str:
-    """So many layers on top of each other, each one a segment if whole layers are made again."""
+    """The result of a number of layers on top of each other; each is a segment if whole layers are recomputed."""
     for i in range(number):
         with b.scope(f"{stack}.{i}", layer=True), b.segment_if(config.checkpointing == "full", "layer"):
             x = layer(x)
     return x
 
 
+def residual_attention(
+    b: GraphBuilder,
+    config: Transformer,
+    name: str,
+    x: str,
+    memory: str | None,
+    keep: str | None,
+    causal: bool = False,
+    rotary: Rotary | None = None,
+) -> str:
+    """`attention` of x over `memory`, None: over itself, in a residual."""
+    return residual(b, config, x, name, lambda y: attention(b, config, name, y, memory or y, keep, causal, rotary))
+
+
 def encoder_layer(b: GraphBuilder, config: Transformer, x: str, keep: str | None) -> str:
-    """Self attention and feed forward, each in a residual."""
-    x = residual(b, config, x, "self_attention", lambda y: attention(b, config, "self_attention", y, y, keep))
+    """Self attention and feed forward, each in a residual; [batch, length, model] to the same."""
+    x = residual_attention(b, config, "self_attention", x, None, keep)
     return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
 
 
 def decoder_layer(
     b: GraphBuilder, config: Transformer, x: str, memory: str, keep: str | None, memory_keep: str | None
 ) -> str:
-    """Causal self attention, attention over the encoder's output, feed forward."""
-    own, cross = "self_attention", "cross_attention"
-    x = residual(b, config, x, own, lambda y: attention(b, config, own, y, y, keep, causal=True))
-    x = residual(b, config, x, cross, lambda y: attention(b, config, cross, y, memory, memory_keep))
+    """Causal self attention, attention over the encoder's output `memory`, feed forward, each in a residual."""
+    x = residual_attention(b, config, "self_attention", x, None, keep, causal=True)
+    x = residual_attention(b, config, "cross_attention", x, memory, memory_keep)
     return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
 
 
 def loss(b: GraphBuilder, logits: str, smoothing: float) -> str:
-    """Cross-entropy of the last dim of `logits` with labels for all others; each micro-batch adds its share."""
+    """Cross-entropy of `logits` [..., classes] with labels [...]; each micro-batch has its share of the sum."""
     labels = b.given("labels", b.tensors[logits].dims[:-1], values="index")
     share = 1 / b.micro_batches
     return b.op("cross_entropy", logits, labels, name="cross_entropy", smoothing=smoothing, ignore=-1, share=share)

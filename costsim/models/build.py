@@ -12,7 +12,7 @@ from costsim.models.training_step import FieldError, training_step
 
 
 def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
-    """The checked model and batch of a workload file, as its family has them. Raises InputError with the place."""
+    """The model and the batch of a workload file, checked as its family has them. Raises InputError with the place."""
     name = workload.model.get("family")
     if name is None:
         raise document.error(("model", "family"), f"missing{nearest('', families())}")

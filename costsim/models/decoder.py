@@ -12,12 +12,12 @@ from costsim.models.blocks import (
     Rotary,
     Transformer,
     activate,
-    attention,
     feed_forward,
     layers,
     loss,
     norm,
     residual,
+    residual_attention,
 )
 
 
@@ -72,22 +72,25 @@ class Batch(Padded):
 
 
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
-    """The dims of a training step. Raises ValueError if a sequence is longer than the positions."""
+    """The sizes of a training step's dims. Raises ValueError if a sequence is longer than the positions."""
     tokens = batch.columns
     if tokens > model.max_positions:
         raise ValueError(f"max_positions {model.max_positions} is less than the sequences' {tokens} tokens")
-    found = {"batch": batch.rows, "tokens": tokens, "vocab": model.vocab, **model.sizes()}
+    dims = {"batch": batch.rows, "tokens": tokens, "vocab": model.vocab, **model.sizes()}
     if model.positions == "learned":
-        found["positions"] = model.max_positions
+        dims["positions"] = model.max_positions
     if model.experts is not None:
         experts = model.experts
         share = experts.capacity_factor * batch.rows * tokens * experts.chosen / experts.number
-        found |= {"experts": experts.number, "chosen": experts.chosen, "capacity": max(1, -int(-share // 1))}
-    return found
+        dims |= {"experts": experts.number, "chosen": experts.chosen, "capacity": max(1, -int(-share // 1))}
+    return dims
 
 
 def _experts(b: GraphBuilder, config: Model, x: str) -> str:
-    """Each token through the experts that its router chooses. Source: Mixtral, arXiv:2401.04088, section 2.1."""
+    """Each token through the experts that its router chooses; [batch, tokens, model] to the same.
+
+    Source: Mixtral, arXiv:2401.04088, section 2.1.
+    """
     assert config.experts is not None
     with b.scope("experts"):
         p = b.op("softmax", b.linear(x, "router", ("experts",), bias=False), name="router.softmax")
@@ -102,20 +105,19 @@ def _experts(b: GraphBuilder, config: Model, x: str) -> str:
             return b.op("ecd,edf->ecf", x, weight, name=name)
 
         gate = (lambda: linear(y, "fc3", "model", "ffn")) if config.gated else None
-        inside = activate(b, config, linear(y, "fc1", "model", "ffn"), gate)
-        inside = b.dropout(inside, config.activation_dropout)
-        return b.op("combine", linear(inside, "fc2", "ffn", "model"), gates, index, name="combine")
+        y = activate(b, config, linear(y, "fc1", "model", "ffn"), gate)
+        y = b.dropout(y, config.activation_dropout)
+        return b.op("combine", linear(y, "fc2", "ffn", "model"), gates, index, name="combine")
 
 
 def _layer(b: GraphBuilder, config: Model, x: str, keep: str | None, rotary: Rotary | None) -> str:
-    own = "self_attention"
-    x = residual(b, config, x, own, lambda y: attention(b, config, own, y, y, keep, causal=True, rotary=rotary))
+    x = residual_attention(b, config, "self_attention", x, None, keep, causal=True, rotary=rotary)
     part = feed_forward if config.experts is None else _experts
     return residual(b, config, x, "ffn", lambda y: part(b, config, y))
 
 
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
-    """Append the forward ops up to the loss, whose name is returned."""
+    """Append the forward ops, and return the name of the loss."""
     rotary = None
     with b.scope("embedding", layer=True):
         keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None

@@ -48,7 +48,7 @@ class Batch(Padded):
 
 
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
-    """The dims of a training step. Raises ValueError if a sequence is longer than the positions."""
+    """The sizes of a training step's dims. Raises ValueError if a sequence is longer than the positions."""
     usable = model.max_positions - model.position_offset
     if batch.columns > usable:
         less = f", {model.position_offset} of them unused," if model.position_offset else ""
@@ -80,7 +80,7 @@ def _embed(b: GraphBuilder, model: Model) -> str:
 
 
 def _classes(b: GraphBuilder, model: Model, x: str) -> str:
-    """The classes' logits, from the first token."""
+    """The logits of the classes, [batch, classes], from the first token of x [batch, tokens, model]."""
     x = b.op("select_first", x, name="first_token")
     if model.task_head == "roberta":
         x = b.dropout(x, model.head_dropout, name="input_dropout")
@@ -91,7 +91,7 @@ def _classes(b: GraphBuilder, model: Model, x: str) -> str:
 
 
 def _words(b: GraphBuilder, model: Model, x: str, table: str) -> str:
-    """The vocabulary's logits of every token, masked or not: the loss leaves out those whose label says so."""
+    """The logits of the vocabulary, [batch, tokens, vocab], for every token: the loss skips those without a label."""
     x = b.linear(x, "dense", ("model",))
     x = activate(b, model, x)
     x = norm(b, model, x, "dense_norm")
@@ -100,7 +100,7 @@ def _words(b: GraphBuilder, model: Model, x: str, table: str) -> str:
 
 
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
-    """Append the forward ops up to the loss, whose name is returned."""
+    """Append the forward ops, and return the name of the loss."""
     with b.scope("embedding", layer=True):
         keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
         x = _embed(b, model)

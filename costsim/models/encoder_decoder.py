@@ -50,7 +50,7 @@ class Batch(Strict):
 
 
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
-    """The dims of a training step. Raises ValueError if a sentence is longer than the positions."""
+    """The sizes of a training step's dims. Raises ValueError if a sentence is longer than the positions."""
     longest = max(batch.source_tokens, batch.target_tokens)
     if longest > model.max_positions - model.position_offset:
         less = f", {model.position_offset} of them unused," if model.position_offset else ""
@@ -82,7 +82,7 @@ def _embed(b: GraphBuilder, model: Model, side: str, length: str, table: str) ->
 
 
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
-    """Append the forward ops up to the loss, whose name is returned."""
+    """Append the forward ops, and return the name of the loss."""
     with b.scope("embedding", layer=True):
         target_table = b.given("target.weight", ("target_vocab", "model"), role="weight")
         source_table = target_table
