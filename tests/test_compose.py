@@ -120,32 +120,35 @@ POLICY = "description: x\nrules:\n  - {{format: {}{}}}\n"
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, said in (("eight", ("fixed8", "")), ("w4", ("fixed4", ", role: [weight]"))):
-        (tmp_path / f"{name}.yaml").write_text(POLICY.format(*said))
+    for name, change in (("eight", ("fixed8", "")), ("w4", ("fixed4", ", role: [weight]"))):
+        (tmp_path / f"{name}.yaml").write_text(POLICY.format(*change))
     return tmp_path
 
 
 def rows(*policies, **options):
     """The counts of policies, by the names that tables print."""
-    found = records(run("glue-mrpc-dsq", policies, assignments=ONE_LAYER, scope="step", **options), "policy")
-    return {row.pop("policy"): {name: value for name, value in row.items() if name != "setup"} for row in found}
+    result = run("glue-mrpc-dsq", policies, assignments=ONE_LAYER, scope="step", **options)
+    return {
+        row.pop("policy"): {name: value for name, value in row.items() if name != "setup"}
+        for row in records(result, "policy")
+    }
 
 
 def test_rules_of_a_plus_b_come_in_that_order(folder):
-    found = rows("eight.yaml+w4.yaml", "w4.yaml+eight.yaml", "eight.yaml")
-    assert list(found) == ["eight+w4", "w4+eight", "eight"]
-    assert found["w4+eight"] == found["eight"] != found["eight+w4"]
+    counts = rows("eight.yaml+w4.yaml", "w4.yaml+eight.yaml", "eight.yaml")
+    assert list(counts) == ["eight+w4", "w4+eight", "eight"]
+    assert counts["w4+eight"] == counts["eight"] != counts["eight+w4"]
     (folder / "composed.yaml").write_text("description: x\ncompose: [eight, w4]\n")
     (folder / "within.yaml").write_text("description: x\ncompose: [eight+w4]\n")
-    assert rows("composed.yaml")["composed"] == rows("within.yaml")["within"] == found["eight+w4"]
+    assert rows("composed.yaml")["composed"] == rows("within.yaml")["within"] == counts["eight+w4"]
 
 
 def test_shipped_and_own_policies_compose(folder):
     names = ("w8a8+deployed", "w8a8+as-coded", "w8a8+as-coded+deployed", "w8a8+deployed+as-coded", "w8a8+./w4.yaml")
-    found = {name: {**row, "grade": ""} for name, row in rows(*names).items()}
-    assert list(found) == [*names[:4], "w8a8+w4"]
-    assert found["w8a8+as-coded+deployed"] == found["w8a8+deployed"] != found["w8a8+as-coded"]
-    assert found["w8a8+deployed+as-coded"] == found["w8a8+as-coded"]
+    counts = {name: {**row, "grade": ""} for name, row in rows(*names).items()}
+    assert list(counts) == [*names[:4], "w8a8+w4"]
+    assert counts["w8a8+as-coded+deployed"] == counts["w8a8+deployed"] != counts["w8a8+as-coded"]
+    assert counts["w8a8+deployed+as-coded"] == counts["w8a8+as-coded"]
 
 
 def test_a_file_named_with_a_plus_is_that_file(folder):

@@ -58,10 +58,10 @@ def of_the_copy(graph, *rules):
 
 @pytest.mark.parametrize(("placement", "scale_time"), WHOLE_TENSOR)
 def test_scales_over_a_whole_tensor(linear, placement, scale_time):
-    said = {"placement": placement, "scale_time": scale_time}
-    at_once = of_the_copy(linear, {**COPY, "format": "int8", **said})
+    how = {"placement": placement, "scale_time": scale_time}
+    at_once = of_the_copy(linear, {**COPY, "format": "int8", **how})
     one_by_one = of_the_copy(
-        linear, {**COPY, "format": "int8"}, *({"copy": "operand", name: value} for name, value in said.items())
+        linear, {**COPY, "format": "int8"}, *({"copy": "operand", name: value} for name, value in how.items())
     )
     assert at_once == one_by_one == WHOLE_TENSOR[placement, scale_time]
 
@@ -79,8 +79,8 @@ def test_smaller_blocks_know_their_scales_at_once(linear, name, placement):
 def test_which_formats_need_the_whole_tensor(linear, name):
     """As on_chip: what the GEMM reads tells once from twice. A column of the operand has one element of each row."""
     rule = {**COPY, "format": name}
-    found = [of_the_copy(linear, {**rule, "scale_time": when})[-1] for when in ("delayed", "current")]
-    assert found == [("layer.second", RAW, "r"), ("layer.second", 2 * RAW, "r")]
+    reads = [of_the_copy(linear, {**rule, "scale_time": when})[-1] for when in ("delayed", "current")]
+    assert reads == [("layer.second", RAW, "r"), ("layer.second", 2 * RAW, "r")]
 
 
 def test_the_last_rule_that_says_where_a_copy_lives_wins(linear):
@@ -119,8 +119,8 @@ def test_globs_select_reads(step, field, glob):
         if op.gemm
         for i, name in enumerate(op.inputs)
     }
-    found = copies_of(graph, policy(BASE, {"copy": "operand", field: glob, "format": "fixed4"}))
-    assert list(found) == [read for read, text in looked_at.items() if fnmatch(text, glob)] != []
+    chains = copies_of(graph, policy(BASE, {"copy": "operand", field: glob, "format": "fixed4"}))
+    assert list(chains) == [read for read, text in looked_at.items() if fnmatch(text, glob)] != []
 
 
 def test_a_rule_without_format_that_finds_no_copy_matches_nothing(linear):

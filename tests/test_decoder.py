@@ -140,9 +140,9 @@ def test_gradients_of_what_is_trained_are_those_of_training_all():
     every, some = decoder_step(), decoder_step(trainable=("decoder.0.ffn.*",))
     rng = np.random.default_rng(0)
     weights, batch = draw_weights(every, rng), draw_batch(every, rng)
-    expected, found = run(every, weights, [batch]).values, run(some, weights, [batch]).values
+    expected, partly = run(every, weights, [batch]).values, run(some, weights, [batch]).values
     for name in trained(some):
-        np.testing.assert_array_equal(found[f"{name}.grad"], expected[f"{name}.grad"])
+        np.testing.assert_array_equal(partly[f"{name}.grad"], expected[f"{name}.grad"])
 
 
 def test_a_glob_that_matches_nothing_is_refused():
@@ -199,8 +199,8 @@ def test_the_waste_of_padding_is_shown(tmp_path):
     result = simulate.run(str(path), policies=["bf16-mixed"])
     assert result.job.graph.sizes["tokens"] == 1024
     assert "padding: 3968 of 8192 tokens (48.4 %), counted as all others" in render(document(result), "table")
-    said = json.loads(render(document(result), "json"))["convention"]
-    assert (said["real_tokens"], said["padded_tokens"]) == (4224, 8192)
+    convention = json.loads(render(document(result), "json"))["convention"]
+    assert (convention["real_tokens"], convention["padded_tokens"]) == (4224, 8192)
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ def multiplied(graph, name):
 def test_every_policy_takes_every_family(family, way):
     graph = STEPS[family](**WAYS[way])
     for name in SHIPPED:
-        found = formats_of(graph, named(name))
-        assert found.keys() == graph.tensors.keys(), name
+        formats = formats_of(graph, named(name))
+        assert formats.keys() == graph.tensors.keys(), name
 
 
 @pytest.mark.parametrize("family", ["decoder", "llama", "experts"])
@@ -127,13 +127,13 @@ def test_every_policy_takes_adapters(family):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_file_says_what_it_is(name):
     file = shipped_policy(name).file if name in POLICIES else named(name).file
-    own = files.parse_yaml(files.read_text(files.list_shipped("policies")[name]), name).data
-    assert own["description"]
-    assert "\n" not in own["description"]
-    assert own["source"].strip()
-    assert own["grade"] in ("stated", "inferred", "recalled", "ours")
-    assert len(own.get("setup", "")) <= 14
-    assert "setup" in own or file.levels or name not in POLICIES
+    fields = files.parse_yaml(files.read_text(files.list_shipped("policies")[name]), name).data
+    assert fields["description"]
+    assert "\n" not in fields["description"]
+    assert fields["source"].strip()
+    assert fields["grade"] in ("stated", "inferred", "recalled", "ours")
+    assert len(fields.get("setup", "")) <= 14
+    assert "setup" in fields or file.levels or name not in POLICIES
 
 
 def test_the_paper_and_today_are_all_there():
@@ -157,10 +157,10 @@ def test_masks_of_one_bit_take_an_eighth_of_bytes_and_nothing_else_changes():
 @pytest.mark.parametrize("name", [*LINEAR, *OF_TODAY])
 def test_formats_in_the_three_gemms_of_a_linear_layer(name):
     graph = decoder_step(**(ADAPTERS if "lora" in name else {}))
-    found = multiplied(graph, name)
+    formats = multiplied(graph, name)
     expected = {**LINEAR, **OF_TODAY}[name]
-    assert (found[LAYER], found[f"{LAYER}.dx"]) == expected[:2]
-    assert ("lora" in name) or found[f"{LAYER}.dw"] == expected[2]
+    assert (formats[LAYER], formats[f"{LAYER}.dx"]) == expected[:2]
+    assert ("lora" in name) or formats[f"{LAYER}.dw"] == expected[2]
 
 
 @pytest.mark.parametrize("way", ["plain", "both"])
@@ -181,9 +181,9 @@ def test_all_linear_layers_alike_and_nothing_else(step, name, way):
 def test_the_head_is_an_assumption(family):
     graph = STEPS[family]()
     for name, gemms in (("w8a8", LINEAR["w8a8"]), ("w8a8g8", LINEAR["w8a8g8"])):
-        its = shipped_policy(name)
-        [assumption] = its.assumptions
-        changed = assign(graph, with_case(its, assumption, 0))
+        shipped = shipped_policy(name)
+        [assumption] = shipped.assumptions
+        changed = assign(graph, with_case(shipped, assumption, 0))
         heads = [op for op in graph.ops if op.gemm and op.name.startswith("head.")]
         assert heads
         for op in heads:
@@ -293,17 +293,17 @@ DEPLOYED_DY = {
 @pytest.mark.parametrize("name", sorted(DEPLOYED_DY))
 def test_gradients_are_quantized_for_dw_or_for_dx(name):
     graph = decoder_step()
-    found = moves(counted(graph, shipped_policy(f"{name}+deployed")))
-    dx, dw = found[f"{LAYER}.dx"], found[f"{LAYER}.dw"]
+    moved = moves(counted(graph, shipped_policy(f"{name}+deployed")))
+    dx, dw = moved[f"{LAYER}.dx"], moved[f"{LAYER}.dw"]
     assert (next(iter(dx.values()))[0], list(dw.values())[1][0]) == DEPLOYED_DY[name]
 
 
 def test_what_the_backward_saves_is_raw():
     graph = decoder_step()
     for name in ("w8a8+as-coded", "w8a8+deployed"):
-        found = moves(counted(graph, shipped_policy(name)))
-        assert found[f"{LAYER}.dw"]["decoder.0.ffn_norm"] == (16 * 15 * 8, 0)
-        assert found[f"{LAYER}.dx"][
+        moved = moves(counted(graph, shipped_policy(name)))
+        assert moved[f"{LAYER}.dw"]["decoder.0.ffn_norm"] == (16 * 15 * 8, 0)
+        assert moved[f"{LAYER}.dx"][
             f"{LAYER}.weight@operand.bf16.stored" if "coded" in name else f"{LAYER}.weight@operand.bf16"
         ]
 
@@ -321,8 +321,8 @@ STATES = {  # of m and v of w[8, 12]
 
 def states_of(graph, name, weight):
     """What the update reads and writes of both moments of a weight."""
-    found = moves(counted(graph, shipped_policy(name)))[f"{weight}.adamw"]
-    bits = [(found[f"{weight}.{state}"][0], found[f"{weight}.{state}.next"][1]) for state in "mv"]
+    moved = moves(counted(graph, shipped_policy(name)))[f"{weight}.adamw"]
+    bits = [(moved[f"{weight}.{state}"][0], moved[f"{weight}.{state}.next"][1]) for state in "mv"]
     assert all(read == written for read, written in bits)
     return tuple(read for read, _ in bits)
 
@@ -336,18 +336,18 @@ def test_bits_of_states(name):
 
 
 def test_fake_quantized_states_hold_the_values_of_the_grid():
-    found = formats_of(decoder_step(), shipped_policy("m1-4-tensor+as-coded"))[f"{LAYER}.weight.m"]
-    assert (found.name, found.grid.name) == ("int4-in-fp32", "int4")
+    state = formats_of(decoder_step(), shipped_policy("m1-4-tensor+as-coded"))[f"{LAYER}.weight.m"]
+    assert (state.name, state.grid.name) == ("int4-in-fp32", "int4")
 
 
 @pytest.mark.parametrize("name", sorted(STATES))
 def test_states_of_all_else_stay_in_fp32(step, name):
     graph = step()
-    found = formats_of(graph, shipped_policy(name))
+    formats = formats_of(graph, shipped_policy(name))
     for tensor in graph.tensors:
         if tensor.endswith((".m", ".v")) and ("norm" in tensor or "bias" in tensor or tensor.startswith("embedding.")):
-            assert found[tensor].name == "fp32", tensor
-    linear = [found[tensor].name for tensor in graph.tensors if tensor.endswith((".q.weight.m", ".q.weight.v"))]
+            assert formats[tensor].name == "fp32", tensor
+    linear = [formats[tensor].name for tensor in graph.tensors if tensor.endswith((".q.weight.m", ".q.weight.v"))]
     assert len(set(linear)) == (1 if "adam8bit" in name else 2)
 
 
@@ -380,7 +380,8 @@ def test_only_what_is_deployed_saves_arithmetic(name):
 def test_as_coded_moves_more_than_without_quantization(name):
     graph = llama_step()
     bits = [
-        sum_rows(counted(graph, shipped_policy(its)), "product").dram_bits for its in (f"{name}+as-coded", "bf16-mixed")
+        sum_rows(counted(graph, shipped_policy(each)), "product").dram_bits
+        for each in (f"{name}+as-coded", "bf16-mixed")
     ]
     assert bits[0] > bits[1]
 
@@ -397,28 +398,28 @@ WRITTEN = {  # of w[8, 12] by its update, besides w itself: for y with blocks al
 
 @pytest.mark.parametrize("name", sorted(WRITTEN))
 def test_both_copies_of_a_weight_are_stored_and_read(name):
-    found = moves(counted(decoder_step(), shipped_policy(name)))
+    moved = moves(counted(decoder_step(), shipped_policy(name)))
     label = f"{LAYER}.weight@operand.{OF_TODAY[name][0][1]}"
-    copies = {thing: bits for thing, (_, bits) in found[f"{LAYER}.weight.adamw"].items() if "@" in thing}
+    copies = {thing: bits for thing, (_, bits) in moved[f"{LAYER}.weight.adamw"].items() if "@" in thing}
     assert copies == {f"{label}{run}": bits for run, bits in WRITTEN[name].items()}
     read = {
-        thing: bits for op in (LAYER, f"{LAYER}.dx") for thing, (bits, _) in found[op].items() if ".weight@" in thing
+        thing: bits for op in (LAYER, f"{LAYER}.dx") for thing, (bits, _) in moved[op].items() if ".weight@" in thing
     }
     assert read == copies
 
 
 def test_the_second_copies_of_activations_and_gradients():
     """15 tokens: x[15, 8] with blocks along inputs and along tokens; dy[15, 12] along outputs and along tokens."""
-    found = moves(counted(decoder_step(), shipped_policy("mxfp8")))
-    x = {thing: bits for thing, (_, bits) in found["decoder.0.ffn_norm"].items() if "@" in thing}
+    moved = moves(counted(decoder_step(), shipped_policy("mxfp8")))
+    x = {thing: bits for thing, (_, bits) in moved["decoder.0.ffn_norm"].items() if "@" in thing}
     assert x == {
         "decoder.0.ffn_norm@operand.mxfp8.model": 8 * 120 + 15 * 8,
         "decoder.0.ffn_norm@stash.mxfp8.batch+tokens": 8 * 120 + 8 * 8,
     }
-    dy = {thing: bits for op in found.values() for thing, (_, bits) in op.items() if thing.startswith(f"{LAYER}.grad@")}
+    dy = {thing: bits for op in moved.values() for thing, (_, bits) in op.items() if thing.startswith(f"{LAYER}.grad@")}
     dy |= {
         thing: bits
-        for op in found.values()
+        for op in moved.values()
         for thing, (_, bits) in op.items()
         if thing.startswith(f"{LAYER}.add_bias.grad@") and bits
     }
@@ -430,30 +431,30 @@ def test_the_second_copies_of_activations_and_gradients():
 
 def test_qlora_stores_frozen_linear_weights_in_4_bits_and_keeps_no_states_of_them():
     graph = llama_step(**ADAPTERS, qk_norm=True)
-    found = formats_of(graph, shipped_policy("qlora"))
+    formats = formats_of(graph, shipped_policy("qlora"))
     for tensor in graph.weights:
         linear = tensor.layer.startswith("decoder.") and not tensor.name.endswith("norm.weight")
         expected = "fp32" if tensor.trainable else "nf4-double" if linear else "bf16"
-        assert found[tensor.name].name == expected, tensor.name
+        assert formats[tensor.name].name == expected, tensor.name
         assert (f"{tensor.name}.m" in graph.tensors) == tensor.trainable == (".lora_" in tensor.name)
-    assert {found[name].name for name, tensor in graph.tensors.items() if tensor.role == "state"} == {"fp32"}
+    assert {formats[name].name for name, tensor in graph.tensors.items() if tensor.role == "state"} == {"fp32"}
 
 
 def test_what_qlora_reads_of_a_frozen_weight():
     """w[8, 12] in NF4: a row of 12 ends a block, so 8 blocks of an 8-bit scale, each in a block of those."""
     graph = decoder_step(**ADAPTERS)
-    found = moves(counted(graph, shipped_policy("qlora")))
+    moved = moves(counted(graph, shipped_policy("qlora")))
     for op in (LAYER, f"{LAYER}.dx"):
-        assert found[op][f"{LAYER}.weight"] == (4 * 96 + 8 * 8 + 8 * 32, 0)
+        assert moved[op][f"{LAYER}.weight"] == (4 * 96 + 8 * 8 + 8 * 32, 0)
     assert not any(
-        "fc1.weight" in thing and "@" in thing for op in found.values() for thing in op if "lora" not in thing
+        "fc1.weight" in thing and "@" in thing for op in moved.values() for thing in op if "lora" not in thing
     )
 
 
 def test_lora_has_no_fp32_copy_of_what_is_frozen():
     graph = decoder_step(**ADAPTERS)
-    found = formats_of(graph, shipped_policy("lora"))
-    assert {found[w.name].name for w in graph.weights if not w.trainable} == {"bf16"}
+    formats = formats_of(graph, shipped_policy("lora"))
+    assert {formats[w.name].name for w in graph.weights if not w.trainable} == {"bf16"}
     assert formats_of(decoder_step(), shipped_policy("lora")) == formats_of(
         decoder_step(), shipped_policy("bf16-mixed")
     )
@@ -494,8 +495,8 @@ def test_lora_has_no_fp32_copy_of_what_is_frozen():
     ],
 )
 def test_what_autocast_keeps_in_fp32(family, expected):
-    found = formats_of(STEPS[family](**DROPOUT), shipped_policy("bf16-autocast"))
-    assert {name: found[name].name for name in expected} == expected
+    formats = formats_of(STEPS[family](**DROPOUT), shipped_policy("bf16-autocast"))
+    assert {name: formats[name].name for name in expected} == expected
 
 
 def test_autocast_multiplies_bf16_only(step):
@@ -506,8 +507,8 @@ def test_autocast_multiplies_bf16_only(step):
 @pytest.mark.parametrize("traffic", UNTILED)
 def test_autocast_moves_no_scores_of_flash_attention(step, traffic):
     graph = step(attention="flash", **DROPOUT)
-    found = moves(counted(graph, shipped_policy("bf16-autocast"), traffic))
-    things = [thing for op in found.values() for thing in op if "_attention.s" in thing]
+    moved = moves(counted(graph, shipped_policy("bf16-autocast"), traffic))
+    things = [thing for op in moved.values() for thing in op if "_attention.s" in thing]
     assert things
     assert not any(".scores" in thing or "softmax@" in thing or thing.endswith(".softmax") for thing in things)
 

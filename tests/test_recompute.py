@@ -32,33 +32,33 @@ def macs(graph, *phases):
 @pytest.mark.parametrize("family", sorted(STEPS))
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_losses_and_gradients_are_those_of_keeping_everything(family, way):
-    plain, again = made(family), made(family, **WAYS[way])
+    plain, recomputing = made(family), made(family, **WAYS[way])
     rng = np.random.default_rng(0)
     weights, batches = draw_weights(plain, rng), [draw_batch(plain, rng) for _ in range(2)]
-    expected, found = (run(graph, weights, batches) for graph in (plain, again))
-    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-13)
+    expected, recomputed = (run(graph, weights, batches) for graph in (plain, recomputing))
+    np.testing.assert_allclose(recomputed.losses, expected.losses, rtol=1e-13)
     for weight in weights:
         name = gradient_of(plain, weight)
-        np.testing.assert_allclose(found.values[name], expected.values[name], rtol=1e-9, atol=1e-12)
-    for name, op in again.producer.items():
+        np.testing.assert_allclose(recomputed.values[name], expected.values[name], rtol=1e-9, atol=1e-12)
+    for name, op in recomputing.producer.items():
         if op.phase == "recompute" and way != "flash":
-            if again.tensors[name].recomputes.endswith(".lse"):
+            if recomputing.tensors[name].recomputes.endswith(".lse"):
                 continue
-            original = expected.values[again.tensors[name].recomputes]
-            np.testing.assert_allclose(found.values[name], original, rtol=1e-12, atol=1e-14)
+            original = expected.values[recomputing.tensors[name].recomputes]
+            np.testing.assert_allclose(recomputed.values[name], original, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("family", sorted(STEPS))
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_less_is_kept_and_only_that_is_computed_more(family, way):
-    plain, again = made(family), made(family, **WAYS[way])
-    kept, before = stash(again), stash(plain)
+    plain, recomputing = made(family), made(family, **WAYS[way])
+    kept, before = stash(recomputing), stash(plain)
     flash = {name for name in kept if name.endswith(".softmax.lse")}
     data = {"embedding.keep", "embedding.source_keep", "embedding.target_keep"}  # masks that make scores again
     assert set(kept) - flash - data < set(before)
-    assert macs(again, "forward") == macs(plain, "forward")
-    assert macs(again, "backward") == macs(plain, "backward") == 2 * macs(plain, "forward")
-    assert 0 < macs(again, "recompute") <= 2 * macs(plain, "forward")
+    assert macs(recomputing, "forward") == macs(plain, "forward")
+    assert macs(recomputing, "backward") == macs(plain, "backward") == 2 * macs(plain, "forward")
+    assert 0 < macs(recomputing, "recompute") <= 2 * macs(plain, "forward")
     names = [name.rpartition(".self_attention.")[2] for name in kept if ".self_attention." in name]
     if way == "full":
         assert not names
@@ -70,9 +70,9 @@ def test_less_is_kept_and_only_that_is_computed_more(family, way):
 def test_one_product_of_attention_is_computed_again(family):
     for way in ("flash", "selective"):
         graph = made(family, **WAYS[way])
-        again = [op.recomputes for op in graph.ops if op.phase == "recompute" and op.gemm]
+        repeated = [op.recomputes for op in graph.ops if op.phase == "recompute" and op.gemm]
         forward = [op.name for op in graph.ops if op.phase == "forward" and op.name.endswith("scores")]
-        assert sorted(again) == sorted(forward)
+        assert sorted(repeated) == sorted(forward)
 
 
 @pytest.mark.parametrize("family", sorted(STEPS))
