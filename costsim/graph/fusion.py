@@ -75,7 +75,7 @@ MODELS: Mapping[Traffic, TrafficModel] = {
         ),
     )
 }
-UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # those that hang on no buffer
+UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # those that depend on no buffer
 
 
 def _sort(op: Op) -> str:
