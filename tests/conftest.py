@@ -6,6 +6,7 @@ import pytest
 
 from costsim.cost.count import count
 from costsim.cost.row import each_op
+from costsim.devices.roofline import Spent, spend
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED, group_ops
 from costsim.inputs import files, schema_policy
@@ -178,6 +179,11 @@ def of_each_op(rows):
     return [
         (row.name(op), [(move.tensor(op), *move[2:]) for move in row.moves], row[2:-1]) for op, row in each_op(rows)
     ]
+
+
+def spend_all(kernels, hardware, overlap=True):
+    """Time and energy of a step, kernel by kernel."""
+    return sum((kernel.number * spend(kernel, hardware, overlap) for kernel in kernels), Spent())
 
 
 @pytest.fixture

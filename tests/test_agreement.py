@@ -62,7 +62,7 @@ def test_times_and_energies(ran):
             for name in ("time_reduction", "energy_reduction"):
                 assert same(ratios.loc[key, name], its[name]), (key, name)
             for by in set(GROUPINGS) - set(timing.UNDIVIDED):
-                parts = [part.time_s for part in timing.spent_by(run, counted, by)[device.name].values()]
+                parts = [part.time_s for part in timing.time_groups(run.job, counted, device, by).values()]
                 if its["time_s"] is None:
                     assert None in parts
                 else:

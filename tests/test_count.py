@@ -225,10 +225,7 @@ def test_groups_sum_to_the_total(model, name, traffic, scope):
     total = sum_rows(rows, "product")
     assert total.dram_bits == sum(m.read_bits + m.written_bits for _, row in each_op(rows) for m in row.moves)
     for by in GROUPINGS:
-        summed = type(total)()
-        for part in group([(1, rows)], by, "product").values():
-            summed.add(1, part)
-        assert summed == total, by
+        assert sum(group([(1, rows)], by, "product").values(), Total()) == total, by
 
 
 @pytest.mark.parametrize(("model", "name"), pairs(), indirect=["model"])
@@ -310,9 +307,9 @@ def test_phases_sum_to_all_steps_and_splitting_one_changes_nothing(steps):
     graph = GRAPHS["encoder-classifier"]
     totals = []
     for p in (whole, split):
-        totals.append(Total())
-        for index, n in enumerate(schedule(p, steps)):
-            totals[-1].add(n, sum_rows(count(graph, assign(graph, p, index)), "product"))
+        phases = enumerate(schedule(p, steps))
+        sums = [n * sum_rows(count(graph, assign(graph, p, index)), "product") for index, n in phases]
+        totals.append(sum(sums, Total()))
     assert totals[0] == totals[1]
 
 

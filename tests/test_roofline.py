@@ -5,7 +5,7 @@ import math
 
 import pytest
 from click.testing import CliRunner
-from conftest import adamw, decoder_step, pairs, shipped_policy
+from conftest import adamw, decoder_step, pairs, shipped_policy, spend_all
 
 from costsim.cli import main
 from costsim.cost.count import count
@@ -13,7 +13,7 @@ from costsim.cost.row import each_op
 from costsim.cost.totals import sum_rows
 from costsim.devices.energy import DRAM, TABLES, mac_pj
 from costsim.devices.profile import load_hardware
-from costsim.devices.roofline import kernels, spend, spend_all
+from costsim.devices.roofline import kernels, spend
 from costsim.formats.named import parse_format
 from costsim.graph.fusion import UNTILED
 from costsim.inputs.files import list_shipped

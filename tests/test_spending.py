@@ -18,7 +18,7 @@ from costsim.graph.fusion import group_ops
 from costsim.policy.assign import assign
 from costsim.results.records import group_records, records, reduction_records
 from costsim.run.simulate import run
-from costsim.run.timing import UNDIVIDED, spent_by
+from costsim.run.timing import UNDIVIDED, time_groups
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=2"]
 DEVICES = ["h100-sxm", "jetson-orin-nano"]
@@ -218,6 +218,6 @@ def test_a_total_names_the_recalled_figures_that_it_uses(tmp_path):
         assert ("an addition of fp16" in " ".join(table.split())) == wanted
 
 
-def test_spent_by_leaves_out_groups_without_kernels(fused):
-    found = spent_by(fused, fused.policies[1], "op")["h100-sxm"]
-    assert len(found) < len(group_records(fused, "op")) / len(fused.policies)
+def test_groups_without_kernels_are_left_out(fused):
+    groups = time_groups(fused.job, fused.policies[1], load_hardware("h100-sxm"), "op")
+    assert len(groups) < len(group_records(fused, "op")) / len(fused.policies)

@@ -9,7 +9,7 @@ from itertools import permutations, product
 
 import pytest
 from click.testing import CliRunner
-from conftest import STEPS, adamw, counted, decoder_step, moves, of_each_op, policy, shipped_policy
+from conftest import STEPS, adamw, counted, decoder_step, moves, of_each_op, policy, shipped_policy, spend_all
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ from costsim.cost.row import each_op
 from costsim.cost.tiling import tile_rows
 from costsim.cost.totals import group, sum_rows
 from costsim.devices.profile import load_hardware
-from costsim.devices.roofline import kernels, spend_all
+from costsim.devices.roofline import kernels
 from costsim.errors import InputError
 from costsim.graph.autodiff import backward
 from costsim.graph.builder import GraphBuilder

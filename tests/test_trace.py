@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import one_layer
+from conftest import one_layer, spend_all
 from test_plots import small, texts
 
 from costsim.cli import main
 from costsim.cost.memory import memory
-from costsim.devices.roofline import kernels, spend_all
+from costsim.devices.roofline import kernels
 from costsim.errors import InputError
 from costsim.inputs.files import list_shipped
 from costsim.plots import save

@@ -1,8 +1,9 @@
 """Sums of counted rows: totals, groupings, reductions against a baseline."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import accumulate
 from typing import NamedTuple
 
 from costsim.cost.laws import LAWS, Law
@@ -18,17 +19,17 @@ class Reductions(NamedTuple):
     dram_reduction: Fraction | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Total:
-    """Sums over some rows, as exact integers."""
+    """Sums over some rows, as exact integers. They add up, and multiply by how often rows count."""
 
     macs: int = 0
     priced: int = 0  # cost of the MACs that the law is defined for
-    unpriced: set[str] = field(default_factory=set)  # pairs of formats that it is not defined for
+    unpriced: frozenset[str] = frozenset()  # pairs of formats that it is not defined for
     read_bits: int = 0
     written_bits: int = 0
     elements: int = 0
-    vector: dict[str, int] = field(default_factory=dict)  # operations on elements, by name
+    vector: Mapping[str, int] = field(default_factory=dict)  # operations on elements, by name
 
     @property
     def arithmetic_cost(self) -> int | None:
@@ -48,44 +49,54 @@ class Total:
             Fraction(base.dram_bits, self.dram_bits) if self.dram_bits else None,
         )
 
-    def add_work(self, weight: int, row: Row, law: Law) -> None:
-        """Add what each op of a row computes, `weight` times."""
-        if row.pair is not None:
-            self.macs += weight * row.macs
-            cost = law.cost(*row.pair, row.summed)
-            if cost is None:
-                self.unpriced.add(row.pair_name)
-            else:
-                self.priced += weight * row.macs * cost
-        for name, n in row.vector.items():
-            self.vector[name] = self.vector.get(name, 0) + weight * n
+    def __add__(self, other: "Total") -> "Total":
+        """The sum of both."""
+        ours, theirs = self.vector, other.vector
+        return Total(
+            self.macs + other.macs,
+            self.priced + other.priced,
+            self.unpriced | other.unpriced,
+            self.read_bits + other.read_bits,
+            self.written_bits + other.written_bits,
+            self.elements + other.elements,
+            {name: ours.get(name, 0) + theirs.get(name, 0) for name in {**ours, **theirs}},
+        )
 
-    def add_move(self, weight: int, move: Move) -> None:
-        """Add what a move carries, `weight` times."""
-        self.read_bits += weight * move.read_bits
-        self.written_bits += weight * move.written_bits
-        self.elements += weight * move.elements
+    def __rmul__(self, times: int) -> "Total":
+        """So many times the same."""
+        return Total(
+            times * self.macs,
+            times * self.priced,
+            self.unpriced,
+            times * self.read_bits,
+            times * self.written_bits,
+            times * self.elements,
+            {name: times * n for name, n in self.vector.items()},
+        )
 
-    def add(self, weight: int, other: "Total") -> None:
-        """Add another total, `weight` times."""
-        self.macs += weight * other.macs
-        self.priced += weight * other.priced
-        self.unpriced |= other.unpriced
-        self.read_bits += weight * other.read_bits
-        self.written_bits += weight * other.written_bits
-        self.elements += weight * other.elements
-        for name, n in other.vector.items():
-            self.vector[name] = self.vector.get(name, 0) + weight * n
+
+def _work(row: Row, law: Law) -> Total:
+    """What each op of a row computes."""
+    if row.pair is None:
+        return Total(vector=row.vector)
+    cost = law.cost(*row.pair, row.summed)
+    if cost is None:
+        return Total(row.macs, unpriced=frozenset({row.pair_name}), vector=row.vector)
+    return Total(row.macs, row.macs * cost, vector=row.vector)
+
+
+def _traffic(moves: Sequence[Move]) -> Total:
+    """What moves carry."""
+    return Total(
+        read_bits=sum([move.read_bits for move in moves]),
+        written_bits=sum([move.written_bits for move in moves]),
+        elements=sum([move.elements for move in moves]),
+    )
 
 
 def sum_rows(rows: Iterable[Row], law: str) -> Total:
     """The total of some rows of one step."""
-    total = Total()
-    for row in rows:
-        total.add_work(len(row.ops), row, LAWS[law])
-        for move in row.moves:
-            total.add_move(len(row.ops), move)
-    return total
+    return sum((len(row.ops) * (_work(row, LAWS[law]) + _traffic(row.moves)) for row in rows), Total())
 
 
 def sum_scopes(rows: Iterable[Row], law: str) -> dict[str, Total]:
@@ -93,13 +104,8 @@ def sum_scopes(rows: Iterable[Row], law: str) -> dict[str, Total]:
     parts: dict[str, list[Row]] = {scope: [] for scope in SCOPES}
     for row in rows:
         parts[narrowest_scope(row)].append(row)
-    totals: dict[str, Total] = {}
-    held = Total()
-    for scope in SCOPES:
-        part = sum_rows(parts[scope], law)
-        part.add(1, held)
-        totals[scope] = held = part
-    return totals
+    totals = accumulate(sum_rows(part, law) for part in parts.values())
+    return dict(zip(SCOPES, totals, strict=True))
 
 
 # How to group: the group of an op's work, and of a move where that is not the op's. Groups that go by names tell ops
@@ -125,13 +131,19 @@ def group(weighted_rows: Iterable[tuple[int, list[Row]]], by: str, law: str) -> 
     """
     of_row, of_move = GROUPINGS[by]
     totals: dict[str, Total] = {}
+
+    def add(name: str, part: Total) -> None:
+        totals[name] = totals.get(name, Total()) + part
+
     for steps, rows in weighted_rows:
         members = each_op(rows) if by in _BY_NAME else [(row.ops[0], row) for row in rows]
         for op, row in members:
             weight = steps if by in _BY_NAME else steps * len(row.ops)
-            own = totals.setdefault(of_row(row, op), Total())
-            own.add_work(weight, row, LAWS[law])
+            work = _work(row, LAWS[law])
+            if of_move is None:
+                add(of_row(row, op), weight * (work + _traffic(row.moves)))
+                continue
+            add(of_row(row, op), weight * work)
             for move in row.moves:
-                total = totals.setdefault(of_move(move, op), Total()) if of_move else own
-                total.add_move(weight, move)
+                add(of_move(move, op), weight * _traffic((move,)))
     return totals

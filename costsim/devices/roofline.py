@@ -7,8 +7,8 @@ Source: Williams et al., Roofline, CACM 2009.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from costsim.cost.row import Row, each_op
@@ -46,15 +46,29 @@ def kernels(graph: Graph, rows: Sequence[Row], traffic: Traffic, scope: str, eac
         members.setdefault(key, []).append(at)
         first.setdefault(key, op)
     if each:
-        return [Kernel((rows[its[0]], first[key]), tuple(rows[i] for i in its), 1) for key, its in members.items()]
-    alike = Counter(tuple(its) for its in members.values())
-    named = {tuple(its): first[key] for key, its in reversed(members.items())}
-    return [Kernel((rows[its[0]], named[its]), tuple(rows[i] for i in its), number) for its, number in alike.items()]
+        return [Kernel((rows[part[0]], first[key]), tuple(rows[i] for i in part), 1) for key, part in members.items()]
+    alike = Counter(tuple(part) for part in members.values())
+    named = {tuple(part): first[key] for key, part in reversed(members.items())}
+    return [
+        Kernel((rows[part[0]], named[part]), tuple(rows[i] for i in part), number) for part, number in alike.items()
+    ]
 
 
-@dataclass(slots=True)
+def _sum(a: float | None, b: float | None) -> float | None:
+    """The sum, if both are known."""
+    return None if a is None or b is None else a + b
+
+
+def _times(n: int, a: float | None) -> float | None:
+    return None if a is None else n * a
+
+
+@dataclass(frozen=True, slots=True)
 class Spent:
-    """Time and energy of some kernels on a device. None: a pair, a rate or the bandwidth is lacking."""
+    """Time and energy of some kernels on a device. None: a pair, a rate or the bandwidth is lacking.
+
+    They add up, and multiply by how often kernels run: a run's are `sum((phase.steps * step for ...), Spent())`.
+    """
 
     mac_s: float = 0.0
     vector_s: float | None = 0.0
@@ -68,11 +82,11 @@ class Spent:
     macs: int = 0
     vector_ops: int = 0
     dram_bits: int = 0
-    bound_s: dict[str, float] = field(default_factory=dict)  # time by what bounds it
-    unsupported: set[str] = field(default_factory=set)  # pairs that the device cannot multiply
-    upcast: set[tuple[str, str]] = field(default_factory=set)  # pairs and what they run as
-    unverified: set[str] = field(default_factory=set)  # what of the energy is scaled from other widths, or weak
-    lacks: set[str] = field(default_factory=set)  # what the profile does not know, without which traffic is not known
+    bound_s: Mapping[str, float] = field(default_factory=dict)  # time by what bounds it
+    unsupported: frozenset[str] = frozenset()  # pairs that the device cannot multiply
+    upcast: frozenset[tuple[str, str]] = frozenset()  # pairs and what they run as
+    unverified: frozenset[str] = frozenset()  # what of the energy is scaled from other widths, or weak
+    lacks: frozenset[str] = frozenset()  # what the profile does not know, without which traffic is not known
 
     @property
     def bound(self) -> str:
@@ -94,28 +108,52 @@ class Spent:
         """Arithmetic intensity: 2 operations a MAC, and those on elements, per byte of DRAM traffic."""
         return (2 * self.macs + self.vector_ops) * 8 / self.dram_bits if self.dram_bits else None
 
-    def add(self, other: "Spent", times: int = 1) -> None:
-        """Add another, so many times."""
-        for name in ("mac_s", "vector_s", "dram_s", "launch_s", "time_s", *_JOULES):
-            mine, its = getattr(self, name), getattr(other, name)
-            setattr(self, name, None if mine is None or its is None else mine + times * its)
-        for name in ("macs", "vector_ops", "dram_bits"):
-            setattr(self, name, getattr(self, name) + times * getattr(other, name))
-        for name, seconds in other.bound_s.items():
-            self.bound_s[name] = self.bound_s.get(name, 0.0) + times * seconds
-        self.unsupported |= other.unsupported
-        self.upcast |= other.upcast
-        self.unverified |= other.unverified
-        self.lacks |= other.lacks
+    def __add__(self, other: "Spent") -> "Spent":
+        """Both after each other."""
+        bounds = {**self.bound_s, **other.bound_s}
+        return Spent(
+            mac_s=self.mac_s + other.mac_s,
+            vector_s=_sum(self.vector_s, other.vector_s),
+            dram_s=_sum(self.dram_s, other.dram_s),
+            launch_s=self.launch_s + other.launch_s,
+            time_s=_sum(self.time_s, other.time_s),
+            arithmetic_j=_sum(self.arithmetic_j, other.arithmetic_j),
+            on_chip_j=_sum(self.on_chip_j, other.on_chip_j),
+            dram_j=_sum(self.dram_j, other.dram_j),
+            static_j=_sum(self.static_j, other.static_j),
+            macs=self.macs + other.macs,
+            vector_ops=self.vector_ops + other.vector_ops,
+            dram_bits=self.dram_bits + other.dram_bits,
+            bound_s={name: self.bound_s.get(name, 0.0) + other.bound_s.get(name, 0.0) for name in bounds},
+            unsupported=self.unsupported | other.unsupported,
+            upcast=self.upcast | other.upcast,
+            unverified=self.unverified | other.unverified,
+            lacks=self.lacks | other.lacks,
+        )
 
-    def forget_traffic(self, lacks: str) -> None:
-        """Leave unknown what depends on DRAM traffic, for the profile lacks something that it depends on."""
-        self.dram_s = self.time_s = self.on_chip_j = self.dram_j = self.static_j = None
-        self.dram_bits, self.bound_s = 0, {}
-        self.lacks.add(lacks)
+    def __rmul__(self, times: int) -> "Spent":
+        """So many times the same."""
+        return replace(
+            self,
+            mac_s=times * self.mac_s,
+            vector_s=_times(times, self.vector_s),
+            dram_s=_times(times, self.dram_s),
+            launch_s=times * self.launch_s,
+            time_s=_times(times, self.time_s),
+            arithmetic_j=_times(times, self.arithmetic_j),
+            on_chip_j=_times(times, self.on_chip_j),
+            dram_j=_times(times, self.dram_j),
+            static_j=_times(times, self.static_j),
+            macs=times * self.macs,
+            vector_ops=times * self.vector_ops,
+            dram_bits=times * self.dram_bits,
+            bound_s={name: times * seconds for name, seconds in self.bound_s.items()},
+        )
 
-
-_JOULES = ("arithmetic_j", "on_chip_j", "dram_j", "static_j")
+    def without_traffic(self, lacks: str) -> "Spent":
+        """The same where what depends on DRAM traffic is not known, for the profile lacks something."""
+        unknown = replace(self, dram_s=None, time_s=None, on_chip_j=None, dram_j=None, static_j=None)
+        return replace(unknown, dram_bits=0, bound_s={}, lacks=self.lacks | {lacks})
 
 
 class Rates(dict[Pair, tuple[Rate, bool] | None]):
@@ -125,73 +163,79 @@ class Rates(dict[Pair, tuple[Rate, bool] | None]):
         self.hardware = hardware
 
     def __missing__(self, pair: Pair) -> tuple[Rate, bool] | None:
-        found = self[pair] = pair_on(self.hardware, *pair)
-        return found
+        chosen = self[pair] = pair_on(self.hardware, *pair)
+        return chosen
 
 
 def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: Rates | None = None) -> Spent:
     """Time and energy of one such kernel, over all its runs in a step. `rates` are what was looked up before."""
-    found = Spent()
     rates = Rates(hardware) if rates is None else rates
+    work = sum((_work(row, hardware, rates) for row in kernel.rows), Spent())
+    return _with_energy(_with_time(work, kernel, hardware, overlap), hardware)
+
+
+def _work(row: Row, hardware: Hardware, rates: Rates) -> Spent:
+    """The counts of a row, the time of its MACs and, where the device has an energy table, their energy."""
+    counts = Spent(
+        vector_ops=sum(row.vector.values()), dram_bits=sum(move.read_bits + move.written_bits for move in row.moves)
+    )
+    if row.pair is None or not row.macs:
+        return counts
+    chosen = rates[row.pair]
+    if chosen is None:
+        return replace(counts, macs=row.macs, unsupported=frozenset({row.pair_name}))
+    rate, upcast = chosen
+    joules, unverified = 0.0, frozenset[str]()
     table = TABLES[hardware.energy_table] if hardware.energy_table else None
-    for row in kernel.rows:
-        found.dram_bits += sum(move.read_bits + move.written_bits for move in row.moves)
-        found.vector_ops += sum(row.vector.values())
-        if row.pair is None or not row.macs:
-            continue
-        found.macs += row.macs
-        chosen = rates[row.pair]
-        if chosen is None:
-            found.unsupported.add(row.pair_name)
-            continue
-        rate, upcast = chosen
-        if upcast:
-            found.upcast.add((row.pair_name, rate.name))
-        found.mac_s += row.macs / (rate.mac_per_s * hardware.mac_part(row.macs / row.ops[0].times))
-        if table:
-            picojoules, scaled = mac_pj(table, rate.a, rate.b, rate.accumulator)
-            found.arithmetic_j = (found.arithmetic_j or 0.0) + row.macs * picojoules * PICO
-            found.unverified |= {f"a MAC of {rate.name}"} if scaled else set()
-            found.unverified |= recalled(table, rate.a, rate.b, rate.accumulator)
-    _time(found, kernel, hardware, overlap)
-    _energy(found, hardware)
-    return found
+    if table:
+        picojoules, scaled = mac_pj(table, rate.a, rate.b, rate.accumulator)
+        joules = row.macs * picojoules * PICO
+        unverified = frozenset({f"a MAC of {rate.name}"} if scaled else ())
+        unverified |= recalled(table, rate.a, rate.b, rate.accumulator)
+    return replace(
+        counts,
+        macs=row.macs,
+        mac_s=row.macs / (rate.mac_per_s * hardware.mac_part(row.macs / row.ops[0].times)),
+        arithmetic_j=joules,
+        upcast=frozenset({(row.pair_name, rate.name)} if upcast else ()),
+        unverified=unverified,
+    )
 
 
-def _time(found: Spent, kernel: Kernel, hardware: Hardware, overlap: bool) -> None:
-    if found.vector_ops:
+def _with_time(work: Spent, kernel: Kernel, hardware: Hardware, overlap: bool) -> Spent:
+    """The work of a kernel with how long it takes, and what bounds it."""
+    vector_s: float | None = 0.0
+    if work.vector_ops:
         rate = hardware.vector_op_per_s
-        found.vector_s = found.vector_ops / (rate * hardware.vector_efficiency) if rate else None
+        vector_s = work.vector_ops / (rate * hardware.vector_efficiency) if rate else None
     bandwidth = hardware.dram_bytes_per_s
-    found.dram_s = found.dram_bits / 8 / (bandwidth * hardware.dram_efficiency) if bandwidth else None
-    found.launch_s = hardware.launch_s * kernel.first[1].times
-    if found.unsupported or found.dram_s is None or found.vector_s is None:
-        found.time_s = None
-        return
-    on_chip = found.mac_s + found.vector_s
-    busy = max(on_chip, found.dram_s) if overlap else on_chip + found.dram_s
-    found.time_s = busy + found.launch_s
-    bound = "dram" if found.dram_s > on_chip else "arithmetic" if found.mac_s >= found.vector_s else "vector"
-    found.bound_s = {"launch" if found.launch_s > busy else bound: found.time_s}
+    dram_s = work.dram_bits / 8 / (bandwidth * hardware.dram_efficiency) if bandwidth else None
+    launch_s = hardware.launch_s * kernel.first[1].times
+    if work.unsupported or dram_s is None or vector_s is None:
+        return replace(work, vector_s=vector_s, dram_s=dram_s, launch_s=launch_s, time_s=None)
+    on_chip = work.mac_s + vector_s
+    busy = max(on_chip, dram_s) if overlap else on_chip + dram_s
+    time_s = busy + launch_s
+    bound = "dram" if dram_s > on_chip else "arithmetic" if work.mac_s >= vector_s else "vector"
+    bound_s = {"launch" if launch_s > busy else bound: time_s}
+    return replace(work, vector_s=vector_s, dram_s=dram_s, launch_s=launch_s, time_s=time_s, bound_s=bound_s)
 
 
-def _energy(found: Spent, hardware: Hardware) -> None:
+def _with_energy(timed: Spent, hardware: Hardware) -> Spent:
+    """The same with its energy, as far as the profile has figures."""
     table, dram = TABLES.get(hardware.energy_table or ""), DRAM.get(hardware.memory)
-    if table is None:
-        found.arithmetic_j = found.on_chip_j = None
-    else:
-        found.arithmetic_j = (found.arithmetic_j or 0.0) + found.vector_ops * table.vector_op_pj * PICO
-        found.on_chip_j = found.dram_bits * table.sram_pj_per_bit * PICO
-    found.dram_j = found.dram_bits * dram.pj_per_bit * PICO if dram else None
-    if dram and not dram.verified:
-        found.unverified.add(f"a bit of {hardware.memory}")
+    arithmetic_j = on_chip_j = None
+    if table is not None:
+        arithmetic_j = (timed.arithmetic_j or 0.0) + timed.vector_ops * table.vector_op_pj * PICO
+        on_chip_j = timed.dram_bits * table.sram_pj_per_bit * PICO
+    static_j: float | None = 0.0
     if hardware.static_w is not None:
-        found.static_j = None if found.time_s is None else found.time_s * hardware.static_w
-
-
-def spend_all(found: Iterable[Kernel], hardware: Hardware, overlap: bool = True) -> Spent:
-    """Time and energy of a step."""
-    total, rates = Spent(), Rates(hardware)
-    for kernel in found:
-        total.add(spend(kernel, hardware, overlap, rates), kernel.number)
-    return total
+        static_j = None if timed.time_s is None else timed.time_s * hardware.static_w
+    return replace(
+        timed,
+        arithmetic_j=arithmetic_j,
+        on_chip_j=on_chip_j,
+        dram_j=timed.dram_bits * dram.pj_per_bit * PICO if dram else None,
+        static_j=static_j,
+        unverified=timed.unverified | ({f"a bit of {hardware.memory}"} if dram and not dram.verified else set()),
+    )

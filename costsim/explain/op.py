@@ -16,8 +16,9 @@ from costsim.names import SCOPES, Traffic
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
+from costsim.run.counted import CountedPhase, buffer_on
 from costsim.run.job import Job
-from costsim.run.simulate import CountedPhase, buffer_on, count_step, rows_on
+from costsim.run.simulate import count_step
 
 CAST = ".cast"
 
@@ -85,14 +86,14 @@ def _row(rows: list[Row], found: Derived) -> Row:
 
 def _device_steps(job: Job, phase: CountedPhase, scope: str, found: Derived) -> Iterator[Step]:
     """Time and energy of the op's kernel on each device; with a buffer of its own, tiled for that."""
-    from costsim.devices.roofline import kernels
     from costsim.explain.devices import device_steps  # without devices there is no need
+    from costsim.run.timing import kernels_on
 
     group = group_ops(job.graph, _grouping(job, scope))
     for device in job.hardware:
-        rows = rows_on(job, phase, device)
-        row = _row(rows, found)
-        for kernel in kernels(job.graph, rows, job.convention.traffic, scope, each=True):
+        step = kernels_on(job, phase, device, scope, each=True)
+        row = _row([row for kernel in step for row in kernel.rows], found)
+        for kernel in step:
             first, op = kernel.first
             if first is row if row.cast else not first.cast and group[op.position] == group[found.op.position]:
                 break

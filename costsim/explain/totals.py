@@ -10,11 +10,13 @@ from costsim.cost.laws import LAWS
 from costsim.cost.memory import of_policy
 from costsim.cost.totals import Total, group, sum_rows
 from costsim.devices.profile import Hardware
-from costsim.devices.roofline import Rates, Spent, kernels, spend
+from costsim.devices.roofline import Spent
 from costsim.errors import InputError
 from costsim.explain.formula import Number, Part, Step, undefined, worked
+from costsim.run.counted import CountedPolicy
 from costsim.run.job import Job
-from costsim.run.simulate import CountedPolicy, Result, buffer_unknown, execute, rows_on
+from costsim.run.simulate import Result, execute
+from costsim.run.timing import time_kernels
 
 MOST = 10  # parts that are listed one by one
 
@@ -156,18 +158,13 @@ def _spent(result: Result, name: str) -> Iterator[Section]:
 def _spent_on(job: Job, counted: CountedPolicy, device: Hardware, spent: Spent, name: str) -> Section:
     phases: list[Number | None] = []
     groups: dict[str, dict[str, Number]] = {"kind": {}, "layer": {}, "op": {}}
-    rates = Rates(device)
     for phase in counted.phases:
         total = Spent()
-        rows, said = rows_on(job, phase, device), job.convention
-        for kernel in kernels(job.graph, rows, said.traffic, said.scope, each=True):
-            its = spend(kernel, device, job.overlap, rates)
-            if buffer_unknown(job, device):
-                its.forget_traffic("on_chip_bytes")
-            total.add(its)
+        for kernel, each in time_kernels(job, phase, device, each=True):
+            total += each
             row, op = kernel.first
             for by, key in (("kind", row.kind), ("layer", op.layer or "none"), ("op", row.name(op))):
-                groups[by][key] = groups[by].get(key, 0) + phase.steps * (getattr(its, name) or 0)
+                groups[by][key] = groups[by].get(key, 0) + phase.steps * (getattr(each, name) or 0)
         phases.append(getattr(total, name))
     source = f"kernels of a step on {device.name}, each a roofline; a kernel counts with its first op"
     if None in phases:
@@ -175,8 +172,8 @@ def _spent_on(job: Job, counted: CountedPolicy, device: Hardware, spent: Spent, 
         step = undefined(name, "steps * a step's", SPENT[name], f"{device.name}: not known, for {lacking}")
         return Section(counted.policy.name, device.name, (step,), ())
     terms = [
-        [Part(f"steps of phase {i}", phase.steps), Part("a step's", each or 0)]
-        for i, (phase, each) in enumerate(zip(counted.phases, phases, strict=True), 1)
+        [Part(f"steps of phase {i}", phase.steps), Part("a step's", step_total or 0)]
+        for i, (phase, step_total) in enumerate(zip(counted.phases, phases, strict=True), 1)
     ]
     parts = tuple(_shares(by, its) for by, its in groups.items())
     return Section(counted.policy.name, device.name, (worked(name, terms, SPENT[name], source),), parts)

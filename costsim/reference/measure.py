@@ -78,9 +78,7 @@ def predict(graph: Graph, hardware: Hardware, overlap: bool = True) -> dict[str,
 def _sum(
     kind: str, names: list[str], predicted: dict[str, Spent], steps: list[dict[str, float]], runs: int
 ) -> KindTime:
-    total = Spent()
-    for name in names:
-        total.add(predicted[name])
+    total = sum((predicted[name] for name in names), Spent())
     measured = statistics.median(sum(step.get(name, 0.0) for name in names) for step in steps)
     return KindTime(kind, runs, total.macs, total.vector_ops, total.dram_bits, total.bound, total.time_s, measured)
 

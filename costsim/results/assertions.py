@@ -7,8 +7,9 @@ from costsim.errors import nearest, one_line
 from costsim.policy.policy import Policy
 from costsim.results.expressions import Expression, Field, Name, Number, evaluate, field_error, parse
 from costsim.results.records import Record, policy_record
+from costsim.run.counted import CountedPhase, CountedPolicy
 from costsim.run.job import Job
-from costsim.run.simulate import CountedPhase, CountedPolicy, Result
+from costsim.run.simulate import Result
 
 PEAK = "peak_memory_bytes"  # worked out where it is named: it takes as long as counting
 _TEXTS = ("policy", "setup", "grade")

@@ -18,12 +18,14 @@ from costsim.cost.laws import LAWS
 from costsim.cost.memory import memory
 from costsim.cost.row import Row, each_op
 from costsim.devices.profile import Hardware
-from costsim.devices.roofline import Rates, Spent, kernels, spend
+from costsim.devices.roofline import Spent
 from costsim.errors import InputError, nearest, one_line
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Op
 from costsim.policy.assign import assign
-from costsim.run.simulate import CountedPhase, CountedPolicy, Result, buffer_unknown, rows_on
+from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, rows_for
+from costsim.run.simulate import Result
+from costsim.run.timing import time_kernels
 
 # The columns, with what they hold. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
 COLUMNS = {
@@ -86,8 +88,8 @@ def _step_records(result: Result, phase: CountedPhase, device: Hardware | None) 
     """The ops of a step in order, each with the kernel that it is in; on a device, with what its kernel takes."""
     job = result.job
     said = job.convention
-    unknown = device is not None and buffer_unknown(job, device)
-    rows = rows_on(job, phase, device) if device and not unknown else phase.rows
+    known = device is not None and not buffer_unknown(job, device)
+    rows = rows_for(job, phase, buffer_on(job, device)) if device and known else phase.rows
     group = group_ops(job.graph, grouping(said.traffic, said.scope))
     first: dict[int, str] = {}  # op of each kernel, but of those that only make a copy
     records = []
@@ -96,13 +98,10 @@ def _step_records(result: Result, phase: CountedPhase, device: Hardware | None) 
         kernel = own if row.cast else first.setdefault(group[op.position], own)
         records.append({**_op_record(op, row, said.law), "kernel": kernel})
     if device:
-        rates = Rates(device)
-        spent: dict[str, Spent] = {}
-        for found in kernels(job.graph, rows, said.traffic, said.scope, each=True):
-            row, op = found.first
-            its_own = spent[row.name(op)] = spend(found, device, job.overlap, rates)
-            if unknown:
-                its_own.forget_traffic("on_chip_bytes")
+        spent = {
+            kernel.first[0].name(kernel.first[1]): spent
+            for kernel, spent in time_kernels(job, phase, device, each=True)
+        }
         for its in records:
             took = spent.get(its["op"], Spent()) if its["op"] == its["kernel"] else Spent()
             bound = took.bound if its["op"] == its["kernel"] else None

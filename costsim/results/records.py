@@ -13,7 +13,8 @@ from costsim.cost.laws import LAWS
 from costsim.cost.totals import Total, group
 from costsim.graph.fusion import UNTILED
 from costsim.models.build import padding
-from costsim.run.simulate import CountedPolicy, Result
+from costsim.run.counted import CountedPolicy
+from costsim.run.simulate import Result
 
 if TYPE_CHECKING:
     from costsim.devices.profile import Hardware
@@ -138,14 +139,15 @@ def _spent_by(result: Result, counted: CountedPolicy, by: str) -> Callable[[str]
     if not result.job.hardware:
         return lambda _: {}
     from costsim.devices.roofline import Spent
-    from costsim.run.timing import UNDIVIDED, ridge_op_per_byte, spent_by
+    from costsim.run.timing import UNDIVIDED, ridge_op_per_byte, time_groups
 
-    found = {} if by in UNDIVIDED else spent_by(result, counted, by)
+    divided = by not in UNDIVIDED
+    groups = {device.name: time_groups(result.job, counted, device, by) for device in result.job.hardware if divided}
 
     def on(device: Hardware, group: str) -> Record:
-        if not found:
+        if not divided:
             return dict.fromkeys(GROUP_SPENT)
-        part, whole = found[device.name].get(group, Spent()), result.spent[counted.policy.name, device.name]
+        part, whole = groups[device.name].get(group, Spent()), result.spent[counted.policy.name, device.name]
         record = spent_record(part)
         for name in ("time_s", "energy_j"):
             record[f"{name.partition('_')[0]}_share"] = _share(getattr(part, name), getattr(whole, name))

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from costsim.cost.row import Row
 from costsim.devices.profile import Hardware, Rate
-from costsim.devices.roofline import Kernel, Rates, kernels, spend
-from costsim.run.simulate import CountedPolicy, Result, rows_on
+from costsim.devices.roofline import Kernel, Rates
+from costsim.run.counted import CountedPolicy
+from costsim.run.simulate import Result
+from costsim.run.timing import time_kernels
 
 # --- roofline ---------------------------------------------------------------------------------------------------------
 
@@ -72,12 +74,10 @@ def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
         _use(found.rates, phase.rows, known)
         if found.lacks:
             continue
-        rows = rows_on(job, phase, device)
-        for kernel in kernels(job.graph, rows, job.convention.traffic, job.convention.scope):
-            its = spend(kernel, device, job.overlap, known)
-            seconds = (its.time_s or 0.0) * kernel.number * phase.steps
-            done = 2 * its.macs + its.vector_ops
-            where = (its.op_per_byte or 0.0, done / its.time_s if its.time_s else 0.0)
+        for kernel, spent in time_kernels(job, phase, device):
+            seconds = (spent.time_s or 0.0) * kernel.number * phase.steps
+            done = 2 * spent.macs + spent.vector_ops
+            where = (spent.op_per_byte or 0.0, done / spent.time_s if spent.time_s else 0.0)
             times[_kind(kernel), *where] = times.get((_kind(kernel), *where), 0.0) + seconds
     whole = sum(times.values())
     found.bound = result.spent[counted.policy.name, device.name].bound

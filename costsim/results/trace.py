@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 from costsim.cost.memory import COMPONENTS, Memory, memory
 from costsim.devices.profile import Hardware
-from costsim.devices.roofline import Kernel, Rates, Spent, kernels, spend
+from costsim.devices.roofline import Kernel, Spent
 from costsim.errors import InputError
 from costsim.graph.fusion import group_ops
 from costsim.graph.graph import Graph
 from costsim.inputs import files
 from costsim.names import Traffic
 from costsim.policy.assign import assign
-from costsim.run.simulate import CountedPolicy, Result, buffer_on, rows_on
+from costsim.run.counted import CountedPolicy
+from costsim.run.simulate import Result
+from costsim.run.timing import time_kernels
 
 Event = dict[str, Any]
 
@@ -59,6 +61,8 @@ class _Timed(NamedTuple):
 
 def _lacking(spent: Spent, counted: CountedPolicy, device: Hardware) -> InputError:
     """What a device lacks: something to multiply with, or a figure of its profile."""
+    if spent.lacks:
+        return InputError(f"plot trace: {device.name}: the profile has no {', '.join(sorted(spent.lacks))}")
     if spent.unsupported:
         pairs = ", ".join(sorted(spent.unsupported))
         what = f"{device.name} multiplies neither {pairs} nor formats that hold them (policy {counted.policy.name})"
@@ -69,24 +73,15 @@ def _lacking(spent: Spent, counted: CountedPolicy, device: Hardware) -> InputErr
 
 def _timed(result: Result, counted: CountedPolicy, device: Hardware, phase: int) -> list[_Timed]:
     """Every kernel of a step with what it takes on the device. Raises InputError if the device cannot run one."""
-    job, said, rates = result.job, result.job.convention, Rates(device)
-    if said.tiled and buffer_on(job, device) is None:
-        what = f"{device.name}: the profile has no on_chip_bytes, for traffic {said.traffic}"
-        raise InputError(f"plot trace: {what} (or say --buffer-bytes)")
-    alike: dict[tuple[int, ...], Spent] = {}
-    found, refused = [], Spent()
-    for kernel in kernels(job.graph, rows_on(job, counted.phases[phase], device), said.traffic, said.scope, each=True):
-        key = tuple(map(id, kernel.rows))
-        if key not in alike:
-            alike[key] = spend(kernel, device, job.overlap, rates)
-        spent = alike[key]
+    timed, refused = [], Spent()
+    for kernel, spent in time_kernels(result.job, counted.phases[phase], device, each=True):
         if spent.time_s is None or spent.vector_s is None or spent.dram_s is None:
-            refused.add(spent)
+            refused += spent
         else:
-            found.append(_Timed(kernel, spent, spent.time_s, spent.mac_s + spent.vector_s, spent.dram_s))
+            timed.append(_Timed(kernel, spent, spent.time_s, spent.mac_s + spent.vector_s, spent.dram_s))
     if refused.time_s is None:
         raise _lacking(refused, counted, device)
-    return found
+    return timed
 
 
 class Clock:

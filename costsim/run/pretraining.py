@@ -10,14 +10,16 @@ from typing import NamedTuple
 
 from costsim.cost.memory import of_policy
 from costsim.devices.profile import pair_on
-from costsim.devices.roofline import Kernel, kernels, spend
+from costsim.devices.roofline import Kernel
 from costsim.errors import InputError
 from costsim.graph.graph import Graph, Op
 from costsim.policy.assign import assign
 from costsim.run import simulate
 from costsim.run.batch import with_batch
+from costsim.run.counted import CountedPolicy
 from costsim.run.job import prepare
-from costsim.run.simulate import CountedPolicy, Result
+from costsim.run.simulate import Result
+from costsim.run.timing import time_kernels
 
 SECONDS_PER_DAY = 86400
 
@@ -107,12 +109,13 @@ def linear_share(workload: str, policy: str, device: str, attention: str, tokens
         f"batch.sequences={micro_batch // tokens}",
     ]
     job = prepare(workload, [policy], assignments=assignments, hardware=[device])
-    graph, said = job.graph, replace(job.convention, scope="step")
-    rows = simulate.count_step(graph, assign(graph, job.policies[0]), said).rows
+    job = replace(job, convention=replace(job.convention, scope="step"))
+    graph = job.graph
+    step = simulate.count_step(graph, assign(graph, job.policies[0]), job.convention)
     linear = block = 0.0
-    for kernel in kernels(graph, rows, said.traffic, said.scope, each=True):
+    for kernel, spent in time_kernels(job, step, job.hardware[0], each=True):
         if _in_block(kernel, layer):
-            seconds = spend(kernel, job.hardware[0], job.overlap).time_s
+            seconds = spent.time_s
             if seconds is None:
                 raise InputError(f"{policy} has no time on {device}: a pair of formats or a rate is lacking")
             block += seconds

@@ -12,45 +12,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from costsim.cost.count import count
-from costsim.cost.row import Row
 from costsim.cost.totals import Total, sum_rows, sum_scopes
 from costsim.graph.fusion import MODELS, UNTILED
 from costsim.graph.graph import Graph
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
+from costsim.run.counted import CountedPhase, CountedPolicy, tiled
 from costsim.run.job import Convention, Job, prepare
 
 if TYPE_CHECKING:
-    from costsim.devices.profile import Hardware  # loaded where there is some
     from costsim.devices.roofline import Spent
-
-
-@dataclass(frozen=True, slots=True)
-class CountedPhase:
-    """One phase of a policy: so many steps, each of which costs these rows."""
-
-    steps: int
-    rows: list[Row]
-    compulsory: list[Row]  # what they are if a buffer holds everything: the same, if the traffic model has no buffer
-
-
-@dataclass(frozen=True, slots=True)
-class CountedPolicy:
-    """A policy's phases and their total over the run."""
-
-    policy: Policy
-    phases: tuple[CountedPhase, ...]
-    total: Total
-
-    def weighted_rows(self) -> list[tuple[int, list[Row]]]:
-        """The rows of each phase with the number of steps that they stand for."""
-        return [(phase.steps, phase.rows) for phase in self.phases]
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run found: policies side by side, under one convention."""
+    """What a run gives: policies side by side, under one convention."""
 
     job: Job
     policies: tuple[CountedPolicy, ...]
@@ -61,22 +38,15 @@ class Result:
         """Time and energy of the whole run, by policy and device: each phase's step, weighed by its steps."""
         if not self.job.hardware:
             return {}
-        from costsim.devices.roofline import Spent, kernels, spend_all  # a run without devices does without
+        from costsim.run.timing import time_run  # a run without devices does without
 
-        job, said = self.job, self.job.convention
-        found: dict[tuple[str, str], Spent] = {}
-        for counted in {its.policy.name: its for its in (*self.policies, self.baseline)}.values():
-            for phase in counted.phases:
-                steps = {}  # by buffer; None: one that is not known
-                for device in job.hardware:
-                    buffer = buffer_on(job, device) if said.tiled else 0
-                    if buffer not in steps:
-                        steps[buffer] = kernels(job.graph, rows_on(job, phase, device), said.traffic, said.scope)
-                    its = spend_all(steps[buffer], device, job.overlap)
-                    if buffer is None:
-                        its.forget_traffic("on_chip_bytes, for traffic tiled (or say --buffer-bytes)")
-                    found.setdefault((counted.policy.name, device.name), Spent()).add(its, phase.steps)
-        return found
+        job = self.job
+        different = {counted.policy.name: counted for counted in (*self.policies, self.baseline)}
+        return {
+            (name, device.name): time_run(job, counted, device)
+            for name, counted in different.items()
+            for device in job.hardware
+        }
 
     @cached_property
     def everywhere(self) -> dict[str, dict[tuple[str, str], Total]]:
@@ -88,40 +58,13 @@ class Result:
         if not job.published_policies or not job.of_the_file:
             return {}
         different = {policy.name: policy for policy in (job.baseline, *job.published_policies)}
-        return {name: totals_everywhere(job.graph, its, job.convention) for name, its in different.items()}
-
-
-def buffer_on(job: Job, device: Hardware) -> int | None:
-    """The bytes on chip that a device's kernels are tiled for: its own, unless a size was said. None: not known."""
-    return device.on_chip_bytes if job.convention.buffer_of else job.convention.buffer_bytes
-
-
-def buffer_unknown(job: Job, device: Hardware) -> bool:
-    """Whether traffic depends on a buffer of which the device's profile does not say how large it is."""
-    return job.convention.tiled and buffer_on(job, device) is None
-
-
-def rows_on(job: Job, phase: CountedPhase, device: Hardware) -> list[Row]:
-    """The rows of a phase's step on a device, tiled for its buffer; with compulsory traffic if that is not known."""
-    buffer = buffer_on(job, device)
-    if not job.convention.tiled or buffer == job.convention.buffer_bytes:
-        return phase.rows
-    return _tiled(job.graph, phase.compulsory, buffer)
-
-
-def _tiled(graph: Graph, rows: list[Row], buffer_bytes: int | None) -> list[Row]:
-    """Rows tiled for so many bytes on chip; as they are for None. Raises InputError if that is too small."""
-    if buffer_bytes is None:
-        return rows
-    from costsim.cost.tiling import tile_rows  # most runs tile nothing
-
-    return tile_rows(graph, rows, 8 * buffer_bytes)
+        return {name: totals_everywhere(job.graph, policy, job.convention) for name, policy in different.items()}
 
 
 def count_step(graph: Graph, assignment: Assignment, convention: Convention) -> CountedPhase:
     """One step under a convention. Raises InputError if a buffer is too small for any tile."""
     rows = count(graph, assignment, convention.traffic, convention.scope)
-    return CountedPhase(1, _tiled(graph, rows, convention.buffer_bytes if convention.tiled else None), rows)
+    return CountedPhase(1, tiled(graph, rows, convention.buffer_bytes if convention.tiled else None), rows)
 
 
 def count_policy(graph: Graph, policy: Policy, convention: Convention) -> CountedPolicy:
@@ -131,7 +74,7 @@ def count_policy(graph: Graph, policy: Policy, convention: Convention) -> Counte
     for index, steps in enumerate(schedule(policy, convention.steps)):
         step = count_step(graph, assign(graph, policy, index), convention)
         phases.append(replace(step, steps=steps))
-        total.add(steps, sum_rows(step.rows, convention.law))
+        total += steps * sum_rows(step.rows, convention.law)
     return CountedPolicy(policy, tuple(phases), total)
 
 
@@ -140,7 +83,7 @@ def totals_everywhere(graph: Graph, policy: Policy, convention: Convention) -> d
 
     In scope `gemm` nothing fuses, so models without a buffer are one there.
     """
-    found: dict[tuple[str, str], Total] = {}
+    everywhere: dict[tuple[str, str], Total] = {}
     models = UNTILED + ((convention.traffic,) if convention.tiled else ())
     for index, steps in enumerate(schedule(policy, convention.steps)):
         assignment = assign(graph, policy, index)
@@ -148,11 +91,11 @@ def totals_everywhere(graph: Graph, policy: Policy, convention: Convention) -> d
         alone = [row for row in rows["unfused"] if row.gemm is not None]
         for traffic in models:
             buffer = convention.buffer_bytes if MODELS[traffic].tiled else None
-            gemms = sum_rows(_tiled(graph, alone, buffer), convention.law)
-            totals = sum_scopes(_tiled(graph, rows[traffic], buffer), convention.law) | {"gemm": gemms}
+            gemms = sum_rows(tiled(graph, alone, buffer), convention.law)
+            totals = sum_scopes(tiled(graph, rows[traffic], buffer), convention.law) | {"gemm": gemms}
             for scope, total in totals.items():
-                found.setdefault((scope, traffic), Total()).add(steps, total)
-    return found
+                everywhere[scope, traffic] = everywhere.get((scope, traffic), Total()) + steps * total
+    return everywhere
 
 
 def execute(job: Job) -> Result:

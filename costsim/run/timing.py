@@ -1,15 +1,22 @@
-"""Time and energy by group of ops: a kernel's belong to the group of its first op, so groups add up to the total."""
+"""What kernels take on a device: the one place where the phases of a policy meet a device, in time and energy.
+
+Everything that says what a run, a group of ops or a kernel takes asks here. A kernel's time and energy belong to its
+first op, so groups add up to the total.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from functools import lru_cache
 
-from costsim.cost.row import Row
 from costsim.cost.totals import GROUPINGS
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Kernel, Rates, Spent, kernels, spend
-from costsim.graph.graph import Op
-from costsim.run.simulate import CountedPolicy, Result, rows_on
+from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, rows_for
+from costsim.run.job import Job
+
+# What a profile lacks whose buffer is not known, under a traffic model that is tiled for one.
+LACKS_BUFFER = "on_chip_bytes, for traffic tiled (or say --buffer-bytes)"
 
 _EACH = ("layer", "op")  # groups that tell apart kernels that do the same
 # Groupings that take no part of a kernel's time, and why.
@@ -20,40 +27,60 @@ UNDIVIDED = {
 }
 
 
-def spent_by(result: Result, counted: CountedPolicy, by: str) -> dict[str, dict[str, Spent]]:
-    """{device: {group: time and energy of the whole run}}; `by` is one of GROUPINGS, but none of UNDIVIDED.
+@lru_cache(maxsize=16)
+def _kernels(job: Job, phase: CountedPhase, buffer_bytes: int | None, scope: str, each: bool) -> list[Kernel]:
+    return kernels(job.graph, rows_for(job, phase, buffer_bytes), job.convention.traffic, scope, each)
+
+
+def kernels_on(job: Job, phase: CountedPhase, device: Hardware, scope: str = "", each: bool = False) -> list[Kernel]:
+    """The kernels of a phase's step, tiled for the device's buffer: those that do the same once, or `each` by itself.
+
+    `scope` is the job's unless it is given. Raises InputError if the buffer is too small for any tile.
+    """
+    return _kernels(job, phase, buffer_on(job, device), scope or job.convention.scope, each)
+
+
+def time_kernels(job: Job, phase: CountedPhase, device: Hardware, each: bool = False) -> Iterator[tuple[Kernel, Spent]]:
+    """The kernels of a phase's step, each with what one of it takes over all its runs in the step.
+
+    Kernels of equal rows take the same, and are worked out once. Where the device's buffer is not known, what depends
+    on traffic is not known either.
+    """
+    rates, unknown = Rates(device), buffer_unknown(job, device)
+    known: dict[tuple[int, ...], Spent] = {}
+    for kernel in kernels_on(job, phase, device, each=each):
+        rows = tuple([id(row) for row in kernel.rows])
+        if rows not in known:
+            spent = spend(kernel, device, job.overlap, rates)
+            known[rows] = spent.without_traffic(LACKS_BUFFER) if unknown else spent
+        yield kernel, known[rows]
+
+
+def time_step(job: Job, phase: CountedPhase, device: Hardware) -> Spent:
+    """Time and energy of one step of a phase."""
+    return sum((kernel.number * spent for kernel, spent in time_kernels(job, phase, device)), Spent())
+
+
+def time_run(job: Job, counted: CountedPolicy, device: Hardware) -> Spent:
+    """Time and energy of the whole run under a policy: each phase's step, weighed by its steps."""
+    return sum((phase.steps * time_step(job, phase, device) for phase in counted.phases), Spent())
+
+
+def time_groups(job: Job, counted: CountedPolicy, device: Hardware, by: str) -> dict[str, Spent]:
+    """Time and energy of the whole run by group of ops; `by` is one of GROUPINGS, but none of UNDIVIDED.
 
     A group all of whose ops belong to kernels that another's op begins is left out.
     """
-    job, of_row = result.job, GROUPINGS[by][0]
-    found: dict[str, dict[str, Spent]] = {}
-    for device in job.hardware:
-        its = found[device.name] = {}
-        for phase in counted.phases:
-            rows = rows_on(job, phase, device)
-            step = kernels(job.graph, rows, job.convention.traffic, job.convention.scope, by in _EACH)
-            for group, spent in _step(step, device, job.overlap, of_row).items():
-                its.setdefault(group, Spent()).add(spent, phase.steps)
-        for lacking in result.spent[counted.policy.name, device.name].lacks:
-            for spent in its.values():
-                spent.forget_traffic(lacking)
-    return found
-
-
-def _step(
-    step: Sequence[Kernel], device: Hardware, overlap: bool, of_row: Callable[[Row, Op], str]
-) -> dict[str, Spent]:
-    """The groups of one step. Kernels of equal rows do the same, and are worked out once."""
-    rates = Rates(device)
-    known: dict[tuple[int, ...], Spent] = {}
-    found: dict[str, Spent] = {}
-    for kernel in step:
-        row, op = kernel.first
-        key = tuple([id(its) for its in kernel.rows])
-        if key not in known:
-            known[key] = spend(kernel, device, overlap, rates)
-        found.setdefault(of_row(row, op), Spent()).add(known[key], kernel.number)
-    return found
+    of_row = GROUPINGS[by][0]
+    groups: dict[str, Spent] = {}
+    for phase in counted.phases:
+        step: dict[str, Spent] = {}
+        for kernel, spent in time_kernels(job, phase, device, each=by in _EACH):
+            group = of_row(*kernel.first)
+            step[group] = step.get(group, Spent()) + kernel.number * spent
+        for group, spent in step.items():
+            groups[group] = groups.get(group, Spent()) + phase.steps * spent
+    return groups
 
 
 def ridge_op_per_byte(spent: Spent, device: Hardware) -> float | None:

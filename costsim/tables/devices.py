@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from costsim.cost.memory import standing_bytes
 from costsim.results.records import Record, group_records, hardware_record
-from costsim.run.simulate import Result, buffer_on
+from costsim.run.counted import buffer_on
+from costsim.run.simulate import Result
 from costsim.tables.cells import duration, joules, percent, short, three_digits
 from costsim.tables.document import Block, Drawn, Heading, Notes
 from costsim.tables.table import Column, Table, clip, composed, dense
