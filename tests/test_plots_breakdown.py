@@ -10,7 +10,8 @@ from costsim.cost.laws import LAWS
 from costsim.cost.memory import COMPONENTS, of_policy
 from costsim.errors import InputError
 from costsim.plots import save
-from costsim.plots.breakdown import BY, MOST_GROUPS, breakdown, compared, comparison, stacks
+from costsim.plots.breakdown import BY, MOST_GROUPS, breakdown, stacks
+from costsim.plots.comparison import comparison, panels
 from costsim.plots.style import largest, short, si
 from costsim.results.records import full_records
 from costsim.run.simulate import run
@@ -167,11 +168,11 @@ def test_stated_figures_are_open_circles(tmp_path):
 
 def test_what_a_device_cannot_run_is_said():
     result = small("glue-mrpc-dsq", "fixed32", "fp32", hardware=["h100-sxm"])
-    time = next(panel for panel in compared(result) if panel.what == "time on h100-sxm")
+    time = next(panel for panel in panels(result) if panel.title == "time on h100-sxm")
     assert time.ratios[0] == "unsupported"
     result = small("glue-mrpc-dsq", "fp32", baseline="fixed32", hardware=["h100-sxm"])
-    assert compared(result)[3].ratios == ["baseline unsupported"]
-    assert compared(small("glue-mrpc-dsq", "dsq", law="msfp", hardware=[]))[0].ratios == ["not defined"]
+    assert panels(result)[3].ratios == ["baseline unsupported"]
+    assert panels(small("glue-mrpc-dsq", "dsq", law="msfp", hardware=[]))[0].ratios == ["not defined"]
 
 
 @pytest.mark.parametrize("kind", ["breakdown", "comparison", "timeline"])

@@ -11,7 +11,7 @@ from test_plots import small, texts
 from costsim.cost.memory import COMPONENTS, of_policy
 from costsim.graph.fusion import group_ops
 from costsim.plots import save
-from costsim.plots.style import OF_COMPONENT
+from costsim.plots.style import COMPONENT_COLOURS
 from costsim.plots.timeline import regions, thin, timeline
 from costsim.results.trace import Live, live_parts
 from costsim.run.simulate import run
@@ -43,7 +43,7 @@ def test_areas_are_what_lies_in_memory(traffic):
             live += sum(
                 its.size_bytes for its in memory.stored if its.component == name and its.first <= kernels[k] <= its.last
             )
-            area = areas.get(to_rgba(OF_COMPONENT[name]))
+            area = areas.get(to_rgba(COMPONENT_COLOURS[name]))
             if area is not None:
                 corners = [tuple(map(float, corner)) for corner in area[1:-2]]
                 assert height(corners, k + 0.5) * 1e6 == pytest.approx(live, rel=1e-9), (name, k)

@@ -11,25 +11,17 @@ from matplotlib.figure import Figure
 
 from costsim.errors import InputError, nearest
 from costsim.inputs import files
-from costsim.plots import breakdown, memory, roofline, schedule, sensitivity, timeline
-from costsim.plots.style import drawable
+from costsim.plots import breakdown, comparison, memory, roofline, schedule, sensitivity, timeline
+from costsim.plots.style import SETTINGS, drawable
 from costsim.run.simulate import Result
 from costsim.tables.table import wrap
 
-_STYLE: Any = {
-    "svg.hashsalt": "costsim",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "text.parse_math": False,  # names are names, whatever signs they hold
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}  # by style of file
 
-
+# By the kinds of names.FIGURES. A sweep is drawn from several results: see plots/sweep.py.
 PLOTS: dict[str, Callable[..., Figure]] = {
     "breakdown": breakdown.breakdown,
-    "comparison": breakdown.comparison,
+    "comparison": comparison.comparison,
     "sensitivity": sensitivity.sensitivity,
     "schedule": schedule.schedule,
     "roofline": roofline.roofline,
@@ -39,28 +31,28 @@ PLOTS: dict[str, Callable[..., Figure]] = {
 
 
 def draw(result: Result, kind: str, **options: Any) -> Figure:
-    """One of PLOTS, which takes the options. Raises InputError for another, or what it cannot be drawn of."""
+    """Draw one of PLOTS, which takes the options. Raises InputError for another kind, and as the plot does."""
     if kind not in PLOTS:
         raise InputError(f"unknown figure {kind!r}{nearest(kind, PLOTS)}")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(SETTINGS):
         return PLOTS[kind](drawable(result), **options)
 
 
 def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
-    """Draw one of PLOTS, which takes the options, into a file as `write`. Raises InputError."""
+    """Draw one of PLOTS, which takes the options, into a file. Raises InputError as the plot and `write` do."""
     return write(lambda: PLOTS[kind](result, **options), path)
 
 
 def write(make: Callable[[], Figure], path: Path) -> Path:
     """Draw a figure into an .svg, .pdf or .png file, whole or not at all.
 
-    Raises InputError for another ending, or what the figure cannot be drawn of.
+    Raises InputError for another ending, before anything is drawn, and as `make` does.
     """
     style = path.suffix.removeprefix(".").lower()
     if style not in _NO_DATE:
-        told = " (.json is what plot trace writes)" if style == "json" else ""
-        raise InputError(f"--out {path}: expected a name that ends in .svg, .pdf or .png{told}")
-    with mpl.rc_context(_STYLE):
+        hint = " (.json is what plot trace writes)" if style == "json" else ""
+        raise InputError(f"--out {path}: expected a name that ends in .svg, .pdf or .png{hint}")
+    with mpl.rc_context(SETTINGS):
         figure = make()
         data = io.BytesIO()
         figure.savefig(data, format=style, dpi=150, metadata=_NO_DATE[style])
@@ -68,8 +60,8 @@ def write(make: Callable[[], Figure], path: Path) -> Path:
 
 
 def svg(result: Result, kind: str, **options: Any) -> str:
-    """One of PLOTS as the text of an SVG file, without minor ticks. Raises InputError for what cannot be drawn."""
-    with mpl.rc_context(_STYLE):
+    """Draw one of PLOTS as the text of an SVG file, without minor ticks. Raises InputError as `draw` does."""
+    with mpl.rc_context(SETTINGS):
         figure = draw(result, kind, **options)
         for axes in figure.axes:
             axes.minorticks_off()  # of logarithmic axes: hundreds, which take longer than all the rest

@@ -9,19 +9,17 @@ from matplotlib.figure import Figure
 
 from costsim.cost.memory import of_policy
 from costsim.devices.profile import Hardware
-from costsim.plots.style import OF_COMPONENT, RECALLED, short, starred
+from costsim.plots.style import COMPONENT_COLOURS, grid, label, recalled_mark, short, starred
 from costsim.run.batch import with_batch
 from costsim.run.simulate import Result
 
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
 _MOST_LABELS = 20  # bars that have room for their totals
 _TALLEST = 3  # an axis is at most so many times as high as the highest bar
+_GROUP_GAP = 0.6  # between groups of bars, in bars
 
 
 class Bar(NamedTuple):
-    """Peak memory to be drawn: bytes of each component, under a label and one for its neighbours of the same group."""
+    """Peak memory to be drawn: bytes of each component, under the bar's label and the label of its group."""
 
     group: str
     label: str
@@ -31,29 +29,19 @@ class Bar(NamedTuple):
 def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware]) -> None:
     """Stacked bars of memory, in GB (10^9 bytes), by group, and lines where devices' DRAM ends."""
     groups = list(dict.fromkeys(bar.group for bar in bars))
-    places = [i + 0.6 * groups.index(bar.group) for i, bar in enumerate(bars)]
-    bottoms = [0.0] * len(bars)
-    for name, colour in OF_COMPONENT.items():
+    places = [i + _GROUP_GAP * groups.index(bar.group) for i, bar in enumerate(bars)]
+    tops = [0.0] * len(bars)
+    for name, colour in COMPONENT_COLOURS.items():
         heights = [bar.components[name] / 1e9 for bar in bars]
         if any(heights):
-            label = name.replace("_", " ")
-            axes.bar(places, heights, bottom=bottoms, color=colour, edgecolor="white", linewidth=0.3, label=label)
-        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    axes.set_xticks(places, [bar.label for bar in bars])
-    axes.tick_params(axis="x", length=0)
-    middles = [
-        sum(its) / len(its)
-        for group in groups
-        if (its := [place for place, bar in zip(places, bars, strict=True) if bar.group == group])
-    ]
-    names: Any = axes.secondary_xaxis(-0.05 if any(bar.label for bar in bars) else 0.0)
-    names.set_xticks(middles, [group.replace("+", "\n+") for group in groups])
-    names.tick_params(axis="x", length=0, labelsize=8)
-    names.spines["bottom"].set_visible(False)
-    highest = max(bottoms)
+            component = name.replace("_", " ")
+            axes.bar(places, heights, bottom=tops, color=colour, edgecolor="white", linewidth=0.3, label=component)
+        tops = [top + height for top, height in zip(tops, heights, strict=True)]
+    _name_bars(axes, bars, places)
     if len(bars) <= _MOST_LABELS:
-        for place, top in zip(places, bottoms, strict=True):
-            axes.annotate(short(top), (place, top), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=7)
+        for place, top in zip(places, tops, strict=True):
+            label(axes, short(top), (place, top), (0, 2), ha="center", va="baseline")
+    highest = max(tops)
     drawn = [
         _dram_line(axes, device, style, _TALLEST * highest)
         for device, style in zip(devices, cycle(("--", ":", "-.", "-")), strict=False)
@@ -61,12 +49,28 @@ def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware]) -> Non
     axes.set_xlim(-0.8, places[-1] + 0.8)
     axes.set_ylim(0, 1.06 * max([highest, *drawn]))
     axes.set_ylabel("peak memory, GB (10^9 bytes)")
-    axes.grid(axis="y", linewidth=0.3)
-    axes.set_axisbelow(True)
+    grid(axes, "y")
+
+
+def _name_bars(axes: Axes, bars: Sequence[Bar], places: Sequence[float]) -> None:
+    """The labels of bars, and under them those of groups."""
+    axes.set_xticks(places, [bar.label for bar in bars])
+    axes.tick_params(axis="x", length=0)
+    members: dict[str, list[float]] = {}
+    for bar, place in zip(bars, places, strict=True):
+        members.setdefault(bar.group, []).append(place)
+    names: Any = axes.secondary_xaxis(-0.05 if any(bar.label for bar in bars) else 0.0)
+    middles = [sum(group) / len(group) for group in members.values()]
+    names.set_xticks(middles, [name.replace("+", "\n+") for name in members])
+    names.tick_params(axis="x", length=0, labelsize=8)
+    names.spines["bottom"].set_visible(False)
 
 
 def _dram_line(axes: Axes, device: Hardware, style: str, most: float) -> float:
-    """A line where a device's DRAM ends; one above `most` GB is only said, or the bars could not be read."""
+    """Draw a line where a device's DRAM ends and return its height in GB.
+
+    Only the legend names a DRAM above `most` GB, which would leave no room for the bars, or of unknown size: 0 GB.
+    """
     if device.dram_bytes is None:
         axes.plot([], [], " ", label=f"{device.name}: size not known")
         return 0.0
@@ -85,20 +89,21 @@ def memory(result: Result, batches: Sequence[int | None] = (None,)) -> Figure:
     """
     job, bars = result.job, []
     jobs = [with_batch(job, sequences) for sequences in batches]
+    sizes = [str(sized.graph.sizes["batch"]) for sized in jobs]
+    several = len(jobs) > 1
     for counted in result.policies:
-        for its in jobs:
-            parts = of_policy(its.graph, counted.policy, its.convention.traffic)[1].components
-            bars.append(Bar(starred(counted), str(its.graph.sizes["batch"]) if len(jobs) > 1 else "", parts))
+        for sized, size in zip(jobs, sizes, strict=True):
+            components = of_policy(sized.graph, counted.policy, sized.convention.traffic)[1].components
+            bars.append(Bar(starred(counted), size if several else "", components))
     width = max(7.0, 2.5 + 0.28 * len(bars), 2.0 + 1.05 * len(result.policies))
     figure = Figure(figsize=(width, 5), layout="constrained")
-    axes = figure.subplots()
-    stacked(axes, bars, job.hardware)
+    stacked(figure.subplots(), bars, job.hardware)
     figure.legend(loc="outside right center", frameon=False, reverse=True)
-    sizes = ", ".join(str(its.graph.sizes["batch"]) for its in jobs)
-    recalled = any(counted.policy.recalled for counted in result.policies)
-    mark = RECALLED if recalled else ""
-    of = f"micro-batches of {sizes} sequence{'s' if sizes != '1' else ''}" + (
-        " (the numbers under the bars)" if len(jobs) > 1 else ""
+    mark = recalled_mark(counted.policy for counted in result.policies)
+    plural, under = "" if sizes == ["1"] else "s", " (the numbers under the bars)" if several else ""
+    figure.suptitle(
+        f"{job.workload}: peak memory of a step, traffic {job.convention.traffic}{mark}\n"
+        f"micro-batches of {', '.join(sizes)} sequence{plural}{under}",
+        fontsize=10,
     )
-    figure.suptitle(f"{job.workload}: peak memory of a step, traffic {job.convention.traffic}{mark}\n{of}", fontsize=10)
     return figure

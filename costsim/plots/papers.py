@@ -19,20 +19,20 @@ def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> F
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels: Any = figure.subplots(1, 3, sharey=True)
     along: dict[str, Callable[[Spent], float]] = {
-        "training step": lambda its: its.step,
-        "arithmetic spent, share of the baseline's run": lambda its: its.arithmetic,
-        "DRAM traffic spent, share of the baseline's run": lambda its: its.dram,
+        "training step": lambda spent: spent.step,
+        "arithmetic spent, share of the baseline's run": lambda spent: spent.arithmetic,
+        "DRAM traffic spent, share of the baseline's run": lambda spent: spent.dram,
     }
     for axes, (label, amount) in zip(panels, along.items(), strict=True):
         for i, (name, curve) in enumerate(curves.items()):
-            points = [amount(its) for its in curve], [its.validation_loss for its in curve]
+            points = [amount(spent) for spent in curve], [spent.validation_loss for spent in curve]
             axes.plot(*points, marker=".", color=COLOURS[i % len(COLOURS)], label=name)
         axes.axhline(unigram_entropy, color="grey", linestyle="--", linewidth=1, label="unigram entropy")
         axes.set_xlabel(label)
         axes.grid(linewidth=0.3)
         if label != "training step":
             axes.set_xscale("log")
-    lowest = min(its.validation_loss for curve in curves.values() for its in curve)
+    lowest = min(spent.validation_loss for curve in curves.values() for spent in curve)
     panels[0].set_ylim(0.9 * lowest, 1.4 * unigram_entropy)  # a run that diverges leaves the figure
     panels[0].set_ylabel("validation loss, nats per word")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -43,29 +43,29 @@ def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> F
 # --- pre-training -----------------------------------------------------------------------------------------------------
 
 
-def peaks(found: Sequence[Peak], device: Hardware) -> Figure:
+def peaks(memories: Sequence[Peak], device: Hardware) -> Figure:
     """Peak memory by component, for each workload and micro-batch size, and where a device's DRAM ends."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots()
-    stacked(axes, [Bar(its.workload, str(its.sequences), its.components) for its in found], [device])
+    stacked(axes, [Bar(peak.workload, str(peak.sequences), peak.components) for peak in memories], [device])
     figure.legend(loc="outside right center", frameon=False, reverse=True)
-    axes.set_title(f"{', '.join(dict.fromkeys(its.policy for its in found))}, by sequences of a micro-batch")
+    axes.set_title(f"{', '.join(dict.fromkeys(peak.policy for peak in memories))}, by sequences of a micro-batch")
     return figure
 
 
-def linear_shares(found: Sequence[Share]) -> Figure:
+def linear_shares(shares: Sequence[Share]) -> Figure:
     """The linear layers' share of a block's time over the length of sequences, a line per workload."""
-    attentions = list(dict.fromkeys(its.attention for its in found))
-    workloads = list(dict.fromkeys(its.workload for its in found))
+    attentions = list(dict.fromkeys(share.attention for share in shares))
+    workloads = list(dict.fromkeys(share.workload for share in shares))
     figure = Figure(figsize=(4.6 * len(attentions) + 0.4, 4), layout="constrained")
     panels: Any = figure.subplots(1, len(attentions), squeeze=False, sharey=True)
     for axes, attention in zip(panels[0], attentions, strict=True):
         for i, workload in enumerate(workloads):
-            its = [share for share in found if (share.workload, share.attention) == (workload, attention)]
-            points = [share.tokens for share in its], [share.share for share in its]
+            line = [share for share in shares if (share.workload, share.attention) == (workload, attention)]
+            points = [share.tokens for share in line], [share.share for share in line]
             axes.plot(*points, marker="osD^v"[i % 5], color=COLOURS[i % len(COLOURS)], label=workload)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted({share.tokens for share in found}))
+        axes.set_xticks(sorted({share.tokens for share in shares}))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(f"attention {attention}")
         axes.set_xlabel("tokens of a sequence")

@@ -1,4 +1,4 @@
-"""Figures of what devices make of a run: rooflines, and memory by component. `plots` draws the others and saves all."""
+"""Kernels under the roofs of devices: intensities and rates from results/roof.py, drawn as discs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,27 @@ from matplotlib.lines import Line2D
 
 from costsim.devices.profile import Hardware, Rate
 from costsim.errors import InputError
-from costsim.plots.style import COLOURS, RECALLED, note, short, si, starred
+from costsim.plots.style import COLOURS, GREY, grid, label, note, recalled_mark, short, si, starred
 from costsim.results.roof import MOST_POLICIES, Point, Roof, roof
-from costsim.run.simulate import CountedPolicy, Result
+from costsim.run.counted import CountedPolicy
+from costsim.run.simulate import Result
 
-KINDS = dict(zip(("forward", "dgrad", "wgrad", "update", "other"), (*COLOURS[:4], "#7F7F7F"), strict=True))
+_DARK_GREY = "#7F7F7F"
+KINDS = dict(zip(("forward", "dgrad", "wgrad", "update", "other"), (*COLOURS[:4], _DARK_GREY), strict=True))
+_COLUMNS = (1, 2, 3, 2, 3, 3, 4, 4)  # of the panels of a device, by the number of policies less one
 _PANEL_INCHES = 2.4  # at least, of its height
 _CLOSE = 8  # ceilings whose ratio is less share a place for their names
 _LEAST_SHARE = 1e-4  # of the time: what takes less is not drawn
+_LEAST_MOVING = 0.0005  # of the time: a tenth of a percent, rounded
 
 
 def _rate_label(rate: Rate, pairs: set[str]) -> str:
-    """A rate's name, and what runs on it for want of its own."""
+    """A rate's name, and the pairs that are upcast to it; among `pairs`, "" stands for those that are not upcast."""
     upcast = sorted(pairs - {""})
     if not upcast:
         return rate.name
-    as_it = upcast[0].partition(" + ")[0] if len(upcast) == 1 else f"{len(upcast)} pairs"
-    return f"{rate.name} (and for {as_it})" if "" in pairs else f"{as_it} as {rate.name}"
+    others = upcast[0].partition(" + ")[0] if len(upcast) == 1 else f"{len(upcast)} pairs"
+    return f"{rate.name} (and for {others})" if "" in pairs else f"{others} as {rate.name}"
 
 
 def _area(share: float) -> float:
@@ -34,32 +38,32 @@ def _area(share: float) -> float:
     return max(5.0, 500 * share)
 
 
-def _by_height(its: Roof) -> dict[int, list[str]]:
+def _by_height(view: Roof) -> dict[int, list[str]]:
     """The names of the rates that a run uses, by operations a second."""
     names: dict[int, list[str]] = {}
-    for rate, pairs in its.rates.items():
+    for rate, pairs in view.rates.items():
         names.setdefault(2 * rate.mac_per_s, []).append(_rate_label(rate, pairs))
     return names
 
 
-def _ceilings(axes: Axes, device: Hardware, its: Roof, right: float) -> None:
+def _ceilings(axes: Axes, device: Hardware, view: Roof, right: float) -> None:
     """The bandwidth's slope, a ceiling for each rate from its ridge point on, and the rate of elements."""
     bandwidth = device.dram_bytes_per_s
     if bandwidth is None:
         return
-    names = _by_height(its)
+    names = _by_height(view)
     heights = sorted({*names, device.vector_op_per_s or 0} - {0})
     ridge = max(heights) / bandwidth
     axes.plot([ridge * 1e-9, ridge], [max(heights) * 1e-9, max(heights)], color="black", linewidth=1)
     for height in heights:
-        style, colour = ("-", "black") if height in names else (":", "#7F7F7F")
+        style, colour = ("-", "black") if height in names else (":", _DARK_GREY)
         axes.plot([height / bandwidth, right], [height, height], style, color=colour, linewidth=1)
         axes.plot(height / bandwidth, height, "D", markersize=4, color=colour, markerfacecolor="white", zorder=5)
     for top, lines in _ceiling_names(names).items():
         _right_above(axes, "\n".join(lines), (right, top), 8, "black")  # above the discs on the ceiling
     if device.vector_op_per_s:
         text = f"elements: {_rate(device.vector_op_per_s)}"
-        _right_above(axes, text, (right, device.vector_op_per_s), 1, "#7F7F7F")
+        _right_above(axes, text, (right, device.vector_op_per_s), 1, _DARK_GREY)
 
 
 def _rate(op_per_s: int) -> str:
@@ -69,79 +73,78 @@ def _rate(op_per_s: int) -> str:
 
 def _ceiling_names(names: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
     """The names of ceilings with their heights, the highest first, above the top one of those close together."""
-    found: dict[int, list[str]] = {}
+    lines: dict[int, list[str]] = {}
     top = below = 0
     for height in sorted(names, reverse=True):
         top = height if not top or height * _CLOSE < below else top
-        found.setdefault(top, []).extend(f"{name}: {_rate(height)}" for name in sorted(names[height]))
+        lines.setdefault(top, []).extend(f"{name}: {_rate(height)}" for name in sorted(names[height]))
         below = height
-    return found
+    return lines
 
 
 def _right_above(axes: Axes, text: str, at: tuple[float, float], points: float, colour: str) -> None:
-    place: Any = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 6.5, "zorder": 6}
-    axes.annotate(text, at, xytext=(-2, points), color=colour, **place)
+    label(axes, text, at, (-2, points), ha="right", va="bottom", fontsize=6.5, zorder=6, color=colour)
 
 
 def _dots(axes: Axes, points: Sequence[Point]) -> None:
     """A disc a place; where kernels of several kinds lie on each other, each has a ring or the disc inside.
 
-    A place is where both logarithms agree to a 25th of a decade; its disc is at the mean, weighed by time.
+    Points share a place where both logarithms agree to a 25th of a decade; its disc is at their mean, weighed by time.
     """
     places: dict[tuple[int, int], list[Point]] = {}
     for point in points:
         if point.share >= _LEAST_SHARE:
             place = round(25 * math.log10(point.op_per_byte)), round(25 * math.log10(point.op_per_s))
             places.setdefault(place, []).append(point)
-    shares = {place: sum(point.share for point in its) for place, its in places.items()}
+    shares = {place: sum(point.share for point in members) for place, members in places.items()}
     for place in sorted(places, key=lambda place: (-shares[place], place)):  # small ones on top
-        its, left = places[place], shares[place]
-        x = sum(point.op_per_byte * point.share for point in its) / left
-        y = sum(point.op_per_s * point.share for point in its) / left
+        members, left = places[place], shares[place]
+        x = sum(point.op_per_byte * point.share for point in members) / left
+        y = sum(point.op_per_s * point.share for point in members) / left
         for kind, colour in KINDS.items():
-            share = sum(point.share for point in its if point.kind == kind)
+            share = sum(point.share for point in members if point.kind == kind)
             if share:
                 axes.scatter(x, y, s=_area(left), color=colour, edgecolor="white", linewidth=0.3, zorder=4)
             left -= share
 
 
-def _panel(axes: Axes, its: Roof, device: Hardware, right: float) -> None:
-    if its.lacks:
-        axes.annotate(its.lacks, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=8)
+def _panel(axes: Axes, view: Roof, device: Hardware, right: float) -> None:
+    """What is under a device's roof, or why nothing is; ceilings end at `right` op/byte."""
+    if view.lacks:
+        axes.annotate(view.lacks, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=8)
         return
-    _ceilings(axes, device, its, right)
-    _dots(axes, its.points)
-    if its.moving >= 0.0005:
-        said = f"{100 * its.moving:.1f} % of the time computes nothing"
-        axes.annotate(said, (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=6.5, color="#595959")
-    axes.grid(linewidth=0.3)
-    axes.set_axisbelow(True)
+    _ceilings(axes, device, view, right)
+    _dots(axes, view.points)
+    if view.moving >= _LEAST_MOVING:
+        text = f"{100 * view.moving:.1f} % of the time computes nothing"
+        axes.annotate(text, (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=6.5, color="#595959")
+    grid(axes)
 
 
 def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware]) -> tuple[tuple[float, float], tuple[float, float]]:
     """The same axes for all panels: every point that is drawn, every ridge and ceiling."""
-    points = [point for its in roofs.values() for point in its.points if point.share >= _LEAST_SHARE]
+    points = [point for view in roofs.values() for point in view.points if point.share >= _LEAST_SHARE]
     x, y = [point.op_per_byte for point in points], [point.op_per_s for point in points]
-    for (device, _), its in roofs.items():
-        heights = [2.0 * rate.mac_per_s for rate in its.rates]
-        bandwidth = next(known.dram_bytes_per_s for known in devices if known.name == device)
+    bandwidths = {device.name: device.dram_bytes_per_s for device in devices}
+    for (name, _), view in roofs.items():
+        heights, bandwidth = [2.0 * rate.mac_per_s for rate in view.rates], bandwidths[name]
         y += heights
         x += [height / bandwidth for height in heights if bandwidth]
     if not x:
         return (0.1, 1000.0), (1e9, 1e15)
-    names = [_ceiling_names(_by_height(its)) for its in roofs.values() if its.rates]
-    inches = (10 + 8.6 * max((len(lines) for its in names for lines in its.values()), default=1)) / 72
+    names = [_ceiling_names(_by_height(view)) for view in roofs.values() if view.rates]
+    inches = (10 + 8.6 * max((len(lines) for tops in names for lines in tops.values()), default=1)) / 72
     low, high = min(y) / 3, max(y) * 1.1
     room = (high / low) ** (inches / (_PANEL_INCHES - inches))  # for the names above the highest ceiling
     return (min(x) / 2, max(x) * 4), (low, high * room)
 
 
 def _legend(figure: Figure) -> None:
-    def dot(colour: str, area: float, label: str) -> Line2D:
-        return Line2D([], [], linestyle="", marker="o", color=colour, markersize=math.sqrt(area), label=label)
+    def dot(colour: str, area: float, name: str) -> Line2D:
+        return Line2D([], [], linestyle="", marker="o", color=colour, markersize=math.sqrt(area), label=name)
 
     kinds = [dot(colour, 40, name) for name, colour in KINDS.items()]
-    sizes = [dot("#BFBFBF", _area(share), f"{100 * share:g} % of the time") for share in (0.01, 0.1, 0.3)]
+    sizes = [dot(GREY, _area(share), f"{100 * share:g} % of the time") for share in (0.01, 0.1, 0.3)]
     sizes.append(Line2D([], [], color="black", marker="D", markerfacecolor="white", markersize=4, label="ridge point"))
     sizes.append(Line2D([], [], linestyle="", label="rings: several at one place"))
     handles = [handle for pair in zip(kinds, sizes, strict=True) for handle in pair]  # legends fill column by column
@@ -159,43 +162,48 @@ def roofline(result: Result) -> Figure:
     Ceilings and slope are peaks, before efficiencies; op/byte and op/s count 2 operations a MAC and those on elements.
     Raises InputError if the job has no hardware. Source: Williams et al., Roofline, CACM 2009.
     """
-    job, shown = result.job, result.policies[:MOST_POLICIES]
-    if not job.hardware:
+    devices, shown = result.job.hardware, result.policies[:MOST_POLICIES]
+    if not devices:
         raise InputError("plot roofline: expected a device, --hardware NAME (see costsim list hardware)")
-    roofs = {(device.name, its.policy.name): roof(result, its, device) for device in job.hardware for its in shown}
-    columns = (1, 2, 3, 2, 3, 3, 4, 4)[len(shown) - 1]
+    roofs = {
+        (device.name, counted.policy.name): roof(result, counted, device) for device in devices for counted in shown
+    }
+    columns = _COLUMNS[len(shown) - 1]
     rows = -(-len(shown) // columns)
-    size = (4.0 * columns + 0.6, 3.1 * rows * len(job.hardware) + 1.2)
-    figure = Figure(figsize=(max(size[0], 8.6), size[1]), layout="constrained")
-    grid: Any = figure.subplots(rows * len(job.hardware), columns, squeeze=False, sharex=True, sharey=True)
-    (left, right), (low, high) = _limits(roofs, job.hardware)
-    grid[0][0].set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high))
-    grid[0][0].xaxis.set_major_formatter(_power)
-    grid[0][0].yaxis.set_major_formatter(_power)
-    for d, device in enumerate(job.hardware):
-        panels = [axes for row in grid[d * rows : (d + 1) * rows] for axes in row]
+    size = max(4.0 * columns + 0.6, 8.6), 3.1 * rows * len(devices) + 1.2
+    figure = Figure(figsize=size, layout="constrained")
+    table: Any = figure.subplots(rows * len(devices), columns, squeeze=False, sharex=True, sharey=True)
+    horizontal, vertical = _limits(roofs, devices)
+    table[0][0].set(xscale="log", yscale="log", xlim=horizontal, ylim=vertical)
+    table[0][0].xaxis.set_major_formatter(_power)
+    table[0][0].yaxis.set_major_formatter(_power)
+    for i, device in enumerate(devices):
+        panels = [axes for row in table[i * rows : (i + 1) * rows] for axes in row]
         for axes, counted in zip(panels, shown, strict=False):
-            its = roofs[device.name, counted.policy.name]
-            of = f" on {device.name}" if len(job.hardware) > 1 else ""
-            axes.set_title(f"{starred(counted)}{of}" + (f": bound by {its.bound}" if not its.lacks else ""), fontsize=9)
-            _panel(axes, its, device, right)
+            view = roofs[device.name, counted.policy.name]
+            axes.set_title(_panel_title(counted, view, device.name if len(devices) > 1 else ""), fontsize=9)
+            _panel(axes, view, device, horizontal[1])
         for axes, above in zip(panels[len(shown) :], panels[len(shown) - columns :], strict=False):
             axes.set_axis_off()
             above.tick_params(labelbottom=True)
-    for axes in grid[-1]:
+    for axes in table[-1]:
         axes.set_xlabel("arithmetic intensity, op/byte")
-    for row in grid:
+    for row in table:
         row[0].set_ylabel("performance, op/s")
     _legend(figure)
-    figure.suptitle(_roofline_title(result, shown), fontsize=10)
+    figure.suptitle(_title(result, shown), fontsize=10)
     return figure
 
 
-def _roofline_title(result: Result, shown: Sequence[CountedPolicy]) -> str:
+def _panel_title(counted: CountedPolicy, view: Roof, device: str) -> str:
+    place = f" on {device}" if device else ""
+    return f"{starred(counted)}{place}" + (f": bound by {view.bound}" if not view.lacks else "")
+
+
+def _title(result: Result, shown: Sequence[CountedPolicy]) -> str:
     job = result.job
-    said = f"{note(job)}, on {', '.join(device.name for device in job.hardware)}"
-    said += "" if job.overlap else ", without overlap"
-    if any(counted.policy.recalled for counted in shown):
-        said += RECALLED
+    overlap = "" if job.overlap else ", without overlap"
+    mark = recalled_mark(counted.policy for counted in shown)
     left_out = [starred(counted) for counted in result.policies[len(shown) :]]
-    return said + (f"\nnot shown: {', '.join(left_out)}; --policy chooses" if left_out else "")
+    more = f"\nnot shown: {', '.join(left_out)}; --policy chooses" if left_out else ""
+    return f"{note(job)}, on {', '.join(device.name for device in job.hardware)}{overlap}{mark}{more}"

@@ -1,4 +1,4 @@
-"""Bits per level over training, and what is spent by then."""
+"""Bits per level over training, and the costs spent by then."""
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -11,9 +11,10 @@ from matplotlib.lines import Line2D
 
 from costsim.cost.totals import Total, sum_rows
 from costsim.plots.style import COLOURS, marks, note, starred
-from costsim.run.simulate import CountedPolicy, Result
+from costsim.run.counted import CountedPolicy
+from costsim.run.simulate import Result
 
-# --- schedule ---------------------------------------------------------------------------------------------------------
+_SHORT = 0.05  # of the run: phases that last less are drawn once more, larger
 
 
 def _ends(counted: CountedPolicy) -> list[int]:
@@ -22,21 +23,24 @@ def _ends(counted: CountedPolicy) -> list[int]:
 
 
 def _levels(axes: Axes, counted: CountedPolicy) -> None:
-    policy = counted.policy
-    ends = _ends(counted)
-    count = len(policy.file.levels)
-    for i, level in enumerate(policy.file.levels):
-        numbers = [phase.levels[i] for phase in policy.file.phases]
-        width = 2 + 2.5 * (count - 1 - i)  # equal levels are seen inside each other
-        axes.step(ends, [numbers[0], *numbers], color=COLOURS[i % len(COLOURS)], linewidth=width, label=level)
-    highest = max(number for phase in policy.file.phases for number in phase.levels)
-    axes.set_ylim(0, highest * 1.25)
-    axes.set_yticks(sorted({number for phase in policy.file.phases for number in phase.levels}))
+    """The bits of each level over the steps."""
+    file, ends = counted.policy.file, _ends(counted)
+    for i, level in enumerate(file.levels):
+        bits = [phase.levels[i] for phase in file.phases]
+        width = 2 + 2.5 * (len(file.levels) - 1 - i)  # equal levels are seen inside each other
+        axes.step(ends, [bits[0], *bits], color=COLOURS[i % len(COLOURS)], linewidth=width, label=level)
+    every = {bits for phase in file.phases for bits in phase.levels}
+    axes.set_ylim(0, max(every) * 1.25)
+    axes.set_yticks(sorted(every))
     axes.grid(axis="y", linewidth=0.3)
 
 
 _MARKERS = ("", "o", "s", "^", "D", "v")  # where colours come round again
 _LINES: dict[str, Any] = {"arithmetic": "-", "DRAM": "--"}
+_QUANTITIES: dict[str, Callable[[Total], int | None]] = {
+    "arithmetic": lambda total: total.arithmetic_cost,
+    "DRAM": lambda total: total.dram_bits,
+}
 
 
 def _policy_line(i: int) -> dict[str, Any]:
@@ -46,13 +50,10 @@ def _policy_line(i: int) -> dict[str, Any]:
 
 
 def _cumulative(axes: Axes, result: Result, shown: Sequence[CountedPolicy]) -> None:
+    """The costs of each policy up to the ends of its phases, as shares of all that the baseline spends."""
     law, base = result.job.convention.law, result.baseline.total
-    quantities: dict[str, Callable[[Total], int | None]] = {
-        "arithmetic": lambda total: total.arithmetic_cost,
-        "DRAM": lambda total: total.dram_bits,
-    }
     for i, counted in enumerate(shown):
-        for name, amount in quantities.items():
+        for name, amount in _QUANTITIES.items():
             whole = amount(base)
             costs = [amount(sum_rows(phase.rows, law)) for phase in counted.phases]
             if not whole or None in costs:
@@ -64,16 +65,26 @@ def _cumulative(axes: Axes, result: Result, shown: Sequence[CountedPolicy]) -> N
     axes.grid(linewidth=0.3)
 
 
-def schedule(result: Result) -> Figure:
-    """Bits per level over the steps, and what has been spent by then; short phases are drawn once more, larger."""
-    job = result.job
-    changing = [counted for counted in result.policies if counted.policy.file.levels and len(counted.phases) > 1]
-    shown = changing or [counted for counted in result.policies if counted.policy.file.levels]
-    steps = job.convention.steps
+def _zoom(shown: Sequence[CountedPolicy], steps: int) -> int | None:
+    """The step at which the first short phase starts; None if all phases can be seen without a second look."""
     starts = [
-        _ends(counted)[i] for counted in shown for i, phase in enumerate(counted.phases) if phase.steps < 0.05 * steps
+        start
+        for counted in shown
+        for start, phase in zip(_ends(counted), counted.phases, strict=False)
+        if phase.steps < _SHORT * steps
     ]
-    zoom = min(starts, default=None)
+    return min(starts, default=None)
+
+
+def schedule(result: Result) -> Figure:
+    """Bits per level over the steps, and the costs spent by then; short phases are drawn once more, larger.
+
+    Arithmetic and DRAM traffic are shares of all that the baseline spends.
+    """
+    job, steps = result.job, result.job.convention.steps
+    with_levels = [counted for counted in result.policies if counted.policy.file.levels]
+    shown = [counted for counted in with_levels if len(counted.phases) > 1] or with_levels
+    zoom = _zoom(shown, steps)
     columns = 1 if zoom is None else 2
     size = (5.5 * columns + 2.5, 1.8 * len(shown) + 3.6 + 0.1 * len(result.policies) / columns)
     figure = Figure(figsize=size, layout="constrained")
@@ -93,7 +104,7 @@ def schedule(result: Result) -> Figure:
     panels[-1][0].set_ylabel(f"spent so far, share of all\nthat {job.baseline.name} spends")
     panels[-1][0].set_xlim(0, steps)
     handles = [Line2D([], [], color="0.35", linestyle=line, label=name) for name, line in _LINES.items()]
-    handles += [Line2D([], [], label=starred(its), **_policy_line(i)) for i, its in enumerate(everyone)]
+    handles += [Line2D([], [], label=starred(counted), **_policy_line(i)) for i, counted in enumerate(everyone)]
     figure.legend(handles=handles, loc="outside lower center", ncols=2 + 2 * columns, frameon=False, fontsize=8)
     if zoom is not None:
         _cumulative(panels[-1][1], result, shown)

@@ -1,0 +1,121 @@
+"""How many times less than the baseline policies are, on one logarithmic scale for all quantities."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from costsim.plots.reductions import Reduction, reductions
+from costsim.plots.style import COLOURS, grid, label, marks, note, starred
+from costsim.results.records import reduction_records
+from costsim.run.counted import CountedPolicy
+from costsim.run.simulate import Result
+
+
+class Panel(NamedTuple):
+    """One quantity: how many times less than the baseline each policy takes, or why that is not known."""
+
+    title: str
+    ratios: list[float | str]
+    stated: dict[str, float]  # by policy
+
+
+_SPENT = {"time_reduction": "time_s", "energy_reduction": "energy_j"}
+
+
+def _reason(result: Result, counted: CountedPolicy, reduction: Reduction) -> str:
+    """Why a policy has no ratio."""
+    if not reduction.device:
+        return "not defined"
+    spent, base = (result.spent[each.policy.name, reduction.device] for each in (counted, result.baseline))
+    if spent.unsupported:
+        return "unsupported"
+    if base.unsupported:
+        return "baseline unsupported"
+    field = _SPENT[reduction.field]
+    return "not known" if None in (getattr(spent, field), getattr(base, field)) else "nothing"
+
+
+def panels(result: Result) -> list[Panel]:
+    """The panels of a comparison: arithmetic, DRAM traffic, peak memory, and time and energy on every device."""
+    job, records = result.job, reduction_records(result)
+    figures = job.file.published if job.of_the_file else ()
+    return [
+        Panel(
+            reduction.title,
+            [
+                reduction.ratio(record) or _reason(result, counted, reduction)
+                for record, counted in zip(records, result.policies, strict=True)
+            ],
+            {figure.policy: figure.stated for figure in figures if figure.quantity == reduction.field},
+        )
+        for reduction in reductions(job.hardware, "peak memory")
+    ]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    steps = (1, 2, 5) if high / low < 30 else (1, 3) if high / low < 3000 else (1,)
+    return [m * 10.0**k for k in range(-6, 7) for m in steps if low <= m * 10.0**k <= high]
+
+
+def _bar(axes: Axes, y: int, ratio: float, stated: float | None) -> None:
+    """A bar from 1 to the ratio, an open circle at the stated one, and both as numbers."""
+    right = ratio >= 1
+    axes.barh(y, ratio - 1, left=1, height=0.62, color=COLOURS[0 if right else 1])
+    if stated is not None:
+        axes.plot(stated, y, "o", markersize=7, markerfacecolor="none", markeredgecolor="black", zorder=5)
+    end = max(ratio, stated or 1.0, 1.0) if right else min(ratio, 1.0)
+    text = f"{ratio:.2f}" + (f" ({stated:g})" if stated is not None else "")
+    label(axes, text, (end, y), (6 if right else -4, 0), ha="left" if right else "right")
+
+
+def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+    for y, (name, ratio) in enumerate(zip(names, panel.ratios, strict=True)):
+        if isinstance(ratio, str):
+            label(axes, ratio, (1, y), (3, 0), color="0.35")
+        else:
+            _bar(axes, y, ratio, panel.stated.get(name))
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_title(panel.title, fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelbottom=True)
+    grid(axes, "x")
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis that has room for all of these, for 1 and for the numbers beside the bars."""
+    low, high = min([*values, 1.0]), max([*values, 1.0])
+    room = max((high / low) ** 0.6, 1.3)
+    low, high = low / (room if low < 1 else 1.06), high * room
+    axes.set(xscale="log", xlim=(low, high), xticks=_ticks(low, high))
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def comparison(result: Result) -> Figure:
+    """How many times less than the baseline every policy is, on one logarithmic scale for all panels.
+
+    Arithmetic and DRAM traffic of the run, peak memory of a step, and time and energy of the run on each device; open
+    circles are figures that a paper states.
+    """
+    shown, job = panels(result), result.job
+    names = [counted.policy.name for counted in result.policies]
+    columns = min((5, 4, 3), key=lambda number: -len(shown) % number)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(2.0 + 2.6 * columns, rows * (0.9 + 0.26 * len(names)) + 0.7), layout="constrained")
+    table: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    flat = [axes for row in table for axes in row]
+    stated = [value for panel in shown for name, value in panel.stated.items() if name in names]
+    _scale(flat[0], [ratio for panel in shown for ratio in panel.ratios if not isinstance(ratio, str)] + stated)
+    flat[0].set_ylim(len(names) - 0.4, -0.6)
+    flat[0].set_yticks(range(len(names)), [starred(counted) for counted in result.policies])
+    for axes, panel in zip(flat, shown, strict=False):
+        _draw(axes, panel, names)
+        axes.set_xlabel(f"times less than {job.convention.baseline}")
+    for axes in flat[len(shown) :]:
+        axes.set_axis_off()
+    circles = "; circles, in brackets: stated by the paper" if stated else ""
+    overlap = "" if job.overlap or not job.hardware else ", without overlap"
+    figure.suptitle(f"{note(job)}{overlap}{marks(result.policies)}{circles}", fontsize=10)
+    return figure
