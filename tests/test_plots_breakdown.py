@@ -24,11 +24,11 @@ def result():
 
 def bars(axes):
     """{y: [(left, width, colour)]} of a panel with horizontal bars."""
-    found = {}
+    by_place = {}
     for bar in axes.patches:
         y = round(bar.get_y() + bar.get_height() / 2)
-        found.setdefault(y, []).append((bar.get_x(), bar.get_width(), bar.get_facecolor()))
-    return found
+        by_place.setdefault(y, []).append((bar.get_x(), bar.get_width(), bar.get_facecolor()))
+    return by_place
 
 
 def by_hand(result, counted, of_op, of_move):
@@ -63,7 +63,7 @@ def test_bars_are_the_costs_of_the_groups(result, by):
         assert {name: n for name, n in arithmetic.amounts[i].items() if n} == +cost
         assert {name: n for name, n in dram.amounts[i].items() if n} == +bits
         for axes, panel, whole in zip(figure.axes, (arithmetic, dram, peak), wholes, strict=True):
-            divisor = si(max(sum(its.values()) for its in panel.amounts))[0]
+            divisor = si(max(sum(amounts.values()) for amounts in panel.amounts))[0]
             drawn = bars(axes)[i]
             assert sum(width for _, width, _ in drawn) == pytest.approx(whole / divisor, rel=1e-12)
             ends = sorted((left, left + width) for left, width, _ in drawn)
@@ -82,24 +82,24 @@ def test_bars_are_the_costs_of_the_groups(result, by):
 def test_memory_is_by_component_where_phases_say_nothing(result):
     for i, counted in enumerate(result.policies):
         memory = of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1]
-        found = stacks(result, "phase")[2].amounts[i]
-        assert [found.get(name, 0) for name in COMPONENTS] == list(memory.components.values())
+        sizes = stacks(result, "phase")[2].amounts[i]
+        assert [sizes.get(name, 0) for name in COMPONENTS] == list(memory.components.values())
 
 
 def test_a_breakdown_says_what_it_shows(result, tmp_path):
-    found = texts(save(result, "breakdown", tmp_path / "f.svg"))
-    assert {"fixed16", "dsq*", "forward", "backward", "update", "optimizer states", "memory: component"} <= set(found)
-    assert {"arithmetic of the run by phase, P(bit^2)", "peak memory by component, MB"} <= set(found)
-    assert "DRAM traffic of the run by phase, Tbit" in found
-    assert any(text.endswith("(* levels recalled, not stated); where phases end is fitted") for text in found)
-    found = texts(save(result, "breakdown", tmp_path / "f.svg", by="kind"))
-    assert any(text.startswith("other (") for text in found)
+    written = texts(save(result, "breakdown", tmp_path / "f.svg"))
+    assert {"fixed16", "dsq*", "forward", "backward", "update", "optimizer states", "memory: component"} <= set(written)
+    assert {"arithmetic of the run by phase, P(bit^2)", "peak memory by component, MB"} <= set(written)
+    assert "DRAM traffic of the run by phase, Tbit" in written
+    assert any(text.endswith("(* levels recalled, not stated); where phases end is fitted") for text in written)
+    written = texts(save(result, "breakdown", tmp_path / "f.svg", by="kind"))
+    assert any(text.startswith("other (") for text in written)
 
 
 def test_a_law_that_is_not_defined_is_said(tmp_path):
-    found = texts(save(small("glue-mrpc-dsq", "dsq", law="msfp"), "breakdown", tmp_path / "f.svg"))
-    assert "not defined" in found
-    assert "0" in found
+    written = texts(save(small("glue-mrpc-dsq", "dsq", law="msfp"), "breakdown", tmp_path / "f.svg"))
+    assert "not defined" in written
+    assert "0" in written
 
 
 def test_groupings_that_are_none(result):
@@ -141,8 +141,8 @@ def test_comparison_shows_the_ratios_of_the_records():
             "arithmetic": record["arithmetic_reduction"],
             "DRAM traffic": record["dram_reduction"],
             "peak memory": base / int(record["peak_memory_bytes"]),
-            **{f"time on {name}": its["time_reduction"] for name, its in record["hardware"].items()},
-            **{f"energy on {name}": its["energy_reduction"] for name, its in record["hardware"].items()},
+            **{f"time on {name}": ratios["time_reduction"] for name, ratios in record["hardware"].items()},
+            **{f"energy on {name}": ratios["energy_reduction"] for name, ratios in record["hardware"].items()},
         }
         assert set(ratios) == set(panels)
         for name, ratio in ratios.items():
@@ -159,11 +159,11 @@ def test_stated_figures_are_open_circles(tmp_path):
         [circle] = [line for line in panels[name].get_lines() if line.get_marker() == "o"]
         assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([stated], [1])
         assert circle.get_markerfacecolor() == "none"
-    found = texts(save(result, "comparison", tmp_path / "f.svg"))
-    assert {"18.72 (20.95)", "2.17 (2.55)", "times less than fixed16"} <= set(found)
-    assert any("circles, in brackets: stated by the paper" in text for text in found)
-    found = texts(save(run("iwslt17-dsq", ["dsq"], baseline="fixed32"), "comparison", tmp_path / "f.svg"))
-    assert not any("stated by" in text for text in found)
+    written = texts(save(result, "comparison", tmp_path / "f.svg"))
+    assert {"18.72 (20.95)", "2.17 (2.55)", "times less than fixed16"} <= set(written)
+    assert any("circles, in brackets: stated by the paper" in text for text in written)
+    written = texts(save(run("iwslt17-dsq", ["dsq"], baseline="fixed32"), "comparison", tmp_path / "f.svg"))
+    assert not any("stated by" in text for text in written)
 
 
 def test_what_a_device_cannot_run_is_said():

@@ -35,13 +35,15 @@ def test_areas_are_what_lies_in_memory(traffic):
     kernels = sorted(set(group_ops(graph, traffic)))
     [axes] = timeline(result).axes
     tops = [patch.get_xy()[:, 1].max() for patch in axes.patches]
-    assert tops == sorted(tops, reverse=True)  # each is drawn over what it leaves visible of those before
+    assert tops == sorted(tops, reverse=True)  # each is drawn over the ones before
     areas = {patch.get_facecolor(): patch.get_xy() for patch in axes.patches}
     for k in range(0, len(kernels), 7):
         live = 0
         for name in COMPONENTS:
             live += sum(
-                its.size_bytes for its in memory.stored if its.component == name and its.first <= kernels[k] <= its.last
+                stored.size_bytes
+                for stored in memory.stored
+                if stored.component == name and stored.first <= kernels[k] <= stored.last
             )
             area = areas.get(to_rgba(COMPONENT_COLOURS[name]))
             if area is not None:
@@ -52,15 +54,15 @@ def test_areas_are_what_lies_in_memory(traffic):
 
 @given(st.lists(st.tuples(*[st.integers(0, 9)] * len(COMPONENTS)), min_size=1, max_size=60), st.integers(1, 70))
 def test_thinning_keeps_every_maximum(parts, points):
-    live = [Live(3 * i, its) for i, its in enumerate(parts)]
+    live = [Live(3 * i, sizes) for i, sizes in enumerate(parts)]
     steps = thin(live, points)
     assert len(steps.starts) == len(steps.parts) <= points
     assert steps.starts[0] == 0
     assert steps.end == len(parts)
     ends = [*steps.starts[1:], steps.end]
-    for start, end, its in zip(steps.starts, ends, steps.parts, strict=True):
-        assert sum(its) == max(sum(one) for one in parts[start:end])
-        assert its in parts[start:end]
+    for start, end, drawn in zip(steps.starts, ends, steps.parts, strict=True):
+        assert sum(drawn) == max(sum(sizes) for sizes in parts[start:end])
+        assert drawn in parts[start:end]
     if points >= len(parts):
         widened = [p for start, end, p in zip(steps.starts, ends, steps.parts, strict=True) for _ in range(start, end)]
         assert widened == parts
@@ -68,13 +70,13 @@ def test_thinning_keeps_every_maximum(parts, points):
 
 def test_the_peak_and_the_regions_are_marked(tmp_path):
     result = small("gpt2-small", "bf16-mixed", "fp32")
-    found = texts(save(result, "timeline", tmp_path / "f.svg"))
+    written = texts(save(result, "timeline", tmp_path / "f.svg"))
     for counted in result.policies:
         memory = of_policy(result.job.graph, counted.policy, "fused")[1]
-        assert f"peak {memory.peak_bytes / 1e9:.2f} GB at {memory.peak_op.name}" in found
-    assert {"forward", "backward", "update", "live memory, GB", "kernel of the step, in order"} <= set(found)
-    assert "gpt2-small: live memory over a step, traffic fused a micro-batch of 8 sequences" in found
-    assert {name.replace("_", " ") for name in COMPONENTS} <= set(found)
+        assert f"peak {memory.peak_bytes / 1e9:.2f} GB at {memory.peak_op.name}" in written
+    assert {"forward", "backward", "update", "live memory, GB", "kernel of the step, in order"} <= set(written)
+    assert "gpt2-small: live memory over a step, traffic fused a micro-batch of 8 sequences" in written
+    assert {name.replace("_", " ") for name in COMPONENTS} <= set(written)
     figure = timeline(result)
     assert len({(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes}) == 1
     for axes, counted in zip(figure.axes, result.policies, strict=True):
@@ -87,14 +89,14 @@ def test_the_peak_and_the_regions_are_marked(tmp_path):
 
 def test_regions_follow_each_other():
     graph = small("gpt2-small", "bf16-mixed").job.graph
-    found = regions(graph, "fused")
-    assert list(found) == ["forward", "backward", "update"]
-    spans = list(found.values())
+    phases = regions(graph, "fused")
+    assert list(phases) == ["forward", "backward", "update"]
+    spans = list(phases.values())
     assert [end for _, end in spans[:-1]] == [first for first, _ in spans[1:]]
     assert spans[0][0] == 0
     assert spans[-1][1] == len(set(group_ops(graph, "fused")))
     kernels = sorted(set(group_ops(graph, "fused")))
-    assert {graph.ops[kernels[i]].phase for i in range(*found["backward"])} <= {"backward", "recompute"}
+    assert {graph.ops[kernels[i]].phase for i in range(*phases["backward"])} <= {"backward", "recompute"}
 
 
 def test_live_parts_have_the_peak():
@@ -102,9 +104,9 @@ def test_live_parts_have_the_peak():
     for counted in result.policies:
         memory = of_policy(result.job.graph, counted.policy, "fused")[1]
         live = live_parts(memory, result.job.graph, "fused")
-        assert max(sum(its.parts) for its in live) == memory.peak_bytes
-        assert [sum(its.parts) for its in live] == [memory.live_bytes[its.kernel] for its in live]
-        peak = next(its for its in live if its.kernel == memory.peak_kernel)
+        assert max(sum(kernel.parts) for kernel in live) == memory.peak_bytes
+        assert [sum(kernel.parts) for kernel in live] == [memory.live_bytes[kernel.kernel] for kernel in live]
+        peak = next(its for kernel in live if kernel.kernel == memory.peak_kernel)
         assert peak.parts == tuple(memory.components.values())
 
 
