@@ -1,4 +1,4 @@
-"""Figures: what they say, the same bytes each time, and whole files or none."""
+"""Figures: their texts, the same bytes each time, and whole files or none."""
 
 import os
 import subprocess
@@ -67,35 +67,35 @@ def test_the_same_bytes_in_another_process(result, kind, tmp_path):
 @pytest.mark.parametrize("workload", list_shipped("workloads"))
 def test_sensitivity_names_every_case_and_its_ratios(workload, tmp_path):
     drawn = small(workload, "dsq")
-    found = texts(save(drawn, "sensitivity", tmp_path / "f.svg"))
+    written = texts(save(drawn, "sensitivity", tmp_path / "f.svg"))
     assert {"arithmetic, times less", "DRAM traffic, times less", f"dsq* against {drawn.baseline.policy.name}"} <= set(
-        found
+        written
     )
-    said = drawn.job.convention
-    note = f"{workload}: law product, traffic {said.traffic}, scope {said.scope} as shipped"
-    assert f"{note} (* levels recalled, not stated)" in found
+    convention = drawn.job.convention
+    note = f"{workload}: law product, traffic {convention.traffic}, scope {convention.scope} as shipped"
+    assert f"{note} (* levels recalled, not stated)" in written
     shipped, *cases = outcomes(drawn.job)
     for name in ("arithmetic_reduction", "dram_reduction"):
         was = f"{float(getattr(shipped, name)):.2f}"
-        assert f"as shipped, {was}" in found
+        assert f"as shipped, {was}" in written
         values = [getattr(outcome, name) for outcome in cases]
-        assert {f"{float(value):.2f}" for value in values if value is not None} <= {*found, was}
-    assert ("not defined" in found) == any(outcome.arithmetic_reduction is None for outcome in cases)
-    assert {f"{outcome.assumption}: {outcome.case}" for outcome in cases} <= set(found)
+        assert {f"{float(value):.2f}" for value in values if value is not None} <= {*written, was}
+    assert ("not defined" in written) == any(outcome.arithmetic_reduction is None for outcome in cases)
+    assert {f"{outcome.assumption}: {outcome.case}" for outcome in cases} <= set(written)
     stated = {f"stated, {figure.stated:g}" for figure in drawn.job.file.published}
-    assert stated == {text for text in found if text.startswith("stated, ")}
+    assert stated == {text for text in written if text.startswith("stated, ")}
 
 
 @pytest.mark.parametrize("workload", list_shipped("workloads"))
 def test_schedule_names_levels_and_policies(workload, tmp_path):
     drawn = small(workload, "dsq", "fixed16", "bfp16", scope="layer")
-    found = " ".join(texts(save(drawn, "schedule", tmp_path / "f.svg")))
+    written = " ".join(texts(save(drawn, "schedule", tmp_path / "f.svg")))
     levels = ("training step", "dsq* bits per level", "q0", "q3")
-    for said in (*levels, "share of all that", "arithmetic", "DRAM", "bfp16"):
-        assert said in found
+    for text in (*levels, "share of all that", "arithmetic", "DRAM", "bfp16"):
+        assert text in written
     note = f"{workload}: law product, traffic {drawn.job.convention.traffic}, scope layer"
-    assert f"{note} (* levels recalled, not stated)" in found
-    assert "bfp16*" not in found
+    assert f"{note} (* levels recalled, not stated)" in written
+    assert "bfp16*" not in written
 
 
 def test_nothing_is_marked_that_is_not_recalled(tmp_path):
@@ -111,9 +111,9 @@ def test_what_is_spent_in_the_end_is_the_inverse_of_the_ratio():
     for counted in drawn.policies:
         for name, field in (("arithmetic", "arithmetic_cost"), ("DRAM", "dram_bits")):
             steps, shares = lines[f"{starred(counted)}, {name}"].get_data()
-            own, base = (getattr(total, field) for total in (counted.total, drawn.baseline.total))
+            cost, base = (getattr(total, field) for total in (counted.total, drawn.baseline.total))
             assert (steps[0], shares[0], steps[-1]) == (0, 0, 2296)
-            assert shares[-1] == pytest.approx(own / base, rel=1e-12)
+            assert shares[-1] == pytest.approx(cost / base, rel=1e-12)
 
 
 def test_levels_are_drawn_where_their_phases_are():
@@ -131,19 +131,19 @@ def test_levels_are_drawn_where_their_phases_are():
 
 def test_roofline_names_policies_rates_kinds_and_units(tmp_path):
     drawn = small("iwslt17-dsq", hardware=["h100-sxm"])
-    found = texts(save(drawn, "roofline", tmp_path / "f.svg"))
-    said = "iwslt17-dsq: law product, traffic unfused, scope gemm, on h100-sxm (* levels recalled, not stated)"
-    assert {said, "unsupported: fixed32 x fixed32 + fp32"} <= set(found)
-    assert {"fixed32", "fixed16: bound by arithmetic", "dsq*: bound by arithmetic"} <= set(found)
-    assert "fixed16 x fixed16 as fp32 x fp32 + fp32: 67.0 Top/s" in found  # 2 x 33.5e12 MACs, NVIDIA's 67 TFLOPS
-    assert {*KINDS, "10 % of the time", "ridge point"} <= set(found)
-    assert {"arithmetic intensity, op/byte", "performance, op/s"} <= set(found)
+    written = texts(save(drawn, "roofline", tmp_path / "f.svg"))
+    title = "iwslt17-dsq: law product, traffic unfused, scope gemm, on h100-sxm (* levels recalled, not stated)"
+    assert {title, "unsupported: fixed32 x fixed32 + fp32"} <= set(written)
+    assert {"fixed32", "fixed16: bound by arithmetic", "dsq*: bound by arithmetic"} <= set(written)
+    assert "fixed16 x fixed16 as fp32 x fp32 + fp32: 67.0 Top/s" in written  # 2 x 33.5e12 MACs, NVIDIA's 67 TFLOPS
+    assert {*KINDS, "10 % of the time", "ridge point"} <= set(written)
+    assert {"arithmetic intensity, op/byte", "performance, op/s"} <= set(written)
 
 
 def test_a_roofline_of_many_policies_says_which_it_leaves_out(tmp_path):
     names = ("fp32", "bf16-mixed", "bf16-pure", "fp16-mixed", "fp8-block", "mxfp8", "nvfp4", "dsq", "w8a8")
-    found = texts(save(small("glue-mrpc-dsq", *names, hardware=["h100-sxm"]), "roofline", tmp_path / "f.svg"))
-    assert any(text.endswith("not shown: w8a8; --policy chooses") for text in found)
+    written = texts(save(small("glue-mrpc-dsq", *names, hardware=["h100-sxm"]), "roofline", tmp_path / "f.svg"))
+    assert any(text.endswith("not shown: w8a8; --policy chooses") for text in written)
 
 
 @pytest.mark.parametrize("scope", ["gemm", "step"])
@@ -151,24 +151,24 @@ def test_points_lie_under_the_roof_and_make_up_the_time(scope):
     drawn = small("glue-mrpc-dsq", "dsq", "bf16-mixed", "fp32", scope=scope, traffic="fused")
     [device] = drawn.job.hardware
     for counted in drawn.policies:
-        its = roof(drawn, counted, device)
-        assert its.lacks == ""
-        assert sum(point.share for point in its.points) + its.moving == pytest.approx(1)
-        highest = 2 * max(rate.mac_per_s for rate in its.rates)
-        for point in its.points:
+        view = roof(drawn, counted, device)
+        assert view.lacks == ""
+        assert sum(point.share for point in view.points) + view.moving == pytest.approx(1)
+        highest = 2 * max(rate.mac_per_s for rate in view.rates)
+        for point in view.points:
             assert point.op_per_s <= min(highest, point.op_per_byte * device.dram_bytes_per_s) * (1 + 1e-12)
-        kinds = {point.kind for point in its.points}
+        kinds = {point.kind for point in view.points}
         assert kinds == ({"forward", "dgrad", "wgrad"} if scope == "gemm" else set(KINDS))
 
 
 def test_points_of_all_phases_make_up_the_work_of_the_run():
     drawn = small("glue-mrpc-dsq", "dsq", hardware=["abstract-bit-serial"])
     [counted] = drawn.policies
-    its = roof(drawn, counted, drawn.job.hardware[0])
-    names = {rate.name for rate in its.rates}
+    view = roof(drawn, counted, drawn.job.hardware[0])
+    names = {rate.name for rate in view.rates}
     assert {"int2 x int2 + int32", "int4 x int4 + int32"} <= names
     seconds = drawn.spent["dsq", "abstract-bit-serial"].time_s
-    whole = [point.share * seconds * point.op_per_s for point in its.points]
+    whole = [point.share * seconds * point.op_per_s for point in view.points]
     assert sum(whole) == pytest.approx(2 * counted.total.macs + sum(counted.total.vector.values()), rel=1e-9)
 
 
@@ -189,10 +189,10 @@ def test_panels_share_their_scale_and_mark_every_ridge():
 def test_every_profile_has_a_panel(name):
     drawn = small("glue-mrpc-dsq", "fp32", hardware=[name])
     [axes] = PLOTS["roofline"](drawn).axes
-    its = roof(drawn, drawn.policies[0], drawn.job.hardware[0])
-    assert bool(its.lacks) != bool(axes.collections)
-    assert its.lacks in ("", *(text.get_text() for text in axes.texts))
-    assert bool(its.lacks) == (drawn.spent["fp32", name].time_s is None)
+    view = roof(drawn, drawn.policies[0], drawn.job.hardware[0])
+    assert bool(view.lacks) != bool(axes.collections)
+    assert view.lacks in ("", *(text.get_text() for text in axes.texts))
+    assert bool(view.lacks) == (drawn.spent["fp32", name].time_s is None)
 
 
 def test_a_device_without_a_bandwidth_is_said(tmp_path):
@@ -200,8 +200,8 @@ def test_a_device_without_a_bandwidth_is_said(tmp_path):
     text = Path(list_shipped("hardware_profiles")["a100-80gb"]).read_text()
     before, _, after = text.partition("dram_bytes_per_s:")
     profile.write_text(f"{before}dram_bytes_per_s: unknown\ndram_bytes:{after.partition('dram_bytes:')[2]}")
-    found = texts(save(small("glue-mrpc-dsq", "fp32", hardware=[str(profile)]), "roofline", tmp_path / "f.svg"))
-    assert "the profile has no DRAM bandwidth" in found
+    written = texts(save(small("glue-mrpc-dsq", "fp32", hardware=[str(profile)]), "roofline", tmp_path / "f.svg"))
+    assert "the profile has no DRAM bandwidth" in written
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -220,17 +220,17 @@ def test_memory_stacks_the_components_of_every_policy_and_batch(tmp_path):
         for n in batches
     ]
     assert [tops[x] for x in sorted(tops)] == pytest.approx(peaks)
-    found = texts(save(drawn, "memory", tmp_path / "f.svg", batches=batches))
-    assert {"1", "3", "fp32", "w8a8 +deployed", "dsq*", "a100-80gb: 85.9 GB, above"} <= set(found)
-    assert {name.replace("_", " ") for name in COMPONENTS} <= set(found)
-    said = "gpt2-small: peak memory of a step, traffic fused (* levels recalled, not stated)"
-    assert f"{said} micro-batches of 1, 3 sequences (the numbers under the bars)" in found
+    written = texts(save(drawn, "memory", tmp_path / "f.svg", batches=batches))
+    assert {"1", "3", "fp32", "w8a8 +deployed", "dsq*", "a100-80gb: 85.9 GB, above"} <= set(written)
+    assert {name.replace("_", " ") for name in COMPONENTS} <= set(written)
+    title = "gpt2-small: peak memory of a step, traffic fused (* levels recalled, not stated)"
+    assert f"{title} micro-batches of 1, 3 sequences (the numbers under the bars)" in written
 
 
 def test_memory_without_a_device_has_no_line(tmp_path):
-    found = texts(save(small("glue-mrpc-dsq", "fp32", hardware=[]), "memory", tmp_path / "f.svg"))
-    assert "peak memory, GB (10^9 bytes)" in found
-    assert not any("a100" in text for text in found)
+    written = texts(save(small("glue-mrpc-dsq", "fp32", hardware=[]), "memory", tmp_path / "f.svg"))
+    assert "peak memory, GB (10^9 bytes)" in written
+    assert not any("a100" in text for text in written)
 
 
 # --- costsim plot -----------------------------------------------------------------------------------------------------

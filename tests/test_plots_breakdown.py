@@ -1,4 +1,4 @@
-"""Breakdown and comparison: what is drawn against totals made another way."""
+"""Breakdown and comparison: drawn bars against totals made another way."""
 
 from collections import Counter
 from itertools import pairwise

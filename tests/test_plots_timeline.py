@@ -104,9 +104,9 @@ def test_live_parts_have_the_peak():
     for counted in result.policies:
         memory = of_policy(result.job.graph, counted.policy, "fused")[1]
         live = live_parts(memory, result.job.graph, "fused")
-        assert max(sum(kernel.parts) for kernel in live) == memory.peak_bytes
-        assert [sum(kernel.parts) for kernel in live] == [memory.live_bytes[kernel.kernel] for kernel in live]
-        peak = next(its for kernel in live if kernel.kernel == memory.peak_kernel)
+        assert max(sum(moment.parts) for moment in live) == memory.peak_bytes
+        assert [sum(moment.parts) for moment in live] == [memory.live_bytes[moment.kernel] for moment in live]
+        peak = next(moment for moment in live if moment.kernel == memory.peak_kernel)
         assert peak.parts == tuple(memory.components.values())
 
 

@@ -1,4 +1,4 @@
-"""What makes up the costs of policies: arithmetic, DRAM traffic and peak memory by group, as stacked bars."""
+"""Stacked bars of the groups that make up arithmetic, DRAM traffic and peak memory of policies."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ from costsim.run.simulate import Result
 
 
 class MemoryGroups(NamedTuple):
-    """How the memory is broken down: by what, and the group of something that is stored."""
+    """A breakdown of memory: the name of the grouping, and the group of a stored tensor."""
 
     by: str
     group: Callable[[Graph, Stored], str]
 
 
-# The memory beside each breakdown. Phases and kinds are of ops, and what lies in memory belongs to no single op.
+# The memory beside each breakdown. Phases and kinds are of ops, and a stored tensor belongs to no single op.
 _COMPONENT = MemoryGroups("component", lambda _, stored: stored.component)
 BY: dict[str, MemoryGroups] = {
     "phase": _COMPONENT,

@@ -1,4 +1,4 @@
-"""How many times less than the baseline policies are, on one logarithmic scale for all quantities."""
+"""Reductions: how many times less than the baseline each policy takes, on one scale for all quantities."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -94,7 +94,7 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
 
 
 def comparison(result: Result) -> Figure:
-    """How many times less than the baseline every policy is, on one logarithmic scale for all panels.
+    """How many times less than the baseline every policy takes, on one logarithmic scale for all panels.
 
     Arithmetic and DRAM traffic of the run, peak memory of a step, and time and energy of the run on each device; open
     circles are figures that a paper states.

@@ -20,7 +20,7 @@ KINDS = dict(zip(("forward", "dgrad", "wgrad", "update", "other"), (*COLOURS[:4]
 _COLUMNS = (1, 2, 3, 2, 3, 3, 4, 4)  # of the panels of a device, by the number of policies less one
 _PANEL_INCHES = 2.4  # at least, of its height
 _CLOSE = 8  # ceilings whose ratio is less share a place for their names
-_LEAST_SHARE = 1e-4  # of the time: what takes less is not drawn
+_LEAST_SHARE = 1e-4  # of the time: smaller points are not drawn
 _LEAST_MOVING = 0.0005  # of the time: a tenth of a percent, rounded
 
 
@@ -109,7 +109,7 @@ def _dots(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _panel(axes: Axes, view: Roof, device: Hardware, right: float) -> None:
-    """What is under a device's roof, or why nothing is; ceilings end at `right` op/byte."""
+    """A device's roof with the kernels under it, or the reason for an empty panel; ceilings end at `right` op/byte."""
     if view.lacks:
         axes.annotate(view.lacks, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=8)
         return
