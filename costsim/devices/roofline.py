@@ -59,7 +59,8 @@ def _sum(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a + b
 
 
-def _times(n: int, a: float | None) -> float | None:
+def _times(n: float, a: float | None) -> float | None:
+    """The product, if `a` is known."""
     return None if a is None else n * a
 
 
@@ -133,8 +134,7 @@ class Spent:
 
     def __rmul__(self, times: int) -> "Spent":
         """So many times the same."""
-        return replace(
-            self,
+        return Spent(
             mac_s=times * self.mac_s,
             vector_s=_times(times, self.vector_s),
             dram_s=_times(times, self.dram_s),
@@ -148,6 +148,10 @@ class Spent:
             vector_ops=times * self.vector_ops,
             dram_bits=times * self.dram_bits,
             bound_s={name: times * seconds for name, seconds in self.bound_s.items()},
+            unsupported=self.unsupported,
+            upcast=self.upcast,
+            unverified=self.unverified,
+            lacks=self.lacks,
         )
 
     def without_traffic(self, lacks: str) -> "Spent":
@@ -167,75 +171,88 @@ class Rates(dict[Pair, tuple[Rate, bool] | None]):
         return chosen
 
 
+class _Macs(NamedTuple):
+    """What the MACs of a kernel take on a device."""
+
+    macs: int = 0
+    time_s: float = 0.0
+    energy_j: float = 0.0  # 0 if the device has no energy table
+    unsupported: frozenset[str] = frozenset()
+    upcast: frozenset[tuple[str, str]] = frozenset()
+    unverified: frozenset[str] = frozenset()
+
+
+_NO_MACS = _Macs()
+
+
+def _multiply(kernel: Kernel, hardware: Hardware, rates: Rates) -> _Macs:
+    """The MACs of a kernel, each pair of formats at the rate of the multiplier that takes it."""
+    rows = [row for row in kernel.rows if row.pair is not None and row.macs]
+    if not rows:
+        return _NO_MACS
+    table = TABLES[hardware.energy_table] if hardware.energy_table else None
+    macs, time_s, energy_j = 0, 0.0, 0.0
+    unsupported, upcast, unverified = set(), set(), set()
+    for row in rows:
+        assert row.pair is not None
+        macs += row.macs
+        chosen = rates[row.pair]
+        if chosen is None:
+            unsupported.add(row.pair_name)
+            continue
+        rate, is_upcast = chosen
+        if is_upcast:
+            upcast.add((row.pair_name, rate.name))
+        time_s += row.macs / (rate.mac_per_s * hardware.mac_part(row.macs / row.ops[0].times))
+        if table:
+            picojoules, scaled = mac_pj(table, rate.a, rate.b, rate.accumulator)
+            energy_j += row.macs * picojoules * PICO
+            unverified |= recalled(table, rate.a, rate.b, rate.accumulator) | (
+                {f"a MAC of {rate.name}"} if scaled else set()
+            )
+    return _Macs(macs, time_s, energy_j, frozenset(unsupported), frozenset(upcast), frozenset(unverified))
+
+
+def _total_time(on_chip_s: float, dram_s: float, launch_s: float, overlap: bool) -> tuple[float, bool]:
+    """How long a kernel takes, and whether its launches take longer than all else."""
+    busy_s = max(on_chip_s, dram_s) if overlap else on_chip_s + dram_s
+    return busy_s + launch_s, launch_s > busy_s
+
+
 def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: Rates | None = None) -> Spent:
     """Time and energy of one such kernel, over all its runs in a step. `rates` are what was looked up before."""
-    rates = Rates(hardware) if rates is None else rates
-    work = sum((_work(row, hardware, rates) for row in kernel.rows), Spent())
-    return _with_energy(_with_time(work, kernel, hardware, overlap), hardware)
-
-
-def _work(row: Row, hardware: Hardware, rates: Rates) -> Spent:
-    """The counts of a row, the time of its MACs and, where the device has an energy table, their energy."""
-    counts = Spent(
-        vector_ops=sum(row.vector.values()), dram_bits=sum(move.read_bits + move.written_bits for move in row.moves)
-    )
-    if row.pair is None or not row.macs:
-        return counts
-    chosen = rates[row.pair]
-    if chosen is None:
-        return replace(counts, macs=row.macs, unsupported=frozenset({row.pair_name}))
-    rate, upcast = chosen
-    joules, unverified = 0.0, frozenset[str]()
-    table = TABLES[hardware.energy_table] if hardware.energy_table else None
-    if table:
-        picojoules, scaled = mac_pj(table, rate.a, rate.b, rate.accumulator)
-        joules = row.macs * picojoules * PICO
-        unverified = frozenset({f"a MAC of {rate.name}"} if scaled else ())
-        unverified |= recalled(table, rate.a, rate.b, rate.accumulator)
-    return replace(
-        counts,
-        macs=row.macs,
-        mac_s=row.macs / (rate.mac_per_s * hardware.mac_part(row.macs / row.ops[0].times)),
-        arithmetic_j=joules,
-        upcast=frozenset({(row.pair_name, rate.name)} if upcast else ()),
-        unverified=unverified,
-    )
-
-
-def _with_time(work: Spent, kernel: Kernel, hardware: Hardware, overlap: bool) -> Spent:
-    """The work of a kernel with how long it takes, and what bounds it."""
+    multiplied = _multiply(kernel, hardware, Rates(hardware) if rates is None else rates)
+    vector_ops = sum([sum(row.vector.values()) for row in kernel.rows])
+    dram_bits = sum([move.read_bits + move.written_bits for row in kernel.rows for move in row.moves])
+    vector_rate, bandwidth = hardware.vector_op_per_s, hardware.dram_bytes_per_s
     vector_s: float | None = 0.0
-    if work.vector_ops:
-        rate = hardware.vector_op_per_s
-        vector_s = work.vector_ops / (rate * hardware.vector_efficiency) if rate else None
-    bandwidth = hardware.dram_bytes_per_s
-    dram_s = work.dram_bits / 8 / (bandwidth * hardware.dram_efficiency) if bandwidth else None
+    if vector_ops:
+        vector_s = vector_ops / (vector_rate * hardware.vector_efficiency) if vector_rate else None
+    dram_s = dram_bits / 8 / (bandwidth * hardware.dram_efficiency) if bandwidth else None
     launch_s = hardware.launch_s * kernel.first[1].times
-    if work.unsupported or dram_s is None or vector_s is None:
-        return replace(work, vector_s=vector_s, dram_s=dram_s, launch_s=launch_s, time_s=None)
-    on_chip = work.mac_s + vector_s
-    busy = max(on_chip, dram_s) if overlap else on_chip + dram_s
-    time_s = busy + launch_s
-    bound = "dram" if dram_s > on_chip else "arithmetic" if work.mac_s >= vector_s else "vector"
-    bound_s = {"launch" if launch_s > busy else bound: time_s}
-    return replace(work, vector_s=vector_s, dram_s=dram_s, launch_s=launch_s, time_s=time_s, bound_s=bound_s)
-
-
-def _with_energy(timed: Spent, hardware: Hardware) -> Spent:
-    """The same with its energy, as far as the profile has figures."""
+    time_s, bound_s = None, {}
+    if not multiplied.unsupported and dram_s is not None and vector_s is not None:
+        on_chip_s = multiplied.time_s + vector_s
+        time_s, launching = _total_time(on_chip_s, dram_s, launch_s, overlap)
+        bound = "dram" if dram_s > on_chip_s else "arithmetic" if multiplied.time_s >= vector_s else "vector"
+        bound_s = {"launch" if launching else bound: time_s}
     table, dram = TABLES.get(hardware.energy_table or ""), DRAM.get(hardware.memory)
-    arithmetic_j = on_chip_j = None
-    if table is not None:
-        arithmetic_j = (timed.arithmetic_j or 0.0) + timed.vector_ops * table.vector_op_pj * PICO
-        on_chip_j = timed.dram_bits * table.sram_pj_per_bit * PICO
-    static_j: float | None = 0.0
-    if hardware.static_w is not None:
-        static_j = None if timed.time_s is None else timed.time_s * hardware.static_w
-    return replace(
-        timed,
-        arithmetic_j=arithmetic_j,
-        on_chip_j=on_chip_j,
-        dram_j=timed.dram_bits * dram.pj_per_bit * PICO if dram else None,
-        static_j=static_j,
-        unverified=timed.unverified | ({f"a bit of {hardware.memory}"} if dram and not dram.verified else set()),
+    static_w = hardware.static_w
+    return Spent(
+        mac_s=multiplied.time_s,
+        vector_s=vector_s,
+        dram_s=dram_s,
+        launch_s=launch_s,
+        time_s=time_s,
+        arithmetic_j=multiplied.energy_j + vector_ops * table.vector_op_pj * PICO if table else None,
+        on_chip_j=dram_bits * table.sram_pj_per_bit * PICO if table else None,
+        dram_j=dram_bits * dram.pj_per_bit * PICO if dram else None,
+        static_j=0.0 if static_w is None else _times(static_w, time_s),
+        macs=multiplied.macs,
+        vector_ops=vector_ops,
+        dram_bits=dram_bits,
+        bound_s=bound_s,
+        unsupported=multiplied.unsupported,
+        upcast=multiplied.upcast,
+        unverified=multiplied.unverified | ({f"a bit of {hardware.memory}"} if dram and not dram.verified else set()),
     )
