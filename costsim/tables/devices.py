@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from costsim.cost.memory import standing_bytes
 from costsim.results.records import Record, group_records, hardware_record
 from costsim.run.counted import buffer_on
 from costsim.run.simulate import Result
@@ -178,6 +177,8 @@ def _first(entries: Sequence[str], most: int = 3) -> str:
 
 def _too_large(result: Result, device: Hardware) -> list[str]:
     """Policies whose weights and states alone exceed the device's DRAM; peaks would take longer to find."""
+    from costsim.cost.memory import standing_bytes  # a run without devices does without
+
     room = device.dram_bytes
     if not room:
         return []
