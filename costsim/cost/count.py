@@ -97,12 +97,12 @@ class _Counter:
         key = (alike.rest, tuple([self.states[number] for number in alike.tensors]), accumulator)
         found = self.memo.rows.get(key)
         if found is None:
-            found = self.memo.rows[key] = [*self.cast_rows(alike.ops), self.row(alike.ops)]
+            found = self.memo.rows[key] = [*self.cast_rows(alike.ops), self.row(alike)]
         return found if found[-1].ops is alike.ops else [row._replace(ops=alike.ops) for row in found]
 
-    def row(self, ops: list[Op]) -> Row:
+    def row(self, alike: Alike) -> Row:
         """The counts of ops that are alike."""
-        op = ops[0]
+        op = alike.ops[0]
         times, kind = op.times, op.kind
         macs, vector = self.graph.work(op)
         moves: list[Move] = []
@@ -113,7 +113,7 @@ class _Counter:
             for copy in traffic.on_chip[at]:
                 vector = self.quantize(vector, copy, name, times)
                 again += copy.second_read
-            if self.on_chip(op, i, held):
+            if alike.touched(i) and self.on_chip(op, i, held):
                 continue
             pattern = kind.touched[i]
             part = None if pattern is None or held else expand(pattern, op.env)
@@ -137,7 +137,7 @@ class _Counter:
             multiplied = self.assignment.multiplied
             pair = (multiplied(op, 0), multiplied(op, 1), self.assignment.accumulator)
         role = self.graph.tensors[op.outputs[0]].role
-        return Row(ops, None, kind.name, op.phase, op.gemm, role, macs, summed, pair, vector, tuple(moves))
+        return Row(alike.ops, None, kind.name, op.phase, op.gemm, role, macs, summed, pair, vector, tuple(moves))
 
     def cast_rows(self, ops: list[Op]) -> list[Row]:
         """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""

@@ -19,12 +19,19 @@ from costsim.policy.classes import Classes, Numbering, Selectors, classify
 Touch = tuple[Op, int]  # an op, and the slot that a tensor has in it: among its inputs, then its outputs
 
 
+_TOUCHES = 2  # where the touches of the first operand stand in `Alike.rest`
+
+
 class Alike(NamedTuple):
     """Ops that are alike in all that they move: in the classes of their tensors, and in all else that decides it."""
 
     tensors: tuple[int, ...]  # of inputs, then of each output and the tensor in whose memory it lies
     rest: tuple[object, ...]
     ops: list[Op]
+
+    def touched(self, operand: int) -> bool:
+        """Whether an op of the same kernel has the tensor of an operand on chip before."""
+        return bool(self.rest[_TOUCHES + operand])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,16 +46,17 @@ class Kernels:
 
     def touched_before(self, op: Op, operand: int) -> list[Touch]:
         """The ops of the op's kernel that have the tensor of an operand on chip before it."""
-        name, root = op.inputs[operand], self.graph.root
+        name, root, position = op.inputs[operand], self.graph.root, op.position
         touches: list[Touch] = []
-        for other in self.graph.ops[bisect_left(self.group, self.group[op.position]) : op.position]:
-            touches += [(other, slot) for slot, read in enumerate(other.inputs) if read == name]
+        for other in self.graph.ops[bisect_left(self.group, self.group[position], hi=position) : position]:
+            if name in other.inputs:
+                touches += [(other, slot) for slot, read in enumerate(other.inputs) if read == name]
             for slot, made in enumerate(other.outputs, len(other.inputs)):
                 if root[made] == name:
-                    touches = []  # the values read before are overwritten
-                if name in (made, root[made]):
+                    touches = [(other, slot)]  # the values read before are overwritten
+                elif made == name:
                     touches.append((other, slot))
-        return touches + [(op, slot) for slot, read in enumerate(op.inputs[:operand]) if read == name]
+        return touches + [(op, slot) for slot in range(operand) if op.inputs[slot] == name]
 
 
 @lru_cache(maxsize=8)

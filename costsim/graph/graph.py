@@ -141,7 +141,13 @@ class Graph:
 
     def reader_number(self, op: Op, operand: int) -> int:
         """The place of an op, by one of its operands, among the `readers` of that operand's tensor."""
-        return self.readers[op.inputs[operand]].index((op, operand))
+        return self._reader_numbers[op.position, operand]
+
+    @cached_property
+    def _reader_numbers(self) -> Mapping[tuple[int, int], int]:
+        """By position of an op and operand."""
+        every = self.readers.values()
+        return {(op.position, operand): at for readers in every for at, (op, operand) in enumerate(readers)}
 
     @cached_property
     def maker(self) -> Mapping[str, Op]:
