@@ -21,14 +21,17 @@ from costsim.cli.report import report as report_command
 from costsim.cost.memory import of_policy
 from costsim.devices.profile import load_hardware
 from costsim.inputs.files import list_shipped
-from costsim.page import tables as page_tables
+from costsim.page import tables
 from costsim.page.figures import inline
+from costsim.page.summary import summary
+from costsim.page.table import size
 from costsim.results.records import (
     GROUP_SPENT,
     full_records,
     group_records,
     hardware_record,
     published,
+    records,
     reduction_records,
 )
 from costsim.run import simulate
@@ -208,7 +211,7 @@ def test_groups_add_up_to_the_policies(small, by):
             totals[policy] = totals.get(policy, 0) + int(value)
             assert group.startswith("other (") or value == known[policy, group][key]
         assert totals == {policy: sum(int(its[key]) for its in every if its["policy"] == policy) for policy in totals}
-        most = page_tables.MOST_GROUPS
+        most = tables.MOST_GROUPS
         assert all(sum(key[0] == policy for key in shown) <= most for policy in totals)
     shares = {}
     for (policy, _), value in values(page, f"by-{by}", "DRAM %").items():
@@ -231,7 +234,7 @@ def test_groups_as_one_keep_time_and_shares():
     result = simulate.run("glue-mrpc-dsq", ["bf16-mixed"], hardware=["h100-sxm"])
     every = group_records(result, "kind")
     assert len(every) > 5
-    kept = page_tables.largest(every, "kind", 4)
+    kept = tables.largest(every, "kind", 4)
     assert [its["kind"] for its in kept[3:]] == [f"other ({len(every) - 3})"]
     for key in ("time_s", "time_share", "energy_j"):
         assert key in GROUP_SPENT
@@ -286,7 +289,7 @@ def test_every_source_is_said(small):
     ("text", "shown"), [("0", "0 B"), ("999", "999 B"), ("1000", "1 kB"), ("1380000000", "1.38 GB"), (None, "n/a")]
 )
 def test_sizes(text, shown):
-    assert page_tables.size(text) == shown
+    assert size(text) == shown
 
 
 # --- hostile names ----------------------------------------------------------------------------------------------------
@@ -398,12 +401,9 @@ def test_other_conventions(tmp_path):
 
 
 def test_the_summary_names_the_best_policy():
-    from costsim.page import page
-    from costsim.results.records import records
-
     result = simulate.run("glue-mrpc-dsq", ["dsq", "stash-bfp", "fixed16"], hardware=["h100-sxm"])
     rows = records(result, "policy")
-    text = " ".join(page.summary(result))
+    text = " ".join(summary(result))
     for key, what in (("arithmetic_reduction", "arithmetic"), ("dram_reduction", "DRAM traffic")):
         best = max(rows, key=lambda row: row[key])
         assert f"The least {what} is that of policy {best['policy']}, {best[key]:.2f} times less" in text

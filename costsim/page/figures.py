@@ -1,13 +1,15 @@
-"""Figures of the HTML report: plots as inline SVG, with names of their own and words for who cannot see them."""
+"""Figures of the HTML report: plots as inline SVG, with ids of their own and a label for readers who cannot see."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 from xml.etree import ElementTree
+
+from markupsafe import Markup
 
 from costsim.plots import svg
 from costsim.plots.style import drawable
@@ -21,21 +23,20 @@ _POINTS_PER_PIXEL = 0.75
 
 
 class PageFigure(NamedTuple):
-    """A figure: its place on the page, its SVG element, its words."""
+    """A figure of the page: an SVG element, and the words under it."""
 
-    name: str
-    svg: str
+    svg: Markup
     title: str
     caption: str
 
 
 def _short(numbers: str) -> str:
     """Coordinates with two decimals, which is a hundredth of a pixel."""
-    return _NUMBER.sub(lambda its: f"{float(its[0]):.2f}".rstrip("0").rstrip("."), numbers)
+    return _NUMBER.sub(lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), numbers)
 
 
 def _renamed(element: ElementTree.Element, prefix: str, used: set[str]) -> None:
-    """Names that something refers to get a prefix, others go: several figures are in one page."""
+    """Ids in use get a prefix, others go, for several figures are in one page; coordinates become short."""
     for key, value in list(element.attrib.items()):
         if key == "id":
             if value in used:
@@ -52,19 +53,19 @@ def _renamed(element: ElementTree.Element, prefix: str, used: set[str]) -> None:
 
 
 def _used(root: ElementTree.Element) -> set[str]:
-    """The names that clip paths and uses refer to."""
-    found = set()
+    """The ids that clip paths and `use` elements refer to."""
+    ids = set()
     for element in root.iter():
         for key, value in element.attrib.items():
             if key == _HREF:
-                found.add(value[1:])
+                ids.add(value[1:])
             elif value.startswith("url(#"):
-                found.add(value[5:-1])
-    return found
+                ids.add(value[5:-1])
+    return ids
 
 
-def inline(text: str, prefix: str, label: str) -> str:
-    """An SVG file as an element for a page: no style, no metadata, names of its own, a label for screen readers."""
+def inline(text: str, prefix: str, label: str) -> Markup:
+    """An SVG file as an element for a page: no style, no metadata, ids with a prefix, a label for screen readers."""
     root = ElementTree.fromstring(text)
     used = _used(root)
     for parent in list(root.iter()):
@@ -80,64 +81,79 @@ def inline(text: str, prefix: str, label: str) -> str:
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.attrib |= {"role": "img", "aria-label": label, "style": f"max-width:{width:.0f}px"}
-    return ElementTree.tostring(root, encoding="unicode")
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _few(result: Result, most: int) -> tuple[Result, str]:
-    """The result with at most so many policies, and which are left out: the baseline and those with published figures
-    come first, those that do not run on a device last."""
-    if len(result.policies) <= most:
-        return result, ""
-    said = {policy.name for policy in (result.job.baseline, *result.job.published_policies)}
-    lacks = {name for (name, _), its in result.spent.items() if its.unsupported}
-    ranked = sorted(result.policies, key=lambda its: (its.policy.name not in said, its.policy.name in lacks))
-    chosen = {its.policy.name for its in ranked[:most]}
-    left = [its.policy.name for its in result.policies if its.policy.name not in chosen]
-    shown = tuple(its for its in result.policies if its.policy.name in chosen)
-    return replace(result, policies=shown), f" Left out here: {', '.join(left)}."
+def _few(result: Result, most: int) -> tuple[Result, list[str]]:
+    """The result with at most so many policies, and the names of those left out.
+
+    The baseline and policies with published figures come first, those that do not run on a device last.
+    """
+    names = [counted.policy.name for counted in result.policies]
+    first = {policy.name for policy in (result.job.baseline, *result.job.published_policies)}
+    unsupported = {name for (name, _), spent in result.spent.items() if spent.unsupported}
+    chosen = set(sorted(names, key=lambda name: (name not in first, name in unsupported))[:most])
+    shown = tuple(counted for counted in result.policies if counted.policy.name in chosen)
+    return replace(result, policies=shown), [name for name in names if name not in chosen]
 
 
-def _planned(result: Result) -> Iterator[tuple[str, Result, str, str]]:
-    """Which plots the page has: kind, what is drawn, title, caption."""
+def _left_out(names: Sequence[str]) -> str:
+    return f" Left out here: {', '.join(names)}." if names else ""
+
+
+class _Plan(NamedTuple):
+    """A plot that the page has: the kind, the result to draw, and the words under it."""
+
+    kind: str
+    result: Result
+    title: str
+    caption: str
+
+
+def _plans(result: Result) -> Iterator[_Plan]:
     base = result.job.convention.baseline
-    yield (
+    yield _Plan(
         "comparison", result, "How many times less than the baseline",
         f"Bars to the right of 1 take less than {base}, bars to the left more. Open circles: figures that a paper "
         "states. The numbers are in the tables of policies and devices.",
     )  # fmt: skip
-    yield (
+    yield _Plan(
         "breakdown", result, "What makes up arithmetic, DRAM traffic and memory",
         "Arithmetic and DRAM traffic of the run by phase of a step, peak memory by component. The numbers are in the "
         "tables by phase and of memory.",
     )  # fmt: skip
-    if any(its.policy.file.levels and len(its.phases) > 1 for its in result.policies):
-        yield (
+    if any(counted.policy.file.levels and len(counted.phases) > 1 for counted in result.policies):
+        yield _Plan(
             "schedule", result, "Levels over training",
             f"Bits per level over the steps, and what has been spent by then as a share of all that {base} spends.",
         )  # fmt: skip
     if result.job.hardware:
-        devices = result.job.hardware[:MOST_PANELS]
-        shown, left = _few(result, max(1, MOST_PANELS // len(devices)))
-        more = [device.name for device in result.job.hardware[len(devices) :]]
-        left += f" Left out here: {', '.join(more)}." if more else ""
-        drawn = replace(shown, job=replace(shown.job, hardware=devices))
-        yield (
-            "roofline", drawn, "Kernels under the roofs of devices",
-            f"A dot for each sort of kernel: arithmetic intensity and the performance that it reaches.{left}",
-        )  # fmt: skip
-    shown, left = _few(result, MOST_PANELS // 2)
-    yield (
-        "timeline", shown, "Memory over a step",
-        f"Live bytes by component while each kernel of a step runs, one after another.{left}",
+        yield _roofline(result)
+    few, others = _few(result, MOST_PANELS // 2)
+    yield _Plan(
+        "timeline", few, "Memory over a step",
+        f"Live bytes by component while each kernel of a step runs, one after another.{_left_out(others)}",
+    )  # fmt: skip
+
+
+def _roofline(result: Result) -> _Plan:
+    devices, others = result.job.hardware[:MOST_PANELS], result.job.hardware[MOST_PANELS:]
+    few, policies = _few(result, max(1, MOST_PANELS // len(devices)))
+    left_out = _left_out(policies) + _left_out([device.name for device in others])
+    return _Plan(
+        "roofline", replace(few, job=replace(few.job, hardware=devices)), "Kernels under the roofs of devices",
+        f"A dot for each sort of kernel: arithmetic intensity and the performance that it reaches.{left_out}",
     )  # fmt: skip
 
 
 def figures(result: Result) -> dict[str, PageFigure]:
-    """The page's figures, by the kind of plot that each is."""
-    found = {}
+    """The figures of the page, by the kind of plot."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts of its own
-        for kind, drawn, title, caption in _planned(drawable(result)):
-            label = f"{title}: a figure of {', '.join(its.policy.name for its in drawn.policies)}. {caption}"
-            found[kind] = PageFigure(kind, inline(svg(drawn, kind), f"figure-{kind}", label), title, caption)
-    return found
+        return {plan.kind: _figure(plan) for plan in _plans(drawable(result))}
+
+
+def _figure(plan: _Plan) -> PageFigure:
+    policies = ", ".join(counted.policy.name for counted in plan.result.policies)
+    label = f"{plan.title}: a figure of {policies}. {plan.caption}"
+    return PageFigure(inline(svg(plan.result, plan.kind), f"figure-{plan.kind}", label), plan.title, plan.caption)

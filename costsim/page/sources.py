@@ -12,10 +12,10 @@ from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.graph.fusion import MODELS
 from costsim.inputs import files
-from costsim.page.tables import PageTable, integer, number, table, words
-from costsim.policy.assign import assign
+from costsim.page.table import PageTable, integer, number, table, words
+from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
-from costsim.results.records import convention
+from costsim.results import records
 from costsim.run.simulate import Result
 
 if TYPE_CHECKING:
@@ -25,40 +25,41 @@ MOST_TEXT = 60_000  # characters of a file that the page shows
 _SCOPES = {"gemm": "GEMM operands and results", "layer": "all ops but the update", "step": "all ops and the update"}
 
 
-class Listed(NamedTuple):
-    """A file as it is: what it is, its name, its text."""
+class SourceFile(NamedTuple):
+    """A file as the page shows it: `workload`, `policy` or `widths`, the name of the file, and the text."""
 
-    what: str
+    sort: str
     name: str
     text: str
 
 
 def _policies(result: Result) -> list[Policy]:
     """The policies and the baseline, once each."""
-    return list({its.policy.name: its.policy for its in (*result.policies, result.baseline)}.values())
+    return list({each.policy.name: each.policy for each in (*result.policies, result.baseline)}.values())
 
 
 def conventions(result: Result) -> list[tuple[str, str]]:
-    """What all numbers depend on, and its source: terms and what they say."""
-    said, law = convention(result), LAWS[result.job.convention.law]
-    model = MODELS[result.job.convention.traffic]
-    found = [
-        ("law", f"{said['law']}, in {law.unit}; defined for {law.defined}"),
+    """Everything that all numbers depend on, with the source of the law: terms and their descriptions."""
+    job, convention = result.job, records.convention(result)
+    law, model, scope = LAWS[job.convention.law], MODELS[job.convention.traffic], job.convention.scope
+    terms = [
+        ("law", f"{convention['law']}, in {law.unit}; defined for {law.defined}"),
         ("source of the law", law.source),
-        ("traffic model", f"{result.job.convention.traffic_said}: {model.description}"),
-        ("scope", f"{said['scope']}: {_SCOPES[said['scope']]}"),
-        ("baseline", said["baseline"]),
-        ("steps", f"{said['steps']} of {said['micro_batches']} micro-batches each"),
-        ("parameters", f"{said['parameters']}, of which {said['trainable_parameters']} are trained"),
-        ("causal attention", f"counted as the {said['causal_attention']}"),
+        ("traffic model", f"{job.convention.traffic_said}: {model.description}"),
+        ("scope", f"{scope}: {_SCOPES[scope]}"),
+        ("baseline", convention["baseline"]),
+        ("steps", f"{convention['steps']} of {convention['micro_batches']} micro-batches each"),
+        ("parameters", f"{convention['parameters']}, of which {convention['trainable_parameters']} are trained"),
+        ("causal attention", f"counted as the {convention['causal_attention']}"),
     ]
-    if "real_tokens" in said:
-        found.append(("tokens of a step", f"{said['real_tokens']} of {said['padded_tokens']}; the others are padding"))
-    if result.job.hardware:
-        found.append(("overlap", "of arithmetic and DRAM traffic" if result.job.overlap else "none"))
-    if result.job.document.overrides:
-        found.append(("fields set", "; ".join(result.job.document.overrides.values())))
-    return found
+    if "real_tokens" in convention:
+        real, padded = convention["real_tokens"], convention["padded_tokens"]
+        terms.append(("tokens of a step", f"{real} of {padded}; the others are padding"))
+    if job.hardware:
+        terms.append(("overlap", "of arithmetic and DRAM traffic" if job.overlap else "none"))
+    if job.document.overrides:
+        terms.append(("fields set", "; ".join(job.document.overrides.values())))
+    return terms
 
 
 def formats(result: Result) -> PageTable:
@@ -67,11 +68,9 @@ def formats(result: Result) -> PageTable:
     users: dict[str, dict[str, None]] = {}
     for policy in _policies(result):
         for phase in range(len(policy.file.phases)):
-            its = assign(result.job.graph, policy, phase)
-            copies = (copy.format for chain in its.chains for copy in chain)
-            for one in (*its.stored, *copies, its.accumulator):
-                known[one.name] = one
-                users.setdefault(one.name, {})[policy.name] = None
+            for format in _used(assign(result.job.graph, policy, phase)):
+                known[format.name] = format
+                users.setdefault(format.name, {})[policy.name] = None
     rows = [
         {
             "format": name,
@@ -84,21 +83,28 @@ def formats(result: Result) -> PageTable:
     ]
     columns = [
         words("format"),
-        number("bit per element", lambda r: r["bits"], lambda value: f"{value:.6g}"),
+        number("bit per element", "bits", lambda value: f"{value:.6g}"),
         integer("bit in a multiplier", "width"),
-        words("policies", lambda r: r["users"]),
+        words("policies", "users"),
         words("source"),
     ]
     return table("formats", "Formats in use, and their sources.", columns, rows)
 
 
+def _used(assignment: Assignment) -> Iterator[Format]:
+    """The formats of stored tensors, of copies and of the accumulator."""
+    yield from assignment.stored
+    yield from (copy.format for chain in assignment.chains for copy in chain)
+    yield assignment.accumulator
+
+
 def _figure(value: float) -> str:
-    """A figure with all its digits, large ones with a power of ten."""
+    """All digits of a figure, with a power of ten if it is large."""
     return f"{value:.10g}" if value < 10**6 else str(Decimal(value).normalize()).replace("E+", "e")
 
 
 def _value(device: Hardware, field: str) -> tuple[str, str]:
-    """What a figure of a profile is called, and its value with its unit."""
+    """The name of a profile's figure, and the value with the unit."""
     section, _, index = field.partition(".")
     if section == "rates":
         rate = device.rates[int(index)]
@@ -126,23 +132,23 @@ def figures(device: Hardware) -> PageTable:
 
 
 def energies(devices: tuple[Hardware, ...]) -> list[tuple[str, str]]:
-    """Where joules come from: the tables of energies and the memories of the devices."""
+    """The sources of joules: the tables of energies and the memories of the devices, each once."""
     from costsim.devices import energy  # a page without devices does without
 
-    found: dict[str, str] = {}
+    terms: dict[str, str] = {}
     for device in devices:
-        its = energy.TABLES.get(device.energy_table or "")
-        if its is not None:
-            found[f"energies {device.energy_table}"] = its.source
+        energies = energy.TABLES.get(device.energy_table or "")
+        if energies is not None:
+            terms[f"energies {device.energy_table}"] = energies.source
         dram = energy.DRAM.get(device.memory)
         if dram is not None:
             mark = "" if dram.verified else "; unverified"
-            found[f"a bit of {device.memory}"] = f"{dram.pj_per_bit:g} pJ: {dram.source}{mark}"
-    return list(found.items())
+            terms[f"a bit of {device.memory}"] = f"{dram.pj_per_bit:g} pJ: {dram.source}{mark}"
+    return list(terms.items())
 
 
 def policies(result: Result) -> PageTable:
-    """What each policy is, where it comes from, and how well that is known."""
+    """Each policy with description, source and grades."""
     rows = []
     for policy in _policies(result):
         phases = policy.file.phases
@@ -163,37 +169,43 @@ def policies(result: Result) -> PageTable:
     )
 
 
-def _paths(policy: Policy) -> Iterator[str]:
-    """The files of a policy and of what it composes."""
-    places = (document for document, _ in (*policy.rule_places, *policy.inherited.values()))
-    for document in (policy.document, *places, *(its.document for its in policy.assumptions)):
-        yield document.path
+def _paths(policy: Policy) -> Iterator[tuple[str, str]]:
+    """The files of a policy and of those that it composes: the sort of each, and the path."""
+    composed = (document for document, _ in (*policy.rule_places, *policy.inherited.values()))
+    assumptions = (assumption.document for assumption in policy.assumptions)
+    for document in (policy.document, *composed, *assumptions):
+        yield "policy", document.path
     if policy.widths is not None:
-        yield policy.widths.path
+        yield "widths", policy.widths.path
 
 
-def listed(result: Result) -> list[Listed]:
+def _real(path: str) -> Path | None:
+    """Where a file is; None for a composition or a policy that Python made, which have no file."""
+    try:
+        place = Path(path).resolve()
+        return place if place.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def source_files(result: Result) -> list[SourceFile]:
     """The workload's file, those of the policies, and files of widths, as they are; each once."""
-    found = [Listed("workload", Path(result.job.document.path).name, _text(result.job.document.path))]
+    workload = result.job.document.path
+    listed = [SourceFile("workload", Path(workload).name, _text(workload))]
     seen: set[Path] = set()
     for policy in _policies(result):
-        for path in _paths(policy):
-            try:
-                at = Path(path).resolve()
-                if at in seen or not at.is_file():  # a composition, or a policy that Python made, is no file
-                    continue
-            except (OSError, ValueError):
-                continue
-            seen.add(at)
-            what = "widths" if policy.widths is not None and path == policy.widths.path else "policy"
-            found.append(Listed(what, Path(path).name, _text(path)))
-    return found
+        for sort, path in _paths(policy):
+            place = _real(path)
+            if place is not None and place not in seen:
+                seen.add(place)
+                listed.append(SourceFile(sort, Path(path).name, _text(path)))
+    return listed
 
 
 def _text(path: str) -> str:
     try:
         text = files.read_text(Path(path)).expandtabs(4)
-    except InputError as error:  # it has gone since it was read
+    except InputError as error:  # the file has gone since it was read
         return str(error)
     left = len(text) - MOST_TEXT
     return text if left <= 0 else f"{text[:MOST_TEXT]}\n... and {left} more characters"

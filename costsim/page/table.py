@@ -1,0 +1,98 @@
+"""A table of the HTML report: records under columns, as cells with the exact values that they are sorted by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from costsim.results.records import Record
+from costsim.tables.cells import duration, short, three_digits
+
+_ON_A_LINE = 26  # characters of a cell that are not broken
+
+
+class Cell(NamedTuple):
+    """A cell: its text and, of a number, the value in full: a decimal integer or a float; "" if it is not known."""
+
+    text: str
+    value: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the cell stays on one line."""
+        return self.value is not None or len(self.text) <= _ON_A_LINE
+
+
+class Head(NamedTuple):
+    """A column: its name and how it sorts: as `words`, as an `integer` of any size, as a `number`."""
+
+    name: str
+    sort: str = "words"
+
+
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """A table of the page. The first cell of a row is its header; `name` is unique on the page."""
+
+    name: str
+    caption: str
+    heads: Sequence[Head]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str] = ()
+
+
+Field = str | Callable[[Record], Any]  # of a record: its name, or how to read it
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of records: its head, its field and how a value is printed."""
+
+    head: Head
+    field: Field
+    show: Callable[[Any], str]
+
+    def cell(self, record: Record) -> Cell:
+        """The cell of a record."""
+        value = record[self.field] if isinstance(self.field, str) else self.field(record)
+        text = self.show(value)
+        return Cell(text) if self.head.sort == "words" else Cell(text, "" if value is None else str(value))
+
+
+def words(name: str, field: Field = "") -> Column:
+    """A column of text, of the field of that name unless another is given."""
+    return Column(Head(name), field or name, str)
+
+
+def integer(name: str, field: Field, show: Callable[[Any], str] = short) -> Column:
+    """A column of exact integers, which records hold as decimal strings."""
+    return Column(Head(name, "integer"), field, show)
+
+
+def number(name: str, field: Field, show: Callable[[Any], str] = short) -> Column:
+    """A column of floats."""
+    return Column(Head(name, "number"), field, show)
+
+
+def table(
+    name: str, caption: str, columns: Sequence[Column], records: Iterable[Record], notes: Sequence[str] = ()
+) -> PageTable:
+    """Records under columns."""
+    rows = [[column.cell(record) for column in columns] for record in records]
+    return PageTable(name, caption, [column.head for column in columns], rows, notes)
+
+
+def size(text: str | None) -> str:
+    """Bytes, a decimal string, in the largest decimal unit that they have one of."""
+    if text is None:
+        return "n/a"
+    divisor, prefix = next(
+        ((10**e, p) for e, p in ((12, "T"), (9, "G"), (6, "M"), (3, "k")) if int(text) >= 10**e), (1, "")
+    )
+    return f"{three_digits(int(text) / divisor)} {prefix}B"
+
+
+def time(seconds: float | None) -> str:
+    """A time as tables print it, of more than 1000 days all digits."""
+    return duration(seconds) if seconds is None or seconds < 1000 * 86400 else f"{seconds / 86400:.0f} d"
