@@ -23,7 +23,7 @@ from costsim.reference.bench import Sizes
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import Executor
 from costsim.reference.numpy_bench import NumpyBench
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 from costsim.tables.styles import render
 from costsim.tables.validation import time_document
 
@@ -329,11 +329,11 @@ def test_engines_are_of_measure(option):
 
 
 def small(name="gpt2-small", *more):
-    return prepare(name, assignments=[*SMALL, *more])
+    return prepare(Request(name, assignments=[*SMALL, *more]))
 
 
 def test_the_copy_keeps_widths_and_cuts_the_rest():
-    copy, fields = shrink.moderate(prepare("gpt2-small"))
+    copy, fields = shrink.moderate(prepare(Request("gpt2-small")))
     model, batch = copy.file.model, copy.document.data["batch"]
     assert (model["layers"], model["d_model"], model["vocab"]) == (2, 768, 50264)
     assert copy.graph.micro_batches == 1
@@ -344,7 +344,7 @@ def test_the_copy_keeps_widths_and_cuts_the_rest():
 
 
 def test_lengths_are_halved_once_there_is_one_sequence():
-    job = prepare("iwslt17-dsq")
+    job = prepare(Request("iwslt17-dsq"))
     copy, _ = shrink.moderate(job, most_macs=1)
     batch, before = copy.document.data["batch"], job.document.data["batch"]
     assert batch["sequences"] == 1

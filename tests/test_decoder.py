@@ -16,7 +16,7 @@ from costsim.models import decoder
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.run import simulate
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 from costsim.tables.run import document
 from costsim.tables.styles import render
 
@@ -32,7 +32,7 @@ GPT2 = {"small": (768, 12, 12), "medium": (1024, 24, 16), "large": (1280, 36, 20
 def test_gpt2_has_its_closed_forms(size):
     """Parameters and forward MACs of Radford et al.'s four sizes, from d, L, V and the context alone."""
     d, layers, _ = GPT2[size]
-    graph = prepare(f"gpt2-{size}").graph
+    graph = prepare(Request(f"gpt2-{size}")).graph
     v, context, sequences = 50264, 1024, 8
     assert graph.parameters == v * d + context * d + layers * (12 * d * d + 13 * d) + 2 * d
     tokens = sequences * context
@@ -42,11 +42,11 @@ def test_gpt2_has_its_closed_forms(size):
 
 
 def test_llama_2_7b_has_its_parameters():
-    assert prepare("llama-2-7b").graph.parameters == 6_738_415_616  # Llama-2-7b-hf's own count
+    assert prepare(Request("llama-2-7b")).graph.parameters == 6_738_415_616  # Llama-2-7b-hf's own count
 
 
 def test_mixtral_has_its_parameters():
-    assert prepare("mixtral-8x7b").graph.parameters == 46_702_792_704  # Mixtral-8x7B-v0.1's own count
+    assert prepare(Request("mixtral-8x7b")).graph.parameters == 46_702_792_704  # Mixtral-8x7B-v0.1's own count
 
 
 # --- experts ----------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_errors_about_what_is_trained_are_told_at_their_field(tmp_path):
     ):
         path.write_text(text.replace(old, new))
         with pytest.raises(InputError) as error:
-            prepare(str(path))
+            prepare(Request(str(path)))
         assert at in str(error.value)
         assert str(error.value).startswith(f"{path}:")
 

@@ -29,7 +29,7 @@ from costsim.graph.fusion import UNTILED
 from costsim.policy import schedule
 from costsim.policy.assign import assign
 from costsim.run import simulate
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 from costsim.tables.explain import document
 from costsim.tables.styles import render
 
@@ -235,7 +235,7 @@ Q = "encoder.0.self_attention.q"
 
 
 def test_phases_that_differ_each_have_a_section_and_add_up():
-    job = prepare("iwslt17-dsq", ["dsq", "fixed16"], assignments=SMALL)
+    job = prepare(Request("iwslt17-dsq", ["dsq", "fixed16"], assignments=SMALL))
     found = explain(job, Q)
     dsq = next(its for its in job.policies if its.name == "dsq")
     lengths = schedule.schedule(dsq, job.convention.steps)
@@ -254,9 +254,9 @@ def test_phases_that_differ_each_have_a_section_and_add_up():
 
 
 def test_phases_that_agree_are_one():
-    job = prepare("iwslt17-dsq", ["dsq"], assignments=SMALL, scope="step")
+    job = prepare(Request("iwslt17-dsq", ["dsq"], assignments=SMALL, scope="step"))
     name = next(op.name for op in job.graph.ops if op.phase == "update" and not op.name.startswith("clip"))
-    own = explain(prepare("iwslt17-dsq", ["fixed16"], assignments=SMALL, scope="step"), name)
+    own = explain(prepare(Request("iwslt17-dsq", ["fixed16"], assignments=SMALL, scope="step")), name)
     assert [its.phases for its in own.sections] == [(1,)]
     mask = next(op.name for op in job.graph.ops if op.kind.name == "bernoulli")
     assert [its.phases for its in explain(job, mask).sections] == [(1, 2, 3)]
@@ -265,7 +265,7 @@ def test_phases_that_agree_are_one():
 @pytest.mark.parametrize("traffic", ["unfused", "fused"])
 def test_every_op_has_its_line_of_macs(traffic):
     """Ops of no scope's GEMMs too: a line that says 0."""
-    job = prepare("glue-mrpc-dsq", ["dsq"], assignments=["model.layers=1"], traffic=traffic)
+    job = prepare(Request("glue-mrpc-dsq", ["dsq"], assignments=["model.layers=1"], traffic=traffic))
     zeros = 0
     kinds = {op.kind.name: op for op in job.graph.ops}.values()
     for op in kinds:
@@ -279,7 +279,7 @@ def test_every_op_has_its_line_of_macs(traffic):
 
 
 def test_quantize_kernels_have_names_too():
-    job = prepare("gpt2-small", ["fp8-current"], assignments=["model.layers=1"])
+    job = prepare(Request("gpt2-small", ["fp8-current"], assignments=["model.layers=1"]))
     result = simulate.execute(job)
     totals = group(result.policies[0].weighted_rows(), "op", "product")
     casts = [name for name in totals if name.endswith(".cast")]
@@ -289,11 +289,11 @@ def test_quantize_kernels_have_names_too():
         assert run["MACs over the run"] == 0
         assert run["DRAM bits over the run"] == totals[name].dram_bits
     for options in ({"scope": "gemm"}, {}):
-        assert explain(prepare("gpt2-small", ["fp8-current"], **options), casts[0]).scope in ("layer", "step")
+        assert explain(prepare(Request("gpt2-small", ["fp8-current"], **options)), casts[0]).scope in ("layer", "step")
 
 
 def test_time_and_energy_are_of_the_kernel():
-    job = prepare("gpt2-small", ["dsq"], assignments=["model.layers=1"], hardware=["h100-sxm", "t4"])
+    job = prepare(Request("gpt2-small", ["dsq"], assignments=["model.layers=1"], hardware=["h100-sxm", "t4"]))
     result = simulate.execute(job)
     op = "decoder.0.ffn.fc1.add_bias"  # fused behind its GEMM
     found = explain(job, op)
@@ -308,7 +308,7 @@ def test_time_and_energy_are_of_the_kernel():
 
 
 def test_tiled_traffic_on_the_buffer_that_is_said():
-    job = prepare("gpt2-small", ["fp32"], assignments=["model.layers=1"], traffic="tiled", buffer_bytes=50_000)
+    job = prepare(Request("gpt2-small", ["fp32"], assignments=["model.layers=1"], traffic="tiled", buffer_bytes=50_000))
     result = simulate.execute(job)
     totals = group(result.policies[0].weighted_rows(), "op", "product")
     for name in ("decoder.0.ffn.fc1", "head.logits.dw"):
@@ -366,7 +366,7 @@ def test_unknown_names_are_told_the_nearest(name, said):
 @pytest.mark.parametrize("name", TOTALS)
 def test_totals_are_those_of_the_run_and_parts_add_up(name):
     options = {"assignments": SMALL, "hardware": ["h100-sxm"], "scope": "step", "traffic": "fused"}
-    job = prepare("iwslt17-dsq", ["dsq", "bfp16"], **options)
+    job = prepare(Request("iwslt17-dsq", ["dsq", "bfp16"], **options))
     result, sections = explain_total(job, name)
     assert [its.policy for its in sections] == ["dsq", "bfp16"]
     for section, its in zip(sections, result.policies, strict=True):
@@ -409,7 +409,7 @@ def test_totals_are_those_of_the_run_and_parts_add_up(name):
 
 
 def test_totals_that_are_not_defined():
-    job = prepare("iwslt17-dsq", ["dsq", "fixed32"], law="msfp", assignments=SMALL, hardware=["tpu-v2"])
+    job = prepare(Request("iwslt17-dsq", ["dsq", "fixed32"], law="msfp", assignments=SMALL, hardware=["tpu-v2"]))
     for name in ("arithmetic_cost", "arithmetic_reduction", "time_s"):
         assert "n/a" in render(document(job, name), "table")
     result = RUNNER.invoke(main, ["explain", "iwslt17-dsq", "time_s"])
@@ -419,7 +419,7 @@ def test_totals_that_are_not_defined():
 
 def test_a_device_without_a_buffer_has_no_tiled_time():
     options = {"assignments": SMALL, "traffic": "tiled", "hardware": ["h100-sxm"]}
-    job = prepare("iwslt17-dsq", ["fixed16"], **options)
+    job = prepare(Request("iwslt17-dsq", ["fixed16"], **options))
     bare = replace(job.hardware[0], name="bare", on_chip_bytes=None)
     job = replace(job, hardware=(*job.hardware, bare))
     run = {step.what: step.result for step in explain(job, Q).runs["fixed16"]}

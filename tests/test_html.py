@@ -1,11 +1,11 @@
-"""The HTML report: whole, well-formed, escaped, the same each time, its numbers those of the records.
+"""The HTML report: whole, well-formed, escaped, the same each time, with the numbers of the records.
 
 That it works in a browser is tested in tests/browser.
 """
 
 import base64
+import dataclasses
 import hashlib
-import inspect
 import json
 import re
 from functools import cache
@@ -35,22 +35,22 @@ from costsim.results.records import (
     reduction_records,
 )
 from costsim.run import simulate
-from costsim.run.job import prepare
+from costsim.run.job import Request
 
 SMALL = ("--set", "model.encoder_layers=1", "--set", "model.decoder_layers=2")
 DEVICES = ("h100-sxm", "jetson-orin-nano")
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = '"><img src=x onerror=alert(1)>'
 FIELD = "<script>alert('2')</script> $\\LaTeX_& =cmd|' /C calc'!A0 {{ 7 * 7 }} </td></details></script>"
-SAID = json.dumps(FIELD)
-POLICY = f"""description: {SAID}
-source: {SAID}
+QUOTED = json.dumps(FIELD)
+POLICY = f"""description: {QUOTED}
+source: {QUOTED}
 rules:
   - {{format: fixed16}} # {FIELD}
 assumptions:
-  - name: {SAID}
-    here: {SAID}
-    cases: [{{name: {SAID}, rules: [{{format: fixed8}}]}}]
+  - name: {QUOTED}
+    here: {QUOTED}
+    cases: [{{name: {QUOTED}, rules: [{{format: fixed8}}]}}]
 """
 
 
@@ -65,14 +65,14 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        its = dict(attrs)
-        assert len(its) == len(attrs), f"an attribute twice: {attrs}"
+        values = dict(attrs)
+        assert len(values) == len(attrs), f"an attribute twice: {attrs}"
         self.attributes += [(tag, key, value) for key, value in attrs]
         if tag == "table":
-            self.tables[its["id"]] = {"heads": [], "rows": [], "caption": "", "scopes": []}
+            self.tables[values["id"]] = {"heads": [], "rows": [], "caption": "", "scopes": []}
         if tag in ("th", "td"):
-            self.cell = {"text": "", "value": its.get("data-value"), "sort": its.get("data-sort"), "tag": tag}
-            self.tables[list(self.tables)[-1]]["scopes"].append((tag, its.get("scope")))
+            self.cell = {"text": "", "value": values.get("data-value"), "sort": values.get("data-sort"), "tag": tag}
+            self.tables[list(self.tables)[-1]]["scopes"].append((tag, values.get("scope")))
         if tag == "tr" and "tbody" in self.open:
             self.tables[list(self.tables)[-1]]["rows"].append([])
         if tag not in VOID:
@@ -100,10 +100,10 @@ class Page(HTMLParser):
 
     def column(self, table, name):
         """{first cell, or first two in a table of groups: the cell of that column}"""
-        its = self.tables[table]
-        at = [head["text"] for head in its["heads"]].index(name)
+        heads, rows = self.tables[table]["heads"], self.tables[table]["rows"]
+        at = [head["text"] for head in heads].index(name)
         keys = 2 if table.startswith("by-") else 1
-        return {tuple(cell["text"] for cell in row[:keys]): row[at] for row in its["rows"]}
+        return {tuple(cell["text"] for cell in row[:keys]): row[at] for row in rows}
 
 
 def run(*args):
@@ -159,9 +159,9 @@ def test_the_only_script_is_the_one_allowed(small):
     scripts = re.findall(r"(?s)<script>(.*?)</script>", text)
     assert len(scripts) == text.count("<script") == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    [said] = [value for _, key, value in page.attributes if key == "content" and "default-src" in value]
-    assert f"script-src 'sha256-{digest}';" in said
-    assert "default-src 'none'" in said
+    [security] = [value for _, key, value in page.attributes if key == "content" and "default-src" in value]
+    assert f"script-src 'sha256-{digest}';" in security
+    assert "default-src 'none'" in security
 
 
 def test_same_input_same_bytes_and_what_made_it(tmp_path, monkeypatch):
@@ -194,7 +194,8 @@ def test_policies_are_those_of_the_records(small):
         (reduction_records(result), {"peak memory \u00d7": "memory_reduction"}),
     ):  # fmt: skip
         for name, key in columns.items():
-            shown = {policy.removesuffix(" (baseline)"): its for policy, its in values(page, "policies", name).items()}
+            column = values(page, "policies", name)
+            shown = {policy.removesuffix(" (baseline)"): value for policy, value in column.items()}
             assert shown == {row["policy"]: str(row[key]) for row in rows}
     assert [name for name in values(page, "policies", "grade") if "baseline" in name] == ["fixed16 (baseline)"]
 
@@ -203,14 +204,15 @@ def test_policies_are_those_of_the_records(small):
 def test_groups_add_up_to_the_policies(small, by):
     _, page, result = small
     every = group_records(result, by)
-    known = {(its["policy"], its[by] or "none"): its for its in every}
+    known = {(record["policy"], record[by] or "none"): record for record in every}
     for name, key in {"MACs": "macs", "arithmetic, bit^2": "arithmetic_cost", "DRAM, bit": "dram_bits",
                       "vector ops": "vector_ops"}.items():  # fmt: skip
         shown, totals = values(page, f"by-{by}", name), {}
         for (policy, group), value in shown.items():
             totals[policy] = totals.get(policy, 0) + int(value)
             assert group.startswith("other (") or value == known[policy, group][key]
-        assert totals == {policy: sum(int(its[key]) for its in every if its["policy"] == policy) for policy in totals}
+        for policy, total in totals.items():
+            assert total == sum(int(record[key]) for record in every if record["policy"] == policy)
         most = tables.MOST_GROUPS
         assert all(sum(key[0] == policy for key in shown) <= most for policy in totals)
     shares = {}
@@ -223,10 +225,10 @@ def test_devices_are_those_of_the_records(small):
     _, page, result = small
     for device in result.job.hardware:
         for counted in result.policies:
-            its = hardware_record(result, counted, device)
+            record = hardware_record(result, counted, device)
             for name, key in {"time": "time_s", "energy \u00d7": "energy_reduction", "op/byte": "op_per_byte"}.items():
                 shown = values(page, f"on-{device.name}", name)[counted.policy.name]
-                assert shown == ("" if its[key] is None else str(its[key]))
+                assert shown == ("" if record[key] is None else str(record[key]))
         assert page.column(f"on-{device.name}", "bound by")["fixed32",]["text"] == "unsupported"
 
 
@@ -235,45 +237,44 @@ def test_groups_as_one_keep_time_and_shares():
     every = group_records(result, "kind")
     assert len(every) > 5
     kept = tables.largest(every, "kind", 4)
-    assert [its["kind"] for its in kept[3:]] == [f"other ({len(every) - 3})"]
+    assert [record["kind"] for record in kept[3:]] == [f"other ({len(every) - 3})"]
     for key in ("time_s", "time_share", "energy_j"):
         assert key in GROUP_SPENT
-        both = [sum(its["hardware"]["h100-sxm"][key] for its in found) for found in (kept, every)]
-        assert both[0] == pytest.approx(both[1])
-    left = [its for its in every if its["kind"] not in {one["kind"] for one in kept}]
-    assert max(its["dram_share"] for its in left) <= min(
-        max(its["dram_share"], its["arithmetic_share"]) for its in kept[:3]
-    )
+        part, whole = (sum(row["hardware"]["h100-sxm"][key] for row in rows) for rows in (kept, every))
+        assert part == pytest.approx(whole)
+    names = {record["kind"] for record in kept}
+    others = [record["dram_share"] for record in every if record["kind"] not in names]
+    assert max(others) <= min(max(record["dram_share"], record["arithmetic_share"]) for record in kept[:3])
 
 
 def test_memory_is_that_of_a_step(small):
     _, page, result = small
     for counted in result.policies:
-        its = of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1]
-        assert values(page, "memory", "peak")[counted.policy.name] == str(its.peak_bytes)
+        peak = of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1].peak_bytes
+        assert values(page, "memory", "peak")[counted.policy.name] == str(peak)
         parts = [values(page, "memory", head["text"])[counted.policy.name]
                  for head in page.tables["memory"]["heads"][2:-1]]  # fmt: skip
-        assert sum(map(int, parts)) == its.peak_bytes
+        assert sum(map(int, parts)) == peak
 
 
 def test_published_figures_are_beside_ours(small):
     _, page, result = small
-    found = [its for its in published(result) if (its["scope"], its["traffic"]) != ("gemm", "fused")]
+    expected = [record for record in published(result) if (record["scope"], record["traffic"]) != ("gemm", "fused")]
     rows = page.tables["published"]["rows"]
     assert [(float(row[2]["value"]), float(row[3]["value"])) for row in rows] == [
-        (i["stated"], i["ours"]) for i in found
+        (record["stated"], record["ours"]) for record in expected
     ]
     text = "".join(page.text)
     assert "the paper states 20.95 times less arithmetic" in text
     assert text.count("as the workload says") == 2
 
 
-def test_every_source_is_said(small):
+def test_every_source_is_shown(small):
     _, page, result = small
     text = "".join(page.text)
     for policy in result.job.policies:
         assert policy.file.source in text
-        assert all(its.entry.name in text for its in policy.assumptions)
+        assert all(assumption.entry.name in text for assumption in policy.assumptions)
     for name in DEVICES:
         device = load_hardware(name)
         rows = page.tables[f"figures-of-{name}"]["rows"]
@@ -298,7 +299,7 @@ def test_sizes(text, shown):
 def test_hostile_names_are_text(tmp_path):
     (tmp_path / f"{HOSTILE}.yaml").write_text(POLICY, encoding="utf-8")
     (tmp_path / "=cmd|x.yaml").write_text(POLICY, encoding="utf-8")
-    args = ("iwslt17-dsq", *SMALL, "--set", f"description={SAID}", "--hardware", "h100-sxm")
+    args = ("iwslt17-dsq", *SMALL, "--set", f"description={QUOTED}", "--hardware", "h100-sxm")
     names = (f"{HOSTILE}.yaml", "=cmd|x.yaml", "dsq")
     text = made(
         (*args, *(part for name in names for part in ("--policy", str(tmp_path / name) if "." in name else name))),
@@ -385,7 +386,7 @@ def test_where_it_cannot_be_written(out, says, tmp_path, monkeypatch):
 
 
 def test_it_takes_all_that_a_job_is_made_of():
-    job = set(inspect.signature(prepare).parameters)
+    job = {field.name for field in dataclasses.fields(Request)}
     assert {option.name for option in report_command.params} == {*job, "out"}
 
 

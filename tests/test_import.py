@@ -19,7 +19,7 @@ from costsim.models.families import family
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.validate import validate
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 CONFIGS = Path(__file__).parent / "data" / "configs"
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
@@ -39,7 +39,7 @@ def prepared(tmp_path, config):
     """The job of an imported config, by the YAML that is written."""
     path = tmp_path / "imported.yaml"
     path.write_text(workload_of(write(tmp_path, config)).text)
-    return prepare(str(path))
+    return prepare(Request(str(path)))
 
 
 def forward_macs(graph):

@@ -20,7 +20,7 @@ from costsim.policy.policy import load_policy
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.run.batch import largest_batch, with_batch
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 WAYS = [{}, {"attention": "flash"}, {"checkpointing": "full"}]
 
@@ -211,7 +211,7 @@ def test_json_has_every_component_and_the_stash():
 
 
 def test_the_largest_batch_fits_and_one_more_does_not():
-    job = prepare("gpt2-small", policies=["bf16-mixed"])
+    job = prepare(Request("gpt2-small", policies=["bf16-mixed"]))
     [policy] = job.policies
     capacity = 12 * 10**9
     most = largest_batch(job, policy, capacity)
@@ -231,7 +231,7 @@ def test_a_device_is_a_capacity():
 
 
 def test_accumulation_splits_the_batch():
-    job = prepare("gpt2-small", policies=["fp32"])
+    job = prepare(Request("gpt2-small", policies=["fp32"]))
     split = with_batch(job, 8, 4)
     assert (split.graph.sizes["batch"], split.graph.micro_batches) == (2, 4)
     with pytest.raises(InputError, match="--accumulation 3: a batch of 8 sequences does not divide"):

@@ -10,7 +10,7 @@ from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
 from costsim.plots import papers
 from costsim.run import pretraining, simulate
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 A100 = "a100-80gb"
 
@@ -46,7 +46,7 @@ def test_shares_fall_with_the_length_and_rise_with_the_width(attention):
 def test_linear_layers_take_what_their_products_take():
     """12 d^2 MACs a token forward and twice that backward, at 156e12 a second: compute bound at this width."""
     its = pretraining.linear_share("gpt2-xl", "bf16-mixed", A100, "flash", 1024, 8192)
-    graph = prepare("gpt2-xl").graph
+    graph = prepare(Request("gpt2-xl")).graph
     products = 3 * 12 * 1600**2 * 8192 * graph.micro_batches / 156e12
     assert products < its.linear_s < 1.15 * products  # with epilogues
 

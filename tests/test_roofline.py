@@ -18,7 +18,7 @@ from costsim.formats.named import parse_format
 from costsim.graph.fusion import UNTILED
 from costsim.inputs.files import list_shipped
 from costsim.policy.assign import assign
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 PROFILES = list(list_shipped("hardware_profiles"))
 FP32 = (parse_format("fp32"),) * 3
@@ -197,7 +197,7 @@ def test_a_workload_may_name_its_devices(tmp_path):
     text = list_shipped("workloads")["glue-mrpc-dsq"].read_text()
     path = tmp_path / "mine.yaml"
     path.write_text(f"{text}hardware: [a100-80gb]\n")
-    assert [its.name for its in prepare(str(path)).hardware] == ["a100-80gb"]
+    assert [its.name for its in prepare(Request(str(path))).hardware] == ["a100-80gb"]
     path.write_text(f"{text}hardware: [a101]\n")
     result = run(str(path))
     assert result.exit_code == 2

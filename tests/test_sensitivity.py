@@ -8,7 +8,7 @@ from conftest import POLICIES, one_layer, shipped_policy
 from costsim.errors import InputError
 from costsim.inputs.files import list_shipped
 from costsim.results.records import records
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 from costsim.run.sensitivity import AS_SHIPPED, outcomes, subjects
 from costsim.run.simulate import execute
 from costsim.tables.run import document
@@ -27,7 +27,7 @@ OTHER_CONVENTIONS = [
 def job_of(workload, policies, *assignments, **options):
     """A small job whose subjects are all policies, not those with published figures, under one convention."""
     fields = [*one_layer(workload), "published=[]", "scope=gemm", "traffic=unfused", *assignments]
-    return prepare(workload, policies, assignments=fields, **options)
+    return prepare(Request(workload, policies, assignments=fields, **options))
 
 
 def ratios(job):
@@ -161,7 +161,8 @@ def test_workload_cases_of_own_files(folder):
     phases = "phases: [{until_step: 50, levels: [4]}, {levels: [8]}]"
     (folder / "rising.yaml").write_text(f"description: x\ncompose: [base]\n{phases}\n")
     job, short = (
-        prepare("w.yaml", ["rising.yaml"], assignments=[*ONE_LAYER, *more]) for more in ((), ("training.steps=99",))
+        prepare(Request("w.yaml", ["rising.yaml"], assignments=[*ONE_LAYER, *more]))
+        for more in ((), ("training.steps=99",))
     )
     assert moved(job, "a") == {"nothing": ratios(job), "short": ratios(short)}
     assert ratios(job) != ratios(short)
@@ -201,8 +202,8 @@ def test_the_table_fits_a_terminal(result):
 
 
 def test_only_policies_with_published_figures_are_moved():
-    assert [policy.name for policy in subjects(prepare("iwslt17-dsq"))] == ["dsq"]
-    assert [policy.name for policy in subjects(prepare("glue-mrpc-dsq", ["fixed16", "bfp16", "dsq"]))] == [
+    assert [policy.name for policy in subjects(prepare(Request("iwslt17-dsq")))] == ["dsq"]
+    assert [policy.name for policy in subjects(prepare(Request("glue-mrpc-dsq", ["fixed16", "bfp16", "dsq"])))] == [
         "bfp16",
         "dsq",
     ]
@@ -210,7 +211,7 @@ def test_only_policies_with_published_figures_are_moved():
 
 def test_the_baseline_alone_has_nothing_to_move():
     with pytest.raises(InputError, match="no policy but the baseline fixed16"):
-        outcomes(prepare("glue-mrpc-dsq", ["fixed16"], assignments=ONE_LAYER))
+        outcomes(prepare(Request("glue-mrpc-dsq", ["fixed16"], assignments=ONE_LAYER)))
 
 
 @pytest.mark.parametrize(
@@ -224,4 +225,4 @@ def test_assumptions_that_say_nothing_are_refused(assumptions, message, tmp_path
     path = tmp_path / "mine.yaml"
     path.write_text(f"description: x\ncompose: [dsq]\nassumptions:\n  {assumptions}\n")
     with pytest.raises(InputError, match=message):
-        outcomes(prepare("glue-mrpc-dsq", [str(path)], assignments=ONE_LAYER))
+        outcomes(prepare(Request("glue-mrpc-dsq", [str(path)], assignments=ONE_LAYER)))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from costsim.cli import main
 from costsim.names import BY
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 from costsim.run.simulate import run
 from costsim.tables import memory as memory_tables
 from costsim.tables import table as tables
@@ -53,7 +53,7 @@ def test_every_table_fits_its_screen(result, by, width):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_memory_fits_its_screen(width):
-    job = prepare("gpt2-small", ["w8a8+deployed"])
+    job = prepare(Request("gpt2-small", ["w8a8+deployed"]))
     text = render(memory_tables.document(job, memory_tables.Asked(stash=True)), "table", Screen(width))
     assert max(map(len, text.splitlines())) <= width
 

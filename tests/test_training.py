@@ -14,7 +14,7 @@ from costsim.reference import corpus
 from costsim.reference.task import load_task
 from costsim.reference.training import read_evaluations, spent, train, write_evaluations
 from costsim.run import simulate
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 SAMPLE = corpus.read_pairs(Path(__file__).parent / "data" / "translation-sample.tsv")
 PLATEAU = Path(__file__).parent.parent / "notebooks" / "training" / "dsq-plateau.yaml"
@@ -45,7 +45,7 @@ def test_a_plateau_of_this_very_run_raises_the_levels(tmp_path):
     # Nothing gains 10 nats: the first evaluation is the best, the next two fill the patience, and so in each phase.
     assert [evaluation.phase for evaluation in evaluations] == [0, 0, 0, 1, 1, 2]
     assert (tmp_path / "dsq-plateau-losses.csv").read_text().startswith("step,loss\n2,")
-    job = prepare("translation-small", [str(tmp_path / "dsq-plateau.yaml")], assignments=["training.steps=12"])
+    job = prepare(Request("translation-small", [str(tmp_path / "dsq-plateau.yaml")], assignments=["training.steps=12"]))
     counted = simulate.execute(job).policies[0]
     assert [phase.steps for phase in counted.phases] == [6, 4, 2]  # the recorded log is the schedule
     curve = spent(job, policy, evaluations)

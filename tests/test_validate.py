@@ -27,7 +27,7 @@ from costsim.reference.execute import run
 from costsim.reference.numpy_ops import contract
 from costsim.reference.shrink import shrink
 from costsim.reference.validate import Difference, compare, validate
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 COMPOSED = ["w8a8+as-coded", "w8a8+deployed"]
 
@@ -94,7 +94,7 @@ SMALL = ("model.encoder_layers=1", "model.decoder_layers=1", "training.micro_bat
 
 
 def check(name="dsq"):
-    return validate(prepare("iwslt17-dsq", [name], assignments=SMALL))
+    return validate(prepare(Request("iwslt17-dsq", [name], assignments=SMALL)))
 
 
 def test_nothing_is_found_where_nothing_is_planted():
@@ -149,7 +149,7 @@ def test_a_wrong_gradient_is_found():
 
 @pytest.mark.parametrize("name", files.list_shipped("workloads"))
 def test_shrinking_keeps_every_kind_of_op(name):
-    job = prepare(name)
+    job = prepare(Request(name))
     graph = shrink(job)
     assert {(op.kind.name, op.phase) for op in graph.ops} == {(op.kind.name, op.phase) for op in job.graph.ops}
     assert max(graph.sizes.values()) <= 37

@@ -23,7 +23,7 @@ def explain(name: str, style: str, **job: Any) -> None:
     costsim explain gpt2-small decoder.0.ffn.fc1 --hardware h100-sxm
     costsim explain iwslt17-dsq dram_reduction --policy dsq
     """
-    from costsim.run.job import prepare
+    from costsim.run.job import Request, prepare
     from costsim.tables.explain import document
 
-    write(document(prepare(**job), name), style)
+    write(document(prepare(Request(**job)), name), style)

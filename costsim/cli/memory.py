@@ -45,7 +45,7 @@ def memory(
     costsim memory gpt2-small --policy bf16-mixed --sweep model.layers=6,12,24
     """
     from costsim.run import sweep as sweeping
-    from costsim.run.job import prepare
+    from costsim.run.job import Request, prepare
     from costsim.tables import memory as memory_tables
 
     batches = whole_numbers("--batch", batch)
@@ -53,4 +53,4 @@ def memory(
     job["hardware"] = (device,) if device else ()
     places = sweeping.places(sweeping.points(sweep), **job) if sweep else ()
     asked = memory_tables.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, places)
-    write(memory_tables.document(prepare(**job), asked), style)
+    write(memory_tables.document(prepare(Request(**job)), asked), style)

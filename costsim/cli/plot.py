@@ -57,9 +57,9 @@ def plot(
 def _save(kind: str, out: str | None, options: dict[str, Any], /, **job: Any) -> Any:
     """Draw a run, or write its trace."""
     from costsim.run import simulate
-    from costsim.run.job import prepare
+    from costsim.run.job import Request, prepare
 
-    prepared = prepare(**job)
+    prepared = prepare(Request(**job))
     path = path_of(f"{prepared.workload}-{kind}.{'json' if kind == 'trace' else 'svg'}" if out is None else out)
     result = simulate.execute(prepared)
     if kind == "trace":

@@ -24,11 +24,11 @@ def report(context: click.Context, /, out: str | None, **job: Any) -> None:
 
     from costsim.page import page
     from costsim.run import simulate
-    from costsim.run.job import prepare
+    from costsim.run.job import Request, prepare
 
     if out is not None:
         page.check_place(path_of(out))
-    prepared = prepare(**job)
+    prepared = prepare(Request(**job))
     path = path_of(f"{prepared.workload}.html" if out is None else out)
     page.check_place(path)
     command = shlex.join(("costsim", *context.find_root().obj))

@@ -52,14 +52,14 @@ def run(
     costsim run glue-mrpc-dsq --sweep batch=8,16 --sweep model.layers=6,12
     """
     from costsim.run import simulate
-    from costsim.run.job import prepare
+    from costsim.run.job import Request, prepare
     from costsim.tables.run import document
 
     style = chosen_style(style, out)
     if sweep:
         _run_sweep(sweep, by, style, out, expected, **job)
         return
-    prepared = prepare(**job)
+    prepared = prepare(Request(**job))
     failed = _failed(prepared, expected)
     result = simulate.execute(prepared)
     failures = failed(result)

@@ -39,7 +39,7 @@ def validate(
     costsim validate gpt2-small --measure --engine numpy --hardware t4
     """
     from costsim.reference import validate as validation
-    from costsim.run.job import prepare
+    from costsim.run.job import Request, prepare
     from costsim.tables.validation import document
 
     if measure:
@@ -47,7 +47,7 @@ def validate(
         return
     _refuse("only --measure compares times", hardware=job["hardware"], device=device, engine=engine)
     _untiled(job["traffic"])
-    prepared = prepare(**job)
+    prepared = prepare(Request(**job))
     _untiled(prepared.convention.traffic)
     with progress(validation.work_to_do(prepared, steps)) as bar:
         checked = validation.validate(prepared, steps, seed, lambda: bar.update(1))
@@ -78,14 +78,14 @@ def _validate_time(device: str, engine: str | None, steps: int, seed: int, style
     from costsim.errors import InputError
     from costsim.reference import calibrate, engines
     from costsim.reference import measure as timing
-    from costsim.run.job import prepare
+    from costsim.run.job import Request, prepare
     from costsim.tables.validation import time_document
 
     plain = "--measure times plain float32, op by op"
     _refuse(plain, policy=job["policies"], bits=job["bits"], traffic=job["traffic"])
     if steps > 1 or len(job["hardware"]) > 1:
         raise InputError("--measure: takes one --hardware, and no --steps")
-    prepared = prepare(**job)
+    prepared = prepare(Request(**job))
     runner = engines.open_engine(device, engine)
     bench = None if job["hardware"] else engines.open_bench(device, engine, ("fp32",))
     ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench) if bench else 0)

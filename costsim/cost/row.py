@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from costsim.formats.format import Format
 from costsim.graph.graph import Op
+from costsim.names import Scope
 from costsim.policy.assign import Copy
 
 
@@ -56,7 +57,7 @@ class Row(NamedTuple):
         return (op.inputs + op.outputs)[self.cast.slot] if self.cast else op.outputs[0]
 
 
-def narrowest_scope(op: "Op | Row") -> str:
+def narrowest_scope(op: "Op | Row") -> Scope:
     """The first scope that an op is in; each scope holds those before it.
 
     `gemm`: matrix products; `layer`: all ops of forward and backward; `step`: the update too.

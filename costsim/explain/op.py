@@ -12,7 +12,7 @@ from costsim.explain.derive import Derived, Deriver, differences
 from costsim.explain.formula import Part, Step, undefined, worked
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
-from costsim.names import SCOPES, Traffic
+from costsim.names import SCOPES, Scope, Traffic
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
@@ -41,7 +41,7 @@ class Explanation:
     name: str
     op: Op
     about: str
-    scope: str  # in which it was counted: the convention's, or the first that holds it
+    scope: Scope  # in which it was counted: the convention's, or the first that holds it
     sections: tuple[Section, ...]
     runs: dict[str, tuple[Step, ...]]
 
@@ -84,7 +84,7 @@ def _row(rows: list[Row], found: Derived) -> Row:
     )
 
 
-def _device_steps(job: Job, phase: CountedPhase, scope: str, found: Derived) -> Iterator[Step]:
+def _device_steps(job: Job, phase: CountedPhase, scope: Scope, found: Derived) -> Iterator[Step]:
     """Time and energy of the op's kernel on each device; with a buffer of its own, tiled for that."""
     from costsim.explain.devices import device_steps  # without devices there is no need
     from costsim.run.timing import kernels_on
@@ -105,12 +105,12 @@ def _device_steps(job: Job, phase: CountedPhase, scope: str, found: Derived) -> 
         yield from device_steps(kernel, device, job.overlap, buffer)
 
 
-def _grouping(job: Job, scope: str) -> Traffic:
+def _grouping(job: Job, scope: Scope) -> Traffic:
     """The traffic model by which ops are grouped into kernels: in scope gemm nothing fuses."""
     return grouping(job.convention.traffic, scope)
 
 
-def _explain_phase(job: Job, scope: str, assignment: Assignment, name: str) -> tuple[Step, ...] | None:
+def _explain_phase(job: Job, scope: Scope, assignment: Assignment, name: str) -> tuple[Step, ...] | None:
     """The steps of an op in a phase; None if it has no such quantize kernel.
 
     What is derived must be what is counted; AssertionError if not, which is a fault of costsim.
@@ -133,7 +133,7 @@ def _explain_phase(job: Job, scope: str, assignment: Assignment, name: str) -> t
     return (*found.steps, *_device_steps(job, phase, scope, found)) if job.hardware else tuple(found.steps)
 
 
-def _sections(job: Job, scope: str, policy: Policy, name: str) -> Iterator[Section]:
+def _sections(job: Job, scope: Scope, policy: Policy, name: str) -> Iterator[Section]:
     """The phases of a policy by what they say of the op; phases without a step are left out."""
     alike: dict[tuple[Step, ...], list[tuple[int, int]]] = {}
     for index, steps in enumerate(schedule(policy, job.convention.steps)):
@@ -167,7 +167,7 @@ def _over_the_run(sections: list[Section]) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def _narrowest(name: str, op: Op) -> str:
+def _narrowest(name: str, op: Op) -> Scope:
     """The first scope that an op is in; quantize kernels are no GEMMs."""
     narrowest = narrowest_scope(op)
     return "layer" if name.endswith(CAST) and narrowest == "gemm" else narrowest

@@ -1,4 +1,4 @@
-"""Where the numbers of the HTML report come from: law, formats, devices, energies, policies, and the files."""
+"""The sources of the numbers in the HTML report: law, formats, devices, energies, policies, and the files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SCOPES = {"gemm": "GEMM operands and results", "layer": "all ops but the update
 class SourceFile(NamedTuple):
     """A file as the page shows it: `workload`, `policy` or `widths`, the name of the file, and the text."""
 
-    sort: str
+    kind: str
     name: str
     text: str
 
@@ -137,9 +137,9 @@ def energies(devices: tuple[Hardware, ...]) -> list[tuple[str, str]]:
 
     terms: dict[str, str] = {}
     for device in devices:
-        energies = energy.TABLES.get(device.energy_table or "")
-        if energies is not None:
-            terms[f"energies {device.energy_table}"] = energies.source
+        macs = energy.TABLES.get(device.energy_table or "")
+        if macs is not None:
+            terms[f"energies {device.energy_table}"] = macs.source
         dram = energy.DRAM.get(device.memory)
         if dram is not None:
             mark = "" if dram.verified else "; unverified"
@@ -170,7 +170,7 @@ def policies(result: Result) -> PageTable:
 
 
 def _paths(policy: Policy) -> Iterator[tuple[str, str]]:
-    """The files of a policy and of those that it composes: the sort of each, and the path."""
+    """The files of a policy and of those that it composes: the kind of each, and the path."""
     composed = (document for document, _ in (*policy.rule_places, *policy.inherited.values()))
     assumptions = (assumption.document for assumption in policy.assumptions)
     for document in (policy.document, *composed, *assumptions):
@@ -194,11 +194,11 @@ def source_files(result: Result) -> list[SourceFile]:
     listed = [SourceFile("workload", Path(workload).name, _text(workload))]
     seen: set[Path] = set()
     for policy in _policies(result):
-        for sort, path in _paths(policy):
+        for kind, path in _paths(policy):
             place = _real(path)
             if place is not None and place not in seen:
                 seen.add(place)
-                listed.append(SourceFile(sort, Path(path).name, _text(path)))
+                listed.append(SourceFile(kind, Path(path).name, _text(path)))
     return listed
 
 

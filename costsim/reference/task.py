@@ -12,7 +12,7 @@ import numpy as np
 from costsim.graph.graph import Graph
 from costsim.reference import corpus
 from costsim.reference.numpy_ops import Array
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 Batch = dict[str, Array]
 
@@ -62,7 +62,10 @@ def _unigram_entropy(training: Array, validation: Array, words: int) -> float:
 
 def load_task(pairs: Sequence[corpus.Pair], workload: str = "translation-small", sets: Sequence[str] = ()) -> Task:
     """A workload and a corpus. Raises InputError for a workload that does not fit."""
-    job, still = prepare(workload, assignments=sets), prepare(workload, assignments=[*sets, "model.dropout=0.0"])
+    job, still = (
+        prepare(Request(workload, assignments=sets)),
+        prepare(Request(workload, assignments=[*sets, "model.dropout=0.0"])),
+    )
     graph = job.graph
     parts = corpus.split(pairs, longest=min(graph.sizes["source"], graph.sizes["target"] - 1))
     source = corpus.vocabulary((german for german, _ in parts.training), graph.sizes["source_vocab"])

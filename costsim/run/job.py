@@ -13,7 +13,7 @@ from costsim.graph.fusion import MODELS
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.models.build import build
-from costsim.names import SCOPES, Traffic
+from costsim.names import SCOPES, Law, Scope, Traffic
 from costsim.policy.policy import Policy, find_policy, load_policies, with_widths
 
 if TYPE_CHECKING:
@@ -21,17 +21,34 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for, in names and texts; nothing is read yet. What is given stands over what the workload says."""
+
+    workload: str  # a path, or a shipped name
+    policies: Sequence[str | Policy] = ()  # paths, shipped names, or made in Python; none: those of the workload
+    baseline: str | Policy | None = None  # that ratios compare with
+    law: Law | None = None
+    traffic: Traffic | None = None
+    scope: Scope | None = None
+    assignments: Sequence[str] = ()  # `field=value` texts over fields of the workload
+    bits: str | None = None  # a CSV file of widths per layer or tensor; without policies, the shipped ones that take it
+    hardware: Sequence[str] = ()  # profiles on which time and energy are wanted
+    overlap: bool = True  # whether arithmetic and DRAM traffic take place at the same time
+    buffer_bytes: int | None = None  # on chip, for traffic `tiled`; if nothing says so, those of the first device
+
+
+@dataclass(frozen=True, slots=True)
 class Convention:
     """What every printed number depends on besides the workload and the policy."""
 
-    law: str
+    law: Law
     traffic: Traffic
-    scope: str
+    scope: Scope
     baseline: str
     steps: int
     micro_batches: int
     buffer_bytes: int | None = None  # on chip, of traffic models that tile for one
-    buffer_of: str = ""  # the device whose buffer that is; none if it was said how large it is
+    buffer_of: str = ""  # the device whose buffer that is; none if its size was given
 
     @property
     def tiled(self) -> bool:
@@ -67,20 +84,74 @@ class Job:
         return [policy for policy in self.policies if policy.name in figures]
 
 
-def _load(name: str | Policy, workload: files.Document, at: files.Where | None) -> Policy:
-    """A policy by name; `at` is the field of the workload that names it, None if the command line does."""
+def read_workload(
+    workload: str, assignments: Sequence[str] = ()
+) -> tuple[Path, files.Document, schema_workload.Workload]:
+    """Read a workload file by path or shipped name, with `field=value` texts over its fields. Raises InputError."""
+    path = files.find(workload, "workloads", "workload")
+    document = files.override(files.parse_yaml(files.read_text(path), str(path)), assignments)
+    return path, document, schema.validate(schema_workload.Workload, document)
+
+
+def prepare(request: Request) -> Job:
+    """Read and check what is asked for: the workload, its policies, the convention, devices; build the graph.
+
+    Raises InputError, one line, for anything wrong in the input.
+    """
+    path, document, file = read_workload(request.workload, request.assignments)
+    _check_names(law=(request.law, LAWS), traffic=(request.traffic, MODELS), scope=(request.scope, SCOPES))
+    policies = _policies(request, file, document)
+    baseline = _baseline(request, file, document)
+    devices = _devices(request, file, document)
+    convention = _convention(request, file, baseline, devices)
+    graph = build(file, document)
+    distinct = _distinct([baseline, *policies])
+    return Job(
+        workload=path.stem,
+        file=file,
+        document=document,
+        graph=graph,
+        convention=convention,
+        policies=tuple(distinct[place] for place in dict.fromkeys(_place(policy) for policy in policies)),
+        baseline=distinct[_place(baseline)],
+        of_the_file=request.baseline is None or _same(baseline, _load(file.baseline, document, ("baseline",))),
+        hardware=devices,
+        overlap=request.overlap,
+    )
+
+
+def with_fields(job: Job, assignments: Sequence[str]) -> Job:
+    """The job with other fields of the workload, `field=value` each. Raises InputError if they do not fit."""
+    document = files.override(job.document, assignments)
+    file = schema.validate(schema_workload.Workload, document)
+    training = file.training
+    convention = replace(job.convention, steps=training.steps, micro_batches=training.micro_batches)
+    return replace(job, file=file, document=document, graph=build(file, document), convention=convention)
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+def _load(name: str | Policy, workload: files.Document, where: files.Where | None) -> Policy:
+    """Load a policy; `where` is the field of the workload that names it, None if the command line does."""
     if isinstance(name, Policy):
         return name
-    return load_policies(find_policy(name) if at is None else find_policy(name, workload, at))
+    return load_policies(find_policy(name) if where is None else find_policy(name, workload, where))
 
 
-def _same(policy: Policy, other: Policy) -> bool:
-    return (policy.name, policy.file) == (other.name, other.file)
+def _policies(request: Request, file: schema_workload.Workload, document: files.Document) -> list[Policy]:
+    """The policies asked for, else those of the workload, with the widths of a file if one is given."""
+    if request.policies:
+        policies = [_load(name, document, None) for name in request.policies]
+    else:
+        policies = [_load(name, document, ("policies", i)) for i, name in enumerate(file.policies)]
+    return policies if request.bits is None else _with_widths(policies, request.bits, search=not request.policies)
 
 
-def _where(policy: Policy) -> Path:
-    """A policy's file, however its path was spelled."""
-    return Path(policy.document.path).resolve()
+def _baseline(request: Request, file: schema_workload.Workload, document: files.Document) -> Policy:
+    if request.baseline is None:
+        return _load(file.baseline, document, ("baseline",))
+    return _load(request.baseline, document, None)
 
 
 def _with_widths(policies: list[Policy], path: str, search: bool) -> list[Policy]:
@@ -104,34 +175,84 @@ def _with_widths(policies: list[Policy], path: str, search: bool) -> list[Policy
     return [with_widths(policy, widths) if takes else policy for policy, takes in zip(policies, taking, strict=True)]
 
 
-def _devices(names: Sequence[str], file: schema_workload.Workload, document: files.Document) -> tuple[Hardware, ...]:
+def _same(policy: Policy, other: Policy) -> bool:
+    return (policy.name, policy.file) == (other.name, other.file)
+
+
+def _place(policy: Policy) -> Path:
+    """A policy's file, however its path was spelled."""
+    return Path(policy.document.path).resolve()
+
+
+def _distinct(policies: Sequence[Policy]) -> dict[Path, Policy]:
+    """The policies by their files. Raises InputError if two that differ have one name."""
+    distinct: dict[Path, Policy] = {}
+    paths: dict[str, Path] = {}
+    for policy in policies:
+        path = _place(policy)
+        if paths.setdefault(policy.name, path) != path:
+            raise InputError(f"two policies are named {policy.name!r}: {paths[policy.name]} and {path}")
+        if distinct.get(path, policy).file != policy.file:
+            raise InputError(f"two policies are named {policy.name!r}; say called= where they are made")
+        distinct[path] = policy
+    return distinct
+
+
+# --- convention and devices -------------------------------------------------------------------------------------------
+
+
+def _check_names(**given: tuple[str | None, Iterable[str]]) -> None:
+    """Raise InputError for a name that is none of those known."""
+    for kind, (name, known) in given.items():
+        if name is not None and name not in known:
+            raise InputError(f"unknown {kind} {one_line(name)!r}{nearest(name, known)}")
+
+
+def _convention(
+    request: Request, file: schema_workload.Workload, baseline: Policy, devices: tuple[Hardware, ...]
+) -> Convention:
+    traffic = file.traffic if request.traffic is None else request.traffic
+    buffer_bytes, buffer_of = _buffer(traffic, request.buffer_bytes, file, devices)
+    return Convention(
+        law=file.law if request.law is None else request.law,
+        traffic=traffic,
+        scope=file.scope if request.scope is None else request.scope,
+        baseline=baseline.name,
+        steps=file.training.steps,
+        micro_batches=file.training.micro_batches,
+        buffer_bytes=buffer_bytes,
+        buffer_of=buffer_of,
+    )
+
+
+def _devices(request: Request, file: schema_workload.Workload, document: files.Document) -> tuple[Hardware, ...]:
     """The devices asked for, or those of the workload. Raises InputError for a profile that is none."""
-    if not names and not file.hardware:
+    if not request.hardware and not file.hardware:
         return ()
     from costsim.devices.profile import load_hardware
 
-    found: dict[str, Hardware] = {}
-    for i, name in enumerate(names or file.hardware):
+    devices: dict[str, Hardware] = {}
+    for i, name in enumerate(request.hardware or file.hardware):
         try:
             device = load_hardware(name)
         except InputError as error:
-            raise error if names else document.error(("hardware", i), str(error)) from None
-        found.setdefault(device.name, device)
-    return tuple(found.values())
+            raise error if request.hardware else document.error(("hardware", i), str(error)) from None
+        devices.setdefault(device.name, device)
+    return tuple(devices.values())
 
 
 def _buffer(
-    traffic: Traffic, said: int | None, file: schema_workload.Workload, devices: tuple[Hardware, ...]
+    traffic: Traffic, given: int | None, file: schema_workload.Workload, devices: tuple[Hardware, ...]
 ) -> tuple[int | None, str]:
-    """The bytes on chip that traffic is tiled for, and of which device, "" if they were said. Raises InputError."""
+    """The bytes on chip that traffic is tiled for, and of which device, "" if they were given. Raises InputError."""
     if not MODELS[traffic].tiled:
-        if said is not None:
+        if given is not None:
             raise InputError(f"--buffer-bytes: only traffic tiled has a buffer, this is {traffic}; add --traffic tiled")
         return None, ""
-    if said is not None and (not isinstance(said, int) or said < 1):
-        raise InputError(f"--buffer-bytes: expected a whole number from 1 on, got {one_line(said)}")
-    if said is not None or file.buffer_bytes is not None:
-        return said or file.buffer_bytes, ""
+    if given is not None and (not isinstance(given, int) or given < 1):
+        raise InputError(f"--buffer-bytes: expected a whole number from 1 on, got {one_line(given)}")
+    if given is not None or file.buffer_bytes is not None:
+        return given or file.buffer_bytes, ""
     if not devices:
         raise InputError(
             f"traffic {traffic} needs a buffer: say --buffer-bytes N, buffer_bytes in the workload, or --hardware NAME"
@@ -141,86 +262,3 @@ def _buffer(
             f"traffic {traffic}: the profile {devices[0].name} does not know its on_chip_bytes; say --buffer-bytes N"
         )
     return devices[0].on_chip_bytes, devices[0].name
-
-
-def read_workload(
-    workload: str, assignments: Sequence[str] = ()
-) -> tuple[Path, files.Document, schema_workload.Workload]:
-    """A workload file by path or shipped name, with `field=value` texts over its fields. Raises InputError."""
-    path = files.find(workload, "workloads", "workload")
-    document = files.override(files.parse_yaml(files.read_text(path), str(path)), assignments)
-    return path, document, schema.validate(schema_workload.Workload, document)
-
-
-def _check_names(**given: tuple[str | None, Iterable[str]]) -> None:
-    """Raise InputError for what is none of the names that there are."""
-    for what, (name, known) in given.items():
-        if name is not None and name not in known:
-            raise InputError(f"unknown {what} {one_line(name)!r}{nearest(name, known)}")
-
-
-def prepare(
-    workload: str,
-    policies: Sequence[str | Policy] = (),
-    baseline: str | Policy | None = None,
-    law: str | None = None,
-    traffic: Traffic | None = None,
-    scope: str | None = None,
-    assignments: Sequence[str] = (),
-    bits: str | None = None,
-    hardware: Sequence[str] = (),
-    overlap: bool = True,
-    buffer_bytes: int | None = None,
-) -> Job:
-    """Read a workload file and its policies (or those given). Arguments override the file's convention.
-
-    `workload` and policies are paths or shipped names, policies also such as Python made; `assignments` are
-    `field=value` texts over the file's fields.
-    `bits` is a CSV file of widths per layer or tensor; without `policies` it adds the shipped policies that take it.
-    `hardware` are profiles on which time and energy are wanted, instead of the file's. `buffer_bytes` are those on chip
-    that traffic `tiled` has; if neither it nor the file says so, those of the first device.
-    Raises InputError, one line, for anything wrong in the input.
-    """
-    file_path, document, file = read_workload(workload, assignments)
-    _check_names(law=(law, LAWS), traffic=(traffic, MODELS), scope=(scope, SCOPES))
-    names = policies or file.policies
-    loaded = [_load(name, document, None if policies else ("policies", i)) for i, name in enumerate(names)]
-    if bits is not None:
-        loaded = _with_widths(loaded, bits, search=not policies)
-    base = _load(file.baseline if baseline is None else baseline, document, ("baseline",) if baseline is None else None)
-    devices = _devices(hardware, file, document)
-    model = file.traffic if traffic is None else traffic
-    buffer, buffer_of = _buffer(model, buffer_bytes, file, devices)
-    convention = Convention(
-        law=file.law if law is None else law,
-        traffic=model,
-        scope=file.scope if scope is None else scope,
-        baseline=base.name,
-        steps=file.training.steps,
-        micro_batches=file.training.micro_batches,
-        buffer_bytes=buffer,
-        buffer_of=buffer_of,
-    )
-    graph = build(file, document)
-    different: dict[Path, Policy] = {}
-    paths: dict[str, Path] = {}
-    for policy in (base, *loaded):
-        path = _where(policy)
-        if paths.setdefault(policy.name, path) != path:
-            raise InputError(f"two policies are named {policy.name!r}: {paths[policy.name]} and {path}")
-        if different.get(path, policy).file != policy.file:
-            raise InputError(f"two policies are named {policy.name!r}; say called= where they are made")
-        different[path] = policy
-    asked = tuple(different[path] for path in dict.fromkeys(_where(policy) for policy in loaded))
-    of_the_file = baseline is None or _same(base, _load(file.baseline, document, ("baseline",)))
-    base_policy = different[_where(base)]
-    return Job(file_path.stem, file, document, graph, convention, asked, base_policy, of_the_file, devices, overlap)
-
-
-def with_fields(job: Job, assignments: Sequence[str]) -> Job:
-    """The job with other fields of the workload, `field=value` each. Raises InputError if they do not fit."""
-    document = files.override(job.document, assignments)
-    file = schema.validate(schema_workload.Workload, document)
-    training = file.training
-    convention = replace(job.convention, steps=training.steps, micro_batches=training.micro_batches)
-    return replace(job, file=file, document=document, graph=build(file, document), convention=convention)

@@ -17,7 +17,7 @@ from costsim.policy.assign import assign
 from costsim.run import simulate
 from costsim.run.batch import with_batch
 from costsim.run.counted import CountedPolicy
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 from costsim.run.simulate import Result
 from costsim.run.timing import time_kernels
 
@@ -42,10 +42,10 @@ class Peak(NamedTuple):
 
 
 def peaks(workloads: Sequence[str], policies: Sequence[str], batches: Sequence[int]) -> list[Peak]:
-    """Peak memory of each workload, policy and micro-batch size. Raises InputError as simulate.prepare does."""
+    """Peak memory of each workload, policy and micro-batch size. Raises InputError as `prepare` does."""
     found = []
     for workload in workloads:
-        job = prepare(workload, policies)
+        job = prepare(Request(workload, policies))
         sized = [(sequences, with_batch(job, sequences)) for sequences in batches]
         for policy in job.policies:
             for sequences, its in sized:
@@ -108,7 +108,7 @@ def linear_share(workload: str, policy: str, device: str, attention: str, tokens
         f"batch.tokens={tokens}",
         f"batch.sequences={micro_batch // tokens}",
     ]
-    job = prepare(workload, [policy], assignments=assignments, hardware=[device])
+    job = prepare(Request(workload, [policy], assignments=assignments, hardware=[device]))
     job = replace(job, convention=replace(job.convention, scope="step"))
     graph = job.graph
     step = simulate.count_step(graph, assign(graph, job.policies[0]), job.convention)
@@ -209,7 +209,7 @@ def totals(workload: str, policy: str, device: str, devices: int, stated_days: f
     The peak is that of the fastest multiplier that the policy's pairs run on. Raises InputError if a pair of formats or
     a rate is lacking.
     """
-    job = prepare(workload, [policy], hardware=[device])
+    job = prepare(Request(workload, [policy], hardware=[device]))
     result = simulate.execute(job)
     graph, steps = job.graph, job.convention.steps
     [counted] = result.policies

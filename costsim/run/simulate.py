@@ -19,7 +19,7 @@ from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
 from costsim.run.counted import CountedPhase, CountedPolicy, tiled
-from costsim.run.job import Convention, Job, prepare
+from costsim.run.job import Convention, Job, Request, prepare
 
 if TYPE_CHECKING:
     from costsim.devices.roofline import Spent
@@ -106,5 +106,5 @@ def execute(job: Job) -> Result:
 
 
 def run(workload: str, *arguments: Any, **options: Any) -> Result:
-    """Count a workload file: `execute(prepare(...))`."""
-    return execute(prepare(workload, *arguments, **options))
+    """Count a workload file; arguments and options are those of `Request`."""
+    return execute(prepare(Request(workload, *arguments, **options)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from costsim.errors import InputError, one_line
 from costsim.graph.fusion import UNTILED
-from costsim.run.job import Job, prepare
+from costsim.run.job import Job, Request, prepare
 from costsim.run.simulate import Result, execute
 
 Point = Mapping[str, str]  # fields of the workload, each with its value as text
@@ -45,7 +45,7 @@ _SEVERAL = ("policies", "hardware")
 
 
 def at(point: Point, **options: Any) -> Job:
-    """The job that `simulate.prepare` makes of the options, at a point. Raises InputError, naming the field.
+    """The job that `prepare` makes of the options of a Request, at a point. Raises InputError, naming the field.
 
     What is swept stands over options that say the same; a buffer is for those traffic models that have one.
     """
@@ -58,7 +58,7 @@ def at(point: Point, **options: Any) -> Job:
     if "buffer_bytes" in point or ("traffic" in point and point["traffic"] in UNTILED):
         changed["buffer_bytes"] = None  # the field says it, or there is none
     try:
-        return prepare(**changed)
+        return prepare(Request(**changed))
     except InputError as error:
         told = str(error)
         for assignment in sets:

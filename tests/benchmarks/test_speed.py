@@ -18,7 +18,7 @@ from costsim.policy.assign import assign
 from costsim.policy.classes import classify
 from costsim.policy.policy import load_policy
 from costsim.run import simulate
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 COSTSIM = str(Path(sys.executable).with_name("costsim"))
 COMMANDS = {
@@ -74,7 +74,7 @@ def test_training_step_built_counted_and_its_memory(benchmark, shape, policy):
     def step():
         for remembered in (assign, memory, classify, kernels, group_ops):
             remembered.cache_clear()
-        job = prepare("llama-2-7b", policies=[policy], baseline=policy, assignments=SHAPES[shape])
+        job = prepare(Request("llama-2-7b", policies=[policy], baseline=policy, assignments=SHAPES[shape]))
         result = simulate.execute(job)
         return result, of_policy(job.graph, job.policies[0], job.convention.traffic)
 

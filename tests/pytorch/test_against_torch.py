@@ -25,7 +25,7 @@ from costsim.reference.accuracy import gradient_of
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.shrink import shrink
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 torch.set_num_threads(1)  # the tensors are tiny
 
@@ -76,7 +76,7 @@ SHIPPED = {  # what is set besides: the depth here, not by `shrink`, so that the
 def shipped(workload, *assignments):
     """A shipped workload of shrunken dims, without dropout."""
     rates = [f"model.{name}=0" for name in ("dropout", "attention_dropout", "activation_dropout")]
-    job = prepare(workload, assignments=[*rates, *SHIPPED[workload], *assignments])
+    job = prepare(Request(workload, assignments=[*rates, *SHIPPED[workload], *assignments]))
     config = family(job.file.model["family"]).Model(**job.file.model)
     graph = shrink(job)
     if "embedding.cos" in graph.tensors:  # halves are turned against each other

@@ -22,7 +22,7 @@ from costsim.reference.execute import run
 from costsim.reference.numpy_ops import run_op
 from costsim.reference.torch_kernels.products import contract
 from costsim.reference.torch_kernels.table import KERNELS
-from costsim.run.job import prepare
+from costsim.run.job import Request, prepare
 
 torch.set_num_threads(1)  # the tensors are tiny
 
@@ -259,7 +259,7 @@ def test_validate_measure(tiny):
     assert data["engine"].startswith("PyTorch")
     assert list(data["hardware"]["mac_per_s"]) == ["fp32 x fp32 + fp32"]  # no time is spent on other formats
     assert data["total"]["measured_s"] > 0
-    ours = measure.measure(prepare("gpt2-small", assignments=ARGUMENTS[1::2]), load_hardware("t4"), steps=1)
+    ours = measure.measure(prepare(Request("gpt2-small", assignments=ARGUMENTS[1::2])), load_hardware("t4"), steps=1)
     assert {kind["kind"]: kind["runs"] for kind in data["kinds"]} == {kind.kind: kind.runs for kind in ours.kinds}
 
 
