@@ -86,6 +86,23 @@ def test_every_floor_exists():
     assert {wing(name) for name in MODULES} - {"__init__"} == set(FLOOR)
 
 
+def functions(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_files_and_functions_are_short(name):
+    path = MODULES[name]
+    assert len(path.read_text().splitlines()) <= 400
+    for function in functions(path):
+        arguments = function.args
+        taken = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        assert function.end_lineno - function.lineno < 45, function.name
+        assert len([argument for argument in taken if argument.arg != "self"]) <= 8, function.name
+
+
 HEAVY = ("numpy", "pandas", "pydantic", "matplotlib", "yaml")
 
 
