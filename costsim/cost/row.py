@@ -65,6 +65,16 @@ def narrowest_scope(op: "Op | Row") -> Scope:
     return "gemm" if op.gemm is not None else "step" if op.phase == "update" else "layer"
 
 
+def moves_by_name(row: Row, op: Op) -> dict[str, tuple[int, int]]:
+    """Bits read and bits written for one op of a row, by tensor or copy."""
+    moved: dict[str, tuple[int, int]] = {}
+    for move in row.moves:
+        name = move.tensor(op)
+        read, written = moved.get(name, (0, 0))
+        moved[name] = (read + move.read_bits, written + move.written_bits)
+    return moved
+
+
 def each_op(rows: Iterable[Row]) -> list[tuple[Op, Row]]:
     """Every op with its row, in the order of the graph."""
     return sorted(((op, row) for row in rows for op in row.ops), key=lambda pair: pair[0].position)

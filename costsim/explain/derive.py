@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from costsim.cost.laws import LAWS
-from costsim.cost.row import Row
+from costsim.cost.row import Row, moves_by_name
 from costsim.cost.traffic import Held
 from costsim.explain.formula import Part, Step, Term, nothing, undefined, worked
 from costsim.explain.readers import Follower, Use, label
@@ -60,13 +60,8 @@ class Derived:
 
 def differences(found: Derived, row: Row) -> list[str]:
     """Where a derivation and a counted row differ; nowhere, if both are right."""
-    moved: dict[str, tuple[int, int]] = {}
-    for move in row.moves:
-        name = move.tensor(found.op)
-        read, written = moved.get(name, (0, 0))
-        moved[name] = (read + move.read_bits, written + move.written_bits)
     pairs = {"MACs": (found.macs, row.macs), "vector operations": (found.vector, dict(row.vector))}
-    pairs["bits moved"] = (found.moved, moved)
+    pairs["bits moved"] = (found.moved, moves_by_name(row, found.op))
     return [f"{found.name}: {what}: derived {a}, counted {b}" for what, (a, b) in pairs.items() if a != b]
 
 

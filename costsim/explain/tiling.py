@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from costsim.cost.gemm import Gemm, Tiling, best, problem
-from costsim.cost.row import Row
+from costsim.cost.row import Row, moves_by_name
 from costsim.explain.derive import Derived
 from costsim.explain.formula import Part, Step, worked
 from costsim.graph.graph import Graph
@@ -65,11 +65,7 @@ def _gemm_steps(found: Derived, row: Row, gemm: Gemm, cut: Tiling, buffer_bits: 
 
 def _counted_steps(found: Derived, tiled: Row) -> Iterator[Step]:
     """What is moved again by an op of a hand-written kernel: as counted, with how many times that is once."""
-    moved: dict[str, tuple[int, int]] = {}
-    for move in tiled.moves:
-        name = move.tensor(found.op)
-        read, written = moved.get(name, (0, 0))
-        moved[name] = (read + move.read_bits, written + move.written_bits)
+    moved = moves_by_name(tiled, found.op)
     for name, now in moved.items():
         before = found.moved.get(name, (0, 0))
         for way, once, all_ in zip(("read", "written"), before, now, strict=True):
