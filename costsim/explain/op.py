@@ -12,7 +12,7 @@ from costsim.explain.derive import Derived, Deriver, differences
 from costsim.explain.formula import Part, Step, undefined, worked
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
-from costsim.names import SCOPES, Scope, Traffic
+from costsim.names import SCOPES, Scope
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
@@ -89,7 +89,7 @@ def _device_steps(job: Job, phase: CountedPhase, scope: Scope, found: Derived) -
     from costsim.explain.devices import device_steps  # without devices there is no need
     from costsim.run.timing import kernels_on
 
-    group = group_ops(job.graph, _grouping(job, scope))
+    group = group_ops(job.graph, grouping(job.convention.traffic, scope))
     for device in job.hardware:
         step = kernels_on(job, phase, device, scope, each=True)
         row = _row([row for kernel in step for row in kernel.rows], found)
@@ -105,17 +105,13 @@ def _device_steps(job: Job, phase: CountedPhase, scope: Scope, found: Derived) -
         yield from device_steps(kernel, device, job.overlap, buffer)
 
 
-def _grouping(job: Job, scope: Scope) -> Traffic:
-    """The traffic model by which ops are grouped into kernels: in scope gemm nothing fuses."""
-    return grouping(job.convention.traffic, scope)
-
-
 def _explain_phase(job: Job, scope: Scope, assignment: Assignment, name: str) -> tuple[Step, ...] | None:
     """The steps of an op in a phase; None if it has no such quantize kernel.
 
     What is derived must be what is counted; AssertionError if not, which is a fault of costsim.
     """
-    found = _find(job.graph, Deriver(job.graph, assignment, _grouping(job, scope), job.convention.law), name)
+    traffic = grouping(job.convention.traffic, scope)
+    found = _find(job.graph, Deriver(job.graph, assignment, traffic, job.convention.law), name)
     if found is None:
         return None
     phase = count_step(job.graph, assignment, replace(job.convention, scope=scope))
