@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import costsim
 from costsim.cli import main
 from costsim.errors import InputError
-from costsim.results import records
+from costsim.results import frame, records
 from costsim.run import simulate, sweep
 from costsim.run.job import Request, prepare
 from costsim.tables import memory as memory_tables
@@ -37,6 +37,22 @@ def test_points_are_all_combinations_the_last_field_fastest():
 def test_what_is_no_sweep(text):
     with pytest.raises(InputError, match="expected FIELD=VALUE,VALUE"):
         sweep.points([text])
+
+
+@pytest.mark.parametrize(
+    ("texts", "values", "dtype"),
+    [
+        (["4", "8"], [4, 8], "int64"),
+        (["0.5", "1"], [0.5, 1], "float64"),
+        (["1", "inf"], ["1", "inf"], "category"),
+        (["nan", "0.5"], ["nan", "0.5"], "category"),
+        (["full", "4"], ["full", "4"], "category"),
+    ],
+)
+def test_a_swept_column_is_numeric_if_all_its_values_are_finite_numbers(texts, values, dtype):
+    column = frame.typed({"model.field": texts})["model.field"]
+    assert (column.tolist(), str(column.dtype)) == (values, dtype)
+    assert (dtype == "category") == any(isinstance(sweep.value(text), str) for text in texts)
 
 
 def test_a_field_is_swept_once():

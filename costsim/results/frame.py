@@ -25,6 +25,7 @@ from costsim.graph.graph import Op
 from costsim.policy.assign import assign
 from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, rows_for
 from costsim.run.simulate import Result
+from costsim.run.sweep import value
 from costsim.run.timing import time_kernels
 
 # The columns, with what they hold. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
@@ -163,13 +164,13 @@ def _names(values: Sequence[Any]) -> pd.Categorical:
 
 
 def _field(texts: Sequence[str]) -> Any:
-    """Values of a field that a sweep sets: whole numbers, numbers, or text."""
-    for number in (int, float):
-        try:
-            return pd.array([number(text) for text in texts], dtype="int64" if number is int else "float64")
-        except ValueError:
-            continue
-    return _names(texts)
+    """Values of a field that a sweep sets: integers, or numbers, if all are finite; else text."""
+    values = [value(text) for text in texts]
+    if any(isinstance(parsed, str) for parsed in values):
+        return _names(texts)
+    if all(isinstance(parsed, int) for parsed in values):
+        return _exact(values)
+    return pd.array([float(parsed) for parsed in values], dtype="float64")
 
 
 _TYPES: dict[str, Callable[[Sequence[Any]], Any]] = {

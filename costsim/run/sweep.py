@@ -85,12 +85,12 @@ def convention(found: Sequence[tuple[Point, Result]]) -> str:
 
 
 def value(text: str) -> int | float | str:
-    """A field's value as exports have it: a number, if it is one."""
+    """A field's value as exports have it: a finite number, else text; a column is numeric if all its values are."""
     for number in (int, float):
         try:
-            found = number(text)
+            parsed = number(text)
         except ValueError:
             continue
-        if math.isfinite(found):
-            return found
+        if math.isfinite(parsed):
+            return parsed
     return text
