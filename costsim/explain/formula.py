@@ -9,7 +9,7 @@ Number = int | float
 
 
 class Part(NamedTuple):
-    """A factor of a formula: what it is called, and its value. `under` stands below the line."""
+    """A factor of a formula: its symbol and its value; `under`: a divisor, below the line."""
 
     symbol: str
     value: Number
@@ -21,7 +21,7 @@ Term = Sequence[Part]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One number: what it is, the formula in symbols and with values, the result (None: not defined) and its source."""
+    """One number: its name, the formula in symbols and with values, the result (None: not defined) and the source."""
 
     what: str
     formula: str
@@ -43,13 +43,14 @@ def shown(value: Number) -> str:
 
 
 def _value(term: Term) -> Number:
-    """Integers as long as nothing stands below the line."""
+    """The product of a term's parts; an integer as long as nothing stands below the line."""
     above = math.prod(part.value for part in term if not part.under)
     below = [part.value for part in term if part.under]
     return above / math.prod(below) if below else above
 
 
 def _product(term: Term, text: Callable[[Part], str]) -> str:
+    """A term as text, with `text` for each part."""
     above = " * ".join(text(part) for part in term if not part.under) or "1"
     below = [text(part) for part in term if part.under]
     if not below:
