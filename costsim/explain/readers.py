@@ -1,6 +1,6 @@
-"""What becomes of a tensor under an assignment of formats: who reads what of it, what of it is written, and why not.
+"""How ops read and write a tensor under an assignment of formats: which copies they read, what is written, why not.
 
-Followed tensor by tensor through all its readers; `count` finds the same by classes of what is alike.
+A Follower takes each tensor through all its readers; cost/count gets the same numbers from classes of like ops.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from costsim.policy.assign import Assignment, Copy
 
 
 class Use(NamedTuple):
-    """How an op reads a tensor: what of it crosses DRAM for that, the copies that it makes for itself."""
+    """How an op reads a tensor: what crosses DRAM for that (tensor or copy), which copies the op makes on chip."""
 
     op: Op
     operand: int
@@ -25,11 +25,11 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What becomes of one tensor: how it is read, which copies there are, and what of it is not written, and why."""
+    """The uses of one tensor, its copies, and which of these are not written to DRAM, with the reason."""
 
     uses: Sequence[Use]
     copies: Sequence[Copy]  # made by the op that makes the tensor
-    casts: Mapping[Copy, tuple[Held, Use]]  # made by kernels of their own: of what, and before which op
+    casts: Mapping[Copy, tuple[Held, Use]]  # made by quantize kernels: the source, the use that comes after
     unwritten: Mapping[Held, str]
 
 
@@ -47,7 +47,7 @@ class Follower:
         self.stories: dict[str, Story] = {}
 
     def story(self, name: str) -> Story:
-        """What becomes of a tensor."""
+        """The story of a tensor, worked out once."""
         if name not in self.stories:
             self.stories[name] = self._story(name)
         return self.stories[name]
@@ -56,15 +56,15 @@ class Follower:
         graph, maker = self.graph, self.graph.maker.get(name)
         uses: list[Use] = []
         first: dict[Copy, Copy] = {}  # equal copies are one, under the name that the first reader gives it
-        made: dict[Copy, Held] = {}  # by the tensor's maker: of what
+        made: dict[Copy, Held] = {}  # by the tensor's maker, from which source
         casts: dict[Copy, tuple[Held, Use]] = {}
         for op, operand in graph.readers.get(name, ()):
             chain = self.assignment.chain(op, operand)
-            lies = [first.setdefault(copy, copy) for copy in chain if copy.placement != "on_chip"]
-            held = lies[-1] if lies else None
+            stored = [first.setdefault(copy, copy) for copy in chain if copy.placement != "on_chip"]
+            held = stored[-1] if stored else None
             use = Use(op, operand, held, tuple(copy for copy in chain if copy.placement == "on_chip"))
             uses.append(use)
-            for source, copy in zip([None, *lies], lies, strict=False):
+            for source, copy in zip([None, *stored], stored, strict=False):
                 if copy.placement == "at_producer" and maker is not None:
                     made.setdefault(copy, source)
                 else:
@@ -85,25 +85,25 @@ class Follower:
         readers = [use.op for use in uses if use.held == held]
         born = self.graph.producer.get(name) if held is None else self.graph.maker.get(name)
         if not readers:
-            stands = [label(name, copy) for copy, of in made.items() if of == held]
-            return f"nothing reads it: {', '.join(stands)} stands for it" if stands else ""
+            copies = [label(name, copy) for copy, source in made.items() if source == held]
+            return f"nothing reads it: {', '.join(copies)} stands for it" if copies else ""
         if born is None or any(self.group[op.position] != self.group[born.position] for op in readers):
             return ""
         return f"kept on chip: only {', '.join(dict.fromkeys(op.name for op in readers))} reads it, in the same kernel"
 
     def on_chip(self, use: Use) -> str:
-        """Why a read does not touch DRAM: an op before it in the kernel has what it reads; empty if none has."""
+        """Why a read does not touch DRAM: an earlier op of the kernel makes or reads the same; empty if none does."""
         name, graph = use.op.inputs[use.operand], self.graph
         story, kernel = self.story(name), self.group[use.op.position]
         made = use.held is None or use.held in story.copies
         position = use.op.position
         while position >= 0 and self.group[position] == kernel:
             other = graph.ops[position]
-            if made and other is not use.op and any(name in (its, graph.root[its]) for its in other.outputs):
+            if made and other is not use.op and any(name in (output, graph.root[output]) for output in other.outputs):
                 return f"kept on chip: {other.name} makes it in the same kernel"
-            for its in story.uses:
-                before = other is not use.op or its.operand < use.operand
-                if its.op is other and before and its.held == use.held:
+            for earlier in story.uses:
+                before = other is not use.op or earlier.operand < use.operand
+                if earlier.op is other and before and earlier.held == use.held:
                     return f"kept on chip: {other.name} has read it in the same kernel"
             position -= 1
         return ""
