@@ -1,7 +1,7 @@
-"""What one op costs, worked out step by step from dims, formats and who else reads what: formula, values, result.
+"""The cost of one op, derived step by step from dims, formats and the readers of tensors: formula, values, result.
 
-The second way to every number of `count`: op by op, without classes of what is alike and without a memory of phases.
-`explain` prints it, and a test compares the two for every op.
+The second way to every number of cost/count: op by op, without classes of like ops, without a memory of phases.
+`costsim explain` prints the steps, and a test compares the two ways for every op.
 """
 
 import math
@@ -40,7 +40,7 @@ class Derived:
         return step
 
     def add_sums(self) -> None:
-        """Append what crosses the DRAM interface, in either direction and in both."""
+        """Append the bits that cross the DRAM interface, in either direction and in both."""
         for what, at in (("read", 0), ("written", 1)):
             terms = [[Part(name, both[at])] for name, both in self.moved.items() if both[at]]
             self.add(worked(f"DRAM bits {what}", terms, "bit", "the sum over tensors and copies"))
@@ -58,11 +58,11 @@ class Derived:
         return sum(written for _, written in self.moved.values())
 
 
-def differences(found: Derived, row: Row) -> list[str]:
-    """Where a derivation and a counted row differ; nowhere, if both are right."""
-    pairs = {"MACs": (found.macs, row.macs), "vector operations": (found.vector, dict(row.vector))}
-    pairs["bits moved"] = (found.moved, moves_by_name(row, found.op))
-    return [f"{found.name}: {what}: derived {a}, counted {b}" for what, (a, b) in pairs.items() if a != b]
+def differences(derived: Derived, row: Row) -> list[str]:
+    """Where a derivation and a counted row differ, a line each; empty if both are right."""
+    pairs = {"MACs": (derived.macs, row.macs), "vector operations": (derived.vector, dict(row.vector))}
+    pairs["bits moved"] = (derived.moved, moves_by_name(row, derived.op))
+    return [f"{derived.name}: {what}: derived {a}, counted {b}" for what, (a, b) in pairs.items() if a != b]
 
 
 def _doublings(n: int) -> int:
@@ -92,19 +92,19 @@ class Deriver:
         self.follower = Follower(graph, assignment, traffic)
 
     def op(self, op: Op) -> Derived:
-        """What an op computes and moves in a training step."""
-        found, moves = Derived(op.name, op), Derived(op.name, op)
-        self._macs(found)
+        """Derive what an op computes and moves in a training step."""
+        derived, moves = Derived(op.name, op), Derived(op.name, op)
+        self._macs(derived)
         vector = self._work(op)
         uses = [use for name in dict.fromkeys(op.inputs) for use in self.follower.story(name).uses if use.op is op]
         for use in sorted(uses, key=lambda use: use.operand):
             self._read(moves, vector, use)
         for name in op.outputs:
             self._write(moves, vector, name)
-        self._vector(found, vector, _source_of_work(op))
-        found.steps |= moves.steps
-        found.moved = moves.moved
-        return found
+        self._vector(derived, vector, _source_of_work(op))
+        derived.steps |= moves.steps
+        derived.moved = moves.moved
+        return derived
 
     def casts(self, op: Op) -> Iterator[Derived]:
         """The quantize kernels that run before an op: source read, copy written, as often as the source changes."""
@@ -114,16 +114,16 @@ class Deriver:
                     yield self._cast(op, name, copy, source)
 
     def _cast(self, op: Op, name: str, copy: Copy, source: Held) -> Derived:
-        found = Derived(f"{label(name, copy)}.cast", op)
+        derived = Derived(f"{label(name, copy)}.cast", op)
         maker, lasts = self.graph.producer.get(name), self.graph.tensors[name].role in ("weight", "state")
         times = maker.times if maker is not None else 1 if lasts else self.graph.micro_batches
-        found.add(nothing("MACs", "MAC", "a quantize kernel multiplies no matrices"))
+        derived.add(nothing("MACs", "MAC", "a quantize kernel multiplies no matrices"))
         vector: _Vector = {}
         self._converted(vector, copy, name, times)
-        self._vector(found, vector, "the largest of each block, for what it shares")
-        self._move(found, name, source, self._stored(found, name, source), times, 2 if copy.second_read else 1)
-        self._move(found, name, copy, self._stored(found, name, copy), times)
-        return found
+        self._vector(derived, vector, "the largest of each block, for what it shares")
+        self._move(derived, name, source, self._stored(derived, name, source), times, 2 if copy.second_read else 1)
+        self._move(derived, name, copy, self._stored(derived, name, copy), times)
+        return derived
 
     # --- arithmetic ---------------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ class Deriver:
         return [Part(dim, self.graph.sizes[dim]) for dim in dims]
 
     def _work(self, op: Op) -> _Vector:
-        """The terms of what an op computes, by name; `mac` is one."""
+        """The terms of the operations of an op, by name; `mac` is one."""
         work: _Vector = {}
         for pattern, counts in op.kind.work:
             for name, n in counts.items():
@@ -140,47 +140,47 @@ class Deriver:
                 work.setdefault(name, []).append([*each, *_runs(op.times), *self._dims(expand(pattern, op.env))])
         return work
 
-    def _macs(self, found: Derived) -> None:
-        op = found.op
+    def _macs(self, derived: Derived) -> None:
+        op = derived.op
         terms = self._work(op).get("mac")
         if terms is None:
-            found.add(nothing("MACs", "MAC", f"{op.kind.name} is no product of matrices"))
+            derived.add(nothing("MACs", "MAC", f"{op.kind.name} is no product of matrices"))
             return
         letters = ", ".join(f"{token} is {' x '.join(dims)}" for token, dims in op.env.items())
         source = f"one for each point of the einsum {op.kind.name}: {letters}"
-        found.macs = found.add(worked("MACs", terms, "MAC", source)).whole
+        derived.macs = derived.add(worked("MACs", terms, "MAC", source)).whole
         if op.gemm is not None:
-            self._cost(found)
+            self._cost(derived)
 
-    def _cost(self, found: Derived) -> None:
+    def _cost(self, derived: Derived) -> None:
         """The arithmetic cost of a GEMM's MACs under the law."""
-        op, law = found.op, LAWS[self.law]
+        op, law = derived.op, LAWS[self.law]
         a, b = (self.assignment.multiplied(op, i) for i in (0, 1))
         accumulator = self.assignment.accumulator
         for name, format in (("a", a), ("b", b)):
             what = format.family.width
             part = Part(f"{what} of {format.name}", format.width)
-            found.add(worked(f"width of {name}", [[part]], "bit", f"{format.name}: {format.source}"))
+            derived.add(worked(f"width of {name}", [[part]], "bit", f"{format.name}: {format.source}"))
         dims = self.graph.tensors[op.inputs[0]].dims
         summed = self._dims(dims[axis] for axis in op.kind.contracted[0])
-        products = found.add(worked("products summed", [summed], "", "the dims that the einsum sums over")).whole
+        products = derived.add(worked("products summed", [summed], "", "the dims that the einsum sums over")).whole
         what, unit, source = (
             f"cost of a MAC, sums in {accumulator.name}",
             f"{law.unit}/MAC",
             f"law {self.law}: {law.source}",
         )
         if self.law in _COST:
-            each = found.add(worked(what, _COST[self.law](a, b, products), unit, source))
+            each = derived.add(worked(what, _COST[self.law](a, b, products), unit, source))
         elif (figure := law.cost(a, b, accumulator, products)) is not None:
-            each = found.add(worked(what, [[Part(f"table of the law: {a.name} x {b.name}", figure)]], unit, source))
+            each = derived.add(worked(what, [[Part(f"table of the law: {a.name} x {b.name}", figure)]], unit, source))
         else:
             why = f"law {self.law} is defined for {law.defined}; not for {a.name} x {b.name} + {accumulator.name}"
-            found.cost = None
-            found.add(undefined(what, "table of the law", unit, why))
-            found.add(undefined("arithmetic cost", "MACs * cost of a MAC", law.unit, why))
+            derived.cost = None
+            derived.add(undefined(what, "table of the law", unit, why))
+            derived.add(undefined("arithmetic cost", "MACs * cost of a MAC", law.unit, why))
             return
-        terms = [[Part("MACs", found.macs), Part("cost of a MAC", each.whole)]]
-        found.cost = found.add(worked("arithmetic cost", terms, law.unit, f"law {self.law}")).whole
+        terms = [[Part("MACs", derived.macs), Part("cost of a MAC", each.whole)]]
+        derived.cost = derived.add(worked("arithmetic cost", terms, law.unit, f"law {self.law}")).whole
 
     def _converted(self, vector: _Vector, copy: Copy, name: str, times: int) -> None:
         """A conversion an element of a copy, and the largest of each block where blocks share something."""
@@ -188,17 +188,17 @@ class Deriver:
         for what in ("quantize", "cmp") if copy.format.scales else ("quantize",):
             vector.setdefault(what, []).append(term)
 
-    def _vector(self, found: Derived, vector: _Vector, source: str) -> None:
+    def _vector(self, derived: Derived, vector: _Vector, source: str) -> None:
         operations = {name: terms for name, terms in vector.items() if name != "mac"}
         for name, terms in operations.items():
             why = "a conversion an element of each copy made" if name == "quantize" else source
-            found.vector[name] = found.add(worked(f"vector operations, {name}", terms, "op", why)).whole
+            derived.vector[name] = derived.add(worked(f"vector operations, {name}", terms, "op", why)).whole
         if not operations:
-            found.add(nothing("vector operations", "op", source))
+            derived.add(nothing("vector operations", "op", source))
 
     # --- bits ---------------------------------------------------------------------------------------------------------
 
-    def _stored(self, found: Derived, name: str, held: Held, part: Dims | None = None) -> Step:
+    def _stored(self, derived: Derived, name: str, held: Held, part: Dims | None = None) -> Step:
         """The bits of a tensor, a copy or the part that is touched: of elements, and of what blocks of them share."""
         format = held.format if held else self.assignment.format(name)
         dims = self.graph.tensors[name].dims if part is None else part
@@ -206,13 +206,13 @@ class Deriver:
         what = label(name, held) + ("" if part is None else " (as much as is touched)")
         terms: list[Term] = [[*self._dims(dims), Part(f"bits of {format.name}", format.element_bits)]]
         for scale in format.scales:
-            number = found.add(self._shared(f"{scale.kind}s of {what}", scale, dims, axes)).whole
+            number = derived.add(self._shared(f"{scale.kind}s of {what}", scale, dims, axes)).whole
             terms.append([Part(f"{scale.kind}s", number), Part("bits of each", scale.bits)])
-        return found.add(worked(f"stored bits of {what}", terms, "bit", f"{format.name}: {format.source}"))
+        return derived.add(worked(f"stored bits of {what}", terms, "bit", f"{format.name}: {format.source}"))
 
     def _shared(self, what: str, scale: Scale, dims: Dims, axes: Axes) -> Step:
         """How many blocks share something: along the dims in which blocks lie, times across all others."""
-        along, across = (math.prod(self.graph.sizes[dims[axis]] for axis in its) for its in _split(dims, axes))
+        along, across = (math.prod(self.graph.sizes[dims[axis]] for axis in side) for side in _split(dims, axes))
         sides = (("elements across", across, scale.free), ("elements along", along, scale.contracted))
         parts = [_blocks(name, size, side) for name, size, side in sides if side is not None]
         run = " x ".join(dims[axis] for axis in axes)
@@ -220,54 +220,54 @@ class Deriver:
         step = worked(what, [[Part(symbol, number) for symbol, _, number in parts]], "", f"one for each block {lie}")
         return Step(what, step.formula, " * ".join(text for _, text, _ in parts) or "1", step.result, "", step.source)
 
-    def _move(self, found: Derived, name: str, held: Held, stored: Step, times: int, reads: int = 0) -> None:
-        """Add what is read (`reads` times a run) or, with 0, written."""
+    def _move(self, derived: Derived, name: str, held: Held, stored: Step, times: int, reads: int = 0) -> None:
+        """Add the bits that are read (`reads` times a run) or, with 0, written."""
         term = [Part("stored bits", stored.whole), *_runs(times), *([Part("reads", reads)] if reads > 1 else [])]
-        way, its = ("read" if reads else "written"), label(name, held)
+        way, tensor = ("read" if reads else "written"), label(name, held)
         source = f"traffic model {self.traffic}: once a run" + (", and once for the scale" if reads > 1 else "")
-        bits = found.add(worked(f"DRAM {way}, {its}", [term], "bit", source)).whole
-        read, written = found.moved.get(its, (0, 0))
-        found.moved[its] = (read + bits, written) if reads else (read, written + bits)
+        bits = derived.add(worked(f"DRAM {way}, {tensor}", [term], "bit", source)).whole
+        read, written = derived.moved.get(tensor, (0, 0))
+        derived.moved[tensor] = (read + bits, written) if reads else (read, written + bits)
 
-    def _read(self, found: Derived, vector: _Vector, use: Use) -> None:
-        """What a read moves: the tensor, or a copy that lies in DRAM in its place; copies made on chip move nothing."""
+    def _read(self, derived: Derived, vector: _Vector, use: Use) -> None:
+        """Add what a read moves: the tensor, or a copy in DRAM that stands for it; copies made on chip move none."""
         op, name = use.op, use.op.inputs[use.operand]
         labels = GEMM_OPERANDS[op.gemm] if op.gemm else op.kind.input_names
         operand, held = labels[use.operand], label(name, use.held)
         if use.held is not None:
-            found.add(nothing(f"DRAM read, {name}", "bit", f"its copy {held} stands for it as operand {operand}"))
+            derived.add(nothing(f"DRAM read, {name}", "bit", f"its copy {held} stands for it as operand {operand}"))
         pattern = op.kind.touched[use.operand]
-        stored = self._stored(found, name, use.held, None if pattern is None or use.held else expand(pattern, op.env))
+        stored = self._stored(derived, name, use.held, None if pattern is None or use.held else expand(pattern, op.env))
         why = self.follower.on_chip(use)
         if why:
-            found.add(nothing(f"DRAM read, {held}", "bit", why))
+            derived.add(nothing(f"DRAM read, {held}", "bit", why))
         else:
-            self._move(found, name, use.held, stored, op.times, 1 + sum(copy.second_read for copy in use.made))
+            self._move(derived, name, use.held, stored, op.times, 1 + sum(copy.second_read for copy in use.made))
         for copy in use.made:
             self._converted(vector, copy, name, op.times)
-            self._stored(found, name, copy)
+            self._stored(derived, name, copy)
             made = f"made on chip of {held} each time, for operand {operand}"
-            found.add(nothing(f"DRAM read, {label(name, copy)}", "bit", made))
+            derived.add(nothing(f"DRAM read, {label(name, copy)}", "bit", made))
 
-    def _write(self, found: Derived, vector: _Vector, name: str) -> None:
-        """What an op writes of one of its results: itself, and the copies that are made along with it."""
-        op, graph = found.op, self.graph
+    def _write(self, derived: Derived, vector: _Vector, name: str) -> None:
+        """Add what an op writes of one of its results: the tensor, and the copies that are made along with it."""
+        op, graph = derived.op, self.graph
         why = self.follower.story(name).unwritten.get(None, "")
-        self._written(found, name, None, "" if graph.tensors[name].alias is not None else why)
+        self._written(derived, name, None, "" if graph.tensors[name].alias is not None else why)
         root = graph.root[name]
         if graph.maker[root] is not op:
             return  # what is written in place later has its copies made then
         story = self.follower.story(root)
         for copy in story.copies:
             self._converted(vector, copy, root, op.times)
-            self._written(found, root, copy, story.unwritten.get(copy, ""))
+            self._written(derived, root, copy, story.unwritten.get(copy, ""))
 
-    def _written(self, found: Derived, name: str, held: Held, why_not: str) -> None:
-        stored = self._stored(found, name, held)
+    def _written(self, derived: Derived, name: str, held: Held, why_not: str) -> None:
+        stored = self._stored(derived, name, held)
         if why_not:
-            found.add(nothing(f"DRAM written, {label(name, held)}", "bit", why_not))
+            derived.add(nothing(f"DRAM written, {label(name, held)}", "bit", why_not))
         else:
-            self._move(found, name, held, stored, found.op.times)
+            self._move(derived, name, held, stored, derived.op.times)
 
 
 def _runs(times: int) -> list[Part]:
