@@ -1,4 +1,4 @@
-"""What a finite buffer makes an op move again, step by step: how its GEMM is cut, how often each operand is read."""
+"""The traffic that a finite buffer adds to an op, step by step: how its GEMM is cut, how often each operand is read."""
 
 from collections.abc import Iterator
 
@@ -12,9 +12,9 @@ _SOURCE = "traffic model tiled; Hong & Kung, STOC 1981; Smith et al., arXiv:1702
 _FLASH = "flash attention in blocks that fit the buffer; Dao, arXiv:2307.08691, algorithms 1 and 2"
 
 
-def _tiles(gemm: Gemm, found: Tiling) -> dict[str, Part]:
+def _tiles(gemm: Gemm, cut: Tiling) -> dict[str, Part]:
     """How many tiles lie along each dim of a GEMM."""
-    sizes = zip(("m", "n", "k"), (gemm.m, gemm.n, gemm.k), found.tile, strict=True)
+    sizes = zip(("m", "n", "k"), (gemm.m, gemm.n, gemm.k), cut.tile, strict=True)
     return {
         dim: Part(f"ceil({size} / {tile}) tiles along {dim}", size // tile + (size % tile > 0))
         for dim, size, tile in sizes
@@ -25,8 +25,8 @@ def _tiles(gemm: Gemm, found: Tiling) -> dict[str, Part]:
 _PASSES = {"output": ("n", "m", None), "a": (None, "m", "k"), "b": ("n", None, "k")}
 
 
-def _gemm_steps(found: Derived, row: Row, gemm: Gemm, cut: Tiling, buffer_bits: int) -> Iterator[Step]:
-    """How a GEMM is cut, and what that moves."""
+def _gemm_steps(derived: Derived, row: Row, gemm: Gemm, cut: Tiling, buffer_bits: int) -> Iterator[Step]:
+    """How a GEMM is cut into tiles, and the bits that all passes over them move."""
     sizes = f"m {gemm.m}, n {gemm.n}, k {gemm.k}" + (f", {gemm.batch} of them one by one" if gemm.batch > 1 else "")
     tile = " x ".join(map(str, cut.tile))
     why = f"the least traffic for a buffer of {buffer_bits // 8} byte; {_SOURCE}"
@@ -36,15 +36,15 @@ def _gemm_steps(found: Derived, row: Row, gemm: Gemm, cut: Tiling, buffer_bits: 
     for move in row.moves:
         if not move.read_bits:
             continue
-        name, over = move.tensor(found.op), passes[move.slot] if move.slot not in done else None
+        name, over = move.tensor(derived.op), passes[move.slot] if move.slot not in done else None
         done.add(move.slot)  # a second read, for the scale of the whole tensor, is a pass of its own
         if over is None or along[over].value == 1:
             continue
         term = [Part("one pass", move.read_bits), along[over]]
         step = worked(f"DRAM read, {name}, all passes", [term], "bit", _SOURCE)
         yield step
-        read, written = found.moved[name]
-        found.moved[name] = (read - move.read_bits + step.whole, written)
+        read, written = derived.moved[name]
+        derived.moved[name] = (read - move.read_bits + step.whole, written)
     spilled = passes[2]
     if spilled is not None and row.pair is not None and along[spilled].value > 1:
         accumulator = row.pair[2]
@@ -54,36 +54,36 @@ def _gemm_steps(found: Derived, row: Row, gemm: Gemm, cut: Tiling, buffer_bits: 
             *sums,
             Part(f"bits of {accumulator.name}", accumulator.element_bits),
             again,
-            Part("runs", found.op.times),
+            Part("runs", derived.op.times),
         ]
-        name = f"{found.op.outputs[0]}@sums.{accumulator.name}"
+        name = f"{derived.op.outputs[0]}@sums.{accumulator.name}"
         why = f"sums leave the chip between passes over k; {_SOURCE}"
         bits = [worked(f"DRAM {way}, {name}", [term], "bit", why) for way in ("written", "read")]
         yield from bits
-        found.moved[name] = (bits[1].whole, bits[0].whole)
+        derived.moved[name] = (bits[1].whole, bits[0].whole)
 
 
-def _counted_steps(found: Derived, tiled: Row) -> Iterator[Step]:
-    """What is moved again by an op of a hand-written kernel: as counted, with how many times that is once."""
-    moved = moves_by_name(tiled, found.op)
+def _counted_steps(derived: Derived, tiled: Row) -> Iterator[Step]:
+    """The bits that a hand-written kernel moves in all passes, as counted, and how many times one pass that is."""
+    moved = moves_by_name(tiled, derived.op)
     for name, now in moved.items():
-        before = found.moved.get(name, (0, 0))
-        for way, once, all_ in zip(("read", "written"), before, now, strict=True):
-            if once != all_:
-                factor = f"{all_ / once:.6g} times one pass; " if once else ""
-                terms = [[Part("one pass", once)], [Part("again", all_ - once)]]
+        before = derived.moved.get(name, (0, 0))
+        for way, once, total in zip(("read", "written"), before, now, strict=True):
+            if once != total:
+                factor = f"{total / once:.6g} times one pass; " if once else ""
+                terms = [[Part("one pass", once)], [Part("again", total - once)]]
                 yield worked(f"DRAM {way}, {name}, all passes", terms, "bit", factor + _FLASH)
-    found.moved = moved
+    derived.moved = moved
 
 
-def add_passes(found: Derived, graph: Graph, compulsory: Row, tiled: Row, buffer_bytes: int) -> None:
-    """Add to an op what a buffer makes it move again, and have its sums say so; nothing if all is moved once."""
+def add_passes(derived: Derived, graph: Graph, compulsory: Row, tiled: Row, buffer_bytes: int) -> None:
+    """Add the steps and bits that a buffer makes an op move again; nothing if all is moved once."""
     if compulsory.moves == tiled.moves:
         return
-    gemm = None if found.op.kernel else problem(graph, compulsory)
+    gemm = None if derived.op.kernel else problem(graph, compulsory)
     if gemm is None:
-        steps = list(_counted_steps(found, tiled))
+        steps = list(_counted_steps(derived, tiled))
     else:
-        steps = list(_gemm_steps(found, compulsory, gemm, best(gemm, 8 * buffer_bytes), 8 * buffer_bytes))
+        steps = list(_gemm_steps(derived, compulsory, gemm, best(gemm, 8 * buffer_bytes), 8 * buffer_bytes))
     for step in steps:
-        found.add(step)
+        derived.add(step)
