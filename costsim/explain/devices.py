@@ -1,4 +1,4 @@
-"""Time, bound and energy of the kernel that an op belongs to, step by step; the second way to what roofline spends."""
+"""Time, bound and energy of an op's kernel, step by step: the second way to the numbers of devices/roofline."""
 
 from collections.abc import Sequence
 
@@ -12,37 +12,37 @@ _ROOFLINE = "a roofline; Williams et al., Roofline, CACM 2009"
 
 
 class _Steps:
-    """Collects the steps of one kernel on one device; what is not known is None, and so is what depends on it."""
+    """Collects the steps of one kernel on one device; a number that is not known is None, as are those made of it."""
 
     def __init__(self, device: Hardware) -> None:
         self.device = device
-        self.found: list[Step] = []
+        self.listed: list[Step] = []
 
     def source(self, *figures: str) -> str:
         """Where figures of the profile come from, as far as it says."""
-        said = [f"{name}: {self.device.source[name]}" for name in figures if name in self.device.source]
-        return "; ".join(said) or f"profile {self.device.name}"
+        sources = [f"{name}: {self.device.source[name]}" for name in figures if name in self.device.source]
+        return "; ".join(sources) or f"profile {self.device.name}"
 
-    def say(self, what: str, terms: Sequence[Term], unit: str, source: str, largest: bool = False) -> Number:
-        """Add a number; its result."""
+    def add(self, what: str, terms: Sequence[Term], unit: str, source: str, largest: bool = False) -> Number:
+        """Add a number and return it."""
         step = worked(f"{self.device.name}, {what}", terms, unit, source, largest)
-        self.found.append(step)
+        self.listed.append(step)
         assert isinstance(step.result, (int, float))
         return step.result
 
-    def lack(self, what: str, formula: str, unit: str, why: str) -> Number | None:
-        """Add that a number is not known."""
-        self.found.append(undefined(f"{self.device.name}, {what}", formula, unit, why))
+    def add_unknown(self, what: str, formula: str, unit: str, why: str) -> Number | None:
+        """Add a number that is not known: None."""
+        self.listed.append(undefined(f"{self.device.name}, {what}", formula, unit, why))
         return None
 
-    def sum(
+    def add_sum(
         self, what: str, parts: dict[str, Number | None], unit: str, source: str, largest: bool = False
     ) -> Number | None:
         """Add a sum (or the largest) of numbers, if all are known."""
         lacking = [name for name, value in parts.items() if value is None]
         if lacking:
-            return self.lack(what, " + ".join(parts), unit, f"{', '.join(lacking)} is not known")
-        return self.say(what, [[Part(name, value or 0)] for name, value in parts.items()], unit, source, largest)
+            return self.add_unknown(what, " + ".join(parts), unit, f"{', '.join(lacking)} is not known")
+        return self.add(what, [[Part(name, value or 0)] for name, value in parts.items()], unit, source, largest)
 
 
 def device_steps(kernel: Kernel, device: Hardware, overlap: bool, buffer_bytes: int | None = 0) -> list[Step]:
@@ -55,8 +55,7 @@ def device_steps(kernel: Kernel, device: Hardware, overlap: bool, buffer_bytes: 
     moved = sum(move.read_bits + move.written_bits for row in kernel.rows for move in row.moves)
     dram_bits = None if buffer_bytes is None else moved
     if buffer_bytes:
-        said = "traffic on the device is tiled for it"
-        steps.say("buffer", [[Part("on chip", buffer_bytes)]], "byte", said)
+        steps.add("buffer", [[Part("on chip", buffer_bytes)]], "byte", "traffic on the device is tiled for it")
     gemms = [(row, pair_on(device, *row.pair)) for row in kernel.rows if row.pair is not None and row.macs]
     fitting = [(row, chosen[0]) for row, chosen in gemms if chosen is not None]
     unsupported = sorted({row.pair_name for row, chosen in gemms if chosen is None})
@@ -69,66 +68,66 @@ def device_steps(kernel: Kernel, device: Hardware, overlap: bool, buffer_bytes: 
     if device.static_w is not None:
         terms = None if time_s is None else [[Part("time", time_s), Part("W", device.static_w)]]
         joules["static energy"] = (
-            steps.lack("static energy", "time * W", "J", "the time is not known")
+            steps.add_unknown("static energy", "time * W", "J", "the time is not known")
             if terms is None
-            else steps.say("static energy", terms, "J", steps.source("static_w"))
+            else steps.add("static energy", terms, "J", steps.source("static_w"))
         )
-    steps.sum("energy", joules, "J", "of all runs in a step")
-    return steps.found
+    steps.add_sum("energy", joules, "J", "of all runs in a step")
+    return steps.listed
 
 
 def _mac_time(steps: _Steps, gemms: Sequence[tuple[Row, Rate]], unsupported: list[str]) -> Number | None:
-    """Each GEMM at the rate of the multiplier that takes its formats, as far as one of its size reaches it."""
+    """Seconds of the GEMMs, each at that part of its multiplier's rate that a GEMM of its size reaches."""
     if unsupported:
         why = f"unsupported: no multiplier takes {', '.join(unsupported)}"
-        return steps.lack("MAC time", "MACs / (MAC/s)", "s", why)
+        return steps.add_unknown("MAC time", "MACs / (MAC/s)", "s", why)
     terms, sources = [], []
     for row, rate in gemms:
         reached = steps.device.mac_part(row.macs / row.ops[0].times)
         part = [Part("part reached", reached, under=True)] if reached != 1 else []
         terms.append([Part("MACs", row.macs), Part("MAC/s", rate.mac_per_s, under=True), *part])
         sources.append(f"{row.pair_name} runs on {rate.name}: {rate.source}")
-    return steps.say("MAC time", terms, "s", "; ".join(dict.fromkeys(sources)) or "no MACs")
+    return steps.add("MAC time", terms, "s", "; ".join(dict.fromkeys(sources)) or "no MACs")
 
 
 def _vector_time(steps: _Steps, vector_ops: int) -> Number | None:
     device = steps.device
     if not vector_ops:
-        return steps.say("vector time", [], "s", "no operations on elements")
+        return steps.add("vector time", [], "s", "no operations on elements")
     if device.vector_op_per_s is None:
-        return steps.lack("vector time", "vector operations / (op/s)", "s", "the profile has no vector_op_per_s")
+        return steps.add_unknown("vector time", "vector operations / (op/s)", "s", "the profile has no vector_op_per_s")
     part = [Part("part reached", device.vector_efficiency, under=True)] if device.vector_efficiency != 1 else []
     term = [Part("vector operations", vector_ops), Part("op/s", device.vector_op_per_s, under=True), *part]
-    return steps.say("vector time", [term], "s", steps.source("vector_op_per_s", "efficiency.vector"))
+    return steps.add("vector time", [term], "s", steps.source("vector_op_per_s", "efficiency.vector"))
 
 
 def _dram_time(steps: _Steps, dram_bits: int | None) -> Number | None:
     device = steps.device
     lacks = "dram_bytes_per_s" if device.dram_bytes_per_s is None else "on_chip_bytes" if dram_bits is None else ""
     if device.dram_bytes_per_s is None or dram_bits is None:
-        return steps.lack("DRAM time", "DRAM bits / 8 / (byte/s)", "s", f"the profile has no {lacks}")
+        return steps.add_unknown("DRAM time", "DRAM bits / 8 / (byte/s)", "s", f"the profile has no {lacks}")
     part = [Part("part reached", device.dram_efficiency, under=True)] if device.dram_efficiency != 1 else []
     bits = [Part("DRAM bits", dram_bits), Part("bit/byte", 8, under=True)]
     term = [*bits, Part("byte/s", device.dram_bytes_per_s, under=True), *part]
-    return steps.say("DRAM time", [term], "s", steps.source("dram_bytes_per_s", "efficiency.dram"))
+    return steps.add("DRAM time", [term], "s", steps.source("dram_bytes_per_s", "efficiency.dram"))
 
 
 def _time(
     steps: _Steps, arithmetic: dict[str, Number | None], dram_s: Number | None, times: int, overlap: bool
 ) -> Number | None:
-    """The longer of arithmetic and DRAM traffic, or both, and the launches; what bounds the kernel."""
+    """Seconds of a kernel: the longer of arithmetic and DRAM traffic, or their sum, and launches. Adds the bound."""
     device = steps.device
     launch_s: Number = 0
     if device.launch_s:
         term = [Part("s a launch", device.launch_s), *([Part("runs", times)] if times != 1 else [])]
-        launch_s = steps.say("launch time", [term], "s", steps.source("launch_s"))
+        launch_s = steps.add("launch time", [term], "s", steps.source("launch_s"))
     else:
-        steps.say("launch time", [], "s", f"profile {device.name} has no launch_s")
-    on_chip_s = steps.sum("arithmetic time", arithmetic, "s", "operations on elements run after the MACs")
+        steps.add("launch time", [], "s", f"profile {device.name} has no launch_s")
+    on_chip_s = steps.add_sum("arithmetic time", arithmetic, "s", "operations on elements run after the MACs")
     both = {"arithmetic time": on_chip_s, "DRAM time": dram_s}
     way = "overlaps with" if overlap else "does not overlap with"
-    busy_s = steps.sum("busy time", both, "s", f"{_ROOFLINE}; arithmetic {way} DRAM traffic", overlap)
-    time_s = steps.sum("time", {"busy time": busy_s, "launch time": launch_s}, "s", "of all runs in a step")
+    busy_s = steps.add_sum("busy time", both, "s", f"{_ROOFLINE}; arithmetic {way} DRAM traffic", overlap)
+    time_s = steps.add_sum("time", {"busy time": busy_s, "launch time": launch_s}, "s", "of all runs in a step")
     if busy_s is None or on_chip_s is None or dram_s is None:
         bound = "unsupported" if arithmetic["MAC time"] is None else "n/a"
     elif launch_s > busy_s:
@@ -137,8 +136,8 @@ def _time(
         bound = "dram"
     else:
         bound = "arithmetic" if (arithmetic["MAC time"] or 0) >= (arithmetic["vector time"] or 0) else "vector"
-    said = "what takes longest of " + ", ".join(f"{name} time" for name in ("MAC", "vector", "DRAM", "launch"))
-    steps.found.append(Step(f"{device.name}, bound", "", "", bound, "", said))
+    source = "what takes longest of " + ", ".join(f"{name} time" for name in ("MAC", "vector", "DRAM", "launch"))
+    steps.listed.append(Step(f"{device.name}, bound", "", "", bound, "", source))
     return time_s
 
 
@@ -150,7 +149,7 @@ def _on_chip_energy(
     if table is None or gemms is None:
         why = "the profile names no energy_table" if table is None else "a pair of formats is unsupported"
         names = ("arithmetic energy", "buffer energy")
-        return {name: steps.lack(name, "operations * pJ", "J", why) for name in names}
+        return {name: steps.add_unknown(name, "operations * pJ", "J", why) for name in names}
     terms: list[Term] = []
     for macs, rate in gemms:
         picojoules = mac_pj(table, rate.a, rate.b, rate.accumulator)[0]
@@ -158,22 +157,22 @@ def _on_chip_energy(
     if vector_ops:
         each = Part("pJ each", table.vector_op_pj)
         terms.append([Part("vector operations", vector_ops), each, Part("J/pJ", PICO)])
-    arithmetic = steps.say("arithmetic energy", terms, "J", table.source)
+    arithmetic = steps.add("arithmetic energy", terms, "J", table.source)
     through = _bits(steps, "buffer energy", dram_bits, table.sram_pj_per_bit, table.source)
     return {"arithmetic energy": arithmetic, "buffer energy": through}
 
 
 def _bits(steps: _Steps, name: str, bits: int | None, picojoules: float, source: str) -> Number | None:
-    """Joules of so many bits."""
+    """Joules of bits that cost so many picojoules each."""
     if bits is None:
-        return steps.lack(name, "DRAM bits * pJ/bit", "J", "the profile has no on_chip_bytes")
+        return steps.add_unknown(name, "DRAM bits * pJ/bit", "J", "the profile has no on_chip_bytes")
     term = [Part("DRAM bits", bits), Part("pJ/bit", picojoules), Part("J/pJ", PICO)]
-    return steps.say(name, [term], "J", source)
+    return steps.add(name, [term], "J", source)
 
 
 def _dram_energy(steps: _Steps, dram_bits: int | None) -> dict[str, Number | None]:
     memory = steps.device.memory
     name, dram = "DRAM energy", DRAM.get(memory)
     if dram is None:
-        return {name: steps.lack(name, "DRAM bits * pJ/bit", "J", f"no figure for {memory}")}
+        return {name: steps.add_unknown(name, "DRAM bits * pJ/bit", "J", f"no figure for {memory}")}
     return {name: _bits(steps, name, dram_bits, dram.pj_per_bit, f"{memory}: {dram.source}")}
