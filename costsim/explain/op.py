@@ -25,7 +25,7 @@ CAST = ".cast"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What an op costs in a training step of some phases of a policy, which all give the same numbers."""
+    """The steps of an op's cost in a training step, for those phases of a policy that give the same numbers."""
 
     policy: str
     phases: tuple[int, ...]  # from 1
@@ -36,7 +36,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """An op explained: its place in the graph, the sections, and what it sums up to over each policy's run."""
+    """An op explained: its place in the graph, the sections, and its totals over each policy's run."""
 
     name: str
     op: Op
@@ -71,20 +71,20 @@ def _unknown(job: Job, name: str, others: tuple[str, ...]) -> InputError:
                 deriver = Deriver(job.graph, assign(job.graph, policy, index), "unfused", job.convention.law)
                 names |= {cast.name for op in job.graph.ops for cast in deriver.casts(op)}
     close = get_close_matches(name[:200], sorted(names), n=3, cutoff=0.4)
-    close += [its for its in sorted(names) if name in its and its not in close] if name else []
+    close += [other for other in sorted(names) if name in other and other not in close] if name else []
     near = f"; did you mean {', '.join(close[:3])}?" if close else ""
     listed = f"costsim run {job.workload} --by op --scope step lists ops"
     return InputError(f"unknown op {one_line(name)!r}{near} ({listed}; totals: {', '.join(others)})")
 
 
-def _row(rows: list[Row], found: Derived) -> Row:
+def _row(rows: list[Row], derived: Derived) -> Row:
     """The counted row of a derived op."""
     return next(
-        row for row in rows for op in row.ops if op.position == found.op.position and row.name(op) == found.name
+        row for row in rows for op in row.ops if op.position == derived.op.position and row.name(op) == derived.name
     )
 
 
-def _device_steps(job: Job, phase: CountedPhase, scope: Scope, found: Derived) -> Iterator[Step]:
+def _device_steps(job: Job, phase: CountedPhase, scope: Scope, derived: Derived) -> Iterator[Step]:
     """Time and energy of the op's kernel on each device; with a buffer of its own, tiled for that."""
     from costsim.explain.devices import device_steps  # without devices there is no need
     from costsim.run.timing import kernels_on
@@ -92,15 +92,15 @@ def _device_steps(job: Job, phase: CountedPhase, scope: Scope, found: Derived) -
     group = group_ops(job.graph, grouping(job.convention.traffic, scope))
     for device in job.hardware:
         step = kernels_on(job, phase, device, scope, each=True)
-        row = _row([row for kernel in step for row in kernel.rows], found)
+        row = _row([row for kernel in step for row in kernel.rows], derived)
         for kernel in step:
             first, op = kernel.first
-            if first is row if row.cast else not first.cast and group[op.position] == group[found.op.position]:
+            if first is row if row.cast else not first.cast and group[op.position] == group[derived.op.position]:
                 break
         if len(kernel.rows) > 1:
-            its = f"the first of them is {first.name(op)}"
+            begins = f"the first of them is {first.name(op)}"
             why = f"its ops run together; time and energy on {device.name} are of the whole kernel"
-            yield Step("kernel", "", its, len(kernel.rows), "op", why)
+            yield Step("kernel", "", begins, len(kernel.rows), "op", why)
         buffer = buffer_on(job, device) if job.convention.tiled else 0
         yield from device_steps(kernel, device, job.overlap, buffer)
 
@@ -111,56 +111,56 @@ def _explain_phase(job: Job, scope: Scope, assignment: Assignment, name: str) ->
     What is derived must be what is counted; AssertionError if not, which is a fault of costsim.
     """
     traffic = grouping(job.convention.traffic, scope)
-    found = _find(job.graph, Deriver(job.graph, assignment, traffic, job.convention.law), name)
-    if found is None:
+    derived = _find(job.graph, Deriver(job.graph, assignment, traffic, job.convention.law), name)
+    if derived is None:
         return None
     phase = count_step(job.graph, assignment, replace(job.convention, scope=scope))
-    row = _row(phase.compulsory, found)
-    wrong = differences(found, row)
+    row = _row(phase.compulsory, derived)
+    wrong = differences(derived, row)
     if job.convention.buffer_bytes is not None:
         from costsim.explain.tiling import add_passes  # without a buffer there is nothing to tile
 
-        tiled = _row(phase.rows, found)
-        add_passes(found, job.graph, row, tiled, job.convention.buffer_bytes)
-        wrong += differences(found, tiled)
+        tiled = _row(phase.rows, derived)
+        add_passes(derived, job.graph, row, tiled, job.convention.buffer_bytes)
+        wrong += differences(derived, tiled)
     if wrong:
         raise AssertionError("; ".join(wrong))
-    found.add_sums()
-    return (*found.steps, *_device_steps(job, phase, scope, found)) if job.hardware else tuple(found.steps)
+    derived.add_sums()
+    return (*derived.steps, *_device_steps(job, phase, scope, derived)) if job.hardware else tuple(derived.steps)
 
 
 def _sections(job: Job, scope: Scope, policy: Policy, name: str) -> Iterator[Section]:
-    """The phases of a policy by what they say of the op; phases without a step are left out."""
+    """The phases of a policy, those with the same steps in one section; phases that last no step are left out."""
     alike: dict[tuple[Step, ...], list[tuple[int, int]]] = {}
     for index, steps in enumerate(schedule(policy, job.convention.steps)):
         explained = _explain_phase(job, scope, assign(job.graph, policy, index), name) if steps else None
         if explained is not None:
             alike.setdefault(explained, []).append((index, steps))
-    for explained, its in alike.items():
-        setup = " > ".join(dict.fromkeys(policy.setup[index] for index, _ in its))
-        steps = sum(steps for _, steps in its)
-        yield Section(policy.name, tuple(index + 1 for index, _ in its), setup, steps, explained)
+    for explained, phases in alike.items():
+        setup = " > ".join(dict.fromkeys(policy.setup[index] for index, _ in phases))
+        steps = sum(steps for _, steps in phases)
+        yield Section(policy.name, tuple(index + 1 for index, _ in phases), setup, steps, explained)
 
 
 def _over_the_run(sections: list[Section]) -> tuple[Step, ...]:
     """Totals of the run: those of a step, times the steps of each phase."""
     totals = ("MACs", "arithmetic cost", "DRAM bits read", "DRAM bits written", "DRAM bits")
-    found: list[Step] = []
+    run: list[Step] = []
     for what in dict.fromkeys(step.what for section in sections for step in section.explained):
         if what not in totals and not what.endswith((", time", ", energy")):
             continue
-        its = [(section, step) for section in sections for step in section.explained if step.what == what]
+        summands = [(section, step) for section in sections for step in section.explained if step.what == what]
         terms = []
-        for section, step in its:
+        for section, step in summands:
             if isinstance(step.result, (int, float)):
                 phases = ", ".join(map(str, section.phases))
                 terms.append([Part(f"steps in phase {phases}", section.steps), Part("a step's", step.result)])
-        said = f"{what} over the run"
-        if len(terms) == len(its):
-            found.append(worked(said, terms, its[0][1].unit, "the sum over the phases of the policy"))
+        name, unit = f"{what} over the run", summands[0][1].unit
+        if len(terms) == len(summands):
+            run.append(worked(name, terms, unit, "the sum over the phases of the policy"))
         else:
-            found.append(undefined(said, "steps * a step's", its[0][1].unit, "not known in every phase"))
-    return tuple(found)
+            run.append(undefined(name, "steps * a step's", unit, "not known in every phase"))
+    return tuple(run)
 
 
 def _narrowest(name: str, op: Op) -> Scope:
@@ -179,11 +179,11 @@ def explain(job: Job, name: str, others: tuple[str, ...] = ()) -> Explanation:
         raise _unknown(job, name, others)
     scope = max(_narrowest(name, op), job.convention.scope, key=SCOPES.index)
     by_policy = {policy.name: list(_sections(job, scope, policy, name)) for policy in job.policies}
-    sections = tuple(section for its in by_policy.values() for section in its)
+    sections = tuple(section for phases in by_policy.values() for section in phases)
     if not sections:
         raise _unknown(job, name, others)
     times = f", {op.times} runs in a step" if op.times != 1 else ""
     kind = "quantize kernel" if name.endswith(CAST) else op.kind.name
     about = f"{kind}; {op.gemm or op.phase}, layer {op.layer or 'none'}{times}"
-    runs = {policy: _over_the_run(its) for policy, its in by_policy.items() if its}
+    runs = {policy: _over_the_run(phases) for policy, phases in by_policy.items() if phases}
     return Explanation(name, op, about, scope, sections, runs)
