@@ -1,4 +1,4 @@
-"""What makes up a total of a run: the sum over phases, and its parts by kind, layer and op, the largest first."""
+"""A total of a run taken apart: the sum over phases, and the parts by kind, layer and op, the largest first."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ TOTALS = (*COUNTED, *RATIOS, *SPENT, "peak_memory_bytes")
 
 def _shares(by: str, values: Mapping[str, Number]) -> Parts:
     """The largest parts, and the rest summed; parts of nothing are left out."""
-    ordered = sorted(((name, value) for name, value in values.items() if value), key=lambda its: -its[1])
+    ordered = sorted(((name, value) for name, value in values.items() if value), key=lambda part: -part[1])
     total = sum(value for _, value in ordered)
     listed, rest = (ordered, []) if len(ordered) <= MOST + 1 else (ordered[:MOST], ordered[MOST:])
     if rest:
@@ -81,7 +81,7 @@ def _part(value: Number, total: Number) -> float:
 
 
 def _sum_of_phases(result: Result, counted: CountedPolicy, name: str) -> Step:
-    """The total as phases give it: steps times what a step costs."""
+    """The total as a sum over phases: the steps of each times the cost of a step."""
     unit, value = COUNTED[name]
     law = result.job.convention.law
     unit = unit or LAWS[law].unit
@@ -111,42 +111,40 @@ def _counted(result: Result, name: str) -> Iterator[Section]:
 
 def _ratio(result: Result, name: str) -> Iterator[Section]:
     """How many times less than the baseline: both totals, and their quotient."""
-    of = RATIOS[name]
-    base = _sum_of_phases(result, result.baseline, of)
+    total = RATIOS[name]
+    base = _sum_of_phases(result, result.baseline, total)
     for counted in result.policies:
-        mine = _sum_of_phases(result, counted, of)
-        names = f"{of} of {result.baseline.policy.name}", f"{of} of {counted.policy.name}"
+        divisor = _sum_of_phases(result, counted, total)
+        names = f"{total} of {result.baseline.policy.name}", f"{total} of {counted.policy.name}"
         steps = [
-            Step(its, step.formula, step.values, step.result, step.unit, step.source)
-            for its, step in zip(names, (base, mine), strict=True)
+            Step(symbol, step.formula, step.values, step.result, step.unit, step.source)
+            for symbol, step in zip(names, (base, divisor), strict=True)
         ]
-        if base.result is None or not mine.result:
+        if base.result is None or not divisor.result:
             steps.append(
                 undefined(name, " / ".join(names), "x", "one of the totals is not defined, or nothing is left")
             )
         else:
-            terms = [[Part(names[0], base.whole), Part(names[1], mine.whole, under=True)]]
+            terms = [[Part(names[0], base.whole), Part(names[1], divisor.whole, under=True)]]
             steps.append(worked(name, terms, "x", f"the baseline is {result.baseline.policy.name}"))
-        yield Section(counted.policy.name, None, tuple(steps), tuple(_saved(result, counted, of, base.unit)))
+        yield Section(counted.policy.name, None, tuple(steps), tuple(_saved(result, counted, total, base.unit)))
 
 
-def _saved(result: Result, counted: CountedPolicy, of: str, unit: str) -> Iterator[Parts]:
+def _saved(result: Result, counted: CountedPolicy, total: str, unit: str) -> Iterator[Parts]:
     """Where the difference to the baseline comes from: by role, and by which of the three GEMMs it is."""
-    value, law = COUNTED[of][1], result.job.convention.law
+    value, law = COUNTED[total][1], result.job.convention.law
     for by in ("role", "gemm"):
-        theirs, mine = (group(its.weighted_rows(), by, law) for its in (result.baseline, counted))
-        values = [
-            (name, value(theirs.get(name, Total())), value(mine.get(name, Total()))) for name in {**theirs, **mine}
-        ]
+        before, now = (group(policy.weighted_rows(), by, law) for policy in (result.baseline, counted))
+        values = [(name, value(before.get(name, Total())), value(now.get(name, Total()))) for name in before | now]
         saved = {name: a - b for name, a, b in values if a is not None and b is not None}
         whole = sum(saved.values())
         if len(saved) == len(values) and whole:
             parts = _shares(by, saved)
-            yield Parts(by, parts.shares, f"saved of {of}", unit)
+            yield Parts(by, parts.shares, f"saved of {total}", unit)
 
 
 def _spent(result: Result, name: str) -> Iterator[Section]:
-    """Time or energy, which kernels take as a whole: they count with the op that begins them."""
+    """Time or energy on each device. Kernels take these as a whole, so each counts with its first op."""
     job = result.job
     for counted in result.policies:
         for device in job.hardware:
@@ -173,17 +171,19 @@ def _spent_on(job: Job, counted: CountedPolicy, device: Hardware, spent: Spent, 
         [Part(f"steps of phase {i}", phase.steps), Part("a step's", step_total or 0)]
         for i, (phase, step_total) in enumerate(zip(counted.phases, phases, strict=True), 1)
     ]
-    parts = tuple(_shares(by, its) for by, its in groups.items())
+    parts = tuple(_shares(by, values) for by, values in groups.items())
     return Section(counted.policy.name, device.name, (worked(name, terms, SPENT[name], source),), parts)
 
 
 def _peak(result: Result, name: str) -> Iterator[Section]:
-    """What lies in memory at the peak, by component and by tensor."""
+    """Peak memory, by component and by tensor."""
     job = result.job
     for counted in result.policies:
         phase, memory = of_policy(job.graph, counted.policy, job.convention.traffic)
-        stored = {its.name: its.size_bytes for component in memory.components for its in memory.at_peak(component)}
-        terms = [[Part(component, its)] for component, its in memory.components.items()]
+        stored = {
+            place.name: place.size_bytes for component in memory.components for place in memory.at_peak(component)
+        }
+        terms = [[Part(component, size)] for component, size in memory.components.items()]
         source = f"bytes live while {memory.peak_op.name} runs, in phase {phase + 1}; whole bytes a tensor or copy"
         parts = (_shares("component", memory.components), _shares("tensor", stored))
         yield Section(counted.policy.name, None, (worked(name, terms, "byte", source),), parts)
@@ -198,7 +198,7 @@ _WAYS = (
 
 
 def explain_total(job: Job, name: str) -> tuple[Result, list[Section]]:
-    """What makes up one of TOTALS under each policy. Raises InputError for a device's without a device."""
+    """Take one of TOTALS apart under each policy. Raises InputError for time and energy without a device."""
     if name in SPENT and not job.hardware:
         raise InputError(f"{name}: time and energy are of a device; name one with --hardware")
     result = execute(job)
