@@ -1,4 +1,4 @@
-"""What `--assert` names: numbers of a result, by policy and field, or by policy, device and field."""
+"""Assertions on a result: `--assert` names its numbers by policy and field, or by policy, device and field."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,17 +17,17 @@ _TEXTS = ("policy", "setup", "grade")
 
 def _numbers(record: Record) -> dict[str, Number | None]:
     """The fields of a record that hold numbers; exact integers stand there as decimal strings."""
-    found: dict[str, Number | None] = {}
+    numbers: dict[str, Number | None] = {}
     for name, value in record.items():
         if isinstance(value, str) and value.isdecimal() and name not in _TEXTS:
-            found[name] = int(value)
+            numbers[name] = int(value)
         elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-            found[name] = value
-    return found
+            numbers[name] = value
+    return numbers
 
 
 def _policies(job: Job) -> dict[str, Policy]:
-    """Those that an expression may name: what is run, and the baseline."""
+    """The policies that an expression may name: those that are run, and the baseline."""
     return {policy.name: policy for policy in (*job.policies, job.baseline)}
 
 
@@ -41,12 +41,12 @@ def read(texts: Sequence[str], job: Job) -> list[Expression]:
     """Parse assertions and check their names against a job. Raises InputError, with the column and the nearest name."""
     record = _empty_record(job)
     fields = {*_numbers(record), PEAK}
-    devices = {name: set(_numbers(its)) for name, its in record.get("hardware", {}).items()}
-    found = [parse(text) for text in texts]
-    for expression in found:
+    devices = {name: set(_numbers(fields)) for name, fields in record.get("hardware", {}).items()}
+    expressions = [parse(text) for text in texts]
+    for expression in expressions:
         for field in expression.fields:
             _check(expression, field, set(_policies(job)), fields, devices)
-    return found
+    return expressions
 
 
 def _check(
@@ -60,41 +60,41 @@ def _check(
         raise field_error(expression, field, 1, f"unknown device {one_line(device[0])!r}{known}")
     valid = devices[device[0]] if device else fields
     if name not in valid:
-        per_device = not device and any(name in its for its in devices.values())
+        per_device = not device and any(name in numbers for numbers in devices.values())
         hint = f"; it is of a device: {policy}.DEVICE.{name}" if per_device else nearest(name, valid, most=20)
         raise field_error(expression, field, -1, f"unknown field {one_line(name)!r}{hint}")
 
 
 def _values(result: Result, names: set[Name]) -> dict[Name, Number | None]:
-    """The numbers of those names; None where a number is n/a."""
-    counted = {its.policy.name: its for its in (*result.policies, result.baseline)}
+    """The numbers of these names; None where a number is n/a."""
+    counted = {policy.policy.name: policy for policy in (*result.policies, result.baseline)}
     records = {policy: policy_record(result, counted[policy]) for policy in sorted({name[0] for name in names})}
-    found: dict[Name, Number | None] = {}
+    values: dict[Name, Number | None] = {}
     for name in names:
         record = records[name[0]]
         if name[1:] == (PEAK,):
             from costsim.cost.memory import of_policy  # few assertions need it
 
             policy = counted[name[0]].policy
-            found[name] = of_policy(result.job.graph, policy, result.job.convention.traffic)[1].peak_bytes
+            values[name] = of_policy(result.job.graph, policy, result.job.convention.traffic)[1].peak_bytes
         else:
-            found[name] = _numbers(record["hardware"][name[1]] if len(name) == 3 else record)[name[-1]]
-    return found
+            values[name] = _numbers(record["hardware"][name[1]] if len(name) == 3 else record)[name[-1]]
+    return values
 
 
 def failures(expressions: Sequence[Expression], result: Result) -> list[str]:
     """A line for each assertion that does not hold: the expression, and the value of each name in it.
 
-    One that names a number that is n/a does not hold. Raises InputError for a division by zero.
+    An assertion that names a number that is n/a does not hold. Raises InputError for a division by zero.
     """
     values = _values(result, {field.name for expression in expressions for field in expression.fields})
     lines = []
     for expression in expressions:
-        its = {field.name: values[field.name] for field in expression.fields}
-        known = {name: value for name, value in its.items() if value is not None}
-        if len(known) == len(its) and evaluate(expression, known):
+        named = {field.name: values[field.name] for field in expression.fields}
+        known = {name: value for name, value in named.items() if value is not None}
+        if len(known) == len(named) and evaluate(expression, known):
             continue
-        said = ", ".join(f"{'.'.join(name)} is {'n/a' if value is None else value}" for name, value in its.items())
+        shown = ", ".join(f"{'.'.join(name)} is {'n/a' if value is None else value}" for name, value in named.items())
         text = " ".join(expression.text.split())
-        lines.append(f"assertion failed: {text}" + (f" ({said})" if said else ""))
+        lines.append(f"assertion failed: {text}" + (f" ({shown})" if shown else ""))
     return lines
