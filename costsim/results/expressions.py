@@ -64,7 +64,7 @@ class Field(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """Operands with operators between them, all of one rank; a sign or `not` before one operand has no left one."""
+    """Operands with operators of one rank between them; after a sign or `not` there is one operand, and no first."""
 
     first: "Node | None"
     rest: tuple[tuple[str, int, "Node"], ...]  # operator, its column, operand
@@ -103,7 +103,7 @@ def _tokens(text: str) -> Iterator[_Token]:
 
 
 class _Parser:
-    """Recursive descent, a method a rank; tells truths from numbers, and where something else was expected."""
+    """A recursive descent parser, a method a rank, which tells truths from numbers; errors name the column."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -130,14 +130,14 @@ class _Parser:
         return _fault(self.text, token.column, f"expected {expected}, {got}")
 
     def parse(self) -> Node:
-        """The whole text, which has to be a truth."""
+        """Parse the whole text. Raises InputError unless it is a truth."""
         node, _ = self.truth(self.either)
         if self.next.sort != "end":
             raise self.wrong(self.next, "and, or, an operator, or the end")
         return node
 
     def truth(self, parse: Callable[[], tuple[Node, bool]]) -> tuple[Node, bool]:
-        """What is parsed, if that is a truth."""
+        """Parse a node. Raises InputError unless it is a truth."""
         token = self.next
         node, true = parse()
         if not true:
@@ -145,7 +145,7 @@ class _Parser:
         return node, True
 
     def number(self, parse: Callable[[], tuple[Node, bool]]) -> Node:
-        """What is parsed, if that is a number."""
+        """Parse a node. Raises InputError unless it is a number."""
         token = self.next
         node, true = parse()
         if true:
@@ -253,7 +253,7 @@ class _Parser:
 
 
 def parse(text: str) -> Expression:
-    """Read an assertion. Raises InputError with the column for anything that is none."""
+    """Parse an assertion. Raises InputError, with the column, for a text that is none."""
     if len(text) > LONGEST:
         raise InputError(f"--assert: expected at most {LONGEST} characters, got {len(text)}")
     if not text.strip():
@@ -269,7 +269,7 @@ def field_error(expression: Expression, field: Field, part: int, message: str) -
 
 
 def _calculate(text: str, sign: str, column: int, left: Number, right: Number) -> Number:
-    """A calculation; an integer stays exact. Raises InputError for a division by zero and for what is too large."""
+    """The result of an operator; integers stay exact. Raises InputError for a division by zero and for overflow."""
     try:
         result = _CALCULATE[sign](left, right)
     except ZeroDivisionError:
@@ -282,9 +282,9 @@ def _calculate(text: str, sign: str, column: int, left: Number, right: Number) -
 
 
 def evaluate(expression: Expression, values: Mapping[Name, Number]) -> bool:
-    """Whether an assertion holds. As in Python, what `and`, `or` and chains need not look at, they do not.
+    """Whether an assertion holds. As in Python, `and`, `or` and chains stop as soon as their truth is settled.
 
-    Raises InputError, with the column, for a division by zero and for what is too large.
+    Raises InputError, with the column, for a division by zero and for overflow.
     """
     return bool(_evaluate(expression.text, expression.root, values))
 
