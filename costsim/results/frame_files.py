@@ -15,11 +15,9 @@ from costsim.errors import InputError, one_line
 from costsim.inputs import files
 from costsim.results.frame import COLUMNS, typed
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
 
 def _plain(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    """The columns as plain values: integers as decimal strings, None where there is nothing."""
+    """The columns as plain values: integers as decimal strings, None for NA."""
     plain: dict[str, list[Any]] = {}
     for name in frame.columns:
         values = [None if pd.isna(value) else value for value in frame[name].tolist()]
@@ -33,10 +31,10 @@ def _to_json(frame: pd.DataFrame) -> bytes:
 
 
 def _from_json(data: bytes) -> dict[str, list[Any]]:
-    found = json.loads(data)
-    if not isinstance(found, dict) or not all(isinstance(values, list) for values in found.values()):
+    columns = json.loads(data)
+    if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
         raise ValueError("expected an object of columns")
-    return found
+    return columns
 
 
 def _to_csv(frame: pd.DataFrame) -> bytes:
@@ -60,8 +58,8 @@ def _to_parquet(frame: pd.DataFrame) -> bytes:
 
 
 def _from_parquet(data: bytes) -> dict[str, list[Any]]:
-    found = pd.read_parquet(io.BytesIO(data))
-    return {str(name): [None if pd.isna(value) else value for value in found[name].tolist()] for name in found.columns}
+    table = pd.read_parquet(io.BytesIO(data))
+    return {str(name): [None if pd.isna(value) else value for value in table[name].tolist()] for name in table.columns}
 
 
 _FILES: dict[str, tuple[Callable[[pd.DataFrame], bytes], Callable[[bytes], dict[str, list[Any]]]]] = {
@@ -99,8 +97,8 @@ def read(path: Path) -> pd.DataFrame:
             raise ValueError(f"no column {missing[0]}")
         if len({len(values) for values in columns.values()}) != 1 or not columns["policy"]:
             raise ValueError("expected as many values in each column, and one row at least")
-        for name, what in COLUMNS.items():
-            if what in ("name", "count") and name != "layer" and None in columns[name]:
+        for name, content in COLUMNS.items():
+            if content in ("name", "count") and name != "layer" and None in columns[name]:
                 raise ValueError(f"column {name}: a value is missing in row {columns[name].index(None) + 1}")
         return typed({name: columns[name] for name in (*COLUMNS, *(name for name in columns if name not in COLUMNS))})
     except OSError as error:
