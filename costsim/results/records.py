@@ -94,13 +94,14 @@ GROUP_SPENT = ("time_s", "energy_j", "bound", "op_per_byte", "time_share", "ener
 
 
 def hardware_record(result: Result, counted: CountedPolicy, device: Hardware) -> Record:
-    """What the policy's run takes on a device, and how many times less than the baseline's."""
+    """Time and energy of the policy's run on a device, and how many times less than the baseline's."""
     spent = result.spent[counted.policy.name, device.name]
     base = result.spent[result.baseline.policy.name, device.name]
     ratios = {}
     for name in ("time_s", "energy_j"):
-        mine, its = getattr(spent, name), getattr(base, name)
-        ratios[f"{name.partition('_')[0]}_reduction"] = its / mine if mine and its is not None else None
+        divisor, dividend = getattr(spent, name), getattr(base, name)
+        ratio = dividend / divisor if divisor and dividend is not None else None
+        ratios[f"{name.partition('_')[0]}_reduction"] = ratio
     from costsim.run.timing import ridge_op_per_byte  # a run without devices does without
 
     return spent_record(spent) | ratios | {"ridge_op_per_byte": ridge_op_per_byte(spent, device)}
@@ -112,11 +113,11 @@ def _hardware(result: Result, counted: CountedPolicy) -> dict[str, Record]:
 
 def group_records(result: Result, by: str) -> list[Record]:
     """A row per policy and group: the group's part of the policy's totals, of its time and energy on each device."""
-    found = []
+    rows = []
     for counted in result.policies:
         spent = _spent_by(result, counted, by)
         for name, part in group(counted.weighted_rows(), by, result.job.convention.law).items():
-            found.append(
+            rows.append(
                 {
                     "policy": counted.policy.name,
                     by: name,
@@ -131,11 +132,11 @@ def group_records(result: Result, by: str) -> list[Record]:
                     **({"hardware": spent(name)} if result.job.hardware else {}),
                 }
             )
-    return found
+    return rows
 
 
 def _spent_by(result: Result, counted: CountedPolicy, by: str) -> Callable[[str], dict[str, Record]]:
-    """What a group takes on each device, by the group's name; all None for groupings that have no time."""
+    """Time and energy of a group on each device, by the group's name; all None for groupings that have no time."""
     if not result.job.hardware:
         return lambda _: {}
     from costsim.devices.roofline import Spent
@@ -161,19 +162,19 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 
 def reduction_records(result: Result) -> list[Record]:
-    """A row per policy as papers print it: how many times less than the baseline, in everything that is known.
+    """A row per policy as papers print it: how many times less than the baseline, in each cost that is known.
 
     Memory is the peak of a step, in whatever phase it is highest; it takes in all ops, whatever the scope.
     """
     base_peak = _peak_bytes(result, result.baseline)
-    found = []
+    rows = []
     for counted in result.policies:
         ratios = counted.total.reductions(result.baseline.total)
         devices = {
-            name: {key: its[key] for key in ("time_reduction", "energy_reduction")}
-            for name, its in _hardware(result, counted).items()
+            name: {key: record[key] for key in ("time_reduction", "energy_reduction")}
+            for name, record in _hardware(result, counted).items()
         }
-        found.append(
+        rows.append(
             {
                 "policy": counted.policy.name,
                 "setup": " > ".join(dict.fromkeys(counted.policy.setup)),
@@ -183,7 +184,7 @@ def reduction_records(result: Result) -> list[Record]:
                 **({"hardware": devices} if devices else {}),
             }
         )
-    return found
+    return rows
 
 
 def _peak_bytes(result: Result, counted: CountedPolicy) -> int:
@@ -196,27 +197,27 @@ def assumption_records(result: Result) -> list[Record]:
     """A row per policy and case of an assumption: where both ratios go, and how far that is from as shipped."""
     from costsim.run.sensitivity import Outcome, outcomes  # no other table needs it
 
-    found = []
+    rows = []
     shipped: dict[str, Outcome] = {}
     for outcome in outcomes(result.job):
         was = shipped.setdefault(outcome.policy, outcome)
         ratios = {}
         for name in ("arithmetic", "dram"):
-            before, now = (getattr(its, f"{name}_reduction") for its in (was, outcome))
+            before, now = (getattr(case, f"{name}_reduction") for case in (was, outcome))
             ratios[f"{name}_reduction"] = _number(now)
             ratios[f"{name}_change"] = float(now / before - 1) if now is not None and before else None
-        said = (outcome.policy, outcome.assumption, outcome.case, outcome.here, outcome.grade)
-        found.append(dict(zip(("policy", "assumption", "case", "here", "grade"), said, strict=True)) | ratios)
-    return found
+        names = {name: getattr(outcome, name) for name in ("policy", "assumption", "case", "here", "grade")}
+        rows.append(names | ratios)
+    return rows
 
 
 def full_records(result: Result, by: str) -> list[Record]:
     """The rows of an export, one of names.BY: those of a policy with its peak memory, which no printed table shows."""
-    found = records(result, by)
+    rows = records(result, by)
     if by == "policy":
-        for row, counted in zip(found, result.policies, strict=True):
+        for row, counted in zip(rows, result.policies, strict=True):
             row["peak_memory_bytes"] = str(_peak_bytes(result, counted))
-    return found
+    return rows
 
 
 def records(result: Result, by: str) -> list[Record]:
@@ -266,20 +267,20 @@ def published(result: Result) -> list[Record]:
 
 
 def convention(result: Result) -> Record:
-    """What all numbers of a result depend on."""
-    said = result.job.convention
+    """The convention that all numbers of a result depend on."""
+    chosen = result.job.convention
     lengths = padding(result.job.file, result.job.document)
     return {
-        "law": said.law,
-        "law_unit": LAWS[said.law].unit,
-        "law_source": LAWS[said.law].source,
-        "law_defined_for": LAWS[said.law].defined,
-        "traffic": said.traffic,
-        **({"buffer_bytes": said.buffer_bytes, "buffer_of": said.buffer_of or None} if said.tiled else {}),
-        "scope": said.scope,
-        "steps": said.steps,
-        "micro_batches": said.micro_batches,
-        "baseline": said.baseline,
+        "law": chosen.law,
+        "law_unit": LAWS[chosen.law].unit,
+        "law_source": LAWS[chosen.law].source,
+        "law_defined_for": LAWS[chosen.law].defined,
+        "traffic": chosen.traffic,
+        **({"buffer_bytes": chosen.buffer_bytes, "buffer_of": chosen.buffer_of or None} if chosen.tiled else {}),
+        "scope": chosen.scope,
+        "steps": chosen.steps,
+        "micro_batches": chosen.micro_batches,
+        "baseline": chosen.baseline,
         "causal_attention": "full square",
         "parameters": result.job.graph.parameters,
         "trainable_parameters": result.job.graph.trainable_parameters,
