@@ -1,8 +1,8 @@
 """Results as a tidy table: a pandas DataFrame (imported here only) with a row per op, policy, phase and device.
 
 Counts are of one training step, and `steps` says how many steps of the run they stand for; `total` multiplies and adds
-them up as Python integers, since a run's counts do not fit 64 bits. A table stands for itself: it holds its convention
-in columns, so it can be written to JSON, CSV or Parquet and comes back unchanged.
+them up as Python integers, since a run's counts do not fit 64 bits. A table holds its convention in columns, so that
+it can be written to JSON, CSV or Parquet and read back unchanged without the result.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from costsim.run.simulate import Result
 from costsim.run.sweep import value
 from costsim.run.timing import time_kernels
 
-# The columns, with what they hold. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
+# The columns by the sort of their values. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
 COLUMNS = {
     "policy": "name",
     "workload": "name",
     "law": "name",
     "traffic": "name",
     "scope": "name",
-    "baseline": "name",  # the policy that ratios compare with unless another is said
+    "baseline": "name",  # the policy that ratios compare with unless another is named
     "training_phase": "count",  # of the policy, from 0
     "setup": "name",  # of that phase, as tables print it
     "steps": "count",  # of the run, that the phase lasts
@@ -54,7 +54,7 @@ COLUMNS = {
     "elements_moved": "count",
     "peak_memory_bytes": "count",  # of the whole step: the same in all rows of a phase
     "hardware": "maybe",  # NA if no device was asked for
-    "kernel": "name",  # the op that begins the op's kernel, whose time the whole kernel's is
+    "kernel": "name",  # the first op of the op's kernel, in whose row the time of the whole kernel stands
     "time_s": "float",  # NaN where a rate, a pair of formats or the bandwidth is lacking
     "energy_j": "float",
     "bound": "maybe",  # arithmetic, vector, dram, launch, unsupported, n/a; NA for an op that begins no kernel
@@ -65,7 +65,7 @@ GROUPS = ("policy", "training_phase", "phase", "kind", "layer", "op", "gemm", "p
 
 
 def _op_record(op: Op, row: Row, law: str) -> dict[str, Any]:
-    """What one op costs in a step."""
+    """The counts of one op in a step."""
     quantize = row.vector.get("quantize", 0)
     cost = LAWS[law].cost(*row.pair, row.summed) if row.pair else 0
     return {
@@ -86,51 +86,52 @@ def _op_record(op: Op, row: Row, law: str) -> dict[str, Any]:
 
 
 def _step_records(result: Result, phase: CountedPhase, device: Hardware | None) -> list[dict[str, Any]]:
-    """The ops of a step in order, each with the kernel that it is in; on a device, with what its kernel takes."""
+    """The ops of a step in order, each with its kernel; on a device, with the time and energy of the kernel."""
     job = result.job
-    said = job.convention
+    convention = job.convention
     known = device is not None and not buffer_unknown(job, device)
     rows = rows_for(job, phase, buffer_on(job, device)) if device and known else phase.rows
-    group = group_ops(job.graph, grouping(said.traffic, said.scope))
-    first: dict[int, str] = {}  # op of each kernel, but of those that only make a copy
+    group = group_ops(job.graph, grouping(convention.traffic, convention.scope))
+    first: dict[int, str] = {}  # the first op of each kernel; a quantize kernel is its own
     records = []
     for op, row in each_op(rows):
-        own = row.name(op)
-        kernel = own if row.cast else first.setdefault(group[op.position], own)
-        records.append({**_op_record(op, row, said.law), "kernel": kernel})
+        name = row.name(op)
+        kernel = name if row.cast else first.setdefault(group[op.position], name)
+        records.append({**_op_record(op, row, convention.law), "kernel": kernel})
     if device:
         spent = {
             kernel.first[0].name(kernel.first[1]): spent
             for kernel, spent in time_kernels(job, phase, device, each=True)
         }
-        for its in records:
-            took = spent.get(its["op"], Spent()) if its["op"] == its["kernel"] else Spent()
-            bound = took.bound if its["op"] == its["kernel"] else None
-            its |= {"hardware": device.name, "time_s": took.time_s, "energy_j": took.energy_j, "bound": bound}
+        for record in records:
+            begins = record["op"] == record["kernel"]
+            took = spent.get(record["op"], Spent()) if begins else Spent()
+            bound = took.bound if begins else None
+            record |= {"hardware": device.name, "time_s": took.time_s, "energy_j": took.energy_j, "bound": bound}
     return records
 
 
 def _policy_records(result: Result, counted: CountedPolicy) -> list[dict[str, Any]]:
     """All rows of a policy, phase by phase of its training."""
     job = result.job
-    said, policy = job.convention, counted.policy
+    convention, policy = job.convention, counted.policy
     devices: Sequence[Hardware | None] = job.hardware or (None,)
     records = []
     for i, (phase, setup) in enumerate(zip(counted.phases, policy.setup, strict=True)):
-        same = {
+        shared = {
             "workload": job.workload,
-            "law": said.law,
-            "traffic": said.traffic_said,
-            "scope": said.scope,
-            "baseline": said.baseline,
+            "law": convention.law,
+            "traffic": convention.traffic_said,
+            "scope": convention.scope,
+            "baseline": convention.baseline,
             "policy": policy.name,
             "training_phase": i,
             "setup": setup,
             "steps": phase.steps,
-            "peak_memory_bytes": memory(job.graph, assign(job.graph, policy, i), said.traffic).peak_bytes,
+            "peak_memory_bytes": memory(job.graph, assign(job.graph, policy, i), convention.traffic).peak_bytes,
         }
         for device in devices:
-            records += [same | its for its in _step_records(result, phase, device)]
+            records += [shared | record for record in _step_records(result, phase, device)]
     return records
 
 
@@ -140,13 +141,13 @@ def of_results(results: Sequence[tuple[Mapping[str, str], Result]]) -> pd.DataFr
     Each result's baseline is in it, also if it was not asked for.
     """
     records: list[dict[str, Any]] = []
-    own = [name for name in results[0][0] if name not in COLUMNS]
+    swept = [name for name in results[0][0] if name not in COLUMNS]
     for point, result in results:
-        fields = {name: point[name] for name in own}
-        counted = {its.policy.name: its for its in (*result.policies, result.baseline)}
-        for its in counted.values():
-            records += [{**record, **fields} for record in _policy_records(result, its)]
-    return typed({name: [record.get(name) for record in records] for name in (*COLUMNS, *own)})
+        fields = {name: point[name] for name in swept}
+        policies = {counted.policy.name: counted for counted in (*result.policies, result.baseline)}
+        for counted in policies.values():
+            records += [{**record, **fields} for record in _policy_records(result, counted)]
+    return typed({name: [record.get(name) for record in records] for name in (*COLUMNS, *swept)})
 
 
 def _exact(values: Sequence[Any]) -> Any:
@@ -183,7 +184,7 @@ _TYPES: dict[str, Callable[[Sequence[Any]], Any]] = {
 
 
 def typed(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-    """Columns of plain values (None: not there), as a table of the types that they have whatever they come from."""
+    """Columns of plain values (None: missing) as a table; a column has the same type whatever it was read from."""
     types = {name: _TYPES[COLUMNS[name]] if name in COLUMNS else _field for name in columns}
     return pd.DataFrame({name: types[name](values) for name, values in columns.items()})
 
@@ -192,7 +193,7 @@ def typed(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
 
 
 def fields(frame: pd.DataFrame) -> list[str]:
-    """The columns that a sweep has set: of fields of the workload, and what varies of the convention."""
+    """The columns that a sweep has set: fields of the workload, and those of the convention that vary."""
     swept = [name for name in frame.columns if name not in COLUMNS]
     return swept + [name for name in _CONVENTION if frame[name].nunique() > 1]
 
@@ -214,14 +215,14 @@ def total(frame: pd.DataFrame, by: str = "policy") -> pd.DataFrame:
     for name in (*COUNTS, *SPENT):
         weighed[name] = frame[name].astype(object if name in COUNTS else float) * weights
     grouped = weighed.groupby(keys, observed=True, sort=False, dropna=False)
-    found = grouped[list(SPENT)].sum(skipna=False).astype(float)
+    sums = grouped[list(SPENT)].sum(skipna=False).astype(float)
     for at, name in enumerate(COUNTS):
         # As objects, for pandas would make 64 bits of what fits, and wrap around in the next sum.
-        found.insert(at, name, pd.Series([sum(its) for _, its in grouped[name]], index=found.index, dtype=object))
-    found.insert(len(COUNTS), "dram_bits", found["dram_read_bits"] + found["dram_written_bits"])
+        sums.insert(at, name, pd.Series([sum(column) for _, column in grouped[name]], index=sums.index, dtype=object))
+    sums.insert(len(COUNTS), "dram_bits", sums["dram_read_bits"] + sums["dram_written_bits"])
     if frame["hardware"].isna().all():
-        found = found.drop(columns=list(SPENT)).droplevel("hardware")
-    return found.reset_index()
+        sums = sums.drop(columns=list(SPENT)).droplevel("hardware")
+    return sums.reset_index()
 
 
 def compare(frame: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
@@ -238,13 +239,13 @@ def compare(frame: pd.DataFrame, baseline: str | None = None) -> pd.DataFrame:
     sums = sums.merge(peaks.reset_index(), on=["policy", *fields(frame)])
     bases = sums["baseline"] if "baseline" in sums else frame["baseline"].iloc[0]
     of_baseline = sums["policy"].astype(str) == (bases if isinstance(bases, str) else bases.astype(str))
-    its = sums[of_baseline if baseline is None else sums["policy"] == baseline].drop(columns="policy")
-    both = sums.assign(_=0).merge(its.assign(_=0), how="left", on=["_", *keys], suffixes=("", " of the baseline"))
+    base = sums[of_baseline if baseline is None else sums["policy"] == baseline].drop(columns="policy")
+    both = sums.assign(_=0).merge(base.assign(_=0), how="left", on=["_", *keys], suffixes=("", " of the baseline"))
     table = both[["policy", *keys]].copy()
     for name, column in _RATIOS.items():
         if column in sums:
             pairs = zip(both[f"{column} of the baseline"], both[column], strict=True)
-            table[name] = [_ratio(of, by) for of, by in pairs]
+            table[name] = [_ratio(dividend, divisor) for dividend, divisor in pairs]
     return table
 
 
@@ -257,7 +258,7 @@ _RATIOS = {
 }
 
 
-def _ratio(of: Any, by: Any) -> float:
-    if pd.isna(of) or pd.isna(by) or not by:
+def _ratio(dividend: Any, divisor: Any) -> float:
+    if pd.isna(dividend) or pd.isna(divisor) or not divisor:
         return math.nan
-    return float(Fraction(of) / Fraction(by))
+    return float(Fraction(dividend) / Fraction(divisor))
