@@ -11,13 +11,11 @@ from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
 from costsim.run.timing import time_kernels
 
-# --- roofline ---------------------------------------------------------------------------------------------------------
-
 MOST_POLICIES = 8  # panels of a device that a page has room for
 
 
 class Point(NamedTuple):
-    """Kernels of a run that are alike: what they are, where they lie, and their share of the run's time."""
+    """Kernels of a run that are alike: their kind, their place under the roof, their share of the run's time."""
 
     kind: str  # one of KINDS
     op_per_byte: float
@@ -27,17 +25,17 @@ class Point(NamedTuple):
 
 @dataclass(slots=True)
 class Roof:
-    """What a policy's run looks like on a device."""
+    """The points of a policy's run under the roof of a device."""
 
     points: list[Point] = field(default_factory=list)
     rates: dict[Rate, set[str]] = field(default_factory=dict)  # that the run uses, and the pairs upcast to each
     bound: str = ""
     lacks: str = ""  # why there is no time; "" if there is
-    moving: float = 0.0  # share of the time of kernels that compute nothing
+    moving: float = 0.0  # the share of time in kernels that compute nothing
 
 
 def _kind(kernel: Kernel) -> str:
-    """Which product of a layer a kernel is: of several, the one with most MACs. What is made again is forward."""
+    """The product of a layer that a kernel computes: of several, that with most MACs; recomputation is forward."""
     gemms = [row for row in kernel.rows if row.gemm is not None]
     if gemms:
         return max(gemms, key=lambda row: row.macs).gemm or "other"
@@ -65,14 +63,14 @@ def _use(rates: dict[Rate, set[str]], rows: Sequence[Row], known: Rates) -> None
 
 def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
     """Where the kernels of a policy's run lie on a device; phases weigh as many steps as they last."""
-    job, found, known = result.job, Roof(), Rates(device)
+    job, view, known = result.job, Roof(), Rates(device)
     times: dict[tuple[str, float, float], float] = {}
-    found.lacks = _lacks(result, counted, device)
+    view.lacks = _lacks(result, counted, device)
     for phase in counted.phases:
         if not phase.steps:
             continue
-        _use(found.rates, phase.rows, known)
-        if found.lacks:
+        _use(view.rates, phase.rows, known)
+        if view.lacks:
             continue
         for kernel, spent in time_kernels(job, phase, device):
             seconds = (spent.time_s or 0.0) * kernel.number * phase.steps
@@ -80,7 +78,7 @@ def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
             where = (spent.op_per_byte or 0.0, done / spent.time_s if spent.time_s else 0.0)
             times[_kind(kernel), *where] = times.get((_kind(kernel), *where), 0.0) + seconds
     whole = sum(times.values())
-    found.bound = result.spent[counted.policy.name, device.name].bound
-    found.points = [Point(*key, seconds / whole) for key, seconds in times.items() if key[1] and key[2] and whole]
-    found.moving = 1 - sum(point.share for point in found.points) if whole else 0.0
-    return found
+    view.bound = result.spent[counted.policy.name, device.name].bound
+    view.points = [Point(*key, seconds / whole) for key, seconds in times.items() if key[1] and key[2] and whole]
+    view.moving = 1 - sum(point.share for point in view.points) if whole else 0.0
+    return view
