@@ -1,8 +1,7 @@
 """One training step as a timeline in Chrome's trace event format, which Perfetto and chrome://tracing open.
 
-A process is a policy on a device, with a track for what its multipliers compute and one for what crosses the DRAM
-interface, and the live memory as counters. Kernels run one after another, each as long as its roofline says, over all
-its runs in the step.
+A process is a policy on a device, with a track for compute, a track for DRAM traffic, and the live memory as counters.
+Kernels run one after another, each as long as the roofline of all its runs in the step.
 Source: Trace Event Format, Google, docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 """
 
@@ -34,17 +33,17 @@ _DIGITS = 13  # of the step's time: every time is a whole number of ticks, so th
 
 
 class Live(NamedTuple):
-    """What is in memory while a kernel runs."""
+    """The live memory while a kernel runs, in bytes."""
 
     kernel: int  # the position of its first op in the graph
     parts: tuple[int, ...]  # bytes of each of COMPONENTS
 
 
-def live_parts(its: Memory, graph: Graph, traffic: Traffic) -> list[Live]:
+def live_parts(memory: Memory, graph: Graph, traffic: Traffic) -> list[Live]:
     """The live bytes by component, for every kernel of a step in order."""
     starts = sorted(set(group_ops(graph, traffic)))
     change = {name: [0] * (starts[-1] + 2) for name in COMPONENTS}
-    for place in its.stored:
+    for place in memory.stored:
         change[place.component][place.first] += place.size_bytes
         change[place.component][place.last + 1] -= place.size_bytes
     over_ops = list(zip(*(accumulate(change[name]) for name in COMPONENTS), strict=True))
@@ -60,7 +59,7 @@ class _Timed(NamedTuple):
 
 
 def _lacking(spent: Spent, counted: CountedPolicy, device: Hardware) -> InputError:
-    """What a device lacks: something to multiply with, or a figure of its profile."""
+    """The error for a device that lacks a multiplier, or its profile a figure."""
     if spent.lacks:
         return InputError(f"plot trace: {device.name}: the profile has no {', '.join(sorted(spent.lacks))}")
     if spent.unsupported:
@@ -72,7 +71,7 @@ def _lacking(spent: Spent, counted: CountedPolicy, device: Hardware) -> InputErr
 
 
 def _timed(result: Result, counted: CountedPolicy, device: Hardware, phase: int) -> list[_Timed]:
-    """Every kernel of a step with what it takes on the device. Raises InputError if the device cannot run one."""
+    """Every kernel of a step with its times on the device. Raises InputError if the device cannot run one."""
     timed, refused = [], Spent()
     for kernel, spent in time_kernels(result.job, counted.phases[phase], device, each=True):
         if spent.time_s is None or spent.vector_s is None or spent.dram_s is None:
@@ -100,9 +99,10 @@ class Clock:
         return ticks / self.per_us
 
 
-def _args(its: _Timed) -> Event:
-    row, op = its.kernel.first
-    rows, spent = its.kernel.rows, its.spent
+def _args(timed: _Timed) -> Event:
+    """What a viewer shows of a kernel that is selected."""
+    row, op = timed.kernel.first
+    rows, spent = timed.kernel.rows, timed.spent
     return {
         "op": row.name(op),
         "kind": " + ".join(dict.fromkeys(part.kind for part in rows)),
@@ -119,18 +119,18 @@ def _args(its: _Timed) -> Event:
     }
 
 
-def _complete(its: _Timed, start: int, end: int, pid: int, clock: Clock, overlap: bool) -> Iterator[Event]:
-    """The events of a kernel between two ticks: its launches come first, then what it computes and moves."""
-    row, op = its.kernel.first
-    ready = min(end, start + clock.ticks(its.spent.launch_s))
-    computed = min(end, ready + clock.ticks(its.compute_s))
+def _complete(timed: _Timed, start: int, end: int, pid: int, clock: Clock, overlap: bool) -> Iterator[Event]:
+    """The events of a kernel between two ticks: after its launches, compute and DRAM traffic."""
+    row, op = timed.kernel.first
+    ready = min(end, start + clock.ticks(timed.spent.launch_s))
+    computed = min(end, ready + clock.ticks(timed.compute_s))
     begins = ready if overlap else computed
-    moved = min(end, begins + clock.ticks(its.dram_s))
-    if its.dram_s and (not overlap or its.dram_s >= its.compute_s):
-        moved = end  # what a kernel waits for lasts to its end, whatever was rounded
-    elif its.compute_s:
+    moved = min(end, begins + clock.ticks(timed.dram_s))
+    if timed.dram_s and (not overlap or timed.dram_s >= timed.compute_s):
+        moved = end  # the longer of the two, or the last, ends with the kernel, whatever was rounded
+    elif timed.compute_s:
         computed = end
-    args = _args(its)
+    args = _args(timed)
     for track, since, until in ((COMPUTE, ready, computed), (DRAM, begins, moved)):
         if until > since:
             times = {"ts": clock.us(since), "dur": clock.us(until - since)}
@@ -147,32 +147,31 @@ def _counters(parts: Sequence[int], ts: float, pid: int) -> list[Event]:
 
 def _highest(live: Sequence[Live], positions: Sequence[int]) -> list[tuple[int, ...]]:
     """For each kernel that is shown, the fullest memory from it on until the next one: a scope may leave some out."""
-    found: list[tuple[int, ...]] = []
+    highest: list[tuple[int, ...]] = []
     at = 0
     for following in (*islice(positions, 1, None), None):
         until = at
         while until < len(live) and (following is None or live[until].kernel < following):
             until += 1
-        its = live[at:until]
-        found.append(max((one.parts for one in its), key=sum) if its else found[-1])
+        highest.append(max((one.parts for one in live[at:until]), key=sum) if at < until else highest[-1])
         at = until
-    return found
+    return highest
 
 
 def _process(result: Result, counted: CountedPolicy, device: Hardware, phase: int, pid: int) -> list[Event]:
     job = result.job
     timed = _timed(result, counted, device, phase)
-    ends = list(accumulate(its.time_s for its in timed))
+    ends = list(accumulate(one.time_s for one in timed))
     clock = Clock(ends[-1] if ends else 0.0)
-    its = memory(job.graph, assign(job.graph, counted.policy, phase), job.convention.traffic)
+    stored = memory(job.graph, assign(job.graph, counted.policy, phase), job.convention.traffic)
     group = group_ops(job.graph, job.convention.traffic)
-    lives = live_parts(its, job.graph, job.convention.traffic)
+    lives = live_parts(stored, job.graph, job.convention.traffic)
     in_memory = _highest(lives, [group[one.kernel.first[1].position] for one in timed]) if timed else []
     steps, start = counted.phases[phase].steps, 0
-    said = f"phase {phase + 1} of {len(counted.phases)}, {steps} steps"
+    labels = f"phase {phase + 1} of {len(counted.phases)}, {steps} steps"
     events: list[Event] = [
         _named("process_name", pid, {"name": f"{counted.policy.name} on {device.name}"}),
-        _named("process_labels", pid, {"labels": said}),
+        _named("process_labels", pid, {"labels": labels}),
         _named("process_sort_index", pid, {"sort_index": pid}),
         *(_named("thread_name", pid, {"name": name}, tid) for tid, name in TRACKS.items()),
     ]
@@ -208,14 +207,14 @@ def trace(result: Result, phase: int = 1) -> dict[str, Any]:
         for device in job.hardware:
             events += _process(result, counted, device, phase - 1, next(pids))
     events.sort(key=lambda event: (event["ph"] != "M", event["ts"]))
-    said = job.convention
+    convention = job.convention
     about = {
         "workload": job.workload,
-        "traffic": said.traffic_said,
-        "scope": said.scope,
+        "traffic": convention.traffic_said,
+        "scope": convention.scope,
         "overlap": job.overlap,
         "phase": phase,
-        "micro_batches": said.micro_batches,
+        "micro_batches": convention.micro_batches,
         "note": "one training step; a kernel of many micro-batches is drawn once, as long as all its runs",
     }
     return {"displayTimeUnit": "ms", "otherData": about, "traceEvents": events}
