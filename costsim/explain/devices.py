@@ -7,6 +7,7 @@ from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.devices.roofline import Kernel
 from costsim.explain.formula import Number, Part, Step, Term, undefined, worked
+from costsim.run.timing import LACKS_BUFFER
 
 _ROOFLINE = "a roofline; Williams et al., Roofline, CACM 2009"
 
@@ -103,7 +104,7 @@ def _vector_time(steps: _Steps, vector_ops: int) -> Number | None:
 
 def _dram_time(steps: _Steps, dram_bits: int | None) -> Number | None:
     device = steps.device
-    lacks = "dram_bytes_per_s" if device.dram_bytes_per_s is None else "on_chip_bytes" if dram_bits is None else ""
+    lacks = "dram_bytes_per_s" if device.dram_bytes_per_s is None else LACKS_BUFFER if dram_bits is None else ""
     if device.dram_bytes_per_s is None or dram_bits is None:
         return steps.add_unknown("DRAM time", "DRAM bits / 8 / (byte/s)", "s", f"the profile has no {lacks}")
     part = [Part("part reached", device.dram_efficiency, under=True)] if device.dram_efficiency != 1 else []
@@ -165,7 +166,7 @@ def _on_chip_energy(
 def _bits(steps: _Steps, name: str, bits: int | None, picojoules: float, source: str) -> Number | None:
     """Joules of bits that cost so many picojoules each."""
     if bits is None:
-        return steps.add_unknown(name, "DRAM bits * pJ/bit", "J", "the profile has no on_chip_bytes")
+        return steps.add_unknown(name, "DRAM bits * pJ/bit", "J", f"the profile has no {LACKS_BUFFER}")
     term = [Part("DRAM bits", bits), Part("pJ/bit", picojoules), Part("J/pJ", PICO)]
     return steps.add(name, [term], "J", source)
 
