@@ -53,20 +53,20 @@ def test_times_and_energies(ran):
     table, ratios = (its.set_index(["policy", "hardware"]) for its in (ran.by(), ran.compare()))
     compared = 0
     for counted in run.policies:
-        record = records.policy_record(run, counted)["hardware"]
+        by_device = records.policy_record(run, counted)["hardware"]
         for device in run.job.hardware:
-            key, its = (counted.policy.name, device.name), record[device.name]
+            key, record = (counted.policy.name, device.name), by_device[device.name]
             for name in ("time_s", "energy_j"):
-                assert same(table.loc[key, name], its[name]), (key, name)
-                compared += its[name] is not None
+                assert same(table.loc[key, name], record[name]), (key, name)
+                compared += record[name] is not None
             for name in ("time_reduction", "energy_reduction"):
-                assert same(ratios.loc[key, name], its[name]), (key, name)
+                assert same(ratios.loc[key, name], record[name]), (key, name)
             for by in set(GROUPINGS) - set(timing.UNDIVIDED):
                 parts = [part.time_s for part in timing.time_groups(run.job, counted, device, by).values()]
-                if its["time_s"] is None:
+                if record["time_s"] is None:
                     assert None in parts
                 else:
-                    assert same(sum(parts), its["time_s"]), (key, by)
+                    assert same(sum(parts), record["time_s"]), (key, by)
     assert compared >= 4
     unknown = [run.spent[counted.policy.name, "no-buffer"].time_s is None for counted in run.policies]
     assert all(unknown) == (run.job.convention.tiled and bool(run.job.convention.buffer_of))

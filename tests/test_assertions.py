@@ -48,14 +48,14 @@ def numbers(draw, depth=3):
         name = draw(st.sampled_from(sorted(VALUES)))
         return draw(st.sampled_from(SPELLED[name])), f"v[{name!r}]"
     sort = draw(st.sampled_from(["-", "+", "(", "*", "/", "a+", "a-"]))
-    mine, pythons = draw(numbers(depth - 1))
+    text, pythons = draw(numbers(depth - 1))
     if sort in "-+":
-        return f"{sort}{mine}", f"{sort}{pythons}"
+        return f"{sort}{text}", f"{sort}{pythons}"
     if sort == "(":
-        return f"({mine})", f"({pythons})"
+        return f"({text})", f"({pythons})"
     others, theirs = draw(numbers(depth - 1))
     space, sign = draw(SPACE), sort[-1]
-    return f"{mine}{space}{sign}{space}{others}", f"{pythons} {sign} {theirs}"
+    return f"{text}{space}{sign}{space}{others}", f"{pythons} {sign} {theirs}"
 
 
 @st.composite
@@ -66,33 +66,33 @@ def truths(draw, depth=2):
         both = [draw(numbers()) for _ in range(3 if sort == "chain" else 2)]
         signs = [draw(st.sampled_from(["<", "<=", ">", ">=", "==", "!="])) for _ in both[1:]]
         texts = ["", ""]
-        for (mine, pythons), sign in zip(both, [*signs, ""], strict=True):
-            texts[0] += f"{mine}{sign}"
+        for (text, pythons), sign in zip(both, [*signs, ""], strict=True):
+            texts[0] += f"{text}{sign}"
             texts[1] += f"{pythons} {sign} "
         return tuple(texts)
-    mine, pythons = draw(truths(depth - 1))
+    text, pythons = draw(truths(depth - 1))
     if sort == "not":
-        return f"not {mine}", f"not {pythons}"
+        return f"not {text}", f"not {pythons}"
     if sort == "(":
-        return f"({mine})", f"({pythons})"
+        return f"({text})", f"({pythons})"
     others, theirs = draw(truths(depth - 1))
-    return f"{mine} {sort} {others}", f"{pythons} {sort} {theirs}"
+    return f"{text} {sort} {others}", f"{pythons} {sort} {theirs}"
 
 
 @settings(max_examples=600, deadline=None)
 @given(truths())
 def test_the_language_is_pythons(both):
-    mine, pythons = both
-    if len(mine) > LONGEST:
+    text, pythons = both
+    if len(text) > LONGEST:
         return
     try:
         expected = eval(pythons, {"v": VALUES, "__builtins__": {}})
     except (ZeroDivisionError, OverflowError) as error:
-        said = "division by zero" if isinstance(error, ZeroDivisionError) else "too large for a float"
-        with pytest.raises(InputError, match=said):
-            evaluate(parse(mine), VALUES)
+        message = "division by zero" if isinstance(error, ZeroDivisionError) else "too large for a float"
+        with pytest.raises(InputError, match=message):
+            evaluate(parse(text), VALUES)
         return
-    assert evaluate(parse(mine), VALUES) is expected
+    assert evaluate(parse(text), VALUES) is expected
 
 
 def refused(text):
@@ -204,7 +204,7 @@ def test_what_need_not_be_looked_at_is_not():
 
 
 @pytest.mark.parametrize(
-    ("text", "column", "said"),
+    ("text", "column", "message"),
     [
         ("dsq.macs", 1, "expected a comparison"),
         ("1 + (2 < 3) > 1", 5, "expected a number, got a comparison"),
@@ -230,11 +230,11 @@ def test_what_need_not_be_looked_at_is_not():
         ("1 < 2 and and", 11, "got 'and'"),
     ],
 )
-def test_errors_name_the_column(text, column, said):
+def test_errors_name_the_column(text, column, message):
     with pytest.raises(InputError) as error:
         evaluate(parse(text), {})
     assert f"column {column}: " in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_too_long_and_empty():
@@ -313,7 +313,7 @@ def test_one_line_for_each_that_fails(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("dqs.macs > 1", "column 1: unknown policy 'dqs'; did you mean 'dsq'?"),
         ("dsq.dram_reducton > 1", "column 5: unknown field 'dram_reducton'; did you mean 'dram_reduction'?"),
@@ -325,12 +325,12 @@ def test_one_line_for_each_that_fails(tmp_path):
         ("dsq.macs / (dsq.macs - dsq.macs) > 1", "column 10: division by zero"),
     ],
 )
-def test_a_wrong_name_is_told_before_anything_is_counted(text, said, monkeypatch):
-    if "division" not in said:
+def test_a_wrong_name_is_told_before_anything_is_counted(text, message, monkeypatch):
+    if "division" not in message:
         monkeypatch.setattr(simulate, "execute", None)
     done = run("--hardware", "h100-sxm", "--assert", text)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -55,17 +55,17 @@ def rows_of(graph, assignment, traffic, scope="step"):
 
 def all_differences(graph, policy, phases=None):
     """Where derived and counted numbers differ in any traffic model or scope."""
-    found = []
+    wrong = []
     for index in range(len(policy.file.phases)) if phases is None else phases:
         assignment = assign(graph, policy, index)
         for traffic in UNTILED:
-            mine, rows = derived(graph, assignment, traffic), rows_of(graph, assignment, traffic)
-            assert mine.keys() == rows.keys()
-            found += [text for name, row in rows.items() for text in differences(mine[name], row)]
+            ops, rows = derived(graph, assignment, traffic), rows_of(graph, assignment, traffic)
+            assert ops.keys() == rows.keys()
+            wrong += [text for name, row in rows.items() for text in differences(ops[name], row)]
             if traffic == "unfused":
                 gemms = rows_of(graph, assignment, traffic, "gemm")
-                found += [text for name, row in gemms.items() for text in differences(mine[name], row)]
-    return found
+                wrong += [text for name, row in gemms.items() for text in differences(ops[name], row)]
+    return wrong
 
 
 @pytest.mark.parametrize(("family", "name"), pairs())
@@ -107,12 +107,12 @@ def test_a_wrong_count_is_told():
     graph = STEPS["decoder"]()
     assignment = assign(graph, shipped_policy("dsq"))
     name, row = next(its for its in rows_of(graph, assignment, "fused").items() if its[1].gemm)
-    mine = derived(graph, assignment, "fused")[name]
-    assert differences(mine, row) == []
-    assert "MACs" in differences(mine, row._replace(macs=row.macs + 1))[0]
+    explained = derived(graph, assignment, "fused")[name]
+    assert differences(explained, row) == []
+    assert "MACs" in differences(explained, row._replace(macs=row.macs + 1))[0]
     moves = (row.moves[0]._replace(read_bits=row.moves[0].read_bits + 1), *row.moves[1:])
-    assert "bits moved" in differences(mine, row._replace(moves=moves))[0]
-    assert "vector" in differences(mine, row._replace(vector={"add": 1}))[0]
+    assert "bits moved" in differences(explained, row._replace(moves=moves))[0]
+    assert "vector" in differences(explained, row._replace(vector={"add": 1}))[0]
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -120,10 +120,10 @@ def test_costs_are_those_of_the_law(law):
     graph = STEPS["decoder"]()
     for name in ("dsq", "bf16-mixed", "fp32", "w8a8", "nvfp4"):
         assignment = assign(graph, shipped_policy(name))
-        mine = derived(graph, assignment, "unfused", law)
+        ops = derived(graph, assignment, "unfused", law)
         for op, row in rows_of(graph, assignment, "unfused").items():
             each = LAWS[law].cost(*row.pair, row.summed) if row.pair else 0
-            assert mine[op].cost == (None if each is None else row.macs * each)
+            assert ops[op].cost == (None if each is None else row.macs * each)
 
 
 def value_of(text):
@@ -151,12 +151,12 @@ def test_printed_values_come_to_the_printed_result(name):
     rules = policy({"format": "bf16"}, {"copy": "operand", "format": "int8-asym-3x5", "placement": "stored"})
     graph = STEPS["llama"](micro_batches=3)
     assignment = assign(graph, rules if name == "int" else shipped_policy(name))
-    for its in derived(graph, assignment, "fused", "bops").values():
-        its.add_sums()
-        for step in its.steps:
+    for explained in derived(graph, assignment, "fused", "bops").values():
+        explained.add_sums()
+        for step in explained.steps:
             check_formula(step)
-        by_name = {step.what: step.result for step in its.steps}
-        assert (by_name["MACs"], by_name["DRAM bits"]) == (its.macs, its.read_bits + its.written_bits)
+        by_name = {step.what: step.result for step in explained.steps}
+        assert (by_name["MACs"], by_name["DRAM bits"]) == (explained.macs, explained.read_bits + explained.written_bits)
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------
@@ -174,13 +174,13 @@ def test_time_and_energy_are_what_the_roofline_spends(device, overlap):
             for kernel in kernels(graph, rows, "fused", "step"):
                 spent = spend(kernel, hardware, overlap)
                 steps = device_steps(kernel, hardware, overlap)
-                found = {step.what.partition(", ")[2]: step.result for step in steps}
+                results = {step.what.partition(", ")[2]: step.result for step in steps}
                 for step in steps:
                     check_formula(step)
                 for what, value in (("time", spent.time_s), ("energy", spent.energy_j)):
-                    assert (found[what] is None) is (value is None)
-                    assert value is None or found[what] == pytest.approx(value, rel=1e-12)
-                assert found["bound"] == spent.bound
+                    assert (results[what] is None) is (value is None)
+                    assert value is None or results[what] == pytest.approx(value, rel=1e-12)
+                assert results["bound"] == spent.bound
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -192,11 +192,11 @@ def check_tiles(graph, assignment, buffer_bytes):
     tiled = {row.name(op): row for op, row in each_op(tile_rows(graph, rows, 8 * buffer_bytes))}
     compulsory = {row.name(op): row for op, row in each_op(rows)}
     added = {}
-    for op, mine in derived(graph, assignment, "tiled").items():
-        before = len(mine.steps)
-        add_passes(mine, graph, compulsory[op], tiled[op], buffer_bytes)
-        assert differences(mine, tiled[op]) == []
-        added[op] = list(mine.steps)[before:]
+    for op, explained in derived(graph, assignment, "tiled").items():
+        before = len(explained.steps)
+        add_passes(explained, graph, compulsory[op], tiled[op], buffer_bytes)
+        assert differences(explained, tiled[op]) == []
+        added[op] = list(explained.steps)[before:]
         for step in added[op]:
             assert step.what == "tiling" or check_formula(step) is None
     return added
@@ -224,8 +224,8 @@ def test_sums_that_leave_the_chip_are_what_is_counted():
     b.linear(b.given("x", ("m", "k"), role="activation"), "y", ("n",), bias=False)
     graph = b.build()
     assignment = assign(graph, policy({"format": "fp32"}, accumulator="fp16"))
-    found = [step.what for size in (12, 24, 60) for step in check_tiles(graph, assignment, size)["y"]]
-    assert {"DRAM read, y@sums.fp16", "DRAM written, y@sums.fp16"} <= set(found)
+    names = [step.what for size in (12, 24, 60) for step in check_tiles(graph, assignment, size)["y"]]
+    assert {"DRAM read, y@sums.fp16", "DRAM written, y@sums.fp16"} <= set(names)
 
 
 # --- by policy and phase ----------------------------------------------------------------------------------------------
@@ -236,20 +236,20 @@ Q = "encoder.0.self_attention.q"
 
 def test_phases_that_differ_each_have_a_section_and_add_up():
     job = prepare(Request("iwslt17-dsq", ["dsq", "fixed16"], assignments=SMALL))
-    found = explain(job, Q)
+    explanation = explain(job, Q)
     dsq = next(its for its in job.policies if its.name == "dsq")
     lengths = schedule.schedule(dsq, job.convention.steps)
-    sections = [(its.phases, its.setup, its.steps) for its in found.sections if its.policy == "dsq"]
+    sections = [(its.phases, its.setup, its.steps) for its in explanation.sections if its.policy == "dsq"]
     assert sections == [((i + 1,), dsq.setup[i], n) for i, n in enumerate(lengths)]
     result = simulate.execute(job)
     for counted in result.policies:
         total = group(counted.weighted_rows(), "op", "product")[Q]
-        run = {step.what.removesuffix(" over the run"): step.result for step in found.runs[counted.policy.name]}
+        run = {step.what.removesuffix(" over the run"): step.result for step in explanation.runs[counted.policy.name]}
         assert run["MACs"] == total.macs
         assert run["arithmetic cost"] == total.arithmetic_cost
         assert (run["DRAM bits read"], run["DRAM bits written"]) == (total.read_bits, total.written_bits)
         assert run["DRAM bits"] == total.dram_bits
-        for step in found.runs[counted.policy.name]:
+        for step in explanation.runs[counted.policy.name]:
             check_formula(step)
 
 
@@ -296,15 +296,15 @@ def test_time_and_energy_are_of_the_kernel():
     job = prepare(Request("gpt2-small", ["dsq"], assignments=["model.layers=1"], hardware=["h100-sxm", "t4"]))
     result = simulate.execute(job)
     op = "decoder.0.ffn.fc1.add_bias"  # fused behind its GEMM
-    found = explain(job, op)
-    for section in found.sections:
+    explanation = explain(job, op)
+    for section in explanation.sections:
         steps = {step.what: step for step in section.explained}
         assert steps["kernel"].values == "the first of them is decoder.0.ffn.fc1"
     first = explain(job, "decoder.0.ffn.fc1")
-    its = [[s for s in e.runs["dsq"] if s.what.endswith("time over the run")] for e in (found, first)]
-    assert its[0] == its[1]
-    assert len(its[0]) == 2
-    assert sum(s.result for s in its[0][:1]) < result.spent["dsq", "h100-sxm"].time_s
+    times = [[s for s in e.runs["dsq"] if s.what.endswith("time over the run")] for e in (explanation, first)]
+    assert times[0] == times[1]
+    assert len(times[0]) == 2
+    assert sum(s.result for s in times[0][:1]) < result.spent["dsq", "h100-sxm"].time_s
 
 
 def test_tiled_traffic_on_the_buffer_that_is_said():
@@ -339,7 +339,7 @@ def test_json_has_decimal_strings_and_the_same_steps():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("encoder.0.self_attn.q", "did you mean encoder.0.self_attention.q, "),
         ("ffn.fc9", "did you mean "),
@@ -351,11 +351,11 @@ def test_json_has_decimal_strings_and_the_same_steps():
         ("\x1b[31m.q", "unknown op"),
     ],
 )
-def test_unknown_names_are_told_the_nearest(name, said):
+def test_unknown_names_are_told_the_nearest(name, message):
     result = RUNNER.invoke(main, ["explain", "iwslt17-dsq", name, *[o for its in SMALL for o in ("--set", its)]])
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert said in result.stderr
+    assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert "\x1b" not in result.stderr
 
@@ -369,8 +369,8 @@ def test_totals_are_those_of_the_run_and_parts_add_up(name):
     job = prepare(Request("iwslt17-dsq", ["dsq", "bfp16"], **options))
     result, sections = explain_total(job, name)
     assert [its.policy for its in sections] == ["dsq", "bfp16"]
-    for section, its in zip(sections, result.policies, strict=True):
-        total, spent = its.total, result.spent[section.policy, "h100-sxm"]
+    for section, counted in zip(sections, result.policies, strict=True):
+        total, spent = counted.total, result.spent[section.policy, "h100-sxm"]
         reductions = total.reductions(result.baseline.total)
         expected = {
             "macs": total.macs,
@@ -382,7 +382,7 @@ def test_totals_are_those_of_the_run_and_parts_add_up(name):
             "dram_reduction": reductions.dram_reduction,
             "time_s": spent.time_s,
             "energy_j": spent.energy_j,
-            "peak_memory_bytes": of_policy(job.graph, its.policy, "fused")[1].peak_bytes,
+            "peak_memory_bytes": of_policy(job.graph, counted.policy, "fused")[1].peak_bytes,
         }[name]
         step = section.explained[-1]
         exact = isinstance(step.result, int)

@@ -34,7 +34,7 @@ def fused():
     return small(traffic="fused", scope="step")
 
 
-def said(*arguments):
+def output(*arguments):
     done = CliRunner().invoke(main, ["run", *arguments])
     assert done.exit_code == 0, done.output
     return done.stdout
@@ -46,9 +46,9 @@ def test_groups_add_up_to_the_policy(by, traffic, scope):
     result = small(traffic=traffic, scope=scope)
     rows = group_records(result, by)
     for policy in records(result, "policy"):
-        its = [row for row in rows if row["policy"] == policy["policy"]]
+        groups = [row for row in rows if row["policy"] == policy["policy"]]
         for name in DEVICES:
-            whole, parts = policy["hardware"][name], [row["hardware"][name] for row in its]
+            whole, parts = policy["hardware"][name], [row["hardware"][name] for row in groups]
             for key in ("time_s", "energy_j", "mac_time_s", "vector_time_s", "dram_time_s", "launch_time_s"):
                 assert sum(part[key] for part in parts) == pytest.approx(whole[key], rel=1e-9), (name, key)
             assert sum(part["time_share"] for part in parts) == pytest.approx(1, rel=1e-9)
@@ -57,13 +57,13 @@ def test_groups_add_up_to_the_policy(by, traffic, scope):
 
 def test_a_kernel_belongs_to_its_first_op(fused):
     """Under `fused` the ops with time are exactly those that begin a kernel, and the quantize kernels."""
-    graph, said = fused.job.graph, fused.job.convention
-    first, group = {}, group_ops(graph, said.traffic)
+    graph, convention = fused.job.graph, fused.job.convention
+    first, group = {}, group_ops(graph, convention.traffic)
     for op in graph.ops:
         first.setdefault(group[op.position], op.name)
     counted = fused.policies[1]
     assert counted.policy.name == "fixed16"
-    rows = count(graph, assign(graph, counted.policy, 0), said.traffic, said.scope)
+    rows = count(graph, assign(graph, counted.policy, 0), convention.traffic, convention.scope)
     casts = {row.name(op) for op, row in each_op(rows) if row.cast}
     timed = {row["op"] for row in group_records(fused, "op") if row["policy"] == "fixed16" and _time(row) > 0}
     assert timed == set(first.values()) | casts
@@ -97,8 +97,8 @@ def test_the_ridge_of_a_pair_is_the_devices():
 def test_the_ridge_tells_the_bound_of_a_gemm():
     for row in group_records(small(("fixed16",)), "op"):
         for name in DEVICES:
-            its = row["hardware"][name]
-            assert (its["op_per_byte"] > its["ridge_op_per_byte"]) == (its["bound"] == "arithmetic")
+            record = row["hardware"][name]
+            assert (record["op_per_byte"] > record["ridge_op_per_byte"]) == (record["bound"] == "arithmetic")
 
 
 def test_an_efficiency_lowers_the_ridge(tmp_path):
@@ -122,11 +122,11 @@ def _source(text):
 @pytest.mark.parametrize("by", sorted(set(UNDIVIDED)))
 def test_groupings_without_time_say_why(by):
     args = ("iwslt17-dsq", "--policy", "dsq", *(a for s in SMALL for a in ("--set", s)), "--by", by)
-    data = json.loads(said(*args, "--hardware", "h100-sxm", "--format", "json"))
+    data = json.loads(output(*args, "--hardware", "h100-sxm", "--format", "json"))
     assert data["convention"]["hardware"] == f"time and energy by {by}: n/a, {UNDIVIDED[by]}"
     for row in data["rows"] if by != "assumption" else []:
         assert set(row["hardware"]["h100-sxm"].values()) == {None}
-    table = " ".join(said(*args, "--hardware", "h100-sxm").split())
+    table = " ".join(output(*args, "--hardware", "h100-sxm").split())
     assert f"time and energy by {by}: n/a, {UNDIVIDED[by]}" in table
     assert "op/byte" not in table
 
@@ -135,15 +135,15 @@ def test_groupings_without_time_say_why(by):
 def test_csv_and_tables_have_the_devices(by):
     args = ("iwslt17-dsq", "--policy", "dsq", *(a for s in SMALL for a in ("--set", s)), "--by", by)
     args += tuple(a for name in DEVICES for a in ("--hardware", name))
-    rows = list(csv.DictReader(io.StringIO(said(*args, "--format", "csv"))))
+    rows = list(csv.DictReader(io.StringIO(output(*args, "--format", "csv"))))
     for name in DEVICES:
         assert sum(float(row[f"{name}.time_share"]) for row in rows) == pytest.approx(1)
         assert {f"{name}.{key}" for key in ("energy_j", "bound", "op_per_byte", "ridge_op_per_byte")} <= rows[0].keys()
-    table = said(*args)
+    table = output(*args)
     assert max(map(len, table.splitlines())) <= 80 or by == "op"  # whose names are never cut in a pipe
     assert table.count("ridge\n") == len(DEVICES)
     assert "belongs to the" in " ".join(table.split())
-    assert said(*args, "--format", "markdown").count("| jetson-orin-nano") == 1  # then only where it changes
+    assert output(*args, "--format", "markdown").count("| jetson-orin-nano") == 1  # then only where it changes
 
 
 def test_reductions_are_those_of_the_other_tables():
@@ -177,14 +177,14 @@ def test_reductions_are_those_of_the_other_tables():
 
 def test_reductions_in_every_format(tmp_path):
     args = ("iwslt17-dsq", "--policy", "dsq", "--by", "reduction", "--hardware", "h100-sxm")
-    table = said(*args)
+    table = output(*args)
     assert table.splitlines()[2].strip("-") == ""
     assert max(map(len, table.splitlines())) <= 80
-    [row] = csv.DictReader(io.StringIO(said(*args, "--format", "csv")))
+    [row] = csv.DictReader(io.StringIO(output(*args, "--format", "csv")))
     assert list(row)[-2:] == ["h100-sxm.time_reduction", "h100-sxm.energy_reduction"]
-    data = json.loads(said(*args, "--format", "json"))
+    data = json.loads(output(*args, "--format", "json"))
     assert float(row["memory_reduction"]) == data["rows"][0]["memory_reduction"]
-    header = said(*args, "--format", "markdown").splitlines()[0]
+    header = output(*args, "--format", "markdown").splitlines()[0]
     names = "policy setup arithmetic x DRAM x memory x h100-sxm time x h100-sxm energy x"
     assert header.replace("|", "").split() == names.split()
 
@@ -204,7 +204,7 @@ def test_a_total_names_the_recalled_figures_that_it_uses(tmp_path):
     (tmp_path / "half.yaml").write_text(f"description: sums in fp16\naccumulator: fp16\n{rules}")
     (tmp_path / "whole.yaml").write_text(f"description: sums in fp32\n{rules}")
     for name, wanted in (("half", True), ("whole", False)):
-        table = said(
+        table = output(
             "glue-mrpc-dsq",
             "--set",
             "model.layers=1",

@@ -38,11 +38,11 @@ def read(path):
 
 def tracks(events):
     """{tid: complete events}"""
-    found = {}
+    by_track = {}
     for event in events:
         if event["ph"] == "X":
-            found.setdefault(event["tid"], []).append(event)
-    return found
+            by_track.setdefault(event["tid"], []).append(event)
+    return by_track
 
 
 def check_format(data):
@@ -74,8 +74,8 @@ def check_format(data):
 
 
 def check_tracks(events):
-    for its in tracks(events).values():
-        for before, after in pairwise(its):
+    for track in tracks(events).values():
+        for before, after in pairwise(track):
             assert before["ts"] + before["dur"] <= after["ts"]
 
 
@@ -87,11 +87,13 @@ def test_a_trace_is_the_step(scope, overlap, name, tmp_path):
     result = small("glue-mrpc-dsq", *names, scope=scope, traffic="fused", hardware=[name], overlap=overlap)
     data, processes = read(trace.save(result, tmp_path / "t.json"))
     check_format(data)
-    said = result.job.convention
+    convention = result.job.convention
     for (_, events), counted in zip(sorted(processes.items()), result.policies, strict=True):
         check_tracks(events)
         rows = counted.phases[0].rows
-        step = spend_all(kernels(result.job.graph, rows, said.traffic, said.scope), result.job.hardware[0], overlap)
+        step = spend_all(
+            kernels(result.job.graph, rows, convention.traffic, convention.scope), result.job.hardware[0], overlap
+        )
         complete = [event for event in events if event["ph"] == "X"]
         end = max(event["ts"] + event["dur"] for event in complete)
         assert float(end) == pytest.approx(step.time_s * 1e6, rel=1e-9)
@@ -103,15 +105,15 @@ def test_a_trace_is_the_step(scope, overlap, name, tmp_path):
         assert sum(event["args"]["macs"] for event in compute) == step.macs
         assert sum(event["args"]["read_bits"] + event["args"]["written_bits"] for event in dram) == step.dram_bits
         assert {event["args"]["bound"] for event in complete} == set(step.bound_s)
-        its = memory(result.job.graph, assign(result.job.graph, counted.policy, 0), said.traffic)
+        stored = memory(result.job.graph, assign(result.job.graph, counted.policy, 0), convention.traffic)
         counters = {name: [event["args"] for event in events if event["name"] == name] for name in
                     (trace.LIVE, trace.LIVE_TOTAL)}  # fmt: skip
-        assert max(sum(args.values()) for args in counters[trace.LIVE]) == its.peak_bytes
+        assert max(sum(args.values()) for args in counters[trace.LIVE]) == stored.peak_bytes
         assert [sum(args.values()) for args in counters[trace.LIVE]] == [
             args["bytes"] for args in counters[trace.LIVE_TOTAL]
         ]
         fullest = max(counters[trace.LIVE], key=lambda args: sum(args.values()))
-        assert list(fullest.values()) == list(its.components.values())
+        assert list(fullest.values()) == list(stored.components.values())
 
 
 @pytest.mark.parametrize("overlap", [True, False])
@@ -122,10 +124,10 @@ def test_compute_and_dram_of_a_kernel(overlap, tmp_path):
     for event in processes[1]:
         if event["ph"] == "X":
             by_kernel.setdefault(event["name"], {})[event["tid"]] = event
-    both = [its for its in by_kernel.values() if len(its) == 2]
+    both = [pair for pair in by_kernel.values() if len(pair) == 2]
     assert len(both) > 50
-    for its in both:
-        compute, dram = its[trace.COMPUTE], its[trace.DRAM]
+    for pair in both:
+        compute, dram = pair[trace.COMPUTE], pair[trace.DRAM]
         assert compute["args"] == dram["args"]
         assert dram["ts"] == (compute["ts"] if overlap else compute["ts"] + compute["dur"])
         if overlap:
@@ -166,9 +168,9 @@ def test_other_phases_have_their_own_times_and_memory(tmp_path):
     ends = []
     for phase in (1, 3):
         _, processes = read(trace.save(result, tmp_path / "t.json", phase=phase))
-        its = memory(result.job.graph, assign(result.job.graph, result.policies[0].policy, phase - 1), "unfused")
+        stored = memory(result.job.graph, assign(result.job.graph, result.policies[0].policy, phase - 1), "unfused")
         live = [event["args"]["bytes"] for event in processes[1] if event["name"] == trace.LIVE_TOTAL]
-        assert max(live) == its.peak_bytes
+        assert max(live) == stored.peak_bytes
         ends.append(max(event["ts"] + event["dur"] for event in processes[1] if event["ph"] == "X"))
     assert ends[0] < ends[1]
     with pytest.raises(InputError, match=r"--phase 4: policy dsq has 3 phases"):
@@ -224,12 +226,12 @@ def test_launches_come_before_what_is_launched(overlap, tmp_path):
     job = small("glue-mrpc-dsq", "fp32", hardware=["h100-sxm"], overlap=overlap).job
     slow = replace(job, hardware=(replace(job.hardware[0], launch_s=1e-3),))
     begins = []
-    for its in (job, slow):
-        result = execute(its)
+    for timed_job in (job, slow):
+        result = execute(timed_job)
         _, processes = read(trace.save(result, tmp_path / "t.json"))
         check_tracks(processes[1])
-        its = tracks(processes[1])[trace.COMPUTE]
-        begins.append([float(event["ts"]) for event in its])
+        track = tracks(processes[1])[trace.COMPUTE]
+        begins.append([float(event["ts"]) for event in track])
         end = max(event["ts"] + event["dur"] for event in processes[1] if event["ph"] == "X")
         steps = result.job.convention.steps
         assert float(end) == pytest.approx(result.spent["fp32", "h100-sxm"].time_s / steps * 1e6, rel=1e-9)
@@ -243,8 +245,8 @@ def test_a_buffer_that_is_not_known(tmp_path):
     result = execute(replace(job, hardware=(replace(job.hardware[0], on_chip_bytes=None),)))
     with pytest.raises(InputError, match="plot trace: h100-sxm: the profile has no on_chip_bytes, for traffic tiled"):
         trace.save(result, tmp_path / "t.json")
-    found = texts(save(result, "roofline", tmp_path / "f.svg"))
-    assert any(text.startswith("the profile has no on_chip_bytes, for traffic tiled") for text in found)
+    shown = texts(save(result, "roofline", tmp_path / "f.svg"))
+    assert any(text.startswith("the profile has no on_chip_bytes, for traffic tiled") for text in shown)
     assert "not known" in texts(save(result, "comparison", tmp_path / "f.svg"))
 
 
