@@ -181,6 +181,12 @@ def of_each_op(rows):
     ]
 
 
+def live_bytes(memory):
+    """The bytes in memory while each kernel runs, by its number."""
+    last = max(place.last for place in memory.stored)
+    return [sum(p.size_bytes for p in memory.stored if p.first <= kernel <= p.last) for kernel in range(last + 1)]
+
+
 def spend_all(kernels, hardware, overlap=True):
     """Time and energy of a step, kernel by kernel."""
     return sum((kernel.number * spend(kernel, hardware, overlap) for kernel in kernels), Spent())

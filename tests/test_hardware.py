@@ -310,6 +310,11 @@ BAD = [
         (BANDWIDTH, "¶dram_bytes_per_s:\n"),
         "dram_bytes_per_s: expected `value: ...` and `source: [...]`, or",
     ),
+    (
+        "unknown energy table",
+        (BANDWIDTH, BANDWIDTH + "¶energy_table: jouppi-5nm\n"),
+        "energy_table: unknown energy table 'jouppi-5nm'; did you mean 'jouppi-7nm'?",
+    ),
     ("zero memory", ("value: 8000000000, source", "¶value: 0, source"), "dram_bytes.value: expected at least 1, got 0"),
     ("negative launch", ("{value: 5e-6", "{¶value: -1"), "launch_s.value: expected more than 0"),
     ("efficiency", ("{value: 0.8", "{¶value: 80"), "efficiency.mac.value: expected at most 1"),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import POLICIES, STEPS, adamw, decoder_step, pairs, shipped_policy
+from conftest import POLICIES, STEPS, adamw, decoder_step, live_bytes, pairs, shipped_policy
 
 from costsim.cli import main
 from costsim.cost.memory import COMPONENTS, memory, of_policy
@@ -90,7 +90,7 @@ def test_components_sum_to_the_peak(step):
         graph = step(micro_batches=2)
         its = memory(graph, assign(graph, shipped_policy(name)), "fused")
         assert tuple(its.components) == COMPONENTS
-        assert sum(its.components.values()) == its.peak_bytes == max(its.live_bytes)
+        assert sum(its.components.values()) == its.peak_bytes == max(live_bytes(its))
         for component in COMPONENTS:
             assert sum(stored.size_bytes for stored in its.at_peak(component)) == its.components[component]
 

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+from conftest import live_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgba
@@ -49,7 +50,7 @@ def test_areas_are_what_lies_in_memory(traffic):
             if area is not None:
                 corners = [tuple(map(float, corner)) for corner in area[1:-2]]
                 assert height(corners, k + 0.5) * 1e6 == pytest.approx(live, rel=1e-9), (name, k)
-        assert live == memory.live_bytes[kernels[k]]
+        assert live == live_bytes(memory)[kernels[k]]
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 9)] * len(COMPONENTS)), min_size=1, max_size=60), st.integers(1, 70))
@@ -105,7 +106,7 @@ def test_live_parts_have_the_peak():
         memory = of_policy(result.job.graph, counted.policy, "fused")[1]
         live = live_parts(memory, result.job.graph, "fused")
         assert max(sum(moment.parts) for moment in live) == memory.peak_bytes
-        assert [sum(moment.parts) for moment in live] == [memory.live_bytes[moment.kernel] for moment in live]
+        assert [sum(moment.parts) for moment in live] == [live_bytes(memory)[moment.kernel] for moment in live]
         peak = next(moment for moment in live if moment.kernel == memory.peak_kernel)
         assert peak.parts == tuple(memory.components.values())
 

@@ -21,7 +21,7 @@ from costsim.policy.classes import Axes, Selectors
 
 
 class _Memo:
-    """What was found of a graph before, under any policy with the same selectors: little differs between phases."""
+    """What is known of a graph from before, under any policy with the same selectors: little differs between phases."""
 
     def __init__(self) -> None:
         self.states: dict[object, int] = {}
@@ -43,10 +43,10 @@ class _Counter:
         self.memo = _memo(graph, assignment.selectors)
         self.states = {number: self.state(*traffic) for number, traffic in kernels.traffic.items()}
 
-    def state(self, name: str, its: object) -> int:
+    def state(self, name: str, history: object) -> int:
         """A number for what a class of tensors is under this assignment: its format and its readers' copies."""
         chains = tuple([self.assignment.chain(op, i) for op, i in self.graph.readers.get(name, ())])
-        key = (its, self.assignment.format(name).name, chains)
+        key = (history, self.assignment.format(name).name, chains)
         return self.memo.states.setdefault(key, len(self.memo.states))
 
     def traffic(self, name: str) -> TensorTraffic:
@@ -59,12 +59,12 @@ class _Counter:
     def size(self, dims: Dims, axes: Axes | None, format: Format) -> tuple[int, int]:
         """Bits and elements of something stored with boxes along these axes; None: along the last."""
         key = (dims, axes, format.name)
-        found = self.memo.sizes.get(key)
-        if found is None:
+        size = self.memo.sizes.get(key)
+        if size is None:
             elements = self.graph.elements(dims)
             run = self.graph.elements(dims[-1:] if axes is None else tuple([dims[axis] for axis in axes]))
-            found = self.memo.sizes[key] = format.stored_bits(elements, run), elements
-        return found
+            size = self.memo.sizes[key] = format.stored_bits(elements, run), elements
+        return size
 
     def quantize(self, vector: Mapping[str, int], copy: Copy, name: str, times: int) -> Mapping[str, int]:
         """Work plus that of making a copy: a conversion an element, for what blocks share the largest of each block."""
@@ -95,10 +95,10 @@ class _Counter:
         """The counts of ops that are alike, after those of the quantize kernels that they need."""
         accumulator = self.assignment.accumulator.name
         key = (alike.rest, tuple([self.states[number] for number in alike.tensors]), accumulator)
-        found = self.memo.rows.get(key)
-        if found is None:
-            found = self.memo.rows[key] = [*self.cast_rows(alike.ops), self.row(alike)]
-        return found if found[-1].ops is alike.ops else [row._replace(ops=alike.ops) for row in found]
+        rows = self.memo.rows.get(key)
+        if rows is None:
+            rows = self.memo.rows[key] = [*self.cast_rows(alike.ops), self.row(alike)]
+        return rows if rows[-1].ops is alike.ops else [row._replace(ops=alike.ops) for row in rows]
 
     def row(self, alike: Alike) -> Row:
         """The counts of ops that are alike."""
@@ -171,12 +171,12 @@ def count(graph: Graph, assignment: Assignment, traffic: Traffic = "unfused", sc
     stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
     nothing to fuse. Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
     """
-    found = kernels(graph, assignment.selectors, group_ops(graph, grouping(traffic, scope)))
-    counter = _Counter(graph, assignment, found)
+    grouped = kernels(graph, assignment.selectors, group_ops(graph, grouping(traffic, scope)))
+    counter = _Counter(graph, assignment, grouped)
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []
-    for alike in found.alike:
+    for alike in grouped.alike:
         if narrowest_scope(alike.ops[0]) in scopes:
-            its = counter.rows(alike)
-            rows += its if scope != "gemm" else its[-1:]
+            counted = counter.rows(alike)
+            rows += counted if scope != "gemm" else counted[-1:]
     return rows

@@ -1,4 +1,9 @@
-"""What flash attention moves under a finite buffer, in blocks that fit."""
+"""What flash attention moves under a finite buffer, in blocks that fit.
+
+It is one kernel under every traffic model. Its forward goes over blocks of rows of q and, inside, over the keys (Dao,
+arXiv:2307.08691, algorithm 1); its backward over blocks of keys and, inside, over the rows (algorithm 2). What the
+model assumes of a buffer besides is in `tiling`.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -8,8 +13,6 @@ from costsim.cost.row import Move, Row, each_op
 from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.graph.graph import Graph, Op
-
-# --- flash attention --------------------------------------------------------------------------------------------------
 
 Numbered = tuple[int, Op, Row]  # the number of a row, one op of it, and the row
 Changed = dict[int, tuple[Move, ...]]  # by number of row: what it moves instead
@@ -27,16 +30,16 @@ def tile_written_kernels(
         members.setdefault(op.kernel, []).append((number[id(row)], op, row))
         kernel_of[op.name] = op.kernel
     known: dict[tuple[tuple[int, ...], int], Changed] = {}
-    found: dict[int, dict[tuple[Move, ...], list[Op]]] = {}
-    for its in members.values():
-        repeated = next((op.recomputes for _, op, _ in its if op.recomputes), None)
+    split: dict[int, dict[tuple[Move, ...], list[Op]]] = {}
+    for kernel_rows in members.values():
+        repeated = next((op.recomputes for _, op, _ in kernel_rows if op.recomputes), None)
         result_bits = _result_bits(members.get(kernel_of.get(repeated or "", ""), ()))
-        key = (tuple([i for i, _, _ in its]), result_bits)
+        key = (tuple([i for i, _, _ in kernel_rows]), result_bits)
         if key not in known:
-            known[key] = _flash(graph, its, result_bits, buffer_bits)
-        for i, op, row in its:
-            found.setdefault(i, {}).setdefault(known[key].get(i, row.moves), []).append(op)
-    return found
+            known[key] = _flash(graph, kernel_rows, result_bits, buffer_bits)
+        for i, op, row in kernel_rows:
+            split.setdefault(i, {}).setdefault(known[key].get(i, row.moves), []).append(op)
+    return split
 
 
 def _result_bits(forward: Iterable[Numbered]) -> int:
@@ -45,14 +48,14 @@ def _result_bits(forward: Iterable[Numbered]) -> int:
     return next((move.written_bits for row in last for move in row.moves if move.written_bits), 0)
 
 
-def _sides(its: Sequence[Numbered]) -> tuple[list[At], list[At]]:
+def _sides(members: Sequence[Numbered]) -> tuple[list[At], list[At]]:
     """The reads that lie along the rows of scores (q, dO, log-sum-exp), and along the columns (k, v, masked keys).
 
     One along both, such as a mask of all scores, is in neither: each block needs its own part once.
     """
     rows: list[At] = []
     columns: list[At] = []
-    for i, op, row in its:
+    for i, op, row in members:
         scores = op.kind.outputs[0].pattern
         for j, move in enumerate(row.moves):
             if not move.read_bits:
@@ -105,24 +108,24 @@ class _Flash(NamedTuple):
             self.moves[i][j] = read_times(self.moves[i][j], times)
 
 
-def _flash(graph: Graph, its: Sequence[Numbered], result_bits: int, buffer_bits: int) -> Changed:
+def _flash(graph: Graph, members: Sequence[Numbered], result_bits: int, buffer_bits: int) -> Changed:
     """What the rows of one flash kernel move, where a buffer does not hold all that is used again; {} if it does.
 
     Sums have the accumulator's width. Heads of queries that share a head of keys make up one block of rows.
     Raises InputError if the buffer is too small.
     """
-    gemms = [(op, row) for _, op, row in its if row.gemm is not None]
+    gemms = [(op, row) for _, op, row in members if row.gemm is not None]
     if not gemms or gemms[0][0].gemm != "forward" or gemms[0][1].pair is None:
         return {}
     scores, pair = gemms[0][0], gemms[0][1].pair
     batch, m, n, _ = gemm_sizes(graph, scores)
-    moves = {i: list(row.moves) for i, _, row in its}
-    kernel = _Flash(batch, m, n, pair[2], scores.times, moves, *_sides(its))
+    moves = {i: list(row.moves) for i, _, row in members}
+    kernel = _Flash(batch, m, n, pair[2], scores.times, moves, *_sides(members))
     if all(op.gemm == "forward" for op, _ in gemms):
         result = graph.elements(graph.tensors[gemms[-1][0].outputs[0]].dims)
         _forward(kernel, result, buffer_bits)
     else:
-        _backward(graph, kernel, its, result_bits, buffer_bits)
+        _backward(graph, kernel, members, result_bits, buffer_bits)
     return {i: tuple(changed) for i, changed in moves.items()}
 
 
@@ -138,7 +141,7 @@ def _forward(kernel: _Flash, result: int, buffer_bits: int) -> None:
         kernel.repeat(kernel.along_columns, kernel.blocks(kernel.rows, held, keys, 1, buffer_bits))
 
 
-def _backward(graph: Graph, kernel: _Flash, its: Sequence[Numbered], result_bits: int, buffer_bits: int) -> None:
+def _backward(graph: Graph, kernel: _Flash, members: Sequence[Numbered], result_bits: int, buffer_bits: int) -> None:
     """Blocks of keys: q, dO and log-sum-exp are read for each, and the sums of dq leave the chip in between.
 
     A block keeps k, v, the sums of their gradients, and of one row p, dp and dq. What is subtracted from each row of dp
@@ -147,7 +150,7 @@ def _backward(graph: Graph, kernel: _Flash, its: Sequence[Numbered], result_bits
     """
     written = [
         (i, op, graph.elements(graph.tensors[op.outputs[0]].dims))
-        for i, op, row in its
+        for i, op, row in members
         if op.gemm and any(move.written_bits for move in row.moves)
     ]
     rows, columns = kernel.batch * kernel.rows, kernel.batch * kernel.columns
@@ -157,14 +160,14 @@ def _backward(graph: Graph, kernel: _Flash, its: Sequence[Numbered], result_bits
     blocks = kernel.blocks(kernel.columns, held, beside, 2, buffer_bits)
     if blocks == 1:
         return
-    upstream = [(i, j) for i, j in kernel.along_rows if _is_upstream(its, i, kernel.moves[i][j])][:1]
+    upstream = [(i, j) for i, j in kernel.along_rows if _is_upstream(members, i, kernel.moves[i][j])][:1]
     once = [(i, j, kernel.moves[i][j]) for i, j in upstream]
     kernel.repeat(kernel.along_rows, blocks)
     for i, op, elements in written:
         if op.gemm == "dgrad":
             passes = (blocks - 1) * kernel.times
             kernel.moves[i].append(spilled("sums", 2, "gradient", kernel.accumulator, elements, passes, passes))
-    for i, op in [(i, op) for i, op, _ in its if op.gemm is None and op.phase == "backward"][-1:]:
+    for i, op in [(i, op) for i, op, _ in members if op.gemm is None and op.phase == "backward"][-1:]:
         slot, times = len(op.inputs), kernel.times
         delta = spilled("delta", slot, "gradient", kernel.accumulator, rows, blocks * times, times)
         kernel.moves[i].append(delta)
@@ -174,9 +177,9 @@ def _backward(graph: Graph, kernel: _Flash, its: Sequence[Numbered], result_bits
             kernel.moves[i].append(Move(slot, copy, "activation", result_bits, 0, move.elements))
 
 
-def _is_upstream(its: Sequence[Numbered], number: int, move: Move) -> bool:
+def _is_upstream(members: Sequence[Numbered], number: int, move: Move) -> bool:
     """Whether a read is of the gradient of the result."""
-    gemm = next(op.gemm for i, op, _ in its if i == number)
+    gemm = next(op.gemm for i, op, _ in members if i == number)
     return (gemm, move.slot) in (("dgrad", 0), ("wgrad", 1))
 
 

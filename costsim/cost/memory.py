@@ -48,12 +48,11 @@ class Memory:
     peak_op: Op  # the last op of that kernel
     components: Mapping[str, int]  # bytes of each at the peak, in the order of COMPONENTS
     stored: Sequence[Stored]
-    live_bytes: Sequence[int]  # by kernel
 
     def at_peak(self, component: str) -> list[Stored]:
         """What makes up a component at the peak, the largest first."""
-        its = [s for s in self.stored if s.component == component and s.first <= self.peak_kernel <= s.last]
-        return sorted(its, key=lambda s: (-s.size_bytes, s.name))
+        places = [p for p in self.stored if p.component == component and p.first <= self.peak_kernel <= p.last]
+        return sorted(places, key=lambda place: (-place.size_bytes, place.name))
 
 
 Key = tuple[str, Copy | None]  # of a place in memory: the tensor that it was first, or a copy of it
@@ -61,7 +60,7 @@ Key = tuple[str, Copy | None]  # of a place in memory: the tensor that it was fi
 
 @dataclass(slots=True)
 class _Life:
-    """How long something is in memory, as it is found out."""
+    """How long something is in memory, as far as ops have been looked at."""
 
     first: int
     last: int
@@ -106,7 +105,9 @@ def _component(tensor: Tensor, key: Key, life: _Life, lasts: set[str], copied: s
 def _lasting(graph: Graph) -> set[str]:
     """What is there from step to step."""
     producer = graph.producer
-    return {name for name, its in graph.tensors.items() if its.role in ("weight", "state") and name not in producer}
+    return {
+        name for name, tensor in graph.tensors.items() if tensor.role in ("weight", "state") and name not in producer
+    }
 
 
 def _stays(graph: Graph, key: Key) -> bool:
@@ -149,28 +150,28 @@ def memory(graph: Graph, assignment: Assignment, traffic: Traffic) -> Memory:
     end = group[-1]
     stored = list(_places(graph, assignment, traffic, end))
     change = [0] * (end + 2)
-    for its in stored:
-        change[its.first] += its.size_bytes
-        change[its.last + 1] -= its.size_bytes
+    for place in stored:
+        change[place.first] += place.size_bytes
+        change[place.last + 1] -= place.size_bytes
     live = list(accumulate(change))[:-1]
     peak = max(range(end + 1), key=live.__getitem__)
     parts = dict.fromkeys(COMPONENTS, 0)
-    for its in stored:
-        if its.first <= peak <= its.last:
-            parts[its.component] += its.size_bytes
+    for place in stored:
+        if place.first <= peak <= place.last:
+            parts[place.component] += place.size_bytes
     last_op = next(op for op in reversed(graph.ops) if group[op.position] == peak)
-    return Memory(live[peak], peak, last_op, parts, stored, live)
+    return Memory(live[peak], peak, last_op, parts, stored)
 
 
 def of_policy(graph: Graph, policy: Policy, traffic: Traffic) -> tuple[int, Memory]:
     """The phase of a policy in which the peak is highest (from 0), and the memory in it."""
-    found = [memory(graph, assign(graph, policy, i), traffic) for i in range(len(policy.file.phases))]
-    highest = max(range(len(found)), key=lambda i: found[i].peak_bytes)
-    return highest, found[highest]
+    phases = [memory(graph, assign(graph, policy, i), traffic) for i in range(len(policy.file.phases))]
+    highest = max(range(len(phases)), key=lambda i: phases[i].peak_bytes)
+    return highest, phases[highest]
 
 
 def standing_bytes(graph: Graph, policy: Policy) -> int:
     """What weights and states alone take, between steps too, in the phase in which that is most: less than any peak."""
     lasting = [name for name in sorted(_lasting(graph)) if graph.tensors[name].alias is None]
     phases = [assign(graph, policy, i) for i in range(len(policy.file.phases))]
-    return max(sum(-(-stored_bits(graph, its, name, None) // 8) for name in lasting) for its in phases)
+    return max(sum(-(-stored_bits(graph, phase, name, None) // 8) for name in lasting) for phase in phases)

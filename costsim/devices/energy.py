@@ -76,7 +76,9 @@ def _family(*formats: Format) -> str:
 
 def _nearest(known: Mapping[tuple[str, int], float], family: str, product: float, power: int) -> int:
     """The width of a family that is known and nearest to another (or, as a square, to a product of two)."""
-    return min((width for its, width in known if its == family), key=lambda width: (abs(width**power - product), width))
+    return min(
+        (width for other, width in known if other == family), key=lambda width: (abs(width**power - product), width)
+    )
 
 
 def _scaled(known: Mapping[tuple[str, int], float], family: str, product: float, power: int) -> tuple[float, bool]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from costsim.devices.energy import TABLES
 from costsim.errors import InputError, nearest, one_line
 from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
@@ -98,6 +99,13 @@ class Hardware:
         return self.rates + (tuple(serial.rate(bits, bits) for bits in BIT_SERIAL_SHOWN) if serial else ())
 
 
+def _check_energy_table(document: Document, file: schema_hardware.Hardware) -> None:
+    """Raise InputError for a table that is none of those in `energy`."""
+    name = file.energy_table
+    if name is not None and name not in TABLES:
+        raise document.error(("energy_table",), f"unknown energy table {one_line(name)!r}{nearest(name, TABLES)}")
+
+
 def load_hardware(name: str) -> Hardware:
     """The device of a profile: a path, or a shipped name with or without .yaml.
 
@@ -108,6 +116,7 @@ def load_hardware(name: str) -> Hardware:
     _check_version(document)
     file = schema.validate(schema_hardware.Hardware, document)
     _check_sources(document, file)
+    _check_energy_table(document, file)
     return Hardware(
         name=path.stem,
         description=file.description,
@@ -183,21 +192,21 @@ def _check_sources(document: Document, file: schema_hardware.Hardware) -> None:
 
 def _source(file: schema_hardware.Hardware, figure: schema_hardware.Sourced) -> str:
     """A figure's sources in full, then how it was got and what others say."""
-    said = [file.sources[key] for key in figure.source]
-    said += [figure.note] if figure.note else []
-    said += [f"others: {figure.disagreement}"] if figure.disagreement else []
-    return "; ".join(said)
+    parts = [file.sources[key] for key in figure.source]
+    parts += [figure.note] if figure.note else []
+    parts += [f"others: {figure.disagreement}"] if figure.disagreement else []
+    return "; ".join(parts)
 
 
 def _format(document: Document, at: At, name: str) -> Format:
     """A format that multipliers know: element codes without scales."""
     try:
-        found = parse_format(name)
+        format = parse_format(name)
     except InputError as error:
         raise document.error(at, str(error)) from None
-    if found.values != "float" or found.grid is not None or found.codebook:
-        raise document.error(at, f"{found.name} is nothing that a multiplier takes")
-    return found
+    if format.values != "float" or format.grid is not None or format.codebook:
+        raise document.error(at, f"{format.name} is nothing that a multiplier takes")
+    return format
 
 
 def _bit_serial(document: Document, file: schema_hardware.Hardware) -> BitSerial | None:
