@@ -1,7 +1,7 @@
 """costsim: exact arithmetic and DRAM traffic of training quantized Transformers.
 
-In a notebook start with `costsim.load("iwslt17-dsq").run()`; to read, with `costsim.simulate`: the whole program in one
-function. Importing this loads nothing heavy; the names below come from `costsim.api`.
+In a notebook start with `costsim.load("iwslt17-dsq").run()`; to read, with `costsim.run.simulate`: the whole program.
+Importing this loads nothing heavy; the names below come from `costsim.api`.
 """
 
 from typing import TYPE_CHECKING

@@ -45,7 +45,7 @@ def conventions(result: Result) -> list[tuple[str, str]]:
     terms = [
         ("law", f"{convention['law']}, in {law.unit}; defined for {law.defined}"),
         ("source of the law", law.source),
-        ("traffic model", f"{job.convention.traffic_said}: {model.description}"),
+        ("traffic model", f"{job.convention.traffic_label}: {model.description}"),
         ("scope", f"{scope}: {_SCOPES[scope]}"),
         ("baseline", convention["baseline"]),
         ("steps", f"{convention['steps']} of {convention['micro_batches']} micro-batches each"),

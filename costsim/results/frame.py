@@ -121,7 +121,7 @@ def _policy_records(result: Result, counted: CountedPolicy) -> list[dict[str, An
         shared = {
             "workload": job.workload,
             "law": convention.law,
-            "traffic": convention.traffic_said,
+            "traffic": convention.traffic_label,
             "scope": convention.scope,
             "baseline": convention.baseline,
             "policy": policy.name,

@@ -210,7 +210,7 @@ def trace(result: Result, phase: int = 1) -> dict[str, Any]:
     convention = job.convention
     about = {
         "workload": job.workload,
-        "traffic": convention.traffic_said,
+        "traffic": convention.traffic_label,
         "scope": convention.scope,
         "overlap": job.overlap,
         "phase": phase,

@@ -7,7 +7,7 @@ from costsim.run.job import Job, with_fields
 
 
 def with_batch(job: Job, sequences: int | None, accumulation: int | None = None) -> Job:
-    """The job with another batch: so many sequences, in `accumulation` micro-batches if that is said.
+    """The job with another batch: so many sequences, in `accumulation` micro-batches if that is given.
 
     Raises InputError if the batch is a histogram of lengths, or does not divide.
     """
@@ -32,8 +32,8 @@ def largest_batch(job: Job, policy: Policy, capacity_bytes: int, accumulation: i
     """The most sequences (a multiple of `accumulation`) of which a step fits into so many bytes; 0 if none does."""
 
     def fits(times: int) -> bool:
-        its = with_batch(job, times * accumulation, accumulation if accumulation > 1 else None)
-        return of_policy(its.graph, policy, its.convention.traffic)[1].peak_bytes <= capacity_bytes
+        larger = with_batch(job, times * accumulation, accumulation if accumulation > 1 else None)
+        return of_policy(larger.graph, policy, larger.convention.traffic)[1].peak_bytes <= capacity_bytes
 
     low, high = 0, 1
     while high < MOST_SEQUENCES and fits(high):

@@ -56,7 +56,7 @@ class Convention:
         return MODELS[self.traffic].tiled
 
     @property
-    def traffic_said(self) -> str:
+    def traffic_label(self) -> str:
         """The traffic model with the buffer, if it has one, as tables name it."""
         of = f" ({self.buffer_of})" if self.buffer_of else ""
         return f"{self.traffic}, buffer {self.buffer_bytes} byte{of}" if self.tiled else self.traffic

@@ -43,15 +43,15 @@ class Peak(NamedTuple):
 
 def peaks(workloads: Sequence[str], policies: Sequence[str], batches: Sequence[int]) -> list[Peak]:
     """Peak memory of each workload, policy and micro-batch size. Raises InputError as `prepare` does."""
-    found = []
+    peaks = []
     for workload in workloads:
         job = prepare(Request(workload, policies))
         sized = [(sequences, with_batch(job, sequences)) for sequences in batches]
         for policy in job.policies:
-            for sequences, its in sized:
-                memory = of_policy(its.graph, policy, its.convention.traffic)[1]
-                found.append(Peak(job.workload, policy.name, sequences, memory.components))
-    return found
+            for sequences, resized in sized:
+                memory = of_policy(resized.graph, policy, resized.convention.traffic)[1]
+                peaks.append(Peak(job.workload, policy.name, sequences, memory.components))
+    return peaks
 
 
 # --- linear layers ----------------------------------------------------------------------------------------------------
@@ -149,13 +149,13 @@ def ratios(result: Result) -> list[Ratios]:
         return result.spent[counted.policy.name, job.hardware[0].name].time_s if job.hardware else None
 
     base, base_s = peak(result.baseline), seconds(result.baseline)
-    found = []
+    rows = []
     for counted in result.policies:
         less = [None if ratio is None else float(ratio) for ratio in counted.total.reductions(result.baseline.total)]
         time_s = seconds(counted)
         faster = base_s / time_s if base_s and time_s else None
-        found.append(Ratios(counted.policy.name, less[0], less[1], base / peak(counted), faster))
-    return found
+        rows.append(Ratios(counted.policy.name, less[0], less[1], base / peak(counted), faster))
+    return rows
 
 
 # --- a whole run ------------------------------------------------------------------------------------------------------

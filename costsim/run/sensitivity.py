@@ -37,7 +37,7 @@ class Outcome:
     dram_reduction: Fraction | None
 
 
-class _Said(NamedTuple):
+class _Entry(NamedTuple):
     """What stands in a table of an assumption: its name, what is assumed, whence, and what instead."""
 
     assumption: str
@@ -54,26 +54,26 @@ def _with_fields(job: Job, assignments: tuple[str, ...], at: files.Where) -> Job
         raise job.document.error(at, str(error)) from None
 
 
-def _jobs(job: Job) -> Iterator[tuple[_Said, Job]]:
+def _jobs(job: Job) -> Iterator[tuple[_Entry, Job]]:
     """The job under each other convention, and under each case of the workload's assumptions."""
     for field, values in _CONVENTION.items():
         here = getattr(job.convention, field)
         for value in values:
             if value != here:
                 other: dict[str, Any] = {field: value}
-                yield _Said(field, here, "ours", value), replace(job, convention=replace(job.convention, **other))
-    for a, said in enumerate(job.file.assumptions):
-        for i, case in enumerate(said.cases):
+                yield _Entry(field, here, "ours", value), replace(job, convention=replace(job.convention, **other))
+    for a, assumption in enumerate(job.file.assumptions):
+        for i, case in enumerate(assumption.cases):
             changed = _with_fields(job, case.set, ("assumptions", a, "cases", i))
-            yield _Said(said.name, said.here, said.grade, case.name), changed
+            yield _Entry(assumption.name, assumption.here, assumption.grade, case.name), changed
 
 
-def _policies(policy: Policy) -> Iterator[tuple[_Said, Policy]]:
+def _policies(policy: Policy) -> Iterator[tuple[_Entry, Policy]]:
     """The policy under each case of its assumptions."""
     for assumption in policy.assumptions:
-        said = assumption.entry
-        for i, case in enumerate(said.cases):
-            yield _Said(said.name, said.here, said.grade, case.name), with_case(policy, assumption, i)
+        entry = assumption.entry
+        for i, case in enumerate(entry.cases):
+            yield _Entry(entry.name, entry.here, entry.grade, case.name), with_case(policy, assumption, i)
 
 
 def subjects(job: Job) -> list[Policy]:
@@ -81,9 +81,9 @@ def subjects(job: Job) -> list[Policy]:
     return job.published_policies or [policy for policy in job.policies if policy.name != job.baseline.name]
 
 
-def _outcome(said: _Said, job: Job, policy: Policy, baseline: Total) -> Outcome:
+def _outcome(entry: _Entry, job: Job, policy: Policy, baseline: Total) -> Outcome:
     total = count_policy(job.graph, policy, job.convention).total
-    return Outcome(policy.name, *said, *total.reductions(baseline))
+    return Outcome(policy.name, *entry, *total.reductions(baseline))
 
 
 @lru_cache(maxsize=1)  # a report asks once for each of its formats
@@ -94,15 +94,15 @@ def outcomes(job: Job) -> list[Outcome]:
     """
     if not subjects(job):
         raise InputError(f"no policy but the baseline {job.baseline.name}: name one whose assumptions are to be moved")
-    shipped = _Said(AS_SHIPPED, "", "", "")
-    jobs = [(said, its, _baseline(its)) for said, its in ((shipped, job), *_jobs(job))]
-    found = []
+    shipped = _Entry(AS_SHIPPED, "", "", "")
+    jobs = [(entry, other, _baseline(other)) for entry, other in ((shipped, job), *_jobs(job))]
+    moved = []
     for policy in subjects(job):
         (first, _, base), *others = jobs
-        found.append(_outcome(first, job, policy, base))
-        found += [_outcome(said, job, changed, base) for said, changed in _policies(policy)]
-        found += [_outcome(said, its, policy, baseline) for said, its, baseline in others]
-    return found
+        moved.append(_outcome(first, job, policy, base))
+        moved += [_outcome(entry, job, changed, base) for entry, changed in _policies(policy)]
+        moved += [_outcome(entry, other, policy, baseline) for entry, other, baseline in others]
+    return moved
 
 
 def _baseline(job: Job) -> Total:

@@ -1,8 +1,9 @@
-"""The whole program as one function; read this first.
+"""The whole program; read this first, from `run` at the end upwards.
 
-A workload file names a model, a batch, an optimizer and policies. The model becomes the graph of a training step; a
-policy gives its tensors formats, phase by phase; counting gives rows of exact integers; totals weigh each phase by its
-steps. Formatting is left to `report`.
+A workload file names a model, a batch, an optimizer and policies. `prepare` reads it and builds the graph of a
+training step. A policy gives tensors their formats, phase by phase (`assign`); `count` gives rows of exact integers;
+totals weigh each phase by its steps. Devices turn rows into time and energy (`timing`). Tables, plots and pages are
+made of a Result.
 """
 
 from __future__ import annotations

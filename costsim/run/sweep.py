@@ -52,18 +52,18 @@ def at(point: Point, **options: Any) -> Job:
     for name in point:
         if name.partition(".")[0] in _SEVERAL:
             raise InputError(f"--sweep {name}: not a field to sweep; name several policies or devices instead")
-    said = {name: text for name, text in point.items() if name in _CONVENTION}
+    swept = {name: text for name, text in point.items() if name in _CONVENTION}
     sets = [f"{name}={text}" for name, text in point.items()]
-    changed = {**options, **said, "assignments": (*options.get("assignments", ()), *sets)}
+    changed = {**options, **swept, "assignments": (*options.get("assignments", ()), *sets)}
     if "buffer_bytes" in point or ("traffic" in point and point["traffic"] in UNTILED):
         changed["buffer_bytes"] = None  # the field says it, or there is none
     try:
         return prepare(Request(**changed))
     except InputError as error:
-        told = str(error)
+        message = str(error)
         for assignment in sets:
-            told = told.replace(f"--set {assignment}", f"--sweep {assignment}")
-        raise InputError(told) from None
+            message = message.replace(f"--set {assignment}", f"--sweep {assignment}")
+        raise InputError(message) from None
 
 
 def places(where: Sequence[Point], **options: Any) -> list[tuple[Point, Job]]:
@@ -76,12 +76,14 @@ def run(where: Sequence[Point], **options: Any) -> list[tuple[Point, Result]]:
     return [(point, execute(job)) for point, job in places(where, **options)]
 
 
-def convention(found: Sequence[tuple[Point, Result]]) -> str:
-    """The convention that all points share, in a line; what is swept is said so."""
-    its, swept = found[0][1].job.convention, found[0][0]
-    said = {"law": its.law, "traffic": its.traffic if "buffer_bytes" in swept else its.traffic_said, "scope": its.scope}
-    parts = [f"{name} {'as swept' if name in swept else text}" for name, text in said.items()]
-    return f"{', '.join(parts)}; x less than {'the baseline' if 'baseline' in swept else its.baseline}"
+def convention(results: Sequence[tuple[Point, Result]]) -> str:
+    """The convention that all points share, in a line; what is swept reads `as swept`."""
+    (swept, first), *_ = results
+    shared = first.job.convention
+    traffic = shared.traffic if "buffer_bytes" in swept else shared.traffic_label
+    fields = {"law": shared.law, "traffic": traffic, "scope": shared.scope}
+    parts = [f"{name} {'as swept' if name in swept else text}" for name, text in fields.items()]
+    return f"{', '.join(parts)}; x less than {'the baseline' if 'baseline' in swept else shared.baseline}"
 
 
 def value(text: str) -> int | float | str:

@@ -178,7 +178,7 @@ def _unpriced(result: Result) -> Iterator[str]:
 def convention_line(convention: Convention, scope: str = "") -> str:
     """What all numbers depend on, in a line; `scope` stands for the convention's."""
     return (
-        f"law {convention.law}, traffic {convention.traffic_said}, scope {scope or convention.scope}, "
+        f"law {convention.law}, traffic {convention.traffic_label}, scope {scope or convention.scope}, "
         f"{convention.steps} steps"
     )
 
