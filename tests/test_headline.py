@@ -66,8 +66,8 @@ def test_the_convention_of_the_file_is_marked_and_comes_first(assignments, marke
 
 def test_the_lines_have_each_convention_once(result):
     lines = [line.split() for line in headline(result)]
-    said = [line[:2] for line in lines if line[0] in names.SCOPES]
-    assert sorted(said) == sorted([["gemm", "any"], *(list(its) for its in CONVENTIONS if its[0] != "gemm")])
+    conventions = [line[:2] for line in lines if line[0] in names.SCOPES]
+    assert sorted(conventions) == sorted([["gemm", "any"], *(list(pair) for pair in CONVENTIONS if pair[0] != "gemm")])
     assert [line[0] for line in lines if "<-" in line] == ["gemm"]
     text = " ".join(headline(result))
     for entry in published(result):
@@ -79,8 +79,8 @@ def test_the_lines_have_each_convention_once(result):
 
 @pytest.mark.parametrize("style", sorted(names.STYLES.keys() - {"csv"}))
 def test_every_format_has_them(result, style):
-    found = render(document(result, "policy"), style)
-    assert all(f"{entry['ours']:.2f}"[:-1] in found for entry in published(result))
+    text = render(document(result, "policy"), style)
+    assert all(f"{entry['ours']:.2f}"[:-1] in text for entry in published(result))
 
 
 @pytest.mark.parametrize("scope", names.SCOPES)
@@ -97,6 +97,6 @@ def test_nothing_is_published_of_other_policies():
 
 def test_a_law_that_prices_one_of_two_figures():
     """What the paper states of arithmetic cannot be compared, DRAM traffic can."""
-    its = small(law="msfp")
-    assert {entry["quantity"] for entry in published(its)} == {"dram_reduction"}
-    assert "n/a" not in " ".join(headline(its))
+    result = small(law="msfp")
+    assert {entry["quantity"] for entry in published(result)} == {"dram_reduction"}
+    assert "n/a" not in " ".join(headline(result))

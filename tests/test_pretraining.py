@@ -18,12 +18,12 @@ A100 = "a100-80gb"
 def test_linear_layers_are_those_with_weights():
     """q, k, v, out, fc1, fc2 and the head, each in forward, dgrad and wgrad; attention's two products are not."""
     graph = decoder_step(layers=1)
-    found = [op for op in graph.ops if pretraining.is_linear(graph, op)]
+    linear = [op for op in graph.ops if pretraining.is_linear(graph, op)]
     names = ("q", "k", "v", "out", "fc1", "fc2", "logits")
-    assert [op.name.rpartition(".")[2] for op in found if op.gemm == "forward"] == list(names)
+    assert [op.name.rpartition(".")[2] for op in linear if op.gemm == "forward"] == list(names)
     for gemm in ("dgrad", "wgrad"):
-        assert sum(op.gemm == gemm for op in found) == len(names)
-    others = [op for op in graph.ops if op.gemm and op not in found]
+        assert sum(op.gemm == gemm for op in linear) == len(names)
+    others = [op for op in graph.ops if op.gemm and op not in linear]
     assert len(others) == 3 * 2
     assert all("scores" in op.name or "context" in op.name for op in others)
 
@@ -31,52 +31,52 @@ def test_linear_layers_are_those_with_weights():
 @pytest.mark.parametrize("attention", ["flash", "eager"])
 def test_shares_fall_with_the_length_and_rise_with_the_width(attention):
     sizes, lengths = ("gpt2-small", "gpt2-xl"), (256, 1024, 2048)
-    found = {
+    by_size = {
         size: [pretraining.linear_share(size, "bf16-mixed", A100, attention, tokens, 2048) for tokens in lengths]
         for size in sizes
     }
-    for shares in found.values():
-        assert [its.sequences for its in shares] == [8, 2, 1]
-        assert all(0 < its.share < 1 for its in shares)
+    for shares in by_size.values():
+        assert [share.sequences for share in shares] == [8, 2, 1]
+        assert all(0 < share.share < 1 for share in shares)
         assert all(before.share > after.share for before, after in pairwise(shares))
         assert shares[0].linear_s == pytest.approx(shares[-1].linear_s)  # the same products
-    assert all(small.share < large.share for small, large in zip(*found.values(), strict=True))
+    assert all(small.share < large.share for small, large in zip(*by_size.values(), strict=True))
 
 
 def test_linear_layers_take_what_their_products_take():
     """12 d^2 MACs a token forward and twice that backward, at 156e12 a second: compute bound at this width."""
-    its = pretraining.linear_share("gpt2-xl", "bf16-mixed", A100, "flash", 1024, 8192)
+    share = pretraining.linear_share("gpt2-xl", "bf16-mixed", A100, "flash", 1024, 8192)
     graph = prepare(Request("gpt2-xl")).graph
     products = 3 * 12 * 1600**2 * 8192 * graph.micro_batches / 156e12
-    assert products < its.linear_s < 1.15 * products  # with epilogues
+    assert products < share.linear_s < 1.15 * products  # with epilogues
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("gpt2-small", "bf16-mixed", A100, "flash", 1000, 8192), "sequences of 1000 tokens do not divide 8192 tokens"),
         (("gpt2-small", "fixed32", "h100-sxm", "flash", 1024, 1024), "fixed32 has no time on h100-sxm"),
         (("glue-mrpc-dsq", "fp32", A100, "eager", 128, 128), "no layer is named decoder.1"),
     ],
 )
-def test_what_has_no_share_is_refused(arguments, says):
-    with pytest.raises(InputError, match=says):
+def test_what_has_no_share_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
         pretraining.linear_share(*arguments)
 
 
 def test_peaks_grow_with_the_batch_by_stash_and_logits_alone():
-    found = pretraining.peaks(["gpt2-small"], ["bf16-mixed"], [4, 8, 16])
-    assert [its.sequences for its in found] == [4, 8, 16]
-    for its, double in pairwise(found):
-        assert tuple(its.components) == COMPONENTS
+    peaks = pretraining.peaks(["gpt2-small"], ["bf16-mixed"], [4, 8, 16])
+    assert [peak.sequences for peak in peaks] == [4, 8, 16]
+    for peak, double in pairwise(peaks):
+        assert tuple(peak.components) == COMPONENTS
         for name in ("stash", "logits"):
-            assert double.components[name] == pytest.approx(2 * its.components[name], rel=1e-3)
+            assert double.components[name] == pytest.approx(2 * peak.components[name], rel=1e-3)
         for name in ("weights", "master_weights", "gradients", "optimizer_states"):
-            assert double.components[name] == its.components[name]
-    fixed = sum(found[0].components[name] for name in COMPONENTS[:4])
+            assert double.components[name] == peak.components[name]
+    fixed = sum(peaks[0].components[name] for name in COMPONENTS[:4])
     alone = 1024 * 768 + (12 * 13 + 2) * 768  # positions, biases and norms have no bf16 copy: no product reads them
     assert fixed == 18 * 124_445_184 - 2 * alone  # bf16 copy; fp32 weight, gradient and two moments
-    assert len(papers.peaks(found, load_hardware(A100)).axes[0].get_xticks()) == 3
+    assert len(papers.peaks(peaks, load_hardware(A100)).axes[0].get_xticks()) == 3
 
 
 def test_a_run_has_its_closed_forms():

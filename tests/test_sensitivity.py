@@ -24,6 +24,11 @@ OTHER_CONVENTIONS = [
 ]
 
 
+def entries(policy):
+    """The assumptions of a policy as its file has them."""
+    return [assumption.entry for assumption in policy.assumptions]
+
+
 def job_of(workload, policies, *assignments, **options):
     """A small job whose subjects are all policies, not those with published figures, under one convention."""
     fields = [*one_layer(workload), "published=[]", "scope=gemm", "traffic=unfused", *assignments]
@@ -52,22 +57,22 @@ def moved(job, assumption):
 )
 def test_every_shipped_case_works(workload, policies):
     job = job_of(workload, policies)
-    found = outcomes(job)
-    of_workload = [(said.name, case.name) for said in job.file.assumptions for case in said.cases]
+    listed = outcomes(job)
+    of_workload = [(entry.name, case.name) for entry in job.file.assumptions for case in entry.cases]
     expected = [
-        (policy.name, *said)
+        (policy.name, *case)
         for policy in subjects(job)
-        for said in [
+        for case in [
             (AS_SHIPPED, ""),
-            *((its.entry.name, case.name) for its in policy.assumptions for case in its.entry.cases),
+            *((entry.name, case.name) for entry in entries(policy) for case in entry.cases),
             *OTHER_CONVENTIONS,
             *of_workload,
         ]
     ]
-    assert [(outcome.policy, outcome.assumption, outcome.case) for outcome in found] == expected
+    assert [(outcome.policy, outcome.assumption, outcome.case) for outcome in listed] == expected
     assert len(set(expected)) == len(expected)
     assert {name for name, *_ in expected} == set(policies) - {job.baseline.name}
-    for outcome in found:
+    for outcome in listed:
         assert outcome.dram_reduction > 0
         assert outcome.arithmetic_reduction is None or outcome.arithmetic_reduction > 0
         assert (outcome.assumption == AS_SHIPPED) == (outcome.here == outcome.grade == "")
@@ -130,17 +135,17 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def said(*policies):
+def assumed(*policies):
     job = job_of("glue-mrpc-dsq", policies)
-    return [(its.entry.name, its.entry.here, its.entry.grade) for policy in job.policies for its in policy.assumptions]
+    return [(entry.name, entry.here, entry.grade) for policy in job.policies for entry in entries(policy)]
 
 
 def test_assumptions_are_inherited_and_replaced_by_name(folder):
-    assert said("beside.yaml") == said("base.yaml") == [("box", "16", "ours"), ("level", "4", "ours")]
+    assert assumed("beside.yaml") == assumed("base.yaml") == [("box", "16", "ours"), ("level", "4", "ours")]
     replaced = [("level", "four", "recalled"), ("weights", "as all", "ours"), ("box", "16", "ours")]
-    assert said("top.yaml") == replaced
-    assert sorted(said("base.yaml+top.yaml")) == sorted(replaced)
-    assert sorted(said("top.yaml+base.yaml")) == sorted([("level", "4", "ours"), *replaced[1:]])
+    assert assumed("top.yaml") == replaced
+    assert sorted(assumed("base.yaml+top.yaml")) == sorted(replaced)
+    assert sorted(assumed("top.yaml+base.yaml")) == sorted([("level", "4", "ours"), *replaced[1:]])
 
 
 def test_cases_of_own_files(folder):
@@ -177,15 +182,15 @@ def result():
 
 
 def test_workload_cases_by_hand(result):
-    sets = {(said.name, case.name): case.set for said in result.job.file.assumptions for case in said.cases}
+    sets = {(entry.name, case.name): case.set for entry in result.job.file.assumptions for case in entry.cases}
     assert len(sets) > 5
     for (name, case), assignments in sets.items():
         assert moved(result.job, name)[case] == ratios(job_of("iwslt17-dsq", ["dsq"], *assignments)), case
 
 
 def test_records_say_how_far_each_case_is_from_as_shipped(result):
-    rows, found = records(result, "assumption"), outcomes(result.job)
-    for row, outcome in zip(rows, found, strict=True):
+    rows, moves = records(result, "assumption"), outcomes(result.job)
+    for row, outcome in zip(rows, moves, strict=True):
         assert (row["policy"], row["assumption"], row["case"]) == (outcome.policy, outcome.assumption, outcome.case)
         assert (row["arithmetic_reduction"], row["dram_reduction"]) == floats(outcome)
         for name in ("arithmetic", "dram"):

@@ -21,7 +21,7 @@ SWEEP = ["batch=4,8", "model.layers=1,2"]
 
 
 @pytest.fixture(scope="module")
-def found():
+def swept():
     return sweep.run(sweep.points(SWEEP), workload="glue-mrpc-dsq", policies=["dsq", "fixed16"])
 
 
@@ -61,15 +61,15 @@ def test_a_field_is_swept_once():
 
 
 @pytest.mark.parametrize("by", ["policy", "phase", "reduction"])
-def test_each_point_is_the_run_with_these_fields_set(found, by):
-    rows = sweep_tables.records(found, by)
+def test_each_point_is_the_run_with_these_fields_set(swept, by):
+    rows = sweep_tables.records(swept, by)
     expected = []
-    for point, _ in found:
+    for point, _ in swept:
         alone = simulate.run(
             "glue-mrpc-dsq", ["dsq", "fixed16"], assignments=[f"{name}={text}" for name, text in point.items()]
         )
         expected += records.full_records(alone, by)
-    assert [{k: v for k, v in row.items() if k not in found[0][0]} for row in rows] == expected
+    assert [{k: v for k, v in row.items() if k not in swept[0][0]} for row in rows] == expected
     names = ["policy"] if by != "phase" else ["policy", "phase"]
     assert list(rows[0])[: len(names) + 2] == [*names, "batch.sequences", "model.layers"]
     assert [row["batch.sequences"] for row in rows] == sorted(row["batch.sequences"] for row in rows)
@@ -77,8 +77,8 @@ def test_each_point_is_the_run_with_these_fields_set(found, by):
 
 @pytest.mark.parametrize("style", ["table", "json", "csv", "markdown", "latex"])
 @pytest.mark.parametrize("by", ["policy", "layer", "reduction", "assumption"])
-def test_every_format_shows_every_point(found, by, style):
-    text = render(sweep_tables.document(found, by), style)
+def test_every_format_shows_every_point(swept, by, style):
+    text = render(sweep_tables.document(swept, by), style)
     if style == "json":
         data = json.loads(text)
         assert data["swept"] == ["batch.sequences", "model.layers"]
@@ -169,43 +169,45 @@ CONVENTIONS = [
 def test_a_swept_convention_is_that_of_each_run(name, texts):
     """It once was in the label only: the numbers were all those of the file's convention."""
     options = {"assignments": ["model.layers=1"], "policies": ["dsq"], "scope": "step"}
-    found = sweep.run([{name: text} for text in texts], workload="glue-mrpc-dsq", **options)
+    swept = sweep.run([{name: text} for text in texts], workload="glue-mrpc-dsq", **options)
     alone = [simulate.run("glue-mrpc-dsq", **{**options, name: text}) for text in texts]
     expected = [record for result in alone for record in records.full_records(result, "policy")]
-    assert [{k: v for k, v in row.items() if k != name} for row in sweep_tables.records(found, "policy")] == expected
-    assert f"{name} as swept" in render(sweep_tables.document(found, "policy"), "table") or name == "baseline"
+    assert [{k: v for k, v in row.items() if k != name} for row in sweep_tables.records(swept, "policy")] == expected
+    assert f"{name} as swept" in render(sweep_tables.document(swept, "policy"), "table") or name == "baseline"
     table = costsim.load("glue-mrpc-dsq", {"model.layers": 1}).sweep({name: texts}, policies="dsq", scope="step")
     ratios = table.compare()
     ours = ratios[ratios["policy"] == "dsq"][["arithmetic_reduction", "dram_reduction"]].values.tolist()
-    assert ours == [[its["arithmetic_reduction"], its["dram_reduction"]] for its in expected]
+    assert ours == [[row["arithmetic_reduction"], row["dram_reduction"]] for row in expected]
 
 
 def test_a_swept_buffer_is_that_of_each_run():
     options = {"workload": "glue-mrpc-dsq", "policies": ["dsq"], "scope": "step"}
     sizes = ["32768", "1048576"]
-    found = sweep.run([{"buffer_bytes": size} for size in sizes], traffic="tiled", buffer_bytes=1000, **options)
+    swept = sweep.run([{"buffer_bytes": size} for size in sizes], traffic="tiled", buffer_bytes=1000, **options)
     alone = [simulate.run(traffic="tiled", buffer_bytes=int(size), **options) for size in sizes]
-    assert [result.policies[0].total for _, result in found] == [its.policies[0].total for its in alone]
-    found = sweep.run([{"traffic": its} for its in ("unfused", "fused", "tiled")], buffer_bytes=131072, **options)
-    moved = [result.policies[0].total.dram_bits for _, result in found]
+    assert [result.policies[0].total for _, result in swept] == [result.policies[0].total for result in alone]
+    swept = sweep.run(
+        [{"traffic": traffic} for traffic in ("unfused", "fused", "tiled")], buffer_bytes=131072, **options
+    )
+    moved = [result.policies[0].total.dram_bits for _, result in swept]
     assert moved[0] > moved[1] < moved[2]
 
 
 def test_the_figure_shows_the_ratios():
     from costsim.plots.sweep import sweep as draw
 
-    found = sweep.run(
+    swept = sweep.run(
         sweep.points(["batch=4,8"]), workload="glue-mrpc-dsq", policies=["dsq", "fixed16"], hardware=["h100-sxm"]
     )
-    panels = {axes.get_title(): axes for axes in draw(found).figure.axes}
-    rows = [records.records(result, "reduction")[0] for _, result in found]
+    panels = {axes.get_title(): axes for axes in draw(swept).figure.axes}
+    rows = [records.records(result, "reduction")[0] for _, result in swept]
     of_device = [row["hardware"]["h100-sxm"] for row in rows]
     expected = {
         "arithmetic": [row["arithmetic_reduction"] for row in rows],
         "DRAM traffic": [row["dram_reduction"] for row in rows],
         "peak memory of a step": [row["memory_reduction"] for row in rows],
-        "time on h100-sxm": [its["time_reduction"] for its in of_device],
-        "energy on h100-sxm": [its["energy_reduction"] for its in of_device],
+        "time on h100-sxm": [row["time_reduction"] for row in of_device],
+        "energy on h100-sxm": [row["energy_reduction"] for row in of_device],
     }
     for title, heights in expected.items():
         drawn = {line.get_label(): line for line in panels[title].get_lines()}["dsq*"]
@@ -215,8 +217,8 @@ def test_the_figure_shows_the_ratios():
 
 
 def test_a_swept_number_of_steps_counts():
-    found = sweep.run(
+    swept = sweep.run(
         [{"training.steps": "10"}, {"training.steps": "20"}], workload="glue-mrpc-dsq", policies=["fixed16"]
     )
-    macs = [result.policies[0].total.macs for _, result in found]
+    macs = [result.policies[0].total.macs for _, result in swept]
     assert macs[1] == 2 * macs[0] > 0

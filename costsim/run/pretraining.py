@@ -43,15 +43,15 @@ class Peak(NamedTuple):
 
 def peaks(workloads: Sequence[str], policies: Sequence[str], batches: Sequence[int]) -> list[Peak]:
     """Peak memory of each workload, policy and micro-batch size. Raises InputError as `prepare` does."""
-    peaks = []
+    rows = []
     for workload in workloads:
         job = prepare(Request(workload, policies))
         sized = [(sequences, with_batch(job, sequences)) for sequences in batches]
         for policy in job.policies:
             for sequences, resized in sized:
                 memory = of_policy(resized.graph, policy, resized.convention.traffic)[1]
-                peaks.append(Peak(job.workload, policy.name, sequences, memory.components))
-    return peaks
+                rows.append(Peak(job.workload, policy.name, sequences, memory.components))
+    return rows
 
 
 # --- linear layers ----------------------------------------------------------------------------------------------------

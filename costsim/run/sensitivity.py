@@ -1,6 +1,6 @@
 """How far each assumption moves the two ratios: one moved at a time, the others as shipped.
 
-Every file says its own assumptions: a policy those about formats, copies and phases, a workload those about sizes. The
+Every file lists its own assumptions: a policy those about formats, copies and phases, a workload those about sizes. The
 convention (scope, traffic model, law) is an assumption of every run.
 """
 
@@ -37,8 +37,8 @@ class Outcome:
     dram_reduction: Fraction | None
 
 
-class _Entry(NamedTuple):
-    """What stands in a table of an assumption: its name, what is assumed, whence, and what instead."""
+class _Case(NamedTuple):
+    """One case of an assumption: its name, what files assume, the grade of that, and what is assumed instead."""
 
     assumption: str
     here: str
@@ -54,26 +54,26 @@ def _with_fields(job: Job, assignments: tuple[str, ...], at: files.Where) -> Job
         raise job.document.error(at, str(error)) from None
 
 
-def _jobs(job: Job) -> Iterator[tuple[_Entry, Job]]:
+def _jobs(job: Job) -> Iterator[tuple[_Case, Job]]:
     """The job under each other convention, and under each case of the workload's assumptions."""
     for field, values in _CONVENTION.items():
         here = getattr(job.convention, field)
         for value in values:
             if value != here:
                 other: dict[str, Any] = {field: value}
-                yield _Entry(field, here, "ours", value), replace(job, convention=replace(job.convention, **other))
+                yield _Case(field, here, "ours", value), replace(job, convention=replace(job.convention, **other))
     for a, assumption in enumerate(job.file.assumptions):
         for i, case in enumerate(assumption.cases):
             changed = _with_fields(job, case.set, ("assumptions", a, "cases", i))
-            yield _Entry(assumption.name, assumption.here, assumption.grade, case.name), changed
+            yield _Case(assumption.name, assumption.here, assumption.grade, case.name), changed
 
 
-def _policies(policy: Policy) -> Iterator[tuple[_Entry, Policy]]:
+def _policies(policy: Policy) -> Iterator[tuple[_Case, Policy]]:
     """The policy under each case of its assumptions."""
     for assumption in policy.assumptions:
         entry = assumption.entry
         for i, case in enumerate(entry.cases):
-            yield _Entry(entry.name, entry.here, entry.grade, case.name), with_case(policy, assumption, i)
+            yield _Case(entry.name, entry.here, entry.grade, case.name), with_case(policy, assumption, i)
 
 
 def subjects(job: Job) -> list[Policy]:
@@ -81,9 +81,9 @@ def subjects(job: Job) -> list[Policy]:
     return job.published_policies or [policy for policy in job.policies if policy.name != job.baseline.name]
 
 
-def _outcome(entry: _Entry, job: Job, policy: Policy, baseline: Total) -> Outcome:
+def _outcome(case: _Case, job: Job, policy: Policy, baseline: Total) -> Outcome:
     total = count_policy(job.graph, policy, job.convention).total
-    return Outcome(policy.name, *entry, *total.reductions(baseline))
+    return Outcome(policy.name, *case, *total.reductions(baseline))
 
 
 @lru_cache(maxsize=1)  # a report asks once for each of its formats
@@ -94,14 +94,14 @@ def outcomes(job: Job) -> list[Outcome]:
     """
     if not subjects(job):
         raise InputError(f"no policy but the baseline {job.baseline.name}: name one whose assumptions are to be moved")
-    shipped = _Entry(AS_SHIPPED, "", "", "")
-    jobs = [(entry, other, _baseline(other)) for entry, other in ((shipped, job), *_jobs(job))]
+    shipped = _Case(AS_SHIPPED, "", "", "")
+    jobs = [(case, other, _baseline(other)) for case, other in ((shipped, job), *_jobs(job))]
     moved = []
     for policy in subjects(job):
         (first, _, base), *others = jobs
         moved.append(_outcome(first, job, policy, base))
-        moved += [_outcome(entry, job, changed, base) for entry, changed in _policies(policy)]
-        moved += [_outcome(entry, other, policy, baseline) for entry, other, baseline in others]
+        moved += [_outcome(case, job, changed, base) for case, changed in _policies(policy)]
+        moved += [_outcome(case, other, policy, baseline) for case, other, baseline in others]
     return moved
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a run gives: policies side by side, under one convention."""
+    """The results of a run: policies side by side, under one convention."""
 
     job: Job
     policies: tuple[CountedPolicy, ...]
@@ -42,10 +42,10 @@ class Result:
         from costsim.run.timing import time_run  # a run without devices does without
 
         job = self.job
-        different = {counted.policy.name: counted for counted in (*self.policies, self.baseline)}
+        distinct = {counted.policy.name: counted for counted in (*self.policies, self.baseline)}
         return {
             (name, device.name): time_run(job, counted, device)
-            for name, counted in different.items()
+            for name, counted in distinct.items()
             for device in job.hardware
         }
 
@@ -58,8 +58,8 @@ class Result:
         job = self.job
         if not job.published_policies or not job.of_the_file:
             return {}
-        different = {policy.name: policy for policy in (job.baseline, *job.published_policies)}
-        return {name: totals_everywhere(job.graph, policy, job.convention) for name, policy in different.items()}
+        distinct = {policy.name: policy for policy in (job.baseline, *job.published_policies)}
+        return {name: totals_everywhere(job.graph, policy, job.convention) for name, policy in distinct.items()}
 
 
 def count_step(graph: Graph, assignment: Assignment, convention: Convention) -> CountedPhase:
@@ -101,8 +101,8 @@ def totals_everywhere(graph: Graph, policy: Policy, convention: Convention) -> d
 
 def execute(job: Job) -> Result:
     """Count all policies of a job. Raises InputError if a policy does not fit the workload."""
-    different = {policy.name: policy for policy in (job.baseline, *job.policies)}
-    counted = {name: count_policy(job.graph, policy, job.convention) for name, policy in different.items()}
+    distinct = {policy.name: policy for policy in (job.baseline, *job.policies)}
+    counted = {name: count_policy(job.graph, policy, job.convention) for name, policy in distinct.items()}
     return Result(job, tuple(counted[policy.name] for policy in job.policies), counted[job.baseline.name])
 
 
