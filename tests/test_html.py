@@ -24,7 +24,6 @@ from costsim.inputs.files import list_shipped
 from costsim.page import tables
 from costsim.page.figures import inline
 from costsim.page.summary import summary
-from costsim.page.table import size
 from costsim.results.records import (
     GROUP_SPENT,
     full_records,
@@ -36,6 +35,7 @@ from costsim.results.records import (
 )
 from costsim.run import simulate
 from costsim.run.job import Request
+from costsim.tables.cells import size
 
 SMALL = ("--set", "model.encoder_layers=1", "--set", "model.decoder_layers=2")
 DEVICES = ("h100-sxm", "jetson-orin-nano")

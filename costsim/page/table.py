@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from costsim.results.records import Record
-from costsim.tables.cells import duration, short, three_digits
+from costsim.tables.cells import duration, short
 
 _ON_A_LINE = 26  # characters of a cell that are not broken
 
@@ -81,16 +81,6 @@ def table(
     """Records under columns."""
     rows = [[column.cell(record) for column in columns] for record in records]
     return PageTable(name, caption, [column.head for column in columns], rows, notes)
-
-
-def size(text: str | None) -> str:
-    """Bytes, a decimal string, in the largest decimal unit that they have one of."""
-    if text is None:
-        return "n/a"
-    divisor, prefix = next(
-        ((10**e, p) for e, p in ((12, "T"), (9, "G"), (6, "M"), (3, "k")) if int(text) >= 10**e), (1, "")
-    )
-    return f"{three_digits(int(text) / divisor)} {prefix}B"
 
 
 def time(seconds: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import COMPONENTS, of_policy
 from costsim.graph.fusion import UNTILED
-from costsim.page.table import PageTable, integer, number, size, table, time, words
+from costsim.page.table import PageTable, integer, number, table, time, words
 from costsim.results.records import (
     FIGURES,
     Record,
@@ -21,7 +21,7 @@ from costsim.results.records import (
     reduction_records,
 )
 from costsim.run.simulate import Result
-from costsim.tables.cells import joules, percent, signed, three_digits
+from costsim.tables.cells import joules, percent, signed, size, three_digits
 
 MOST_GROUPS = 8  # rows of a policy in a table of groups, counting what is left as one
 TIMED = ("phase", "kind")  # groupings whose time the page shows: that of layers takes seconds

@@ -58,6 +58,17 @@ def joules(value: float | None) -> str:
     return _quantity(value, ENERGIES)
 
 
+BYTES = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "B"))  # a unit in bytes, and its name
+
+
+def size(count: str | None) -> str:
+    """Bytes, a decimal string, in the largest decimal unit that they have one of."""
+    if count is None:
+        return "n/a"
+    divisor, unit = next((row for row in BYTES if int(count) >= row[0]), BYTES[-1])
+    return f"{three_digits(int(count) / divisor)} {unit}"
+
+
 def gigabytes(size: int) -> str:
     """Bytes in GB, in at most five characters up to 99 TB; `-` for none."""
     if not size:
