@@ -9,7 +9,6 @@ from typing import Any
 
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import COMPONENTS, of_policy
-from costsim.graph.fusion import UNTILED
 from costsim.page.table import PageTable, integer, number, table, time, words
 from costsim.results.records import (
     FIGURES,
@@ -22,6 +21,7 @@ from costsim.results.records import (
 )
 from costsim.run.simulate import Result
 from costsim.tables.cells import joules, percent, signed, size, three_digits
+from costsim.tables.run import distinct
 
 MOST_GROUPS = 8  # rows of a policy in a table of groups, counting what is left as one
 TIMED = ("phase", "kind")  # groupings whose time the page shows: that of layers takes seconds
@@ -203,11 +203,7 @@ def memory(result: Result) -> PageTable:
 
 def stated(result: Result) -> PageTable | None:
     """Published figures beside ours, in every scope and traffic model; None if there are none."""
-    rows = [
-        {**row, "traffic": "any untiled" if row["scope"] == "gemm" and row["traffic"] in UNTILED else row["traffic"]}
-        for row in published(result)
-        if (row["scope"], row["traffic"]) != ("gemm", "fused")  # as unfused: GEMMs do not fuse
-    ]
+    rows = distinct(published(result), "any untiled")
     if not rows:
         return None
     columns = [

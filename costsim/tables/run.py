@@ -189,19 +189,29 @@ def _notes(result: Result, by: str, baseline: str) -> Notes:
     return Notes([*lines, *_left_out(result)])
 
 
+def distinct(rows: Iterable[Record], untiled: str) -> list[Record]:
+    """Published figures, those of GEMMs once for all traffic models without tiles, whose traffic is called `untiled`.
+
+    GEMMs do not fuse: fused is as unfused.
+    """
+    return [
+        {**row, "traffic": untiled} if row["scope"] == "gemm" and row["traffic"] in UNTILED else row
+        for row in rows
+        if (row["scope"], row["traffic"]) != ("gemm", "fused")
+    ]
+
+
 def _published_table(rows: list[Record]) -> Table:
     """A policy's published figures: ours and the difference, a row for each scope and traffic model."""
     quantities = dict.fromkeys(row["quantity"] for row in rows)
     by_place: dict[tuple[str, str], dict[str, Record]] = {}
-    for row in rows:
+    for row in distinct(rows, "any"):
         by_place.setdefault((row["scope"], row["traffic"]), {})[row["quantity"]] = row
-    by_place.pop(("gemm", "fused"), None)  # as unfused: GEMMs do not fuse
     cells = []
     for (scope, traffic), figures in by_place.items():
         ours = [(f"{figures[name]['ours']:.2f}x", f"{100 * figures[name]['difference']:+.1f} %") for name in quantities]
         mark = "<- as in the file" if next(iter(figures.values()))["convention"] else ""
-        place = [scope, "any" if scope == "gemm" and traffic in UNTILED else traffic]
-        cells.append([*place, *(text for pair in ours for text in pair), mark])
+        cells.append([scope, traffic, *(text for pair in ours for text in pair), mark])
     columns = [Column(part) for name in quantities for part in (FIGURES[name], "")]
     return Table([Column("scope", "left"), Column("traffic", "left"), *columns, Column("", "left")], cells)
 
