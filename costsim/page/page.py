@@ -19,7 +19,7 @@ from costsim.page.figures import figures
 from costsim.page.summary import ratios, summary
 from costsim.run.simulate import Result
 from costsim.tables.devices import roofline_note
-from costsim.tables.run import remarks
+from costsim.tables.run import left_out, remarks
 from costsim.tables.table import printable
 
 ENDINGS = (".html", ".htm")
@@ -55,7 +55,7 @@ def _context(result: Result, command: str) -> dict[str, Any]:
         "figures": figures(result),
         "policies": tables.policies(result),
         "published": tables.stated(result),
-        "left_out": "" if job.of_the_file or not job.file.published else job.file.baseline,
+        "left_out": left_out(result),
         "groups": [tables.groups(result, by) for by in GROUPS],
         "devices": tables.devices(result),
         "device_notes": [roofline_note(result, "policy")] if devices else [],

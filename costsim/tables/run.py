@@ -186,7 +186,7 @@ def convention_line(convention: Convention, scope: str = "") -> str:
 def _notes(result: Result, by: str, baseline: str) -> Notes:
     """The lines under the main table; `baseline` is the name to print."""
     lines = [f"{convention_line(result.job.convention)}; x less than {baseline}", *remarks(result, by)]
-    return Notes([*lines, *_left_out(result)])
+    return Notes([*lines, *left_out(result)])
 
 
 def distinct(rows: Iterable[Record], untiled: str) -> list[Record]:
@@ -233,7 +233,8 @@ def headline(result: Result) -> list[Block]:
     return blocks
 
 
-def _left_out(result: Result) -> list[str]:
+def left_out(result: Result) -> list[str]:
+    """Why published figures are left out, as a line; none if they are shown, or the file has none."""
     if not result.job.file.published or result.job.of_the_file:
         return []
     return [f"published figures are left out: they are relative to {result.job.file.baseline}"]
@@ -292,7 +293,7 @@ def _paper(result: Result, by: str) -> list[Table]:
 
 
 def _comments(result: Result) -> list[Block]:
-    return [*headline(result), Notes(_left_out(result))]
+    return [*headline(result), Notes(left_out(result))]
 
 
 def _data(result: Result, by: str) -> Mapping[str, Any]:
