@@ -22,7 +22,7 @@ from costsim.cost.memory import of_policy
 from costsim.devices.profile import load_hardware
 from costsim.inputs.files import list_shipped
 from costsim.page import tables
-from costsim.page.figures import inline
+from costsim.page.inline import inline
 from costsim.page.summary import summary
 from costsim.results.records import (
     GROUP_SPENT,
