@@ -133,7 +133,7 @@ def figures(device: Hardware) -> PageTable:
 
 def energies(devices: tuple[Hardware, ...]) -> list[tuple[str, str]]:
     """The sources of joules: the tables of energies and the memories of the devices, each once."""
-    from costsim.devices import energy  # a page without devices does without
+    from costsim.devices import energy  # a page without devices does not need this
 
     terms: dict[str, str] = {}
     for device in devices:
@@ -179,8 +179,8 @@ def _paths(policy: Policy) -> Iterator[tuple[str, str]]:
         yield "widths", policy.widths.path
 
 
-def _real(path: str) -> Path | None:
-    """Where a file is; None for a composition or a policy that Python made, which have no file."""
+def _resolved(path: str) -> Path | None:
+    """The resolved path of a file; None for a composition or a policy made in Python, which have no file."""
     try:
         place = Path(path).resolve()
         return place if place.is_file() else None
@@ -189,13 +189,13 @@ def _real(path: str) -> Path | None:
 
 
 def source_files(result: Result) -> list[SourceFile]:
-    """The workload's file, those of the policies, and files of widths, as they are; each once."""
+    """The files of the workload, the policies and the widths, unchanged; each once."""
     workload = result.job.document.path
     listed = [SourceFile("workload", Path(workload).name, _text(workload))]
     seen: set[Path] = set()
     for policy in _policies(result):
         for kind, path in _paths(policy):
-            place = _real(path)
+            place = _resolved(path)
             if place is not None and place not in seen:
                 seen.add(place)
                 listed.append(SourceFile(kind, Path(path).name, _text(path)))

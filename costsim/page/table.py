@@ -13,7 +13,7 @@ _ON_A_LINE = 26  # characters of a cell that are not broken
 
 
 class Cell(NamedTuple):
-    """A cell: its text and, of a number, the value in full: a decimal integer or a float; "" if it is not known."""
+    """A cell: the text and, of a number, the value in full (decimal integer or float), "" if that is not known."""
 
     text: str
     value: str | None = None
@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A column: its name and how it sorts: as `words`, as an `integer` of any size, as a `number`."""
+    """The head of a column: a name, and the order of sorting: `words`, `integer` (of any size) or `number`."""
 
     name: str
     sort: str = "words"
@@ -42,12 +42,12 @@ class PageTable:
     notes: Sequence[str] = ()
 
 
-Field = str | Callable[[Record], Any]  # of a record: its name, or how to read it
+Field = str | Callable[[Record], Any]  # of a record: the name, or a reader
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of records: its head, its field and how a value is printed."""
+    """A column of records: the head, the field, and the printer of a value."""
 
     head: Head
     field: Field
@@ -84,5 +84,5 @@ def table(
 
 
 def time(seconds: float | None) -> str:
-    """A time as tables print it, of more than 1000 days all digits."""
+    """Seconds as tables print a time; from 1000 days on, all digits of the days."""
     return duration(seconds) if seconds is None or seconds < 1000 * 86400 else f"{seconds / 86400:.0f} d"

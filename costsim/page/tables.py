@@ -65,7 +65,7 @@ _SPENT = ("time_s", "time_share", "energy_j", "energy_share")
 
 
 def _sum(values: Iterable[Any]) -> Any:
-    """The sum; None if something in it is not known."""
+    """The sum of all values; None if one of them is not known."""
     known = list(values)
     return None if None in known else sum(known)
 
@@ -77,7 +77,7 @@ def _count(records: Iterable[Record], field: str) -> int | None:
 
 
 def _as_one(others: Sequence[Record], by: str, every: Sequence[Record]) -> Record:
-    """Some groups of a policy added up to one; the shares are of `every` group."""
+    """The groups `others` of a policy, added up to one; shares are relative to `every` group."""
     first = others[0]
     counts = {field: _count(others, field) for field in _COUNTED}
     merged: Record = {"policy": first["policy"], by: f"other ({len(others)})"}
@@ -109,7 +109,7 @@ def largest(records: Sequence[Record], by: str, most: int = MOST_GROUPS) -> list
 
 
 def groups(result: Result, by: str) -> PageTable:
-    """The parts of each policy's totals by group; the smallest of many are one."""
+    """The totals of each policy by group; of more than MOST_GROUPS, the smallest are added up to one."""
     unit = LAWS[result.job.convention.law].unit
     timed = result.job.hardware if by in TIMED else ()
     every = group_records(result if timed else _timeless(result), by)
