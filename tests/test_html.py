@@ -111,7 +111,7 @@ def run(*args):
 
 
 @cache
-def made(args, tmp):
+def page_text(args, tmp):
     path = tmp / "page.html"
     done = run("report", *args, "--out", str(path))
     assert (done.exit_code, done.output) == (0, f"{path}\n"), done.output
@@ -120,9 +120,9 @@ def made(args, tmp):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A page with everything on it, and the result it is of."""
+    """The text of a page with every section, the parsed page, and the result that the page shows."""
     args = ("iwslt17-dsq", *SMALL, *(part for name in DEVICES for part in ("--hardware", name)))
-    text = made(args, tmp_path_factory.mktemp("page"))
+    text = page_text(args, tmp_path_factory.mktemp("page"))
     result = simulate.run("iwslt17-dsq", assignments=SMALL[1::2], hardware=DEVICES)
     return text, Page(text), result
 
@@ -301,7 +301,7 @@ def test_hostile_names_are_text(tmp_path):
     (tmp_path / "=cmd|x.yaml").write_text(POLICY, encoding="utf-8")
     args = ("iwslt17-dsq", *SMALL, "--set", f"description={QUOTED}", "--hardware", "h100-sxm")
     names = (f"{HOSTILE}.yaml", "=cmd|x.yaml", "dsq")
-    text = made(
+    text = page_text(
         (*args, *(part for name in names for part in ("--policy", str(tmp_path / name) if "." in name else name))),
         tmp_path,
     )
@@ -321,7 +321,7 @@ def test_names_that_are_no_text_are_escaped(name, tmp_path):
         (tmp_path / f"{name}.yaml").write_text("description: x\nrules: [{format: fixed16}]\n", encoding="utf-8")
     except OSError:
         pytest.skip("no such names on this file system")
-    text = made(("glue-mrpc-dsq", "--set", "model.layers=1", "--policy", str(tmp_path / f"{name}.yaml")), tmp_path)
+    text = page_text(("glue-mrpc-dsq", "--set", "model.layers=1", "--policy", str(tmp_path / f"{name}.yaml")), tmp_path)
     Page(text)
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e\ud800-\udfff]", text)
     plain = name if name.isprintable() else name.encode("unicode_escape").decode()
@@ -354,22 +354,22 @@ def test_inline_figures_have_names_of_their_own():
         '<path id="m1" d="M 0.123456 1"/><clipPath id="p1"/></defs><g id="unused"><use xlink:href="#m1" '
         'clip-path="url(#p1)"/><text>url(#p1) id="m1" &lt;b&gt; $x_1$</text></g></svg>'
     )
-    made = inline(svg, "one", 'a "label"')
-    assert 'id="one-m1"' in made
-    assert 'href="#one-m1"' in made
-    assert 'clip-path="url(#one-p1)"' in made
-    assert 'aria-label="a &quot;label&quot;"' in made
-    assert 'd="M 0.12 1"' in made
-    assert '<text>url(#p1) id="m1" &lt;b&gt; $x_1$</text>' in made
-    assert not any(word in made for word in ("unused", "metadata", "<style", "xlink", "pt"))
-    assert "max-width:96px" in made
+    element = inline(svg, "one", 'a "label"')
+    assert 'id="one-m1"' in element
+    assert 'href="#one-m1"' in element
+    assert 'clip-path="url(#one-p1)"' in element
+    assert 'aria-label="a &quot;label&quot;"' in element
+    assert 'd="M 0.12 1"' in element
+    assert '<text>url(#p1) id="m1" &lt;b&gt; $x_1$</text>' in element
+    assert not any(word in element for word in ("unused", "metadata", "<style", "xlink", "pt"))
+    assert "max-width:96px" in element
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("out", "says"),
+    ("out", "message"),
     [
         ("x.txt", "--out x.txt: expected a name that ends in .html or .htm"),
         ("nowhere/x.html", "--out nowhere/x.html: no folder nowhere"),
@@ -377,11 +377,11 @@ def test_inline_figures_have_names_of_their_own():
         ("", "--out: expected a name"),
     ],
 )
-def test_where_it_cannot_be_written(out, says, tmp_path, monkeypatch):
+def test_where_it_cannot_be_written(out, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.html").mkdir()
     done = run("report", "iwslt17-dsq", "--out", out)
-    assert (done.exit_code, done.output) == (2, f"costsim: {says}\n")
+    assert (done.exit_code, done.output) == (2, f"costsim: {message}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
 
 
@@ -393,7 +393,7 @@ def test_it_takes_all_that_a_job_is_made_of():
 def test_other_conventions(tmp_path):
     """No devices, a law that is not defined for some, another baseline: n/a, and no published figures."""
     args = ("iwslt17-dsq", *SMALL, "--law", "msfp", "--baseline", "bfp32", "--policy", "dsq", "--policy", "fixed16")
-    page = Page(made(args, tmp_path))
+    page = Page(page_text(args, tmp_path))
     assert values(page, "policies", "arithmetic \u00d7")["fixed16"] == ""
     assert page.column("policies", "arithmetic \u00d7")["fixed16",]["text"] == "n/a"
     assert "published" not in page.tables
@@ -405,8 +405,8 @@ def test_the_summary_names_the_best_policy():
     result = simulate.run("glue-mrpc-dsq", ["dsq", "stash-bfp", "fixed16"], hardware=["h100-sxm"])
     rows = records(result, "policy")
     text = " ".join(summary(result))
-    for key, what in (("arithmetic_reduction", "arithmetic"), ("dram_reduction", "DRAM traffic")):
+    for key, quantity in (("arithmetic_reduction", "arithmetic"), ("dram_reduction", "DRAM traffic")):
         best = max(rows, key=lambda row: row[key])
-        assert f"The least {what} is that of policy {best['policy']}, {best[key]:.2f} times less" in text
+        assert f"The least {quantity} is that of policy {best['policy']}, {best[key]:.2f} times less" in text
     fastest = min(rows, key=lambda row: row["hardware"]["h100-sxm"]["time_s"])
     assert f"On h100-sxm, policy {fastest['policy']} takes the least time" in text
