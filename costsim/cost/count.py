@@ -94,7 +94,7 @@ class _Counter:
     def rows(self, alike: Alike) -> list[Row]:
         """The counts of ops that are alike, after those of the quantize kernels that they need."""
         accumulator = self.assignment.accumulator.name
-        key = (alike.rest, tuple([self.states[number] for number in alike.tensors]), accumulator)
+        key = (alike.place, alike.touched, tuple([self.states[number] for number in alike.tensors]), accumulator)
         rows = self.memo.rows.get(key)
         if rows is None:
             rows = self.memo.rows[key] = [*self.cast_rows(alike.ops), self.row(alike)]
@@ -113,7 +113,7 @@ class _Counter:
             for copy in traffic.on_chip[at]:
                 vector = self.quantize(vector, copy, name, times)
                 again += copy.second_read
-            if alike.touched(i) and self.on_chip(op, i, held):
+            if alike.touched[i] and self.on_chip(op, i, held):
                 continue
             pattern = kind.touched[i]
             part = None if pattern is None or held else expand(pattern, op.env)

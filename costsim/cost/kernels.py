@@ -19,19 +19,16 @@ from costsim.policy.classes import Classes, Numbering, Selectors, classify
 Touch = tuple[Op, int]  # an op, and the slot that a tensor has in it: among its inputs, then its outputs
 
 
-_TOUCHES = 2  # where the touches of the first operand stand in `Alike.rest`
+Touched = tuple[tuple[int, int], ...]  # classes and slots of the ops of a kernel that have a tensor on chip before
 
 
 class Alike(NamedTuple):
     """Ops that are alike in all that they move: in the classes of their tensors, and in all else that decides it."""
 
     tensors: tuple[int, ...]  # of inputs, then of each output and the tensor in whose memory it lies
-    rest: tuple[object, ...]
+    place: tuple[object, ...]  # the class of the op, and which of its reads repeat another
+    touched: tuple[Touched, ...]  # by operand
     ops: list[Op]
-
-    def touched(self, operand: int) -> bool:
-        """Whether an op of the same kernel has the tensor of an operand on chip before."""
-        return bool(self.rest[_TOUCHES + operand])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +76,7 @@ def kernels(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> Kerne
     >>> graph = b.build()
     >>> group_ops(graph, "fused")  # a relu belongs to the kernel of the GEMM before it
     (0, 0, 2, 2, 4, 4)
-    >>> [[op.name for op in ops] for _, _, ops in kernels(graph, Selectors(), group_ops(graph, "fused")).alike]
+    >>> [[op.name for op in alike.ops] for alike in kernels(graph, Selectors(), group_ops(graph, "fused")).alike]
     [['linear0'], ['relu0', 'relu1'], ['linear1', 'linear2'], ['relu2']]
     """
     classes = classify(graph, selectors)
@@ -114,21 +111,22 @@ def _traffic_classes(graph: Graph, classes: Classes, group: tuple[int, ...]) -> 
 
 def _alike(graph: Graph, classes: Classes, traffic_of: Mapping[str, int], group: tuple[int, ...]) -> list[Alike]:
     """The ops of a graph, grouped by all that decides what they move."""
-    members: dict[tuple[tuple[int, ...], tuple[object, ...]], list[Op]] = {}
-    touched: dict[str, tuple[tuple[int, int], ...]] = {}  # by tensor: classes and slots of ops so far in the kernel
+    members: dict[tuple[tuple[int, ...], tuple[object, ...], tuple[Touched, ...]], list[Op]] = {}
+    on_chip: dict[str, Touched] = {}  # by tensor, so far in the kernel
     root, kernel = graph.root, -1
     for op, op_class in zip(graph.ops, classes.ops, strict=True):
         if group[op.position] != kernel:
-            kernel, touched = group[op.position], {}
+            kernel, on_chip = group[op.position], {}
         tensors: list[int] = []
-        rest: list[object] = [op_class, classes.repeated.get(op.position)]
+        touched: list[Touched] = []
         for slot, name in enumerate(op.inputs):
-            before = touched.get(name, ())
+            before = on_chip.get(name, ())
             tensors.append(traffic_of[name])
-            rest.append(before)
-            touched[name] = (*before, (op_class, slot))
+            touched.append(before)
+            on_chip[name] = (*before, (op_class, slot))
         for slot, name in enumerate(op.outputs, len(op.inputs)):
             tensors += (traffic_of[name], traffic_of[root[name]])
-            touched[name] = touched[root[name]] = (*touched.get(name, ()), (op_class, slot))
-        members.setdefault((tuple(tensors), tuple(rest)), []).append(op)
+            on_chip[name] = on_chip[root[name]] = (*on_chip.get(name, ()), (op_class, slot))
+        place = (op_class, classes.repeated.get(op.position))
+        members.setdefault((tuple(tensors), place, tuple(touched)), []).append(op)
     return [Alike(*key, ops) for key, ops in members.items()]

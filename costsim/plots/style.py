@@ -30,8 +30,7 @@ COMPONENT_COLOURS = dict(zip(COMPONENTS, (COLOURS[i] for i in (0, 5, 1, 4, 2, 3,
 
 def note(job: Job) -> str:
     """The workload and the convention, for titles."""
-    convention = job.convention
-    return f"{job.workload}: law {convention.law}, traffic {convention.traffic_label}, scope {convention.scope}"
+    return f"{job.workload}: {job.convention.summary()}"
 
 
 def starred(counted: CountedPolicy) -> str:

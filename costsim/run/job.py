@@ -55,6 +55,10 @@ class Convention:
         """Whether traffic depends on the buffer."""
         return MODELS[self.traffic].tiled
 
+    def summary(self, scope: Scope | None = None) -> str:
+        """Law, traffic and scope in a line; `scope` stands for the convention's."""
+        return f"law {self.law}, traffic {self.traffic_label}, scope {scope or self.scope}"
+
     @property
     def traffic_label(self) -> str:
         """The traffic model with the buffer, if it has one, as tables name it."""

@@ -10,6 +10,7 @@ from costsim.explain.formula import Number, Step, shown
 from costsim.explain.op import Explanation, Section, explain
 from costsim.explain.totals import TOTALS, Parts, explain_total
 from costsim.explain.totals import Section as Total
+from costsim.names import Scope
 from costsim.run.job import Job
 from costsim.tables.document import Document, Preformatted
 from costsim.tables.run import convention_line
@@ -75,7 +76,7 @@ def _common(sections: Sequence[Section]) -> list[Step]:
     return [step for step in sections[0].explained if all(step in section.explained for section in sections)]
 
 
-def _convention(job: Job, scope: str) -> str:
+def _convention(job: Job, scope: Scope) -> str:
     """The convention in a line, with the reason if an op is counted in another scope than was asked for."""
     line, asked = convention_line(job.convention, scope), job.convention.scope
     if scope == asked:

@@ -10,6 +10,7 @@ from typing import Any
 from costsim.cost.laws import LAWS
 from costsim.graph.fusion import UNTILED
 from costsim.models.build import padding
+from costsim.names import Scope
 from costsim.results.records import FIGURES, Record, convention, full_records, published, records
 from costsim.run.job import Convention
 from costsim.run.simulate import Result
@@ -175,12 +176,9 @@ def _unpriced(result: Result) -> Iterator[str]:
         yield f"n/a: law {law} is defined for {LAWS[law].defined}; not for {pairs}"
 
 
-def convention_line(convention: Convention, scope: str = "") -> str:
+def convention_line(convention: Convention, scope: Scope | None = None) -> str:
     """What all numbers depend on, in a line; `scope` stands for the convention's."""
-    return (
-        f"law {convention.law}, traffic {convention.traffic_label}, scope {scope or convention.scope}, "
-        f"{convention.steps} steps"
-    )
+    return f"{convention.summary(scope)}, {convention.steps} steps"
 
 
 def _notes(result: Result, by: str, baseline: str) -> Notes:
