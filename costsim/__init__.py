@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from costsim.api import Results, Workload, load, load_policy, read
     from costsim.errors import InputError
-    from costsim.policy.policy import Policy, make_policy
+    from costsim.policy.load import make_policy
+    from costsim.policy.policy import Policy
 
 __all__ = ["InputError", "Policy", "Results", "Workload", "load", "load_policy", "make_policy", "read"]
 

@@ -25,7 +25,8 @@ from costsim import names
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
 from costsim.models.build import build
-from costsim.policy.policy import Policy, find_policy, load_policies, make_policy
+from costsim.policy.load import find_policy, load_policies, make_policy
+from costsim.policy.policy import Policy
 from costsim.results import frame, frame_files
 from costsim.results.records import Record, records
 from costsim.run import simulate, sweep

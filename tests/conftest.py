@@ -14,7 +14,8 @@ from costsim.inputs.schema_workload import Optimizer
 from costsim.models import decoder, encoder_classifier, encoder_decoder
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
-from costsim.policy.policy import Policy, find_policy, load_policies
+from costsim.policy.load import find_policy, load_policies
+from costsim.policy.policy import Policy
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.validate import compare

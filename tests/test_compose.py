@@ -9,7 +9,7 @@ from conftest import classifier_step, counted, formats_of, shipped_policy
 from costsim.cli import main
 from costsim.errors import InputError
 from costsim.policy.assign import assign
-from costsim.policy.policy import load_policy
+from costsim.policy.load import load_policy
 from costsim.policy.schedule import schedule
 from costsim.results.records import records
 from costsim.run.simulate import run

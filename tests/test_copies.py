@@ -12,7 +12,7 @@ from costsim.formats.named import parse_format
 from costsim.graph.fusion import UNTILED
 from costsim.names import SCOPES
 from costsim.policy.assign import assign
-from costsim.policy.policy import load_policy
+from costsim.policy.load import load_policy
 
 BASE = {"format": "fixed16"}
 COPY = {

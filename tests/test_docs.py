@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import costsim
 from costsim.api import Plots, Results, Workload
 from costsim.cli import main
-from costsim.cli.group import COMMANDS
+from costsim.cli.commands import COMMANDS
 from costsim.inputs import files, schema_policy, schema_workload
 
 ROOT = Path(__file__).parent.parent

@@ -24,4 +24,4 @@ def test_examples_are_true(name):
 
 
 def test_classes_are_taught_by_examples():
-    assert {"costsim.policy.classes", "costsim.cost.kernels"} <= set(WITH_EXAMPLES)
+    assert {"costsim.policy.classes", "costsim.cost.classes"} <= set(WITH_EXAMPLES)

@@ -13,8 +13,8 @@ from test_independent_model import gelu, layer, nll, norm
 
 from costsim.cli import main
 from costsim.errors import InputError
+from costsim.huggingface.adapters import ADAPTERS
 from costsim.huggingface.importer import workload_of
-from costsim.huggingface.models import ADAPTERS
 from costsim.models.families import family
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run

@@ -143,14 +143,14 @@ def test_every_name_is_implemented():
 
 
 def commands():
-    from costsim.cli.group import COMMANDS, main
+    from costsim.cli.commands import COMMANDS, main
 
     context = click.Context(main)
     return {name: main.get_command(context, name) for name in COMMANDS}
 
 
 def test_every_command_has_help_that_the_group_sums_up():
-    from costsim.cli.group import COMMANDS, main
+    from costsim.cli.commands import COMMANDS, main
 
     width = click.Context(main, terminal_width=80).make_formatter().width
     for name, command in commands().items():

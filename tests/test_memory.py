@@ -16,7 +16,7 @@ from costsim.graph.fusion import group_ops
 from costsim.models import decoder
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
-from costsim.policy.policy import load_policy
+from costsim.policy.load import load_policy
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.run.batch import largest_batch, with_batch

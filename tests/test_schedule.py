@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from costsim.cli import main
 from costsim.errors import InputError
-from costsim.policy.policy import load_policy
+from costsim.policy.load import load_policy
 from costsim.policy.schedule import schedule
 
 POLICY = """\

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from costsim.errors import InputError
-from costsim.policy.policy import find_policy, load_policies
+from costsim.policy.load import find_policy, load_policies
 from costsim.reference import corpus
 from costsim.reference.task import load_task
 from costsim.reference.training import read_evaluations, spent, train, write_evaluations

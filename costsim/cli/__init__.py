@@ -1,5 +1,5 @@
 """The command line: parse, one library call, write."""
 
-from costsim.cli.group import main
+from costsim.cli.commands import main
 
 __all__ = ["main"]

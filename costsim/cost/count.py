@@ -8,7 +8,7 @@ traffic, as of a buffer of any size; `tiling` adds what a finite one has to move
 from collections.abc import Mapping
 from functools import lru_cache
 
-from costsim.cost.kernels import Alike, Kernels, kernels
+from costsim.cost.classes import Alike, KernelClasses, kernel_classes
 from costsim.cost.row import Move, Row, narrowest_scope
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
 from costsim.formats.format import Format
@@ -38,7 +38,7 @@ def _memo(_graph: Graph, _selectors: Selectors) -> _Memo:
 class _Counter:
     """Turns ops into rows. What is alike, here or in another phase, is worked out once."""
 
-    def __init__(self, graph: Graph, assignment: Assignment, kernels: Kernels) -> None:
+    def __init__(self, graph: Graph, assignment: Assignment, kernels: KernelClasses) -> None:
         self.graph, self.assignment, self.kernels = graph, assignment, kernels
         self.memo = _memo(graph, assignment.selectors)
         self.states = {number: self.state(*traffic) for number, traffic in kernels.traffic.items()}
@@ -171,7 +171,7 @@ def count(graph: Graph, assignment: Assignment, traffic: Traffic = "unfused", sc
     stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
     nothing to fuse. Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
     """
-    grouped = kernels(graph, assignment.selectors, group_ops(graph, grouping(traffic, scope)))
+    grouped = kernel_classes(graph, assignment.selectors, group_ops(graph, grouping(traffic, scope)))
     counter = _Counter(graph, assignment, grouped)
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []

@@ -48,7 +48,7 @@ class Kind:
     work: tuple[tuple[Pattern, Mapping[str, int]], ...]  # operations by name, at each point of an index pattern
     grads: tuple[GradRule, ...]  # an operand without a rule (`None` in the row) gets no gradient
     run: Callable[..., Any]
-    torch: str = ""  # the PyTorch kernel of a row: see `ops.table`
+    torch: str = ""  # the PyTorch kernel of a row: see `ops.register`
     params: tuple[str, ...] = ()  # arguments fixed when the op is made
     runtime: tuple[str, ...] = ()  # arguments given by whoever runs the op (step, shape, key)
     touches: Mapping[str, Pattern] | None = None  # by operand: the part of it that is read, if not all

@@ -1,4 +1,4 @@
-"""Workload files from Hugging Face `config.json` files. What a `model_type` means is in models.py."""
+"""Workload files from Hugging Face `config.json` files. What a `model_type` means is in adapters.py."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from costsim.errors import InputError, nearest, one_line
+from costsim.huggingface.adapters import ADAPTERS
 from costsim.huggingface.fields import (
     CHECKS,
     NEEDED,
@@ -20,7 +21,6 @@ from costsim.huggingface.fields import (
     Window,
     spell,
 )
-from costsim.huggingface.models import ADAPTERS
 from costsim.inputs import files, schema
 from costsim.inputs.files import Document
 from costsim.models.families import family

@@ -17,7 +17,8 @@ from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
 from costsim.inputs import schema_policy
 from costsim.policy.classes import Axes, Candidate, Classes, Read, Selectors, classify, last_axis
-from costsim.policy.policy import Policy, fill
+from costsim.policy.levels import fill
+from costsim.policy.policy import Policy
 
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
@@ -144,7 +145,10 @@ class _Rules:
         """The format that rule i names, with the numbers of a layer or tensor. Raises InputError."""
         key = (i, numbers)
         if key not in self.formats:
-            self.formats[key] = fill(self.policy, ("rules", i, "format"), template, self.index, numbers)
+            widths = self.policy.widths
+            row = dict(zip(widths.columns, numbers, strict=True)) if widths and numbers else {}
+            at = ("rules", i, "format")
+            self.formats[key] = fill(self.policy.file, self.policy.error, at, template, self.index, row)
         return self.formats[key]
 
     def contain(self, i: int, format: Format, container: str) -> Format:
@@ -272,5 +276,5 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     make = _Chains(graph, rules, stored).make
     chains = [make(read) for read in classes.reads]
     rules.check_all_matched()
-    accumulator = fill(policy, ("accumulator",), policy.file.accumulator, index)
+    accumulator = fill(policy.file, policy.error, ("accumulator",), policy.file.accumulator, index)
     return Assignment(classes, stored, chains, accumulator, selectors)

@@ -18,7 +18,7 @@ from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Spent, kernels, spend
 from costsim.graph.graph import Graph
 from costsim.policy.assign import assign
-from costsim.policy.policy import find_policy, load_policies
+from costsim.policy.load import find_policy, load_policies
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.engines import Engine, NumpyEngine
 from costsim.reference.shrink import MOST_MACS, check_memory, moderate

@@ -14,7 +14,8 @@ from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.models.build import build
 from costsim.names import SCOPES, Law, Scope, Traffic
-from costsim.policy.policy import Policy, find_policy, load_policies, with_widths
+from costsim.policy.load import find_policy, load_policies
+from costsim.policy.policy import Policy, with_widths
 
 if TYPE_CHECKING:
     from costsim.devices.profile import Hardware  # loaded where there is some

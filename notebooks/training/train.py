@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from costsim.policy.policy import find_policy, load_policies
+from costsim.policy.load import find_policy, load_policies
 from costsim.reference import corpus
 from costsim.reference.task import load_task
 from costsim.reference.training import Evaluation, train, write_evaluations

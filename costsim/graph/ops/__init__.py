@@ -1,6 +1,6 @@
 """The op table, a file for each sort of op; see `table` for what a row says."""
 
 from costsim.graph.ops import attention, elementwise, experts, lookups, loss, norms, update
-from costsim.graph.ops.table import OPS, kind_of
+from costsim.graph.ops.register import OPS, kind_of
 
 __all__ = ["OPS", "attention", "elementwise", "experts", "kind_of", "lookups", "loss", "norms", "update"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from costsim.graph.ops.table import Array, np, op, total
+from costsim.graph.ops.register import Array, np, op, total
 
 
 @op(

@@ -6,7 +6,7 @@ as in GShard (arXiv:2006.16668). Slots that no token takes hold zeros.
 
 from __future__ import annotations
 
-from costsim.graph.ops.table import Array, np, op, total
+from costsim.graph.ops.register import Array, np, op, total
 
 
 def _slots(index: Array, experts: int, capacity: int) -> Array:

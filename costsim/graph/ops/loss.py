@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from costsim.graph.ops.table import Array, np, op, total
+from costsim.graph.ops.register import Array, np, op, total
 
 
 def _row_weights(labels: Array, ignore: int, share: float, dtype: Any) -> Array:

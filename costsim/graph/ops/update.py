@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from costsim.graph.ops.table import Array, np, op
+from costsim.graph.ops.register import Array, np, op
 
 
 @op("acc[...], g[...] -> sum[...]", work={"...": {"add": 1}}, grads={"acc": None, "g": None}, torch="update.accumulate")

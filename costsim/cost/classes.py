@@ -32,7 +32,7 @@ class Alike(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kernels:
+class KernelClasses:
     """A graph whose ops are grouped into kernels, and the classes that its ops and tensors have then."""
 
     graph: Graph
@@ -58,7 +58,7 @@ class Kernels:
 
 @lru_cache(maxsize=8)
 @paused
-def kernels(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> Kernels:
+def kernel_classes(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> KernelClasses:
     """The classes of a graph whose ops are grouped into kernels by position.
 
     The bits that an op moves depend on the formats of the tensors that it reads and writes, on the copies through which
@@ -76,7 +76,7 @@ def kernels(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> Kerne
     >>> graph = b.build()
     >>> group_ops(graph, "fused")  # a relu belongs to the kernel of the GEMM before it
     (0, 0, 2, 2, 4, 4)
-    >>> [[op.name for op in alike.ops] for alike in kernels(graph, Selectors(), group_ops(graph, "fused")).alike]
+    >>> [[op.name for op in alike.ops] for alike in kernel_classes(graph, Selectors(), group_ops(graph, "fused")).alike]
     [['linear0'], ['relu0', 'relu1'], ['linear1', 'linear2'], ['relu2']]
     """
     classes = classify(graph, selectors)
@@ -85,7 +85,7 @@ def kernels(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> Kerne
     for name, number in traffic_of.items():
         if number not in traffic:
             traffic[number] = (name, (classes.tensors[name], _inside(graph, name, group)))
-    return Kernels(graph, group, _alike(graph, classes, traffic_of, group), traffic_of, traffic)
+    return KernelClasses(graph, group, _alike(graph, classes, traffic_of, group), traffic_of, traffic)
 
 
 def _inside(graph: Graph, name: str, group: tuple[int, ...]) -> tuple[tuple[bool, bool], ...]:

@@ -1,0 +1,62 @@
+"""What no schema sees of a policy: fields that do not go together, phases without an end, formats that are none."""
+
+from costsim.errors import InputError
+from costsim.formats.named import parse_format
+from costsim.inputs import schema_policy
+from costsim.policy.levels import Fault, fill
+
+
+def check(file: schema_policy.Policy, fault: Fault) -> None:
+    """Raise `fault`, with the place in the file, for the first thing that does not fit and that no schema sees."""
+    if len(set(file.levels)) < len(file.levels):
+        raise fault(("levels",), "a level is named twice")
+    for i in range(len(file.phases)):
+        _check_phase(file, fault, i)
+        if (accumulator := fill(file, fault, ("accumulator",), file.accumulator, i)).values != "float":
+            raise fault(("accumulator",), f"{accumulator.name} holds no sums of products")
+        for j, rule in enumerate(file.rules):
+            if rule.format is None:
+                continue
+            format = fill(file, fault, ("rules", j, "format"), rule.format, i)
+            if format.values != rule.values:
+                raise fault(
+                    ("rules", j, "format"), f"{format.name} holds {format.values} values, the rule is for {rule.values}"
+                )
+    for name in file.levels:
+        if name in file.numbers:
+            raise fault(("numbers", name), "is the name of a level too")
+    for j, rule in enumerate(file.rules):
+        _check_rule(fault, j, rule)
+
+
+def _check_phase(file: schema_policy.Policy, fault: Fault, i: int) -> None:
+    """Raise `fault` for a phase whose levels or whose end do not fit."""
+    phase, at = file.phases[i], ("phases", i)
+    if len(phase.levels) != len(file.levels):
+        raise fault((*at, "levels"), f"expected {len(file.levels)} numbers for {list(file.levels)}")
+    ends = sum(end is not None for end in (phase.until_fraction, phase.until_step, phase.until_plateau))
+    if i + 1 < len(file.phases) and ends != 1:
+        raise fault(at, "expected one of until_fraction, until_step and until_plateau (only the last phase has no end)")
+    if i + 1 == len(file.phases) and ends:
+        raise fault(at, "the last phase has no end; leave until_fraction, until_step and until_plateau out")
+    if i and file.monotone:
+        for level, before, now in zip(file.levels, file.phases[i - 1].levels, phase.levels, strict=True):
+            if now < before:
+                raise fault((*at, "levels"), f"level {level} falls from {before} to {now}, but the policy is monotone")
+
+
+_FIELDS_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
+
+
+def _check_rule(fault: Fault, j: int, rule: schema_policy.Rule) -> None:
+    """Raise `fault` for a rule whose fields do not go together."""
+    if (rule.format, rule.placement, rule.scale_time, rule.container) == (None,) * 4:
+        raise fault(("rules", j), "expected a format (or a placement, scale_time or container to change)")
+    for name, words in _FIELDS_OF_COPIES.items():
+        if getattr(rule, name) is not None and rule.copy_ is None:
+            raise fault(("rules", j, name), f"only a copy has {words}; say copy: operand or copy: stash")
+    if rule.container not in (None, "none"):
+        try:
+            parse_format(rule.container)
+        except InputError as wrong:
+            raise fault(("rules", j, "container"), str(wrong)) from None
