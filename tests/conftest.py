@@ -10,6 +10,7 @@ from costsim.devices.roofline import Spent, spend
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED, group_ops
 from costsim.inputs import files, schema_policy
+from costsim.inputs.document import Document, parse_yaml
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models import decoder, encoder_classifier, encoder_decoder
 from costsim.models.training_step import training_step
@@ -107,9 +108,7 @@ def shipped_policy(name):
 
 def one_layer(workload):
     """Assignments that make a shipped workload small."""
-    model = files.parse_yaml(files.list_shipped("workloads")[workload].read_text(encoding="utf-8"), workload).data[
-        "model"
-    ]
+    model = parse_yaml(files.list_shipped("workloads")[workload].read_text(encoding="utf-8"), workload).data["model"]
     return [f"model.{name}=1" for name in ("layers", "encoder_layers", "decoder_layers") if name in model]
 
 
@@ -157,7 +156,7 @@ def policy(*rules, levels=(), phases=({},), **more):
     file = schema_policy.Policy.model_validate(
         {"description": "test", "levels": levels, "rules": rules, "phases": tuple(phases), **more}
     )
-    return Policy("test", file, files.Document("test.yaml", {}))
+    return Policy("test", file, Document("test.yaml", {}))
 
 
 def counted(graph, policy, traffic="unfused", scope="step", phase=0):

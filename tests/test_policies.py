@@ -20,6 +20,7 @@ from costsim.cost.totals import sum_rows
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED
 from costsim.inputs import files
+from costsim.inputs.document import parse_yaml
 from costsim.policy.assign import assign
 from costsim.policy.policy import with_case
 
@@ -127,7 +128,7 @@ def test_every_policy_takes_adapters(family):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_file_says_what_it_is(name):
     file = shipped_policy(name).file if name in POLICIES else named(name).file
-    fields = files.parse_yaml(files.read_text(files.list_shipped("policies")[name]), name).data
+    fields = parse_yaml(files.read_text(files.list_shipped("policies")[name]), name).data
     assert fields["description"]
     assert "\n" not in fields["description"]
     assert fields["source"].strip()

@@ -13,6 +13,7 @@ from costsim.formats.format import Format
 from costsim.graph import fusion, ops
 from costsim.graph.kinds import Kind
 from costsim.inputs import files, schema, schema_hardware, schema_policy, schema_workload
+from costsim.inputs.document import parse_yaml
 from costsim.models import families
 
 
@@ -20,7 +21,7 @@ def _files(folder: str) -> Callable[[], dict[str, str]]:
     def entries() -> dict[str, str]:
         descriptions = {}
         for name, path in files.list_shipped(folder).items():
-            document = files.parse_yaml(files.read_text(path), str(path))
+            document = parse_yaml(files.read_text(path), str(path))
             descriptions[name] = str(document.data.get("description", ""))
         return descriptions
 

@@ -11,7 +11,7 @@ from costsim.errors import InputError, nearest, one_line
 from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
-from costsim.inputs.files import Document
+from costsim.inputs.document import Document, parse_yaml
 
 BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
 
@@ -112,7 +112,7 @@ def load_hardware(name: str) -> Hardware:
     Raises InputError for a file that cannot be read, is of another schema version, or breaks the schema.
     """
     path = files.find(name, "hardware_profiles", "hardware profile")
-    document = files.parse_yaml(files.read_text(path), str(path))
+    document = parse_yaml(files.read_text(path), str(path))
     _check_version(document)
     file = schema.validate(schema_hardware.Hardware, document)
     _check_sources(document, file)

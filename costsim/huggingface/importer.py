@@ -22,7 +22,7 @@ from costsim.huggingface.fields import (
     spell,
 )
 from costsim.inputs import files, schema
-from costsim.inputs.files import Document
+from costsim.inputs.document import Document, Where
 from costsim.models.families import family
 
 
@@ -91,10 +91,10 @@ def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON number")
 
 
-def _marks(text: str, path: Path) -> dict[files.Where, tuple[int, int]]:
+def _marks(text: str, path: Path) -> dict[Where, tuple[int, int]]:
     """Line and column of every key of a JSON object. The text is valid. Raises InputError for a key given twice."""
     decoder = json.JSONDecoder()
-    marks: dict[files.Where, tuple[int, int]] = {}
+    marks: dict[Where, tuple[int, int]] = {}
 
     def after_blanks(at: int) -> int:
         return at + len(_BLANKS.match(text, at)[0])  # type: ignore[index]  # it matches anywhere
@@ -250,7 +250,7 @@ def _check(config: Document, adapter: Adapter, model: Mapping[str, _Field], batc
     """Raise InputError, in the config's own words, if the family finds that sizes clash."""
     sections = {"model": {"family": adapter.family, **_tree(_values(model))}, "batch": dict(batch)}
     sources = {name: field.source for name, field in model.items() if field.source in config.data}
-    marks: dict[files.Where, tuple[int, int]] = {
+    marks: dict[Where, tuple[int, int]] = {
         ("model", *name.split(".")): config.marks[source,] for name, source in sources.items()
     }
     workload = Document(config.path, sections, marks)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError
 
 from costsim.errors import nearest, one_line
-from costsim.inputs.files import Document
+from costsim.inputs.document import Document
 
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from costsim.errors import nearest, one_line
 from costsim.graph.graph import Graph
-from costsim.inputs.files import Document
+from costsim.inputs.document import Document
 from costsim.inputs.schema import validate
 from costsim.inputs.schema_workload import Workload
 from costsim.models.families import families, family, is_family

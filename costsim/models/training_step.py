@@ -9,7 +9,7 @@ from costsim.errors import nearest, one_line
 from costsim.graph.autodiff import backward
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Graph, Tensor
-from costsim.inputs.files import Where
+from costsim.inputs.document import Where
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models.families import family
 

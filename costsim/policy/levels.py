@@ -7,7 +7,7 @@ from costsim.errors import InputError, nearest, one_line
 from costsim.formats.format import Format
 from costsim.formats.named import parse_format
 from costsim.inputs import schema_policy
-from costsim.inputs.files import Where
+from costsim.inputs.document import Where
 
 _LEVEL = r"<([^<>]*)>"
 Fault = Callable[[Where, str], InputError]  # the error for a field of a policy, at its place in the file that says it

@@ -9,7 +9,7 @@ from typing import Any
 
 from costsim.errors import InputError, one_line
 from costsim.inputs import files, schema_policy
-from costsim.inputs.files import Document, Where
+from costsim.inputs.document import Document, Where, parse_yaml, tuples
 from costsim.inputs.schema import validate
 from costsim.policy.check import check
 from costsim.policy.policy import INHERITED, Assumption, Place, Policy
@@ -51,12 +51,12 @@ def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
 
     `within` are the files that compose this one: none of them may be composed in turn.
     """
-    return _of_document(path.stem, files.parse_yaml(files.read_text(path), str(path)), (*within, path.resolve()))
+    return _of_document(path.stem, parse_yaml(files.read_text(path), str(path)), (*within, path.resolve()))
 
 
 def make_policy(name: str, fields: Mapping[str, Any]) -> Policy:
     """The policy with the fields that its file would have. Raises InputError."""
-    return _of_document(name, Document(f"{name} (Python)", files.tuples(dict(fields))), ())
+    return _of_document(name, Document(f"{name} (Python)", tuples(dict(fields))), ())
 
 
 def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Policy:

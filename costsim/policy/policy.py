@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from costsim.errors import InputError, nearest, one_line
-from costsim.inputs import files, schema_policy
-from costsim.inputs.files import Document, Where
+from costsim.inputs import schema_policy
+from costsim.inputs.document import Document, Where, tuples
 from costsim.inputs.schema import validate
 from costsim.policy.check import check
 from costsim.policy.levels import fill
@@ -107,7 +107,7 @@ def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
     }
     name = called or _name_of_change(policy.name, [*rule.values(), *changes])
     rules = [*changes.pop("rules", ()), *([rule] if rule else [])]
-    document = Document(f"{name} (Python)", files.tuples({"description": name, **changes, "rules": rules}))
+    document = Document(f"{name} (Python)", tuples({"description": name, **changes, "rules": rules}))
     return _with_changes(policy, name, document, tuple(changes))
 
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
-from costsim.inputs import files, schema, schema_workload
+from costsim.inputs import schema, schema_workload
+from costsim.inputs.document import override
 from costsim.models.build import build
 from costsim.run.job import Job, with_fields
 
@@ -53,7 +54,7 @@ def shrink(job: Job) -> Graph:
     fields = [f"model.{name}={LAYERS}" for name, n in model.items() if name.endswith("layers") and n > LAYERS]
     if job.file.training.micro_batches > MICRO_BATCHES:
         fields.append(f"training.micro_batches={MICRO_BATCHES}")
-    document = files.override(job.document, fields)
+    document = override(job.document, fields)
     graph = build(schema.validate(schema_workload.Workload, document), document)
     graph = replace(graph, sizes=_small_dims(graph.sizes))
     lost = {(op.kind.name, op.phase) for op in job.graph.ops} - {(op.kind.name, op.phase) for op in graph.ops}

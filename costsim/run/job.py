@@ -12,6 +12,7 @@ from costsim.errors import InputError, nearest, one_line
 from costsim.graph.fusion import MODELS
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
+from costsim.inputs.document import Document, Where, override, parse_yaml
 from costsim.models.build import build
 from costsim.names import SCOPES, Law, Scope, Traffic
 from costsim.policy.load import find_policy, load_policies
@@ -73,7 +74,7 @@ class Job:
 
     workload: str
     file: schema_workload.Workload
-    document: files.Document
+    document: Document
     graph: Graph
     convention: Convention
     policies: tuple[Policy, ...]
@@ -89,12 +90,10 @@ class Job:
         return [policy for policy in self.policies if policy.name in figures]
 
 
-def read_workload(
-    workload: str, assignments: Sequence[str] = ()
-) -> tuple[Path, files.Document, schema_workload.Workload]:
+def read_workload(workload: str, assignments: Sequence[str] = ()) -> tuple[Path, Document, schema_workload.Workload]:
     """Read a workload file by path or shipped name, with `field=value` texts over its fields. Raises InputError."""
     path = files.find(workload, "workloads", "workload")
-    document = files.override(files.parse_yaml(files.read_text(path), str(path)), assignments)
+    document = override(parse_yaml(files.read_text(path), str(path)), assignments)
     return path, document, schema.validate(schema_workload.Workload, document)
 
 
@@ -127,7 +126,7 @@ def prepare(request: Request) -> Job:
 
 def with_fields(job: Job, assignments: Sequence[str]) -> Job:
     """The job with other fields of the workload, `field=value` each. Raises InputError if they do not fit."""
-    document = files.override(job.document, assignments)
+    document = override(job.document, assignments)
     file = schema.validate(schema_workload.Workload, document)
     training = file.training
     convention = replace(job.convention, steps=training.steps, micro_batches=training.micro_batches)
@@ -137,14 +136,14 @@ def with_fields(job: Job, assignments: Sequence[str]) -> Job:
 # --- policies ---------------------------------------------------------------------------------------------------------
 
 
-def _load(name: str | Policy, workload: files.Document, where: files.Where | None) -> Policy:
+def _load(name: str | Policy, workload: Document, where: Where | None) -> Policy:
     """Load a policy; `where` is the field of the workload that names it, None if the command line does."""
     if isinstance(name, Policy):
         return name
     return load_policies(find_policy(name) if where is None else find_policy(name, workload, where))
 
 
-def _policies(request: Request, file: schema_workload.Workload, document: files.Document) -> list[Policy]:
+def _policies(request: Request, file: schema_workload.Workload, document: Document) -> list[Policy]:
     """The policies asked for, else those of the workload, with the widths of a file if one is given."""
     if request.policies:
         policies = [_load(name, document, None) for name in request.policies]
@@ -153,7 +152,7 @@ def _policies(request: Request, file: schema_workload.Workload, document: files.
     return policies if request.bits is None else _with_widths(policies, request.bits, search=not request.policies)
 
 
-def _baseline(request: Request, file: schema_workload.Workload, document: files.Document) -> Policy:
+def _baseline(request: Request, file: schema_workload.Workload, document: Document) -> Policy:
     if request.baseline is None:
         return _load(file.baseline, document, ("baseline",))
     return _load(request.baseline, document, None)
@@ -230,7 +229,7 @@ def _convention(
     )
 
 
-def _devices(request: Request, file: schema_workload.Workload, document: files.Document) -> tuple[Hardware, ...]:
+def _devices(request: Request, file: schema_workload.Workload, document: Document) -> tuple[Hardware, ...]:
     """The devices asked for, or those of the workload. Raises InputError for a profile that is none."""
     if not request.hardware and not file.hardware:
         return ()

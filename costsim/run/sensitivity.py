@@ -14,7 +14,7 @@ from costsim.cost.laws import LAWS
 from costsim.cost.totals import Total
 from costsim.errors import InputError
 from costsim.graph.fusion import UNTILED
-from costsim.inputs import files
+from costsim.inputs.document import Where
 from costsim.names import SCOPES
 from costsim.policy.policy import Policy, with_case
 from costsim.run.job import Job, with_fields
@@ -46,7 +46,7 @@ class _Case(NamedTuple):
     case: str
 
 
-def _with_fields(job: Job, assignments: tuple[str, ...], at: files.Where) -> Job:
+def _with_fields(job: Job, assignments: tuple[str, ...], at: Where) -> Job:
     """The job with other fields of the workload. Raises InputError, at the case, if they do not fit."""
     try:
         return with_fields(job, assignments)

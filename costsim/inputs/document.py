@@ -1,0 +1,223 @@
+"""YAML documents: plain data with the place of every field, and fields set from outside (`--set`)."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import yaml
+
+from costsim.errors import InputError, nearest, one_line
+
+MAX_DEPTH = 32
+MAX_EVENTS = 100_000
+
+Where = tuple[Hashable, ...]  # where in a document: keys and list indices
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A parsed file: its data, where each field stands, and fields set from outside (`--set`)."""
+
+    path: str
+    data: dict[str, Any]
+    marks: Mapping[Where, tuple[int, int]] = field(default_factory=dict)  # 1-based line and column
+    overrides: Mapping[Where, str] = field(default_factory=dict)
+
+    def error(self, at: Where, message: str) -> InputError:
+        """The error for a field: file, line, column, field, message; or the `--set` that touched it."""
+        touching = {
+            set_at: assignment
+            for set_at, assignment in self.overrides.items()
+            if all(a == b for a, b in zip(at, set_at, strict=False))
+        }
+        above = [set_at for set_at in touching if len(set_at) <= len(at)]
+        if touching:
+            blamed = [touching[max(above, key=len)]] if above else touching.values()
+            within = at[len(max(above, key=len)) :] if above else ()
+            sets = " ".join(f"--set {one_line(assignment)}" for assignment in blamed)
+            return InputError(f"{sets}: {_dotted(within)}{message}")
+        known = at
+        while known and known not in self.marks:
+            known = known[:-1]
+        line, column = self.marks.get(known, (1, 1))
+        place = f":{line}:{column}" if self.marks else ""  # what was made in Python has no lines
+        return InputError(f"{self.path}{place}: {_dotted(at)}{message}")
+
+
+def _dotted(at: Where) -> str:
+    """A field's name to begin a message with, nothing for the whole document."""
+    return ".".join(one_line(part) for part in at) + ": " if at else ""
+
+
+# --- YAML -------------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):  # type: ignore[misc]
+    """Scalars as in YAML 1.2: no base 60 (16:4:4:16), no yes/no, no octal by a leading zero."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+_SCALARS = (
+    ("null", r"null|Null|NULL|~|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+0123456789.")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+)
+for _tag, _pattern, _first in _SCALARS:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _scalar(tag: str, text: str) -> Any:
+    """The value of a scalar with a tag of `_SCALARS`. Raises ValueError for a number that is too large."""
+    kind = tag.rpartition(":")[2]
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    if kind == "int":
+        if len(text) > 20:
+            raise ValueError(f"an integer of {len(text)} digits is out of range")
+        return int(text)
+    if kind == "float":
+        value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+        if not math.isfinite(value):
+            raise ValueError(f"expected a finite number, got {one_line(text)}")
+        return value
+    return text
+
+
+class _Reader:
+    """Builds plain data from YAML nodes and notes where each field stands."""
+
+    def __init__(self, place: Callable[[Any], str]) -> None:
+        self.place = place  # the place of a YAML mark, for messages
+        self.marks: dict[Where, tuple[int, int]] = {}  # as in Document
+
+    def fail(self, mark: Any, message: str) -> InputError:
+        return InputError(f"{self.place(mark)}: {message}")
+
+    def check_events(self, text: str) -> None:
+        """Refuse what plain data does not need, and what could exhaust memory, before anything recursive runs."""
+        depth = 0
+        for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+                raise self.fail(event.start_mark, "YAML aliases are not allowed; write the value out")
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                raise self.fail(event.start_mark, f"the YAML tag {one_line(tag)} is not allowed")
+            if depth > MAX_DEPTH:
+                raise self.fail(event.start_mark, f"nested more than {MAX_DEPTH} deep")
+            if count > MAX_EVENTS:
+                raise self.fail(event.start_mark, f"more than {MAX_EVENTS} values")
+
+    def build(self, node: yaml.Node, at: Where) -> Any:
+        self.marks.setdefault(at, (node.start_mark.line + 1, node.start_mark.column + 1))
+        if isinstance(node, yaml.MappingNode):
+            return self.build_mapping(node, at)
+        if isinstance(node, yaml.SequenceNode):
+            return tuple(self.build(child, (*at, i)) for i, child in enumerate(node.value))
+        try:
+            return _scalar(node.tag, node.value)
+        except ValueError as error:
+            raise self.fail(node.start_mark, f"{_dotted(at)}{error}") from None
+
+    def build_mapping(self, node: yaml.MappingNode, at: Where) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            if not isinstance(key, str) or key_node.tag != "tag:yaml.org,2002:str":
+                raise self.fail(key_node.start_mark, "expected a name as key")
+            if key in result:
+                line = self.marks[(*at, key)][0]
+                raise self.fail(key_node.start_mark, f"duplicate key {one_line(key)!r}, first on line {line}")
+            self.marks[(*at, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            result[key] = self.build(value_node, (*at, key))
+        return result
+
+
+def _read(text: str, place: Callable[[Any], str]) -> tuple[yaml.Node | None, Any, _Reader]:
+    """The YAML node of a text, its plain data and the reader that knows the positions. Raises InputError."""
+    reader = _Reader(place)
+    try:
+        reader.check_events(text)
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        unclosed = "while parsing a flow" in (error.context or "")  # then the opening bracket is the place to look at
+        mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        raise reader.fail(mark, f"not valid YAML: {problem}") from None
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise reader.fail(None, f"not valid YAML: {str(error).splitlines()[0]}") from None
+    return node, None if node is None else reader.build(node, ()), reader
+
+
+def parse_yaml(text: str, path: str) -> Document:
+    """A YAML mapping as plain data with positions; sequences become tuples. Raises InputError."""
+    node, data, reader = _read(text, lambda mark: f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path)
+    if data is None:
+        raise InputError(f"{path}: the file is empty")
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError(f"{path}:1:1: expected fields (`name: value`) at the top level")
+    return Document(path, data, reader.marks)
+
+
+# --- overrides --------------------------------------------------------------------------------------------------------
+
+
+def _always(place: str, _mark: Any) -> str:
+    return place
+
+
+def override(document: Document, assignments: Iterable[str]) -> Document:
+    """The document with `a.b=value` assignments, whose values are YAML. Raises InputError."""
+    data = json.loads(json.dumps(document.data))
+    overrides: dict[Where, str] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--set {one_line(assignment)}: expected FIELD=VALUE, such as model.encoder_layers=12")
+        at: list[str | int] = [
+            int(part) if part.isascii() and part.isdigit() else part for part in name.strip().split(".")
+        ]
+        target = data
+        for depth, part in enumerate(at[:-1]):
+            inner = _inside(target, part)
+            if not isinstance(inner, (dict, list)):
+                section = one_line(".".join(map(str, at[: depth + 1])))
+                sections = (
+                    [key for key, value in target.items() if isinstance(value, dict)]
+                    if isinstance(target, dict)
+                    else []
+                )
+                raise InputError(f"--set {one_line(assignment)}: no section {section!r}{nearest(part, sections)}")
+            target = inner
+        if isinstance(target, list) and _inside(target, at[-1]) is None:
+            raise InputError(f"--set {one_line(assignment)}: expected an index below {len(target)}")
+        place = f"--set {one_line(assignment)}"
+        _, target[at[-1]], _ = _read(text, partial(_always, place))
+        overrides[tuple(at)] = assignment
+    return Document(document.path, tuples(data), document.marks, {**document.overrides, **overrides})
+
+
+def _inside(target: Any, part: str | int) -> Any:
+    """A field of a mapping or an item of a list; None if there is no such part."""
+    if isinstance(target, dict):
+        return target.get(str(part))
+    return target[part] if isinstance(part, int) and part < len(target) else None
+
+
+def tuples(value: Any) -> Any:
+    """Lists as tuples, which is what strict sections take, at any depth."""
+    if isinstance(value, dict):
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
