@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 from conftest import STEPS, adamw, miscounts, shipped_policy
 
+import costsim
 from costsim.cost.count import count
+from costsim.cost.totals import Total, group, sum_rows
 from costsim.graph.autodiff import stash
 from costsim.graph.fusion import UNTILED
+from costsim.plots.roofline import KINDS, roofline
 from costsim.policy.assign import assign
 from costsim.reference.accuracy import gradient_of
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
+from costsim.results import records
+from costsim.results.roof import roof
 
 WAYS = {
     "flash": {"attention": "flash"},
@@ -93,3 +98,31 @@ def test_no_scores_of_flash_attention_cross_dram(family, traffic):
 def test_counts_are_what_is_measured(step, name, way):
     graph = step(micro_batches=2, optimizer=adamw(clip_norm=1.0), **DROPOUT, **WAYS[way])
     assert miscounts(graph, shipped_policy(name)) == []
+
+
+# --- products that are made again -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_the_row_forward_is_the_model_as_it_is_and_recomputation_has_a_row(way):
+    """Model FLOPs are 2 MACs of forward, dgrad and wgrad, whatever is made again (Chowdhery et al. 2022, appendix B)."""
+    plain, recomputing = made("decoder"), made("decoder", **WAYS[way])
+    parts = group([(1, count(recomputing, assign(recomputing, shipped_policy("bf16-mixed"))))], "gemm", "product")
+    assert parts["forward"].macs == parts["dgrad"].macs == parts["wgrad"].macs == macs(plain, "forward")
+    assert parts["recompute"].macs == macs(recomputing, "recompute") > 0
+    rows = count(recomputing, assign(recomputing, shipped_policy("bf16-mixed")))
+    assert sum(parts.values(), Total()) == sum_rows(rows, "product")
+
+
+def test_recomputation_has_a_row_wherever_products_are_told_apart():
+    again = costsim.load("gpt2-small", {"model.layers": 2, "model.checkpointing": "full"})
+    result = again.run(["bf16-mixed"], hardware=["h100-sxm"], traffic="unfused")
+    run = result.runs[0]
+    ours = {row["gemm"]: int(row["macs"]) for row in records.records(run, "gemm")}
+    assert set(ours) == {"no GEMM", "forward", "recompute", "dgrad", "wgrad"}
+    table = result.by("gemm").set_index("gemm")["macs"]
+    assert {name: table[name] for name in ours if name != "no GEMM"} == {n: ours[n] for n in ours if n != "no GEMM"}
+    drawn = {point.kind for point in roof(run, run.policies[0], run.job.hardware[0]).points}
+    assert {"forward", "recompute", "dgrad", "wgrad"} <= drawn <= set(KINDS)
+    [figure] = [roofline(run)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()].count("recompute") == 1

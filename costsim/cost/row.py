@@ -48,6 +48,11 @@ class Row(NamedTuple):
         a, b, accumulator = self.pair
         return f"{a.name} x {b.name} + {accumulator.name}"
 
+    @property
+    def gemm_name(self) -> str:
+        """Which product of a layer this is, for tables: of the forward only what is not made again for the backward."""
+        return "no GEMM" if self.gemm is None else "recompute" if self.phase == "recompute" else self.gemm
+
     def name(self, op: Op) -> str:
         """The op's name, or that of the quantize kernel before it."""
         return f"{self.cast.tensor(op)}.cast" if self.cast else op.name

@@ -125,7 +125,7 @@ GROUPINGS: dict[str, tuple[Callable[[Row, Op], str], Callable[[Move, Op], str] |
     "tensor": (Row.result, Move.tensor),
     "op": (Row.name, None),
     "pair": (lambda row, _: row.pair_name, None),
-    "gemm": (lambda row, _: row.gemm or "no GEMM", None),
+    "gemm": (lambda row, _: row.gemm_name, None),
 }
 _BY_NAME = ("layer", "tensor", "op")
 

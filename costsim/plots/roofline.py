@@ -1,7 +1,8 @@
 """Kernels under the roofs of devices: intensities and rates from results/roof.py, drawn as discs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from itertools import zip_longest
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -16,7 +17,13 @@ from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
 
 _DARK_GREY = "#7F7F7F"
-KINDS = dict(zip(("forward", "dgrad", "wgrad", "update", "other"), (*COLOURS[:4], _DARK_GREY), strict=True))
+KINDS = dict(
+    zip(
+        ("forward", "dgrad", "wgrad", "update", "other", "recompute"),
+        (*COLOURS[:4], _DARK_GREY, COLOURS[5]),
+        strict=True,
+    )
+)
 _COLUMNS = (1, 2, 3, 2, 3, 3, 4, 4)  # of the panels of a device, by the number of policies less one
 _PANEL_INCHES = 2.4  # at least, of its height
 _CLOSE = 8  # ceilings whose ratio is less share a place for their names
@@ -139,16 +146,20 @@ def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware]) -> tuple[tup
     return (min(x) / 2, max(x) * 4), (low, high * room)
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, drawn: Set[str]) -> None:
+    """The colours of the kinds that are drawn, over the sizes of discs and the signs."""
+
     def dot(colour: str, area: float, name: str) -> Line2D:
         return Line2D([], [], linestyle="", marker="o", color=colour, markersize=math.sqrt(area), label=name)
 
-    kinds = [dot(colour, 40, name) for name, colour in KINDS.items()]
+    kinds = [dot(colour, 40, name) for name, colour in KINDS.items() if name in drawn]
     sizes = [dot(GREY, _area(share), f"{100 * share:g} % of the time") for share in (0.01, 0.1, 0.3)]
     sizes.append(Line2D([], [], color="black", marker="D", markerfacecolor="white", markersize=4, label="ridge point"))
     sizes.append(Line2D([], [], linestyle="", label="rings: several at one place"))
-    handles = [handle for pair in zip(kinds, sizes, strict=True) for handle in pair]  # legends fill column by column
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False, fontsize=8)
+    blank = Line2D([], [], linestyle="", label="")
+    pairs = list(zip_longest(kinds, sizes, fillvalue=blank))  # legends fill column by column
+    handles = [handle for pair in pairs for handle in pair]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(pairs), frameon=False, fontsize=8)
 
 
 def _power(value: float, _: int | None) -> str:
@@ -190,7 +201,7 @@ def roofline(result: Result) -> Figure:
         axes.set_xlabel("arithmetic intensity, op/byte")
     for row in table:
         row[0].set_ylabel("performance, op/s")
-    _legend(figure)
+    _legend(figure, {point.kind for view in roofs.values() for point in view.points})
     figure.suptitle(_title(result, shown), fontsize=10)
     return figure
 

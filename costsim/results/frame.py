@@ -43,7 +43,7 @@ COLUMNS = {
     "kind": "name",
     "phase": "name",  # forward, recompute, backward, update
     "layer": "name",
-    "gemm": "maybe",  # forward, dgrad, wgrad; NA for what is no GEMM
+    "gemm": "maybe",  # forward, recompute, dgrad, wgrad; NA for what is no GEMM
     "pair": "name",  # formats of operands and accumulator
     "macs": "count",
     "arithmetic_cost": "cost",  # in the law's unit
@@ -73,7 +73,7 @@ def _op_record(op: Op, row: Row, law: str) -> dict[str, Any]:
         "kind": row.kind,
         "phase": row.phase,
         "layer": op.layer,
-        "gemm": row.gemm,
+        "gemm": row.gemm_name if row.gemm else None,
         "pair": row.pair_name,
         "macs": row.macs,
         "arithmetic_cost": None if cost is None else row.macs * cost,

@@ -35,10 +35,10 @@ class Roof:
 
 
 def _kind(kernel: Kernel) -> str:
-    """The product of a layer that a kernel computes: of several, that with most MACs; recomputation is forward."""
+    """The product of a layer that a kernel computes: of several, that with most MACs."""
     gemms = [row for row in kernel.rows if row.gemm is not None]
     if gemms:
-        return max(gemms, key=lambda row: row.macs).gemm or "other"
+        return max(gemms, key=lambda row: row.macs).gemm_name
     return "update" if kernel.first[0].phase == "update" else "other"
 
 
