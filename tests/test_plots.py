@@ -137,7 +137,7 @@ def test_roofline_names_policies_rates_kinds_and_units(tmp_path):
     assert {"fixed32", "fixed16: bound by arithmetic", "dsq*: bound by arithmetic"} <= set(written)
     assert "fixed16 x fixed16 as fp32 x fp32 + fp32: 67.0 Top/s" in written  # 2 x 33.5e12 MACs, NVIDIA's 67 TFLOPS
     assert {"forward", "dgrad", "wgrad", "10 % of the time", "ridge point"} <= set(written)
-    assert set(written).isdisjoint({"update", "other", "recompute"})  # which scope gemm, and this workload, have none of
+    assert set(written).isdisjoint({"update", "other", "recompute"})  # of which there are none
     assert {"arithmetic intensity, op/byte", "performance, op/s"} <= set(written)
 
 

@@ -105,7 +105,7 @@ def test_counts_are_what_is_measured(step, name, way):
 
 @pytest.mark.parametrize("way", sorted(WAYS))
 def test_the_row_forward_is_the_model_as_it_is_and_recomputation_has_a_row(way):
-    """Model FLOPs are 2 MACs of forward, dgrad and wgrad, whatever is made again (Chowdhery et al. 2022, appendix B)."""
+    """Model FLOPs are 2 MACs of forward, dgrad and wgrad, whatever is made again (Chowdhery et al. 2022, app. B)."""
     plain, recomputing = made("decoder"), made("decoder", **WAYS[way])
     parts = group([(1, count(recomputing, assign(recomputing, shipped_policy("bf16-mixed"))))], "gemm", "product")
     assert parts["forward"].macs == parts["dgrad"].macs == parts["wgrad"].macs == macs(plain, "forward")
