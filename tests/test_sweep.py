@@ -13,6 +13,7 @@ from costsim.errors import InputError
 from costsim.results import frame, records
 from costsim.run import simulate, sweep
 from costsim.run.job import Request, prepare
+from costsim.run import peaks
 from costsim.tables import memory as memory_tables
 from costsim.tables import sweep as sweep_tables
 from costsim.tables.styles import render
@@ -103,11 +104,11 @@ def test_every_format_shows_every_point(swept, by, style):
 def test_memory_of_a_sweep():
     job = prepare(Request("gpt2-small", ["bf16-mixed"]))
     places = sweep.places(sweep.points(["model.layers=1,2"]), workload="gpt2-small", policies=["bf16-mixed"])
-    asked = memory_tables.Asked(places=places, capacity_bytes=10**10)
+    asked = peaks.Asked(places=places, capacity_bytes=10**10)
     rows = json.loads(render(memory_tables.document(job, asked), "json"))["rows"]
     for row, layers in zip(rows, (1, 2), strict=True):
         one = prepare(Request("gpt2-small", ["bf16-mixed"], assignments=[f"model.layers={layers}"]))
-        alone = memory_tables.rows(one, memory_tables.Asked())[0]
+        alone = peaks.rows(one, peaks.Asked())[0]
         assert row["model.layers"] == layers
         assert row["peak_memory_bytes"] == str(alone.memory.peak_bytes)
         assert row["parameters"] == alone.job.graph.parameters

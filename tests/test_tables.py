@@ -17,6 +17,7 @@ from costsim.cli import main
 from costsim.names import BY
 from costsim.run.job import Request, prepare
 from costsim.run.simulate import run
+from costsim.run.peaks import Asked
 from costsim.tables import memory as memory_tables
 from costsim.tables import table as tables
 from costsim.tables.run import document
@@ -54,7 +55,7 @@ def test_every_table_fits_its_screen(result, by, width):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_memory_fits_its_screen(width):
     job = prepare(Request("gpt2-small", ["w8a8+deployed"]))
-    text = render(memory_tables.document(job, memory_tables.Asked(stash=True)), "table", Screen(width))
+    text = render(memory_tables.document(job, Asked(lists=["stash", "activations"])), "table", Screen(width))
     assert max(map(len, text.splitlines())) <= width
 
 

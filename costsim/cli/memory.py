@@ -23,7 +23,8 @@ from costsim.cli.output import write
 @click.option(
     "--reserve-bytes", callback=byte_count(0), default="0", metavar="N", help="Set aside for what is not modelled."
 )
-@click.option("--stash", is_flag=True, help="List the stash tensor by tensor.")
+@click.option("--stash", is_flag=True, help="List what of the stash is alive at the peak, tensor by tensor.")
+@click.option("--activations", is_flag=True, help="List all that the forward keeps for the backward, layer by layer.")
 @click.option("--format", "style", type=click.Choice(tuple(names.STYLES)), default="table", show_default=True)
 def memory(
     batch: str | None,
@@ -31,7 +32,6 @@ def memory(
     capacity_bytes: int | None,
     device: str | None,
     reserve_bytes: int,
-    stash: bool,
     style: str,
     sweep: tuple[str, ...],
     **job: Any,
@@ -41,16 +41,19 @@ def memory(
     \b
     costsim memory gpt2-small --batch 4,8,16
     costsim memory gpt2-small --policy bf16-mixed --hardware a100-80gb
-    costsim memory gpt2-small --set model.checkpointing=full --stash
+    costsim memory gpt2-small --set model.checkpointing=full --activations
     costsim memory gpt2-small --policy bf16-mixed --sweep model.layers=6,12,24
     """
+    from costsim.run import peaks
     from costsim.run import sweep as sweeping
     from costsim.run.job import Request, prepare
-    from costsim.tables import memory as memory_tables
+    from costsim.tables.kept import LISTS
+    from costsim.tables.memory import document
 
+    lists = [name for name in LISTS if job.pop(name)]  # --stash, --activations
     batches = whole_numbers("--batch", batch)
-    capacity_bytes = memory_tables.capacity(capacity_bytes, device)
+    capacity_bytes = peaks.capacity(capacity_bytes, device)
     job["hardware"] = (device,) if device else ()
     places = sweeping.places(sweeping.points(sweep), **job) if sweep else ()
-    asked = memory_tables.Asked(batches, accumulation, capacity_bytes, reserve_bytes, stash, places)
-    write(memory_tables.document(prepare(Request(**job)), asked), style)
+    asked = peaks.Asked(batches, accumulation, capacity_bytes, reserve_bytes, places, lists)
+    write(document(prepare(Request(**job)), asked), style)

@@ -2,7 +2,8 @@
 
 Time is the kernel that runs. Something lies in memory from the kernel that writes it to the last one that reads it;
 what the traffic model keeps on chip takes none. Weights, optimizer states and their copies stay through the whole step,
-and so do sums of gradients over micro-batches: the step is seen in a micro-batch that is not the first.
+and so do sums of gradients over micro-batches: the step is seen in a micro-batch that is not the first, and not the
+last of three or more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ class Stored(NamedTuple):
     last: int
     producer: str  # the op that writes it; "" if it is given
     consumer: str  # the op that reads it last; "" if none does
+    kept: bool  # for the backward, when the forward ends
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +53,17 @@ class Memory:
 
     def at_peak(self, component: str) -> list[Stored]:
         """What makes up a component at the peak, the largest first."""
-        places = [p for p in self.stored if p.component == component and p.first <= self.peak_kernel <= p.last]
+        places = [place for place in self.stored if place.component == component and self.is_alive(place)]
         return sorted(places, key=lambda place: (-place.size_bytes, place.name))
+
+    def is_alive(self, place: Stored) -> bool:
+        """Whether something is in memory at the peak."""
+        return place.first <= self.peak_kernel <= place.last
+
+    @property
+    def activations(self) -> list[Stored]:
+        """What the forward keeps for the backward, wherever the peak is, in the order in which it is first touched."""
+        return [place for place in self.stored if place.kept]
 
 
 Key = tuple[str, Copy | None]  # of a place in memory: the tensor that it was first, or a copy of it
@@ -88,6 +99,12 @@ def _lives(graph: Graph, assignment: Assignment, traffic: Traffic) -> dict[Key, 
     return lives
 
 
+def _for_backward(tensor: Tensor, life: _Life) -> bool:
+    """Whether it is of the forward, and the backward (or what makes it again) reads it last."""
+    after = life.reader is not None and life.reader.phase in AFTER_FORWARD
+    return after and tensor.role in ("activation", "data") and tensor.recomputes is None
+
+
 def _component(tensor: Tensor, key: Key, life: _Life, lasts: set[str], copied: set[str], logits: set[Dims]) -> str:
     if tensor.role == "weight":
         return "master_weights" if key[1] is None and key[0] in copied else "weights"
@@ -97,9 +114,7 @@ def _component(tensor: Tensor, key: Key, life: _Life, lasts: set[str], copied: s
         return "optimizer_states"
     if tensor.dims in logits:
         return "logits"
-    after = life.reader is not None and life.reader.phase in AFTER_FORWARD
-    kept = tensor.role in ("activation", "data") and tensor.recomputes is None
-    return "stash" if kept and after else "temporaries"
+    return "stash" if _for_backward(tensor, life) else "temporaries"
 
 
 def _lasting(graph: Graph) -> set[str]:
@@ -110,13 +125,29 @@ def _lasting(graph: Graph) -> set[str]:
     }
 
 
-def _stays(graph: Graph, key: Key) -> bool:
+def _is_cast_once(graph: Graph, key: Key) -> bool:
+    """Whether it is a copy of a weight that a pass of its own makes, before the first micro-batch that wants it."""
+    name, copy = key
+    by_producer = copy is None or copy.placement == "at_producer"
+    return not by_producer and name not in graph.producer and graph.tensors[name].role == "weight"
+
+
+def _from_start(graph: Graph, key: Key) -> bool:
     """Whether it lies there from the start: given from outside, or made before this micro-batch."""
     name, copy = key
     if name in graph.producer:
         return False
-    cast_before = graph.tensors[name].role == "weight" and graph.micro_batches > 1
-    return copy is None or copy.placement == "at_producer" or cast_before
+    return copy is None or copy.placement == "at_producer" or (_is_cast_once(graph, key) and graph.micro_batches > 1)
+
+
+def _to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
+    """Whether it stays after its last read: for the next step, or for a micro-batch that comes after this one.
+
+    Of three micro-batches or more, the one seen is neither the first nor the last.
+    """
+    name, copy = key
+    by_producer = copy is None or copy.placement == "at_producer"
+    return (name in lasts and by_producer) or (_is_cast_once(graph, key) and graph.micro_batches > 2)
 
 
 def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) -> Iterator[Stored]:
@@ -126,6 +157,7 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
             lives[name, None] = _Life(0, end, "", name)
     copied = {name for name, copy in lives if copy is not None and graph.tensors[name].role == "weight"}
     logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.name == "cross_entropy"}
+    forward_end = max(group_ops(graph, traffic)[op.position] for op in graph.ops if op.phase == "forward")
     sizes: dict[tuple[Dims, int, Copy | None], int] = {}
     stored_as = assignment.classes.stored_as
     for key, life in lives.items():
@@ -135,11 +167,12 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         size = sizes.get(alike)
         if size is None:
             size = sizes[alike] = -(-stored_bits(graph, assignment, name, copy) // 8)
-        stays = name in lasts and (copy is None or copy.placement == "at_producer")
-        first = 0 if _stays(graph, key) else life.first
-        last = end if stays or reader is None else life.last  # what nobody reads is a result of the step
+        first = 0 if _from_start(graph, key) else life.first
+        last = end if _to_end(graph, key, lasts) or reader is None else life.last  # unread: a result of the step
         component = _component(tensor, key, life, lasts, copied, logits)
-        yield Stored(life.name, name, copy, component, size, first, last, life.producer, reader.name if reader else "")
+        kept = first <= forward_end and _for_backward(tensor, life)
+        consumer = reader.name if reader else ""
+        yield Stored(life.name, name, copy, component, size, first, last, life.producer, consumer, kept)
 
 
 @lru_cache(maxsize=32)

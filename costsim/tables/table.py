@@ -70,7 +70,7 @@ class Table:
         above: list[Sequence[str]] = [[""] * first, *(row[:first] for row in rows[:-1])]
         return [
             [*([""] * first if list(row[:first]) == list(over) else row[:first]), *row[first:]]
-            for row, over in zip(rows, above, strict=True)
+            for row, over in zip(rows, above, strict=False)  # a table without rows has nothing above either
         ]
 
 
