@@ -137,7 +137,7 @@ HOSTILE = [
     raw("100,001 YAML events", "model: [" + "1, " * 99_996 + "¶1]", "more than 100000 values"),
     raw("file under 1 MB, many items", "model: [" + "[]," * 49_998 + "¶" + "[]," * 280_000 + "1]", "more than 100000"),
 ]
-LATER = "description: x\nlevels: [a]\nrules: [{format: fp32}]\nphases: [{until_step: 9, levels: [8]}, {levels: [8]}]\n"
+LATER = "description: x\nlevels: [a]\nrules: [{format: fp32}]\nphases: [{until_step: 9, levels: [8]}, {levels: [9]}]\n"
 
 CASES = [
     # Files as a whole.
@@ -363,7 +363,7 @@ CASES = [
         "level no accumulator has, later",
         "\nrules:",
         "\naccumulator: fixed<a>\nrules:",
-        "{levels: [8]}",
+        "{levels: [9]}",
         "{¶levels: [33]}",
         "phases.1.levels: format 'fixed33'",
         base=LATER,
@@ -437,6 +437,26 @@ CASES = [
     ),
     policy("name of a number", "\nrules:", "\nnumbers: {¶B: 8}\nrules:", "expected lower-case letters, digits, dots"),
     policy("number and level", "\nrules:", "\nnumbers: {¶a: 8}\nrules:", "is the name of a level too", base=LATER),
+    # What does nothing, and would be shown as if it did.
+    policy(
+        "level without use", "levels: [a]", "levels: [¶a]", "levels.0: no format has the level a; write <a>", base=LATER
+    ),
+    policy(
+        "number without use", "\nrules:", "\nnumbers: {¶box: 8}\nrules:", "numbers.box: no format has the number box"
+    ),
+    policy(
+        "phases without levels",
+        "\nrules:",
+        "\nphases:\n  - ¶{until_fraction: 0.5}\n  - {}\nrules:",
+        "phases.0: changes nothing, for the policy has no levels; leave phases out",
+    ),
+    policy("a phase without levels", "\nrules:", "\nphases: [¶{grade: recalled}]\nrules:", "phases.0: changes nothing"),
+    dsq(
+        "phase as the one before",
+        "levels: [4, 4, 4, 16]",
+        "¶levels: [2, 2, 2, 16]",
+        "phases.1.levels: changes nothing: these are the levels of the phase before",
+    ),
     # --bits.
     given_args("--bits, no such file", ["glue-mrpc-dsq", *SMALL, "--bits", "nope.csv"], place="nope.csv: No such file"),
     given_args("--bits, a folder", ["glue-mrpc-dsq", *SMALL, "--bits", "."], ".: is a folder"),
@@ -447,7 +467,7 @@ CASES = [
         3,
     ),
     bits(
-        "unknown tensor", "tensor,bits\nhead.clasifier,4\n", "unknown tensor 'head.clasifier'; did you mean 'head.", 2
+        "unknown tensor", "tensor,bits\nhead.logit,4\n", "unknown tensor 'head.logit'; did you mean 'head.logits' or", 2
     ),
     bits("nameless layer", "layer,bits\n,4\n", "unknown layer ''", 2),
     bits("empty", "", "expected a header like layer,bits or tensor,bits, got ''", 1),

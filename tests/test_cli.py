@@ -83,10 +83,11 @@ def test_tables_fit_a_terminal(name, by):
 
 
 DSQ, FIXED16 = (find(name, "policies", "policy").read_text(encoding="utf-8") for name in ("dsq", "fixed16"))
-MANY_PHASES = "".join(f"  - {{until_fraction: 0.{i}, levels: [2, 2, 2, 16]}}\n" for i in range(1, 9))
+MANY_PHASES = "".join(f"  - {{until_fraction: 0.{i}, levels: [2, 2, 2, {i}]}}\n" for i in range(2, 10))
 MANY_LEVELS = (
-    f"description: x\nlevels: [{', '.join(f'q{i}' for i in range(17))}]\nrules: [{{format: fp32}}]\n"
-    f"phases: [{{levels: [{', '.join(['16'] * 17)}]}}]\n"
+    f"description: x\nlevels: [{', '.join(f'q{i}' for i in range(17))}]\nrules:\n  - {{format: fp32}}\n"
+    + "".join(f"  - {{format: fixed<q{i}>, name: nothing, optional: true}}\n" for i in range(17))
+    + f"phases: [{{levels: [{', '.join(['16'] * 17)}]}}]\n"
 )
 WIDE = {  # arguments beside a policy's name and text
     "many phases": ([], "p", DSQ.replace("  - {until_", MANY_PHASES + "  - {until_", 1)),

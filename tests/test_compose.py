@@ -8,8 +8,10 @@ from conftest import classifier_step, counted, formats_of, shipped_policy
 
 from costsim.cli import main
 from costsim.errors import InputError
+from costsim.inputs.files import find
 from costsim.policy.assign import assign
-from costsim.policy.load import load_policy
+from costsim.policy.load import load_policy, make_policy
+from costsim.policy.policy import with_case
 from costsim.policy.schedule import schedule
 from costsim.results.records import records
 from costsim.run.simulate import run
@@ -95,6 +97,71 @@ TOP = "description: x\ncompose: [base]\n"
 def test_errors_name_the_file_that_is_wrong(load, texts, message):
     with pytest.raises(InputError, match=message):
         load(**texts)
+
+
+NUMBERS = """description: y
+numbers: {wide: 16}
+rules:
+  - {format: fixed8}
+"""
+USES = "rules:\n  - {format: fixed<wide>, role: [activation]}\n"
+CASE = """assumptions:
+  - name: width
+    here: 8 bits
+    cases:
+      - {name: wide, rules: [{format: fixed<wide>}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"top": TOP, "base": NUMBERS}, r"base.yaml:2:11: numbers.wide: no format has the number wide; write <wide>"),
+        ({"top": TOP, "base": BASE.replace("fixed<q0>", "fp32")}, r"base.yaml:2:10: levels.0: no format has the level"),
+        ({"top": TOP + "numbers: {wide: 8}\n", "base": NUMBERS}, r"top.yaml:3:11: numbers.wide: no format has"),
+        ({"top": TOP + "numbers: {wde: 8}\n" + USES, "base": NUMBERS}, r"top.yaml:3:11: numbers.wde: no format has"),
+        ({"top": TOP + USES, "base": NUMBERS.replace("16", "0")}, r"base.yaml:2:11: numbers.wide: format 'fixed0': bits"),
+        (
+            {"top": "description: x\ncompose: [base+base2]\n", "base": NUMBERS, "base2": NUMBERS},
+            r"base2.yaml:2:11: num",
+        ),
+    ],
+)
+def test_what_nothing_uses_is_named_in_the_file_that_says_it(load, texts, message):
+    with pytest.raises(InputError, match=message):
+        load(**texts)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"top": TOP + USES, "base": NUMBERS},  # the base leaves it to others
+        {"top": TOP, "base": NUMBERS + CASE},  # a case of an assumption uses it
+        {"top": TOP + CASE, "base": NUMBERS},
+        {"top": TOP + "accumulator: fp16\n", "base": NUMBERS + "accumulator: fixed<wide>\n"},  # of a base, not in force
+        {"top": TOP + USES.replace("wide", "q0"), "base": BASE.replace("fixed<q0>", "fp32")},
+    ],
+)
+def test_what_another_file_uses_is_used(load, texts):
+    assert load(**texts).name == "top"
+
+
+def test_a_number_that_a_change_in_python_brings_along_must_be_used():
+    policy = load_policy(find("stash-bfp", "policies", "policy"))
+    assert policy.with_(numbers={"box": 32}).file.numbers["box"] == 32
+    with pytest.raises(InputError, match=r"\(Python\): numbers.bx: no format has the number bx"):
+        policy.with_(numbers={"bx": 32})
+    made = policy.with_(numbers={"bits": 8}, copy="stash", format="fixed<bits>")
+    assert made.with_(role="state", format="fp32").file.numbers["bits"] == 8
+    with pytest.raises(InputError, match=r"numbers.bits: no format has the number bits"):
+        make_policy("mine", {"description": "x", "rules": [{"format": "fp32"}], "numbers": {"bits": 8}})
+
+
+def test_a_case_that_changes_no_phase_is_named_at_the_case(load):
+    case = CASE.replace("rules: [{format: fixed<wide>}]", "phases: [{until_step: 5, levels: [8]}, {levels: [8]}]")
+    policy = load(top=TOP + case, base=BASE)
+    with pytest.raises(InputError, match=r"top.yaml:7:62: assumptions.0.cases.0.phases.1.levels: changes nothing"):
+        with_case(policy, policy.assumptions[0], 0)
 
 
 def test_a_rule_of_a_base_that_matches_nothing_is_named_in_its_file(load):

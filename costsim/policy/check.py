@@ -1,5 +1,7 @@
 """What no schema sees of a policy: fields that do not go together, phases without an end, formats that are none."""
 
+from collections.abc import Set
+
 from costsim.errors import InputError
 from costsim.formats.named import parse_format
 from costsim.inputs import schema_policy
@@ -29,6 +31,19 @@ def check(file: schema_policy.Policy, fault: Fault) -> None:
         _check_rule(fault, j, rule)
 
 
+def check_used(file: schema_policy.Policy, mentioned: Set[str], fault: Fault) -> None:
+    """Raise `fault` for a level or a number that no format mentions: tables would show it as if it did something.
+
+    `mentioned` are those that the policy's formats mention, and those of the policies that it composes.
+    """
+    for i, name in enumerate(file.levels):
+        if name not in mentioned:
+            raise fault(("levels", i), f"no format has the level {name}; write <{name}> into one, or leave it out")
+    for name in file.numbers:
+        if name not in mentioned:
+            raise fault(("numbers", name), f"no format has the number {name}; write <{name}> into one, or leave it out")
+
+
 def _check_phase(file: schema_policy.Policy, fault: Fault, i: int) -> None:
     """Raise `fault` for a phase whose levels or whose end do not fit."""
     phase, at = file.phases[i], ("phases", i)
@@ -39,6 +54,10 @@ def _check_phase(file: schema_policy.Policy, fault: Fault, i: int) -> None:
         raise fault(at, "expected one of until_fraction, until_step and until_plateau (only the last phase has no end)")
     if i + 1 == len(file.phases) and ends:
         raise fault(at, "the last phase has no end; leave until_fraction, until_step and until_plateau out")
+    if not file.levels and "phases" in file.model_fields_set:
+        raise fault(at, "changes nothing, for the policy has no levels; leave phases out")
+    if i and phase.levels == file.phases[i - 1].levels:
+        raise fault((*at, "levels"), "changes nothing: these are the levels of the phase before")
     if i and file.monotone:
         for level, before, now in zip(file.levels, file.phases[i - 1].levels, phase.levels, strict=True):
             if now < before:

@@ -13,6 +13,14 @@ _LEVEL = r"<([^<>]*)>"
 Fault = Callable[[Where, str], InputError]  # the error for a field of a policy, at its place in the file that says it
 
 
+def mentioned(file: schema_policy.Policy) -> frozenset[str]:
+    """The levels and numbers that the policy's formats mention, in whatever field, in cases of assumptions too."""
+    cases = [case for assumption in file.assumptions for case in assumption.cases]
+    rules = [*file.rules, *(rule for case in cases for rule in case.rules)]
+    texts = [file.accumulator, *(value for rule in rules for value in vars(rule).values() if isinstance(value, str))]
+    return frozenset(name for text in texts for name in re.findall(_LEVEL, text))
+
+
 def fill(
     file: schema_policy.Policy, fault: Fault, at: Where, template: str, index: int, row: Mapping[str, int] | None = None
 ) -> Format:

@@ -11,8 +11,9 @@ from costsim.errors import InputError, one_line
 from costsim.inputs import files, schema_policy
 from costsim.inputs.document import Document, Where, parse_yaml, tuples
 from costsim.inputs.schema import validate
-from costsim.policy.check import check
-from costsim.policy.policy import INHERITED, Assumption, Place, Policy
+from costsim.policy.check import check, check_used
+from costsim.policy.levels import mentioned
+from costsim.policy.policy import INHERITED, Assumption, Place, Policy, number_places
 
 
 def find_policy(name: str, document: Document | None = None, at: Where = ()) -> tuple[Path, ...]:
@@ -36,27 +37,35 @@ def load_policies(paths: tuple[Path, ...]) -> Policy:
     """The policy of one file, or that of several composed in this order, named a+b. Raises InputError."""
     if len(paths) == 1:
         return load_policy(paths[0])
-    bases = [load_policy(path) for path in paths]
+    bases = [_read(path, ()) for path in paths]
     name = "+".join(base.name for base in bases)
     recalled: dict[str, Any] = {"grade": "recalled"} if any(base.file.grade == "recalled" for base in bases) else {}
     setup = ", ".join(base.file.setup or base.name for base in bases)
     file = schema_policy.Policy(description=f"{name}, composed", setup=setup, **recalled)
     policy = _compose(Policy(name, file, Document("+".join(map(str, paths)), {})), bases)
     check(policy.file, policy.error)
+    return _all_used(policy)
+
+
+def load_policy(path: Path) -> Policy:
+    """The policy of that file. Raises InputError, with the place in the file, for anything wrong."""
+    return _all_used(_read(path, ()))
+
+
+def _all_used(policy: Policy) -> Policy:
+    """The policy as a whole, for a base may leave it to others: raises InputError for a level or number without use."""
+    check_used(policy.file, policy.mentioned, policy.error)
     return policy
 
 
-def load_policy(path: Path, within: tuple[Path, ...] = ()) -> Policy:
-    """The policy of that file. Raises InputError, with the place in the file, for anything wrong.
-
-    `within` are the files that compose this one: none of them may be composed in turn.
-    """
+def _read(path: Path, within: tuple[Path, ...]) -> Policy:
+    """The policy of a file; `within` are the files that compose this one: none of them may be composed in turn."""
     return _of_document(path.stem, parse_yaml(files.read_text(path), str(path)), (*within, path.resolve()))
 
 
 def make_policy(name: str, fields: Mapping[str, Any]) -> Policy:
     """The policy with the fields that its file would have. Raises InputError."""
-    return _of_document(name, Document(f"{name} (Python)", tuples(dict(fields))), ())
+    return _all_used(_of_document(name, Document(f"{name} (Python)", tuples(dict(fields))), ()))
 
 
 def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Policy:
@@ -67,7 +76,7 @@ def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Pol
         for base in find_policy(name, document, ("compose", i)):
             if base.resolve() in within:
                 raise document.error(("compose", i), f"{one_line(name)} composes this policy in turn")
-            bases.append(load_policy(base, within))
+            bases.append(_read(base, within))
     policy = _compose(policy, bases)
     if not policy.file.rules:
         raise document.error(("rules",), "expected at least one rule")
@@ -84,12 +93,16 @@ def _compose(policy: Policy, bases: list[Policy]) -> Policy:
             if name in base.file.model_fields_set and name not in policy.file.model_fields_set:
                 update[name] = getattr(base.file, name)
                 inherited[name] = base.inherited.get(name, (base.document, (name,)))
+        inherited |= number_places(base)
     files_in_order = (*(base.file for base in bases), policy.file)
     update["numbers"] = {name: number for file in files_in_order for name, number in file.numbers.items()}
     update["rules"], places = _composed_rules(policy, bases)
+    for name in policy.file.numbers:
+        inherited.pop(f"numbers.{name}", None)
     file = policy.file.model_copy(update=update)
+    used = mentioned(file).union(*(base.mentioned for base in bases))
     assumptions = _composed_assumptions(policy, bases)
-    return replace(policy, file=file, rule_places=places, inherited=inherited, assumptions=assumptions)
+    return replace(policy, file=file, rule_places=places, inherited=inherited, assumptions=assumptions, mentioned=used)
 
 
 def _composed_rules(policy: Policy, bases: list[Policy]) -> tuple[tuple[schema_policy.Rule, ...], tuple[Place, ...]]:

@@ -11,8 +11,8 @@ from costsim.errors import InputError, nearest, one_line
 from costsim.inputs import schema_policy
 from costsim.inputs.document import Document, Where, tuples
 from costsim.inputs.schema import validate
-from costsim.policy.check import check
-from costsim.policy.levels import fill
+from costsim.policy.check import check, check_used
+from costsim.policy.levels import fill, mentioned
 
 Place = tuple[Document, Where]  # of a field, in a file
 
@@ -39,7 +39,8 @@ class Policy:
     document: Document
     rule_places: tuple[Place, ...] = ()  # where each rule stands
     assumptions: tuple[Assumption, ...] = ()  # with those of composed policies
-    inherited: Mapping[str, Place] = field(default_factory=dict)  # fields that other files say
+    inherited: Mapping[str, Place] = field(default_factory=dict)  # fields that other files say, and `numbers.NAME`
+    mentioned: frozenset[str] = frozenset()  # levels and numbers in its formats, and in those of what it composes
     widths: Widths | None = None  # numbers per layer or tensor
 
     def error(self, at: Where, message: str) -> InputError:
@@ -47,8 +48,11 @@ class Policy:
         if self.rule_places and len(at) > 1 and at[0] == "rules" and isinstance(at[1], int):
             document, place = self.rule_places[at[1]]
             return document.error((*place, *at[2:]), message)
-        document, place = self.inherited.get(str(at[0]) if at else "", (self.document, at[:1]))
-        return document.error((*place, *at[1:]), message)
+        for depth in (2, 1):
+            if found := self.inherited.get(".".join(map(str, at[:depth]))):
+                document, place = found
+                return document.error((*place, *at[depth:]), message)
+        return self.document.error(at, message)
 
     def __repr__(self) -> str:
         return f"Policy({self.name!r})"
@@ -82,6 +86,12 @@ class Policy:
         that do not fit.
         """
         return changed(self, called, fields)
+
+
+def number_places(policy: Policy) -> dict[str, Place]:
+    """By `numbers.NAME`: where each number of a policy stands."""
+    keys = {name: f"numbers.{name}" for name in policy.file.numbers}
+    return {key: policy.inherited.get(key, (policy.document, ("numbers", name))) for name, key in keys.items()}
 
 
 INHERITED = ("levels", "phases", "monotone", "accumulator", "loss_log")
@@ -121,11 +131,21 @@ def _with_changes(policy: Policy, name: str, document: Document, changes: tuple[
     if "numbers" in changes:
         update["numbers"] = {**policy.file.numbers, **new.numbers}
     before = {field: policy.inherited.get(field, (policy.document, (field,))) for field in INHERITED}
-    inherited = {**policy.inherited, **before, **{field: (document, (field,)) for field in changes}}
+    numbers = number_places(policy) | {f"numbers.{name}": (document, ("numbers", name)) for name in new.numbers}
+    inherited = {**policy.inherited, **before, **{field: (document, (field,)) for field in changes}, **numbers}
     places = (*policy.rule_places, *((document, ("rules", i)) for i in range(len(new.rules))))
     file = policy.file.model_copy(update=update)
-    result = replace(policy, name=name, file=file, document=document, rule_places=places, inherited=inherited)
+    result = replace(
+        policy,
+        name=name,
+        file=file,
+        document=document,
+        rule_places=places,
+        inherited=inherited,
+        mentioned=policy.mentioned | mentioned(file),
+    )
     check(result.file, result.error)
+    check_used(result.file, result.mentioned, result.error)
     return result
 
 
@@ -147,7 +167,8 @@ def with_case(policy: Policy, assumption: Assumption, index: int) -> Policy:
         if name not in policy.file.numbers:
             hint = nearest(name, policy.file.numbers)
             raise assumption.document.error((*at, "numbers", name), f"unknown number {one_line(name)!r}{hint}")
-    inherited = dict(policy.inherited)
+    inherited = {**policy.inherited}
+    inherited |= {f"numbers.{name}": (assumption.document, (*at, "numbers", name)) for name in case.numbers}
     if case.phases:
         update["phases"] = case.phases
         inherited["phases"] = (assumption.document, (*at, "phases"))
