@@ -21,16 +21,27 @@ def one_line(text: object, most: int = 60) -> str:
     return clean if len(clean) <= most else f"{clean[: most - 3]}..."
 
 
+def within(edits: int, name: str, other: str) -> bool:
+    """Whether so many edits make one name the other: a letter added, left out, replaced or swapped with the next."""
+    same = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other)))
+    a, b = name[same:], other[same:]
+    if not (edits and a and b):
+        return len(a) + len(b) <= edits
+    steps = [(a[1:], b[1:]), (a[1:], b), (a, b[1:]), *([(a[2:], b[2:])] if a[:2] == b[1::-1] else [])]
+    return any(within(edits - 1, *step) for step in steps)
+
+
 def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
-    """A clause that ends a message: the nearest valid name, if one is near, and up to `most` of the valid names.
+    """A clause that ends a message: the nearest valid names, if any is near, and up to `most` of the valid names.
 
-    Names that begin with the given one are nearer than those with a like spelling: h100-sxm for h100.
+    One edit is near, from six letters on two are (as `fuzziness: AUTO` of Elasticsearch has it). So is a name whose
+    beginning is: h100-sxm for h100.
     """
-    import difflib  # only errors need it
-
     names, start = sorted(valid), str(name)[:60].lower()
-    longer = [known for known in names if len(start) > 2 and known.lower().startswith(start)][:3]
-    close = longer or difflib.get_close_matches(start, names, n=1, cutoff=0.5)
+    lengths = (None, len(start)) if len(start) > 2 else (None,)  # all of a valid name, then its beginning
+    tries = [(edits, length) for edits in range(1 + (len(start) > 1) + (len(start) > 5)) for length in lengths]
+    matches = ([known for known in names if within(edits, start, known.lower()[:length])] for edits, length in tries)
+    close = next(filter(None, matches), [])[:3]
     question = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     known = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
     return question + (f" (known: {known})" if names and most else "")

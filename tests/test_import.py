@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from conftest import classifier_step, translation_step
 from test_independent_model import gelu, layer, nll, norm
 
 from costsim.cli import main
 from costsim.errors import InputError
+from costsim.huggingface import defaults
 from costsim.huggingface.adapters import ADAPTERS
 from costsim.huggingface.importer import workload_of
 from costsim.models.families import family
@@ -265,6 +267,106 @@ def test_notes_are_in_the_file_and_on_stderr(name, changes, notes, tmp_path):
         assert f"# Note: {line.removeprefix('costsim: ')}.\n" in result.stdout
 
 
+# --- what transformers takes for keys that are not given -------------------------------------------------------------
+
+WRITTEN = json.loads((CONFIGS.parent / "transformers_configs.json").read_text())  # by transformers, every key given
+TYPES = json.loads((Path(defaults.__file__).with_suffix(".json")).read_text())["types"]
+
+
+def fields_of(tmp_path, config):
+    """What an imported workload says, without comments, names and notes."""
+    fields = yaml.safe_load(workload_of(write(tmp_path, config)).text)
+    model = fields["model"]
+    if "head_dim" in model and model["head_dim"] is None:
+        model["head_dim"] = model["d_model"] // model["heads"]
+    return fields | {"description": ""}
+
+
+@pytest.mark.parametrize("version", WRITTEN)
+@pytest.mark.parametrize("name", MODELS)
+def test_what_transformers_writes_of_a_config_is_the_same_workload(name, version, tmp_path):
+    assert fields_of(tmp_path, WRITTEN[version][name]) == fields_of(tmp_path, config_of(name))
+
+
+@pytest.mark.parametrize("version", WRITTEN)
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_config_that_gives_only_its_type_has_the_defaults_of_transformers(name, version, tmp_path):
+    assert fields_of(tmp_path, {"model_type": name}) == fields_of(tmp_path, WRITTEN[version][name])
+
+
+DEFAULT_MODELS = {  # whose sizes the defaults are: published numbers of parameters
+    "gpt2": 124_439_808,  # gpt2
+    "llama": 6_738_415_616,  # llama-2-7b
+    "mistral": 7_241_732_096,  # mistral-7b
+    "mixtral": 46_702_792_704,  # mixtral-8x7b
+    "bert": 109_514_298,  # bert-base-uncased
+    "bart": 406_291_456,  # bart-large
+}
+
+
+@pytest.mark.parametrize("name", DEFAULT_MODELS)
+def test_the_model_that_the_defaults_are(name, tmp_path):
+    assert prepared(tmp_path, {"model_type": name}).graph.parameters == DEFAULT_MODELS[name]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_key_with_its_default_changes_nothing(name, tmp_path):
+    plain = fields_of(tmp_path, {"model_type": name})
+    for key, value in defaults.defaults_of(name).items():
+        assert fields_of(tmp_path, {"model_type": name, key: value}) == plain, key
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_key_that_we_know_nothing_of_is_refused_with_another_value(name, tmp_path):
+    for key in ("is_decoder", "add_cross_attention", "tie_encoder_decoder"):
+        assert defaults.defaults_of(name)[key] is False
+        with pytest.raises(InputError, match=rf":\d+:\d+: {key}: not modelled: true \(known: false\)"):
+            workload_of(write(tmp_path, {"model_type": name, key: True}))
+
+
+def test_sizes_that_a_config_does_not_give_are_named(tmp_path):
+    left_out = ("d_model", "encoder_layers", "decoder_layers", "scale_embedding")
+    config = {key: value for key, value in config_of("bart-base").items() if key not in left_out}
+    sizes = {"num_hidden_layers": 12, "encoder_attention_heads": 16, "decoder_attention_heads": 16}
+    notes = workload_of(write(tmp_path, {**config, **sizes})).notes  # encoder_layers has another spelling
+    assert notes[1:] == ("not given, so transformers' defaults are taken: d_model 1024, decoder_layers 12",)
+
+
+def test_types_of_transformers_are_no_misspellings(tmp_path):
+    others = {name for names in TYPES.values() for name in names} - set(ADAPTERS)
+    assert len(others) > 800
+    assert {"gpt_oss", "mbart", "beit", "llama4", "qwen3_5", "albert", "code_llama"} < others
+    for name in others:
+        with pytest.raises(InputError) as caught:
+            workload_of(write(tmp_path, {"model_type": name}))
+        version = "5.24.0" if name in TYPES["5.24.0"] else "4.57.6"
+        end = f"model_type: {name} is a type of transformers {version} that costsim does not import {KNOWN}"
+        assert str(caught.value).endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("name", "offered"),
+    [
+        ("lama", "'llama'"),
+        ("qwen_2", "'qwen2'"),
+        ("mistrl", "'mistral'"),
+        ("mixtrl", "'mixtral'"),
+        ("Llama", "'llama'"),
+        ("gtp2", "'gpt2'"),
+        ("robreta", "'roberta'"),
+        ("gpt_oss2", None),
+        ("internlm2", None),
+        ("chatglm", None),
+        ("baichuan", None),
+    ],
+)
+def test_types_that_are_near(name, offered, tmp_path):
+    with pytest.raises(InputError) as caught:
+        workload_of(write(tmp_path, {"model_type": name}))
+    said = f"; did you mean {offered}?" if offered else ""
+    assert str(caught.value).endswith(f'unknown type "{name}"{said} {KNOWN}')
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -294,10 +396,10 @@ def test_a_name_cannot_break_the_file(name, tmp_path):
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
-TYPES = "(known: bart, bert, gpt2, llama, marian, mistral, mixtral, qwen2, qwen3, roberta)"
+KNOWN = "(known: bart, bert, gpt2, llama, marian, mistral, mixtral, qwen2, qwen3, roberta)"
 REFUSED = {  # the config, fields changed, the error from its field on
-    "no type": ("gpt2", {"model_type": ...}, f"model_type: missing {TYPES}"),
-    "type": ("gpt2", {"model_type": "xlnet"}, f'model_type: unknown type "xlnet" {TYPES}'),
+    "no type": ("gpt2", {"model_type": ...}, f"model_type: missing {KNOWN}"),
+    "type": ("gpt2", {"model_type": "xlnot"}, f'model_type: unknown type "xlnot" {KNOWN}'),
     "near type": ("gpt2", {"model_type": "lama"}, "model_type: unknown type \"lama\"; did you mean 'llama'?"),
     "type a list": ("gpt2", {"model_type": ["gpt2"]}, 'model_type: unknown type ["gpt2"]'),
     "class": (
@@ -320,7 +422,7 @@ REFUSED = {  # the config, fields changed, the error from its field on
     ),
     "mistyped field": ("gpt2", {"n_inners": 5}, "n_inners: not understood, and it may change the architecture; did"),
     "quantized": ("llama-2-7b", {"quantization_config": {"bits": 4}}, "quantization_config: not understood"),
-    "needed": ("llama-2-7b", {"hidden_size": ...}, "hidden_size: missing"),
+    "half of two widths": ("bart-base", {"encoder_ffn_dim": ...}, "decoder_ffn_dim: 4096 (encoder_ffn_dim is not giv"),
     "null": ("llama-2-7b", {"hidden_size": None}, "hidden_size: expected an integer from 1 to"),
     "text": (
         "llama-2-7b",

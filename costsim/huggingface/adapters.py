@@ -1,23 +1,20 @@
 """What the fields of Hugging Face `config.json` files mean to us: a table for each `model_type`.
 
-A table says which field of a config is which of ours and what it is where it is missing or null, what is so in every
-model of the type, which values we understand, and which fields change no shape. Whatever else a config has is refused
-by name: it may change the architecture. Source of all tables: configuration_*.py and modeling_*.py of transformers,
-versions 4.0 to 5.0.
+A table says which field of a config is which of ours and what it is where it is null, what is so in every model of the
+type, which values we understand, and which fields change no shape. Whatever else a config has must have the default of
+its type (defaults.json), as if it were left out, or is refused by name: it may change the architecture. Source of all
+tables: configuration_*.py and modeling_*.py of transformers, versions 4.0 to 5.24.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from costsim.huggingface.fields import (
-    REFUSED,
     WHOLE_HEAD,
     Adapter,
     Derived,
     Fields,
     Head,
     Read,
-    Window,
     activation,
     classes,
     count,
@@ -54,23 +51,20 @@ _SIZES = (
 # --- decoders with rotary positions -----------------------------------------------------------------------------------
 
 
-def _rotary(kv_heads: Any, eps: float, head_dim: Any = _FROM_WIDTH) -> tuple[Read, ...]:
-    """Llama's fields; the types differ in what they take for missing ones."""
-    null = head_dim if head_dim is _FROM_WIDTH else REFUSED  # a type with its own number takes no null
-    return (
-        *_SIZES,
-        Read("kv_heads", ("num_key_value_heads",), count, kv_heads, null=_HEADS),
-        Read("head_dim", ("head_dim",), count, head_dim, null=null),
-        Read("activation", ("hidden_act",), activation, "silu"),
-        Read("norm_eps", ("rms_norm_eps",), positive, eps),
-        Read("attention_dropout", ("attention_dropout",), rate, 0.0),
-        Read("tied", ("tie_word_embeddings",), flag, False),
-    )
+_ROTARY_READS = (
+    *_SIZES,
+    Read("kv_heads", ("num_key_value_heads",), count, null=_HEADS),
+    Read("activation", ("hidden_act",), activation),
+    Read("norm_eps", ("rms_norm_eps",), positive),
+    Read("attention_dropout", ("attention_dropout",), rate),
+    Read("tied", ("tie_word_embeddings",), flag),
+)
+_HEAD_DIM = Read("head_dim", ("head_dim",), count, null=_FROM_WIDTH)
 
 
 def _bias_reads(*fields: str) -> tuple[Read, ...]:
     """Fields of ours that one flag of the config decides: biases of attention."""
-    return tuple(Read(field, ("attention_bias",), flag, False) for field in fields)
+    return tuple(Read(field, ("attention_bias",), flag) for field in fields)
 
 
 _ROTARY_FACTS = {
@@ -89,7 +83,6 @@ _ROTARY_CHECKS = {
     "partial_rotary_factor": WHOLE_HEAD,
     "layer_types": layer_types,
     "sliding_window": window_size,
-    "is_encoder_decoder": only(False),
 }
 _ROTARY_NO_EFFECT = ("rope_theta",)
 
@@ -97,18 +90,13 @@ _ROTARY_NO_EFFECT = ("rope_theta",)
 
 _ENCODER_READS = (
     *_SIZES,
-    Read("activation", ("hidden_act",), activation, "gelu"),
-    Read("norm_eps", ("layer_norm_eps",), positive, 1e-12),
-    Read("dropout", ("hidden_dropout_prob",), rate, 0.1),
-    Read("attention_dropout", ("attention_probs_dropout_prob",), rate, 0.1),
-    Read("token_types", ("type_vocab_size",), natural, 2),
+    Read("activation", ("hidden_act",), activation),
+    Read("norm_eps", ("layer_norm_eps",), positive),
+    Read("dropout", ("hidden_dropout_prob",), rate),
+    Read("attention_dropout", ("attention_probs_dropout_prob",), rate),
+    Read("token_types", ("type_vocab_size",), natural),
 )
 _ENCODER_FACTS = {**_PLAIN, **_BIASES, "norm": "post", "activation_dropout": 0.0}
-_ENCODER_CHECKS = {
-    "position_embedding_type": only("absolute"),
-    "is_decoder": only(False),
-    "is_encoder_decoder": only(False),
-}
 _ENCODER_NO_EFFECT = ("tie_word_embeddings",)  # a masked-lm head checks it
 
 
@@ -116,8 +104,8 @@ def _classifier(task_head: str) -> Head:
     """The head of sequence classification."""
     return Head(
         reads=(
-            Read("classes", ("id2label", "num_labels", "_num_labels"), classes, 2),
-            Read("head_dropout", ("classifier_dropout",), rate, _HIDDEN_DROPOUT, null=_HIDDEN_DROPOUT),
+            Read("classes", ("id2label", "num_labels", "_num_labels"), classes),
+            Read("head_dropout", ("classifier_dropout",), rate, null=_HIDDEN_DROPOUT),
         ),
         facts={"task_head": task_head},
         checks={"problem_type": only(None, "single_label_classification")},
@@ -138,11 +126,11 @@ _BART_READS = (
     Read("encoder_layers", ("encoder_layers", "num_hidden_layers"), count),
     Read("decoder_layers", ("decoder_layers",), count),
     Read("source_vocab", ("vocab_size",), count),
-    Read("activation", ("activation_function",), activation, "gelu"),
-    Read("dropout", ("dropout",), rate, 0.1),
-    Read("attention_dropout", ("attention_dropout",), rate, 0.0),
-    Read("activation_dropout", ("activation_dropout",), rate, 0.0),
-    Read("scale_embedding", ("scale_embedding",), flag, False),
+    Read("activation", ("activation_function",), activation),
+    Read("dropout", ("dropout",), rate),
+    Read("attention_dropout", ("attention_dropout",), rate),
+    Read("activation_dropout", ("activation_dropout",), rate),
+    Read("scale_embedding", ("scale_embedding",), flag),
 )
 _BART_FACTS = {
     **_PLAIN,
@@ -154,12 +142,8 @@ _BART_FACTS = {
 }
 # transformers no longer looks at those that begin with normalize_, add_ and static_; other values meant other models.
 _BART_CHECKS = {
-    "is_encoder_decoder": only(True),
     "normalize_before": only(False),
     "add_final_layer_norm": only(False),
-    "encoder_layerdrop": only(0.0),
-    "decoder_layerdrop": only(0.0),
-    **_TIED,
 }
 _BART_NO_EFFECT = ("add_bias_logits",)
 
@@ -171,17 +155,17 @@ ADAPTERS: Mapping[str, Adapter] = {
         classes={"GPT2LMHeadModel": Head()},
         reads=(
             Read("d_model", ("n_embd", "hidden_size"), count),
-            Read("ffn_dim", ("n_inner",), count, _FOURFOLD, null=_FOURFOLD),
+            Read("ffn_dim", ("n_inner",), count, null=_FOURFOLD),
             Read("heads", ("n_head", "num_attention_heads"), count),
             Read("layers", ("n_layer", "num_hidden_layers"), count),
             Read("vocab", ("vocab_size",), count),
             Read("max_positions", ("n_positions", "max_position_embeddings"), count),
-            Read("activation", ("activation_function",), activation, "gelu_new"),
-            Read("norm_eps", ("layer_norm_epsilon",), positive, 1e-5),
-            Read("dropout", ("resid_pdrop",), rate, 0.1),
-            Read("dropout", ("embd_pdrop",), rate, 0.1),
-            Read("attention_dropout", ("attn_pdrop",), rate, 0.1),
-            Read("tied", ("tie_word_embeddings",), flag, True),
+            Read("activation", ("activation_function",), activation),
+            Read("norm_eps", ("layer_norm_epsilon",), positive),
+            Read("dropout", ("resid_pdrop",), rate),
+            Read("dropout", ("embd_pdrop",), rate),
+            Read("attention_dropout", ("attn_pdrop",), rate),
+            Read("tied", ("tie_word_embeddings",), flag),
         ),
         facts={
             **_PLAIN,
@@ -190,12 +174,6 @@ ADAPTERS: Mapping[str, Adapter] = {
             "final_norm": True,
             "positions": "learned",
             "activation_dropout": 0.0,
-        },
-        checks={
-            "scale_attn_weights": only(True),
-            "scale_attn_by_inverse_layer_idx": only(False),
-            "reorder_and_upcast_attn": only(False),
-            "is_encoder_decoder": only(False),
         },
         no_effect=(
             "n_ctx",  # the size of a buffer
@@ -208,65 +186,56 @@ ADAPTERS: Mapping[str, Adapter] = {
         family="decoder",
         classes={"LlamaForCausalLM": Head()},
         reads=(
-            *_rotary(kv_heads=_HEADS, eps=1e-6),
+            *_ROTARY_READS,
+            _HEAD_DIM,
             *_bias_reads("qkv_bias", "out_bias"),
-            Read("ffn_bias", ("mlp_bias",), flag, False),
+            Read("ffn_bias", ("mlp_bias",), flag),
         ),
         facts=_ROTARY_FACTS,
-        checks={
-            **{name: check for name, check in _ROTARY_CHECKS.items() if name != "sliding_window"},
-            "pretraining_tp": only(1),
-        },
+        checks={name: check for name, check in _ROTARY_CHECKS.items() if name != "sliding_window"},
         no_effect=_ROTARY_NO_EFFECT,
         base="LlamaModel",
     ),
     "mistral": Adapter(
         family="decoder",
         classes={"MistralForCausalLM": Head()},
-        reads=_rotary(kv_heads=8, eps=1e-6),
+        reads=(*_ROTARY_READS, _HEAD_DIM),
         facts={**_ROTARY_FACTS, **_NO_BIASES},
         checks=_ROTARY_CHECKS,
         no_effect=_ROTARY_NO_EFFECT,
         base="MistralModel",
-        window=Window(missing=4096),
     ),
     "mixtral": Adapter(
         family="decoder",
         classes={"MixtralForCausalLM": Head()},
         reads=(
-            *_rotary(kv_heads=8, eps=1e-5),
-            Read("experts.number", ("num_local_experts", "num_experts"), count, 8),
-            Read("experts.chosen", ("num_experts_per_tok",), count, 2),
+            *_ROTARY_READS,
+            _HEAD_DIM,
+            Read("experts.number", ("num_local_experts", "num_experts"), count),
+            Read("experts.chosen", ("num_experts_per_tok",), count),
         ),
         facts={**_ROTARY_FACTS, **_NO_BIASES, "experts.renormalize": True},
-        checks={
-            **_ROTARY_CHECKS,
-            "router_jitter_noise": only(0.0),
-            "output_router_logits": only(False),  # true adds an auxiliary loss
-        },
+        checks=_ROTARY_CHECKS,
         no_effect=(*_ROTARY_NO_EFFECT, "router_aux_loss_coef"),
         base="MixtralModel",
-        window=Window(missing=None),
     ),
     "qwen2": Adapter(
         family="decoder",
         classes={"Qwen2ForCausalLM": Head()},
-        reads=_rotary(kv_heads=32, eps=1e-6),
+        reads=(*_ROTARY_READS, _HEAD_DIM),
         facts={**_ROTARY_FACTS, "qkv_bias": True, "out_bias": False, "ffn_bias": False},
         checks={**_ROTARY_CHECKS, "use_sliding_window": only(True, False)},
         no_effect=(*_ROTARY_NO_EFFECT, "max_window_layers"),
         base="Qwen2Model",
-        window=Window(missing=4096, switch="use_sliding_window"),
     ),
     "qwen3": Adapter(
         family="decoder",
         classes={"Qwen3ForCausalLM": Head()},
-        reads=(*_rotary(kv_heads=32, eps=1e-6, head_dim=128), *_bias_reads("qkv_bias", "out_bias")),
+        reads=(*_ROTARY_READS, Read("head_dim", ("head_dim",), count), *_bias_reads("qkv_bias", "out_bias")),
         facts={**_ROTARY_FACTS, "ffn_bias": False, "qk_norm": True},
         checks={**_ROTARY_CHECKS, "use_sliding_window": only(True, False)},
         no_effect=(*_ROTARY_NO_EFFECT, "max_window_layers"),
         base="Qwen3Model",
-        window=Window(missing=4096, switch="use_sliding_window"),
     ),
     "bert": Adapter(
         family="encoder-classifier",
@@ -276,7 +245,6 @@ ADAPTERS: Mapping[str, Adapter] = {
         },
         reads=_ENCODER_READS,
         facts={**_ENCODER_FACTS, "position_offset": 0},
-        checks=_ENCODER_CHECKS,
         no_effect=_ENCODER_NO_EFFECT,
     ),
     "roberta": Adapter(
@@ -288,10 +256,9 @@ ADAPTERS: Mapping[str, Adapter] = {
         },
         reads=(
             *_ENCODER_READS,
-            Read("position_offset", ("pad_token_id",), plus(1), 2, note=" + 1: positions begin after it"),
+            Read("position_offset", ("pad_token_id",), plus(1), note=" + 1: positions begin after it"),
         ),
         facts=_ENCODER_FACTS,
-        checks=_ENCODER_CHECKS,
         no_effect=_ENCODER_NO_EFFECT,
     ),
     "bart": Adapter(
@@ -317,9 +284,9 @@ ADAPTERS: Mapping[str, Adapter] = {
         classes={"MarianMTModel": Head()},
         reads=(
             *_BART_READS,
-            Read("target_vocab", ("decoder_vocab_size",), count, _SOURCE_VOCAB, null=_SOURCE_VOCAB),
+            Read("target_vocab", ("decoder_vocab_size",), count, null=_SOURCE_VOCAB),
             Read("max_positions", ("max_position_embeddings",), count),
-            Read("tied", ("share_encoder_decoder_embeddings",), one_of({True: "all", False: "decoder"}), "all"),
+            Read("tied", ("share_encoder_decoder_embeddings",), one_of({True: "all", False: "decoder"})),
         ),
         facts={**_BART_FACTS, "positions": "sinusoidal", "position_offset": 0, "embedding_norm": False},
         checks={

@@ -1,6 +1,6 @@
 """How fields of Hugging Face configs are read and checked: what tables are made of, and what holds of any config.
 
-The tables, one for each `model_type`, are in models.py.
+The tables, one for each `model_type`, are in adapters.py.
 """
 
 import json
@@ -15,9 +15,6 @@ Parse = Callable[[Any], Any]  # a config's value as one of ours; raises ValueErr
 Check = Callable[[Any, Mapping[str, Any]], None]  # of a value, in a config; raises ValueError if it is not understood
 Fields = Mapping[str, Any]  # values of our fields, by name; a dot enters a section
 
-NEEDED = object()  # a missing field is an error
-REFUSED = object()  # null is parsed like other values
-
 
 class Derived(NamedTuple):
     """A value that follows from fields read before."""
@@ -27,13 +24,12 @@ class Derived(NamedTuple):
 
 
 class Read(NamedTuple):
-    """How one field of ours is read. Reads of the same field must agree."""
+    """How one field of ours is read. Reads of the same field must agree. What is missing is as defaults.json says."""
 
     field: str  # ours
-    names: tuple[str, ...]  # spellings in the config; those that are given must agree
+    names: tuple[str, ...]  # spellings in the config; those that are given must agree; defaults.json has the first
     parse: Parse
-    missing: Any = NEEDED  # what transformers takes for a missing field: a value or Derived
-    null: Any = REFUSED  # what transformers takes for null
+    null: Derived | None = None  # what transformers takes for null; without it null is parsed like other values
     note: str = ""  # ends the comment: what parse does to the value
 
 
@@ -45,13 +41,6 @@ class Head(NamedTuple):
     checks: Mapping[str, Check] = MappingProxyType({})
 
 
-class Window(NamedTuple):
-    """Attention to the last tokens only."""
-
-    missing: int | None  # the size in tokens, if the config gives none
-    switch: str = ""  # the field that turns it on
-
-
 class Adapter(NamedTuple):
     """The table of a `model_type`."""
 
@@ -59,10 +48,9 @@ class Adapter(NamedTuple):
     classes: Mapping[str, Head]  # by name; the first is taken where `architectures` is missing
     reads: tuple[Read, ...]
     facts: Fields  # what is so in every model of the type
-    checks: Mapping[str, Check] = MappingProxyType({})  # by field of the config, besides CHECKS
+    checks: Mapping[str, Check] = MappingProxyType({})  # by field of the config; others must have their default
     no_effect: tuple[str, ...] = ()  # fields that change no shape, besides NO_EFFECT
     base: str = ""  # the class without a head, if its parameters are those of the first of `classes`
-    window: Window | None = None
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -232,10 +220,3 @@ NO_EFFECT = (
     *("return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens"),
     *("begin_suppress_tokens",),
 )
-# Fields that would change the architecture.
-CHECKS: Mapping[str, Check] = {
-    "pruned_heads": only({}, [], None),
-    "add_cross_attention": only(False),
-    "cross_attention_hidden_size": only(None),
-    "tie_encoder_decoder": only(False),
-}

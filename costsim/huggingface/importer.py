@@ -8,19 +8,8 @@ from typing import Any, NamedTuple
 
 from costsim.errors import InputError, nearest, one_line
 from costsim.huggingface.adapters import ADAPTERS
-from costsim.huggingface.fields import (
-    CHECKS,
-    NEEDED,
-    NO_EFFECT,
-    REFUSED,
-    Adapter,
-    Derived,
-    Fields,
-    Head,
-    Read,
-    Window,
-    spell,
-)
+from costsim.huggingface.defaults import defaults_of, last_version_with
+from costsim.huggingface.fields import NO_EFFECT, Adapter, Fields, Head, Read, count, only, spell
 from costsim.inputs import files, schema
 from costsim.inputs.document import Document, Where
 from costsim.models.families import family
@@ -134,9 +123,14 @@ def _adapter(config: Document) -> Adapter:
     if "model_type" not in config.data:
         raise config.error(("model_type",), f"missing{nearest('', ADAPTERS, most=20)}")
     name = config.data["model_type"]
-    if not isinstance(name, str) or name not in ADAPTERS:
-        raise config.error(("model_type",), f"unknown type {spell(name)}{nearest(name, ADAPTERS, most=20)}")
-    return ADAPTERS[name]
+    if isinstance(name, str) and name in ADAPTERS:
+        return ADAPTERS[name]
+    if isinstance(name, str) and (version := last_version_with(name)):  # so it is no misspelling
+        known = nearest("", ADAPTERS, most=20)
+        raise config.error(
+            ("model_type",), f"{name} is a type of transformers {version} that costsim does not import{known}"
+        )
+    raise config.error(("model_type",), f"unknown type {spell(name)}{nearest(name, ADAPTERS, most=20)}")
 
 
 def _class(config: Document, adapter: Adapter) -> tuple[str, str | None]:
@@ -155,20 +149,25 @@ def _class(config: Document, adapter: Adapter) -> tuple[str, str | None]:
     return given[0], None
 
 
-def _refuse(config: Document, adapter: Adapter, head: Head) -> None:
-    """Raise InputError for a field that no table has, or a value that we do not understand."""
-    checks = {**CHECKS, **adapter.checks, **head.checks}
+def _refuse(config: Document, adapter: Adapter, head: Head, defaults: Fields) -> None:
+    """Raise InputError for a field that no table has, or a value that we do not understand.
+
+    A field that we know nothing of is understood if it has the default: that is the model without the field.
+    """
     read = {name for read in (*adapter.reads, *head.reads) for name in read.names}
-    known = {*read, *checks, *NO_EFFECT, *adapter.no_effect}
+    free = {*read, *NO_EFFECT, *adapter.no_effect}
+    by_default = {name: only(value) for name, value in defaults.items() if name not in free}
+    checks = {**by_default, **adapter.checks, **head.checks}
+    full = {**defaults, **config.data}
     for name, value in config.data.items():
-        if name not in known:
-            message = f"not understood, and it may change the architecture{nearest(name, known, most=0)}"
-            raise config.error((name,), message)
         if name in checks:
             try:
-                checks[name](value, config.data)
+                checks[name](value, full)
             except ValueError as error:
                 raise config.error((name,), str(error)) from None
+        elif name not in free:
+            hint = nearest(name, {*free, *checks}, most=0)
+            raise config.error((name,), f"not understood, and it may change the architecture{hint}")
 
 
 class _Field(NamedTuple):
@@ -179,37 +178,34 @@ class _Field(NamedTuple):
     source: str | None  # the field of the config, if it is from one
 
 
-def _default(default: Any, fields: Mapping[str, _Field], why: str, source: str | None) -> _Field:
-    """What transformers takes for a missing field or null. `fields` are those read before."""
-    if isinstance(default, Derived):
-        return _Field(default.make(_values(fields)), f"{why}: {default.text}", source)
-    return _Field(default, why, source)
-
-
 def _values(fields: Mapping[str, _Field]) -> Fields:
     return {name: field.value for name, field in fields.items()}
 
 
-def _read(config: Document, read: Read, fields: Mapping[str, _Field]) -> _Field:
-    """One field. Raises InputError if it is missing, bad, or spelled in two ways that do not agree."""
+def _read(config: Document, read: Read, fields: Mapping[str, _Field], defaults: Fields) -> _Field:
+    """One field. `fields` are those read before. Raises InputError if it is bad, or spelled in ways that differ."""
     given = [name for name in read.names if name in config.data]
     if not given:
-        if read.missing is NEEDED:
-            raise config.error((read.names[0],), "missing")
-        return _default(read.missing, fields, f"{read.names[0]} is not given, transformers' default", None)
+        first = read.names[0]
+        value, comment = _parsed(read, defaults.get(first), fields)
+        return _Field(value, f"{first} is not given, transformers' default{comment}", None)
     spelled = []
     for name in given:
-        value = config.data[name]
-        if value is None and read.null is not REFUSED:
-            spelled.append(_default(read.null, fields, f"{name} is null", name))
-            continue
         try:
-            spelled.append(_Field(read.parse(value), f"{name}{read.note}", name))
+            value, comment = _parsed(read, config.data[name], fields)
         except ValueError as error:
             raise config.error((name,), str(error)) from None
+        spelled.append(_Field(value, f"{name}{comment}", name))
     for other in spelled[1:]:
         _agree(config, read.field, spelled[0], other)
     return spelled[0]
+
+
+def _parsed(read: Read, value: Any, fields: Mapping[str, _Field]) -> tuple[Any, str]:
+    """A value of a config as ours, and what its comment says after the name. Raises ValueError."""
+    if value is None and read.null:
+        return read.null.make(_values(fields)), f" is null: {read.null.text}"
+    return read.parse(value), read.note
 
 
 def _agree(config: Document, name: str, first: _Field, second: _Field) -> None:
@@ -220,11 +216,11 @@ def _agree(config: Document, name: str, first: _Field, second: _Field) -> None:
         raise config.error(at, f"{one} and {other} differ, but the family has one {name}")
 
 
-def _model(config: Document, adapter: Adapter, head: Head) -> dict[str, _Field]:
+def _model(config: Document, adapter: Adapter, head: Head, defaults: Fields) -> dict[str, _Field]:
     """The fields of the model section. Raises InputError."""
     fields: dict[str, _Field] = {}
     for read in (*adapter.reads, *head.reads):
-        field = _read(config, read, fields)
+        field = _read(config, read, fields, defaults)
         _agree(config, read.field, fields.setdefault(read.field, field), field)
     comment = f"so in every {config.data['model_type']}"
     for name, value in {**adapter.facts, **head.facts}.items():
@@ -267,14 +263,24 @@ def _check(config: Document, adapter: Adapter, model: Mapping[str, _Field], batc
         raise InputError(f"{error} ({', '.join(named)})" if named else str(error)) from None
 
 
-def _window_note(config: Document, window: Window | None) -> str | None:
-    """A note on attention to the last tokens only, if the model has a window."""
-    size = window and config.data.get("sliding_window", window.missing)
-    if not window or not size:
+def _window_note(full: Fields) -> str | None:
+    """A note on attention to the last tokens only, if the model has a window. `full` has the defaults, too."""
+    size = full.get("sliding_window")
+    if not size:
         return None
-    if window.switch and not config.data.get(window.switch, False):
-        return f"sliding_window {size} is not used: {window.switch} is not true"
+    if not full.get("use_sliding_window", True):
+        return f"sliding_window {size} is not used: use_sliding_window is not true"
     return f"sliding_window {size} is not modelled: the full square of scores is counted, too much beyond {size} tokens"
+
+
+def _sizes_note(config: Document, adapter: Adapter, defaults: Fields) -> str | None:
+    """A note on sizes that are not the config's own: nobody trains a model of another's size unawares."""
+    sizes = {read.names[0]: read for read in adapter.reads if read.parse is count}
+    left_out = [name for name, read in sizes.items() if not set(read.names) & set(config.data) and defaults.get(name)]
+    if not left_out:
+        return None
+    values = ", ".join(f"{name} {defaults[name]}" for name in left_out)
+    return f"not given, so transformers' defaults are taken: {values}"
 
 
 # --- writing a workload -----------------------------------------------------------------------------------------------
@@ -312,21 +318,25 @@ def workload_of(path: str | Path) -> Imported:
     """The workload file that a Hugging Face `config.json` describes, with our choices for what no config gives.
 
     Raises InputError, with file, line and column, for a file that is no JSON object, an unknown `model_type`, a class
-    whose head we do not have, a field that is missing, contradicts another or is not understood.
+    whose head we do not have, a field that contradicts another or is not understood. What is missing is as
+    transformers has it, with a note if it is a size.
     """
     path = Path(path)
     config = _parse(path)
     adapter = _adapter(config)
     name, class_note = _class(config, adapter)
     head = adapter.classes[name]
-    _refuse(config, adapter, head)
-    model = _model(config, adapter, head)
+    defaults = defaults_of(config.data["model_type"])
+    _refuse(config, adapter, head, defaults)
+    model = _model(config, adapter, head, defaults)
     usable = model["max_positions"].value - (model["position_offset"].value if "position_offset" in model else 0)
     lengths, padding = _BATCHES[adapter.family]
     tokens = Chosen(min(usable, MOST_TOKENS), f"at most {MOST_TOKENS} of the {usable} positions")
     batch = {"sequences": Chosen(8, _TRAINER), **dict.fromkeys(lengths, tokens), "padding_mask": padding}
     _check(config, adapter, model, {name: chosen.value for name, chosen in batch.items()})
-    notes = tuple(filter(None, (class_note, _window_note(config, adapter.window))))
+    notes = tuple(
+        filter(None, (class_note, _sizes_note(config, adapter, defaults), _window_note({**defaults, **config.data})))
+    )
     hub_name = config.data.get("_name_or_path")
     title = one_line(hub_name if isinstance(hub_name, str) and hub_name else path.stem)
     fields = {
