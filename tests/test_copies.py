@@ -138,7 +138,7 @@ IN_BF16 = {"copy": "operand", "container": "bf16"}
 
 def test_a_container_is_stored_and_multiplied(linear):
     rows = counted(linear, policy(BASE, ROWS, IN_BF16))
-    copy = "layer.relu@operand.int8-row-in-bf16.stored"
+    copy = "layer.relu@operand.int8-row-in-bf16.hidden.stored"  # of the values' blocks
     assert moves(rows)[f"{copy}.cast"] == {"layer.relu": (RAW, 0), copy: (0, 12 * 16)}  # no scales
     assert moves(rows)["layer.second"][copy] == (12 * 16, 0)
     multiplied, _, _ = rows[-1].pair

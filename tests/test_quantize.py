@@ -435,6 +435,7 @@ class Case(NamedTuple):
     quantized: Callable[..., list[Fraction]]
     outer: tuple[int | None, int | None] = (None, None)
     sides: tuple[int, int] = (6, 40)  # of the tensors to try it on: at most, of an axis
+    flat: bool = False  # whether blocks lie along all axes where none are named
 
 
 ALL = (None, None)
@@ -475,9 +476,15 @@ FAMILIES = {
             f"nvfp4{named[0]}", named[1], two_scales(ELEMENTS["fp4-e2m1"].round, Fraction(6)), sides=(20, 40)
         )
     ),
-    "nf4": st.just(Case("nf4", (1, 64), codebook(NF4), sides=(3, 150))),
-    "nf4-double": st.just(Case("nf4-double", (1, 64), two_scales(NF4, Fraction(1)), (1, 64 * 256), sides=(3, 150))),
-    "dynamic8": st.just(Case("dynamic8", (1, 2048), codebook(DYNAMIC8), sides=(2, 300))),
+    "nf4": SIDE.map(lambda n: Case(f"nf4-{n}", (1, n), codebook(NF4), sides=(3, 50), flat=True)),
+    "nf4-row": SIDE.map(lambda n: Case(f"nf4-1x{n}", (1, n), codebook(NF4), sides=(3, 50))),
+    "nf4-double": SIDE.map(
+        lambda n: Case(f"nf4-double-{n}", (1, n), two_scales(NF4, Fraction(1)), (1, n * 256), sides=(3, 150), flat=True)
+    ),
+    "dynamic8": st.just(Case("dynamic8-256", (1, 256), codebook(DYNAMIC8), sides=(2, 300), flat=True)),
+    "float-flat": SIDE.map(
+        lambda n: Case(f"fp8-e4m3-flat{n}", (1, n), scaled_float(ELEMENTS["fp8-e4m3"]), sides=(3, 50), flat=True)
+    ),
 }
 
 
@@ -544,9 +551,10 @@ def tensors(draw, sides=(6, 40), least=1):
     return frozen(rearranged(x, draw(st.sampled_from(LAYOUTS)))), axes
 
 
-def place(index, shape, axes):
+def place(index, shape, axes, flat):
     """Row and column of an element in the matrix whose columns are the axes, in that order; the others are rows."""
-    along = [axis % len(shape) for axis in ((-1,) if axes is None else axes)]
+    default = range(len(shape)) if flat else (-1,)
+    along = [axis % len(shape) for axis in (default if axes is None else axes)]
     at = []
     for dims in ([axis for axis in range(len(shape)) if axis not in along], along):
         rank = 0
@@ -560,7 +568,7 @@ def by_definition(x, axes, case, work):
     cells: dict[Any, Any] = {}
     outer: dict[Any, Any] = {}
     for index in np.ndindex(x.shape):
-        row, column = place(index, x.shape, axes)
+        row, column = place(index, x.shape, axes, case.flat)
         inside, around = (
             tuple(at // side if side else 0 for at, side in zip((row, column), block, strict=True))
             for block in (case.block, case.outer)
@@ -602,8 +610,8 @@ def test_every_family_is_as_defined(family, data):
 def test_large_blocks_are_as_defined(name, shape):
     known = {
         "fp8-e4m3-128x128": Case(name, (128, 128), scaled_float(ELEMENTS["fp8-e4m3"])),
-        "dynamic8": Case(name, (1, 2048), codebook(DYNAMIC8)),
-        "nf4-double": Case(name, (1, 64), two_scales(NF4, Fraction(1)), (1, 64 * 256)),
+        "dynamic8": Case(name, (1, 2048), codebook(DYNAMIC8), flat=True),
+        "nf4-double": Case(name, (1, 64), two_scales(NF4, Fraction(1)), (1, 64 * 256), flat=True),
         "hbfp8": Case(name, (24, 24), bfp(7)),
     }
     assert_as_defined(frozen(numbers(np.random.default_rng(0), shape, np.float32, 2, "huge")), None, known[name])
@@ -728,7 +736,8 @@ def assert_packs(x, format, axes, rounding=None):
     """The bits give the numbers back, and are as many as the format says."""
     packed = pack(x, format, axes, *([rounding()] if rounding else []))
     assert_same_bits(unpack(packed), quantize(x, format, axes, *([rounding()] if rounding else [])))
-    along = (x.ndim - 1,) if axes is None else axes
+    default = tuple(range(x.ndim)) if format.flat else (x.ndim - 1,)
+    along = default if axes is None else axes
     run = math.prod(x.shape[axis] for axis in along) if x.ndim else 1
     assert packed.bits == format.stored_bits(x.size, run)
     for bits in (packed.elements, *packed.shared):

@@ -98,14 +98,21 @@ def _describe_format(format: Format) -> str:
     if format.exponent_bits:
         lines.append(f"  exponent bits of an element: {format.exponent_bits}")
     for scale in format.scales:
-        lines.append(f"  {scale.kind}: {scale.bits} bit per block of {scale.block} (free x contracted) elements")
+        sides = (
+            f"{scale.contracted} elements of the flattened tensor"
+            if format.flat
+            else f"{scale.block} (free x contracted) elements"
+        )
+        lines.append(f"  {scale.kind}: {scale.bits} bit per block of {sides}")
     if format.scales:
         lines.append(f"  bits per element in whole blocks: {float(format.bits_per_element):.6g}")
     lines.append(f"  source: {format.source}")
     for spelling in named.SPELLINGS:
         if re.fullmatch(spelling.pattern, format.name):
             bounds = ", ".join(f"{name} {low}..{high}" for name, (low, high) in spelling.bounds.items())
-            lines.append(f"  spelling: {spelling.text}, with {bounds}; BLOCK: tensor, row, column or FREExCONTRACTED")
+            lines.append(
+                f"  spelling: {spelling.text}, with {bounds}; BLOCK: tensor, row, column, flatN or FREExCONTRACTED"
+            )
     return "\n".join(lines) + "\n"
 
 

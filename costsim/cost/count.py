@@ -17,7 +17,7 @@ from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims, expand
 from costsim.names import SCOPES, Traffic
 from costsim.policy.assign import Assignment, Copy
-from costsim.policy.classes import Axes, Selectors
+from costsim.policy.classes import Axes, Selectors, last_axis
 
 
 class _Memo:
@@ -56,13 +56,13 @@ class _Counter:
             self.memo.traffic[state] = tensor_traffic(self.graph, name, self.assignment, self.kernels.group)
         return self.memo.traffic[state]
 
-    def size(self, dims: Dims, axes: Axes | None, format: Format) -> tuple[int, int]:
-        """Bits and elements of something stored with boxes along these axes; None: along the last."""
+    def size(self, dims: Dims, axes: Axes, format: Format) -> tuple[int, int]:
+        """Bits and elements of something stored with boxes along these axes."""
         key = (dims, axes, format.name)
         size = self.memo.sizes.get(key)
         if size is None:
             elements = self.graph.elements(dims)
-            run = self.graph.elements(dims[-1:] if axes is None else tuple([dims[axis] for axis in axes]))
+            run = self.graph.elements(tuple([dims[axis] for axis in axes]))
             size = self.memo.sizes[key] = format.stored_bits(elements, run), elements
         return size
 
@@ -75,8 +75,13 @@ class _Counter:
     def move(self, op: Op, slot: int, held: Held, times: int, write: bool, touched: Dims | None = None) -> Move:
         """What crosses the DRAM interface if a tensor or a copy (or a part) is read or written so many times."""
         tensor = self.graph.tensors[(op.inputs + op.outputs)[slot]]
-        axes, format = (held.axes, held.format) if held else (None, self.assignment.format(tensor.name))
-        bits, elements = self.size(tensor.dims if touched is None else touched, axes, format)
+        dims = tensor.dims if touched is None else touched
+        if held is None:
+            format = self.assignment.format(tensor.name)
+            axes = format.block_axes(len(dims)) if touched is None else last_axis(dims)  # rows that are looked up
+        else:
+            format, axes = held.format, held.axes
+        bits, elements = self.size(dims, axes, format)
         read_bits, written_bits = (0, bits * times) if write else (bits * times, 0)
         return Move(slot, held, tensor.role, read_bits, written_bits, elements * times)
 
@@ -160,7 +165,8 @@ def stored_bits(graph: Graph, assignment: Assignment, name: str, copy: Copy | No
     """Exact bits that a tensor takes in memory, or a copy of it."""
     dims = graph.tensors[name].dims
     format = copy.format if copy else assignment.format(name)
-    run = graph.elements(tuple([dims[axis] for axis in copy.axes]) if copy else dims[-1:])
+    axes = copy.axes if copy else format.block_axes(len(dims))
+    run = graph.elements(tuple([dims[axis] for axis in axes]))
     return format.stored_bits(graph.elements(dims), run)
 
 

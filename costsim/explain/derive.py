@@ -202,7 +202,8 @@ class Deriver:
         """The bits of a tensor, a copy or the part that is touched: of elements, and of what blocks of them share."""
         format = held.format if held else self.assignment.format(name)
         dims = self.graph.tensors[name].dims if part is None else part
-        axes = held.axes if held else tuple(range(len(dims)))[-1:]
+        every = tuple(range(len(dims)))
+        axes = held.axes if held else every if format.flat and part is None else every[-1:]
         what = label(name, held) + ("" if part is None else " (as much as is touched)")
         terms: list[Term] = [[*self._dims(dims), Part(f"bits of {format.name}", format.element_bits)]]
         for scale in format.scales:

@@ -71,6 +71,7 @@ class Format:
     symmetric: bool = False  # whether the lowest code of two's complement is left out, so that codes end at -max
     fraction_bits: int = 0  # bits of an element behind its binary point (int; MXINT8: a code is 1/64)
     codebook: tuple[float, ...] = ()  # the numbers that codes 0, 1, ... stand for, rising, in units of the scale
+    flat: bool = False  # whether blocks lie along the flattened tensor, whatever a GEMM sums over (bitsandbytes)
     scales: tuple[Scale, ...] = ()  # what blocks share: scales, the innermost first, then what refines them
     grid: "Format | None" = None  # of a container: the format whose values it holds (fake quantization)
 
@@ -144,6 +145,12 @@ class Format:
     def blocked(self) -> bool:
         """Whether it matters along which dims the blocks lie."""
         return not all(scale.of_tensor for scale in self.scales)
+
+    def block_axes(self, rank: int, along: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """The axes along which blocks lie in a tensor of `rank` dims: all if flattened, `along`, or the last."""
+        if (self.grid or self).flat:
+            return tuple(range(rank))
+        return tuple(range(rank))[-1:] if along is None else along
 
     def fits(self, run: int) -> bool:
         """Whether blocks along runs of `run` elements are never cut off, so that longer runs have the same blocks."""

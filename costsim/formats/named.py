@@ -38,7 +38,10 @@ _FLEX = "Koster et al., NeurIPS 2017, flex16+5, an exponent per tensor"
 _FAST = "Zhang et al., HPCA 2022"  # e + g (m/2) 3 bits a group of g: each 2-bit chunk of the mantissa carries a sign
 _QLORA = "Dettmers et al. 2023, arXiv:2305.14314 (recalled): fp32 scale per 64, multiplied as bf16"
 _QLORA_DOUBLE = "Dettmers et al. 2023, double quantization (recalled): fp8 scale per 64, fp32 scale per 256 of those"
-_ADAM8 = "Dettmers et al. 2022, arXiv:2110.02861 (recalled): 8-bit optimizer map, fp32 scale per 2048, used as fp32"
+_ADAM8 = (
+    "Dettmers et al. 2022, arXiv:2110.02861 (recalled): 8-bit optimizer map, fp32 scale per 2048 (bitsandbytes since "
+    "0.44: 256), used as fp32"
+)
 
 _E8M0_PER_32 = Scale(kind="scale e8m0", bits=8, contracted=32)
 _E4M3_PER_16 = Scale(kind="scale e4m3", bits=8, contracted=16)
@@ -123,12 +126,14 @@ _FORMATS = (
     ),
     Format(name="fast2", family=BFP, element_bits=3, signs=1, width=2, scales=(_EXPONENT4_PER_16,), source=_FAST),
     Format(name="fast4", family=BFP, element_bits=6, signs=2, width=4, scales=(_EXPONENT4_PER_16,), source=_FAST),
-    # Codebooks. The width is that of the format in which looked-up values are multiplied.
+    # Codebooks. The width is that of the format in which looked-up values are multiplied. Their blocks lie along the
+    # flattened tensor, as in bitsandbytes: two short rows share one.
     Format(
         name="nf4",
         family=CODEBOOK,
         element_bits=4,
         width=8,
+        flat=True,
         codebook=_NORMAL_FLOAT,
         scales=(Scale(kind="scale fp32", bits=32, contracted=64),),
         source=_QLORA,
@@ -138,6 +143,7 @@ _FORMATS = (
         family=CODEBOOK,
         element_bits=4,
         width=8,
+        flat=True,
         codebook=_NORMAL_FLOAT,
         scales=(
             Scale(kind="scale fp8", bits=8, contracted=64),
@@ -150,6 +156,7 @@ _FORMATS = (
         family=CODEBOOK,
         element_bits=8,
         width=24,
+        flat=True,
         codebook=_dynamic_tree(),
         scales=(Scale(kind="scale fp32", bits=32, contracted=2048),),
         source=_ADAM8,
@@ -183,18 +190,20 @@ class Spelling:
 
 
 # Words for blocks, as (free, contracted). A row of a GEMM's operand is a token of activations or gradients, and an
-# output channel of weights; a column is what shares an index of the contraction.
+# output channel of weights; a column is what shares an index of the contraction. `flat256` are blocks of 256 along the
+# flattened tensor.
 _BLOCKS: Mapping[str, tuple[int | None, int | None]] = {"tensor": (None, None), "row": (1, None), "column": (None, 1)}
-_BLOCK = r"(?P<block>tensor|row|column|(?P<free>\d+)x(?P<contracted>\d+))"
-_SIDES = {"free": (1, 65536), "contracted": (1, 65536)}
+_BLOCK = r"(?P<block>tensor|row|column|flat(?P<flat>\d+)|(?P<free>\d+)x(?P<contracted>\d+))"
+_SIDES = {"free": (1, 65536), "contracted": (1, 65536), "flat": (1, 65536)}
 _SMALL_FLOATS = [
     format.name for format in NAMED.values() if format.floating and not format.scales and format.element_bits <= 8
 ]
+_CODEBOOKS = [format.name for format in NAMED.values() if format.codebook]
 
 
-def _scale(kind: str, bits: int, block: str, free: int, contracted: int) -> Scale:
-    """What the blocks of a name share: `block` is a word for them, or free x contracted elements."""
-    across, along = _BLOCKS.get(block, (free, contracted))
+def _scale(kind: str, bits: int, block: str, free: int, contracted: int, flat: int) -> Scale:
+    """What the blocks of a name share: `block` is a word for them, or free x contracted or `flat` elements."""
+    across, along = (1, flat) if flat else _BLOCKS.get(block, (free, contracted))
     return Scale(kind=kind, bits=bits, contracted=along, free=across)
 
 
@@ -214,9 +223,9 @@ def _bfp(bits: int, box: int = 16, exponent: int = 8) -> Format:
     )
 
 
-def _int(bits: int, asym: str = "", block: str = "tensor", free: int = 0, contracted: int = 0) -> Format:
-    scale = _scale("scale fp32", 32, block, free, contracted)
-    zero_point = _scale("zero point", bits, block, free, contracted)
+def _int(bits: int, asym: str = "", block: str = "tensor", free: int = 0, contracted: int = 0, flat: int = 0) -> Format:
+    scale = _scale("scale fp32", 32, block, free, contracted, flat)
+    zero_point = _scale("zero point", bits, block, free, contracted, flat)
     source = "linear quantizer with an fp32 scale per block"
     return Format(
         name=f"int{bits}{asym}" + ("" if block == "tensor" else f"-{block}"),
@@ -224,15 +233,26 @@ def _int(bits: int, asym: str = "", block: str = "tensor", free: int = 0, contra
         element_bits=bits,
         width=bits,
         symmetric=not asym,
+        flat=bool(flat),
         scales=(scale, zero_point) if asym else (scale,),
         source=f"{source}; zero point of the elements' type, as ONNX QuantizeLinear" if asym else source,
     )
 
 
-def _scaled(element: str, block: str, free: int = 0, contracted: int = 0) -> Format:
-    scale = _scale("scale fp32", 32, block, free, contracted)
-    source = f"{NAMED[element].source}; an fp32 scale per {scale.block} block"
-    return replace(NAMED[element], name=f"{element}-{block}", scales=(scale,), source=source)
+def _scaled(element: str, block: str, free: int = 0, contracted: int = 0, flat: int = 0) -> Format:
+    scale = _scale("scale fp32", 32, block, free, contracted, flat)
+    source = f"{NAMED[element].source}; an fp32 scale per {scale.block} block" + " of the flattened tensor" * bool(flat)
+    return replace(NAMED[element], name=f"{element}-{block}", flat=bool(flat), scales=(scale,), source=source)
+
+
+def _codebook(codebook: str, block: int, rows: str = "") -> Format:
+    """A codebook with blocks of another length; what refines their scales still spans as many blocks as before."""
+    named = NAMED[codebook]
+    before = named.scales[0].contracted or 1
+    if block == before and not rows:
+        return named
+    scales = tuple(replace(scale, contracted=(scale.contracted or 1) // before * block) for scale in named.scales)
+    return replace(named, name=f"{codebook}-{rows}{block}", flat=not rows, scales=scales)
 
 
 SPELLINGS = (
@@ -262,12 +282,26 @@ SPELLINGS = (
         pattern=rf"(?P<element>{'|'.join(_SMALL_FLOATS)})-{_BLOCK}",
         bounds=_SIDES,
         make=_scaled,
-        examples=("fp8-e4m3-tensor", "fp8-e5m2-tensor", "fp8-e4m3-1x128", "fp8-e4m3-128x128"),
+        examples=("fp8-e4m3-tensor", "fp8-e5m2-tensor", "fp8-e4m3-1x128", "fp8-e4m3-128x128", "fp8-e4m3-flat256"),
+    ),
+    Spelling(
+        text="CODEBOOK-[1x]B",
+        pattern=rf"(?P<codebook>{'|'.join(_CODEBOOKS)})-(?P<rows>1x)?(?P<block>\d+)",
+        bounds={"block": (1, 65536)},
+        make=_codebook,
+        examples=("nf4-128", "dynamic8-256", "dynamic8-1x256"),
     ),
 )
 EXAMPLES = (*NAMED, *(name for spelling in SPELLINGS for name in spelling.examples), "int8-row-in-bf16")
 
-_WORDS = {"free": "a block's side", "contracted": "a block's side", "exponent": "exponent bits"}  # of groups, in errors
+_SIDE = "a block's side"
+_WORDS = {
+    "free": _SIDE,
+    "contracted": _SIDE,
+    "flat": _SIDE,
+    "block": _SIDE,
+    "exponent": "exponent bits",
+}  # of groups, in errors
 
 
 def _arguments(name: str, groups: Mapping[str, str | None], spelling: Spelling) -> dict[str, str | int]:

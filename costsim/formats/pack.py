@@ -9,7 +9,7 @@ import numpy as np
 from costsim.formats.blocks import Quantized, quantize_matrix, read_units, static_unit
 from costsim.formats.elements import NEAREST, Array, Rounding, elements
 from costsim.formats.format import Format
-from costsim.formats.quantize import block_axes_last, extremes_of, matrix_shape, quantize, working_dtype
+from costsim.formats.quantize import block_axes, block_axes_last, extremes_of, matrix_shape, quantize, working_dtype
 
 
 class Bits(NamedTuple):
@@ -43,7 +43,7 @@ class Packed:
 
     format: Format
     shape: tuple[int, ...]
-    axes: tuple[int, ...] | None  # along which blocks lie; None: the last
+    axes: tuple[int, ...]  # along which blocks lie
     dtype: Any  # that it is worked on in
     elements: Bits
     shared: tuple[Bits, ...]  # what blocks share, in the order of the format's scales
@@ -57,14 +57,14 @@ class Packed:
 
 def pack(x: Array, format: Format, axes: Sequence[int] | None = None, rounding: Rounding = NEAREST) -> Packed:
     """Quantize to the real bits: codes of exactly the format's widths. Arguments and errors as of `quantize`."""
-    block_axes = None if axes is None else tuple(axes)
+    along_axes = block_axes(x, format, axes)
     if format.values != "float":
         codes = to_bits(np.asarray(x).astype(np.int64).astype(np.uint64), format.element_bits)
-        return Packed(format, x.shape, block_axes, x.dtype, codes, ())
+        return Packed(format, x.shape, along_axes, x.dtype, codes, ())
     if format.grid is not None:
         return pack(quantize(x, format.grid, axes, rounding), replace(format, grid=None), None, rounding)
     dtype = working_dtype(x, format)
-    moved, along = block_axes_last(np.asarray(x, dtype), axes)
+    moved, along = block_axes_last(np.asarray(x, dtype), along_axes)
     matrix = moved.reshape(matrix_shape(moved, along))
     values, unit = matrix, 1.0
     shared: tuple[Bits, ...] = ()
@@ -78,7 +78,7 @@ def pack(x: Array, format: Format, axes: Sequence[int] | None = None, rounding: 
             to_bits(part.codes, scale.bits) for part, scale in zip(quantized.shared, format.scales, strict=True)
         )
     codes = to_bits(elements(format).encode(values), format.element_bits)
-    return Packed(format, x.shape, block_axes, dtype, codes, shared, unit)
+    return Packed(format, x.shape, along_axes, dtype, codes, shared, unit)
 
 
 def unpack(packed: Packed) -> Array:

@@ -1,8 +1,9 @@
 """Quantize a tensor: the nearest numbers that a format holds, as floats (fake quantization).
 
 A tensor is seen as a matrix of free rows, along which blocks lie: the axes named (a GEMM's contracted axes) are
-flattened in that order, the others before them. It is worked on in pieces that fit a cache. Formats of more than 24
-significant bits work in float64, all others in float32 (or float64, if given). The real bits are in pack.py.
+flattened in that order, the others before them; some formats flatten the whole tensor. It is worked on in pieces that
+fit a cache. Formats of more than 24 significant bits work in float64, all others in float32 (or float64, if given). The
+real bits are in pack.py.
 """
 
 import math
@@ -29,10 +30,13 @@ def working_dtype(x: Array, format: Format) -> Any:
     return np.dtype(np.float64 if x.dtype == np.float64 or needs_float64(format) else np.float32)
 
 
-def block_axes_last(x: Array, axes: Sequence[int] | None) -> tuple[Array, int]:
-    """The array with the axes along which blocks lie (the last, if none is named) last, and how many those are."""
-    if axes is None or not len(axes):
-        axes = (x.ndim - 1,)
+def block_axes(x: Array, format: Format, axes: Sequence[int] | None) -> tuple[int, ...]:
+    """The axes along which blocks lie: those named, else those that the format says."""
+    return tuple(axes) if axes is not None and len(axes) else format.block_axes(x.ndim)
+
+
+def block_axes_last(x: Array, axes: tuple[int, ...]) -> tuple[Array, int]:
+    """The array with the axes along which blocks lie last, and how many those are."""
     if x.ndim == 0:
         return x.reshape(1), 1
     return np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim)), len(axes)
@@ -82,7 +86,8 @@ def _pieces(moved: Array, along: int, format: Format) -> Iterator[tuple[Any, tup
 def quantize(x: Array, format: Format, axes: Sequence[int] | None = None, rounding: Rounding = NEAREST) -> Array:
     """The nearest numbers that the format holds (`rounding` says otherwise), in the shape of x.
 
-    `axes` are those along which blocks lie, flattened in this order; by default the last. The result is float32, or
+    `axes` are those along which blocks lie, flattened in this order; by default the last, or all of a format that
+    flattens tensors. The result is float32, or
     float64 if x is, or if the format needs it. Raises ValueError for NaN and infinity in a format that has none.
     """
     if format.grid is not None:
@@ -95,7 +100,8 @@ def quantize(x: Array, format: Format, axes: Sequence[int] | None = None, roundi
     extremes = extremes_of(x, format) if format.scaled else (0.0, 0.0)
     out = np.empty(x.shape, dtype)
     if x.size:
-        (moved, along), (target, _) = block_axes_last(x, axes), block_axes_last(out, axes)
+        along_axes = block_axes(x, format, axes)
+        (moved, along), (target, _) = block_axes_last(x, along_axes), block_axes_last(out, along_axes)
         for piece, shape in _pieces(moved, along, format):
             part = np.array(moved[piece], dtype).reshape(shape)
             if format.scaled:

@@ -28,6 +28,7 @@ class Rule(Strict):
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")
     name: str | None = Field(default=None, description="glob over tensor names")
     op: str | None = Field(default=None, description="glob over names of ops that write it, or for copies read it")
+    elements_at_least: Count | None = Field(default=None, description="the least number of elements of the tensor")
     not_name: tuple[str, ...] = Field(default=(), description="globs over tensor names that it leaves alone")
     not_op: tuple[str, ...] = Field(default=(), description="globs over names of ops that it leaves alone")
     format: str | None = Field(default=None, description="a format name; <q0> stands for the number of level q0")

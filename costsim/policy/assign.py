@@ -112,10 +112,11 @@ def _is_among(value: object, values: frozenset[object]) -> bool:
 
 
 def _selectors(policy: Policy) -> Selectors:
-    """The globs of a policy's rules, and its widths."""
+    """The globs of a policy's rules, the numbers of elements that they name, and its widths."""
     rules = policy.file.rules
     layer, name, op = (tuple(sorted(set().union(*(_globs(rule, field) for rule in rules)))) for field in _GLOBS)
-    return Selectors(layer, name, op, policy.widths)
+    elements = sorted({rule.elements_at_least for rule in rules if rule.elements_at_least is not None})
+    return Selectors(layer, name, op, tuple(elements), policy.widths)
 
 
 class _Matching(dict[Candidate, tuple[int, ...]]):
@@ -198,10 +199,15 @@ def _stored_format(rules: _Rules, candidate: Candidate, classes: Classes, number
 def _boxes(graph: Graph, format: Format, dims: Dims, axes: Axes) -> Axes:
     """The fewest trailing axes along which the same boxes lie; none if the format has no boxes.
 
+    `axes` are those over which a GEMM sums, or the last; a format that flattens tensors has its own. The boxes of fake
+    quantization are those of the values, not of their container.
+
     Boxes of 16 along (heads, head) with 128 elements a head never cross a head: they are those along head.
     """
+    format = format.grid or format
     if not format.blocked:
         return ()
+    axes = format.block_axes(len(dims), axes)
     runs = (axes[start:] for start in range(len(axes) - 1, 0, -1))
     return next((run for run in runs if format.fits(graph.elements(tuple([dims[axis] for axis in run])))), axes)
 

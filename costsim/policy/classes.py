@@ -2,7 +2,8 @@
 
 Tensors are stored alike if rules see the same of them. Reads are alike if rules see the same of them and of what is
 read. Ops are alike if they are so in all of that, down to who else reads what they read and write. Rules see of a name
-the globs that match it and the widths given for it (`Selectors`), so most policies see no names.
+the globs that match it and the widths given for it, and of a size the bounds that it reaches (`Selectors`), so most
+policies see neither.
 
 Classes are numbers. The class of a tensor moves on to another number with every op that reads or writes it, so that
 tensors with the same history end with the same number, and no two histories are ever compared. Written plainly, with a
@@ -31,15 +32,18 @@ if TYPE_CHECKING:
 
 Axes = tuple[int, ...]  # of a tensor: places of its dims
 Matched = frozenset[str]  # the globs that match a name
-NameMatches = tuple[Matched, Matched, Matched, tuple[int, ...]]  # of a layer, a tensor and an op; the tensor's widths
+Reached = frozenset[int]  # the numbers of elements that rules name and that a tensor has at least
+# What rules see of a layer, a tensor and an op: of their names, and of the tensor's size and widths.
+Seen = tuple[Matched, Matched, Matched, Reached, tuple[int, ...]]
 
 
 class Selectors(NamedTuple):
-    """What a policy's rules select by name: globs over layers, tensors and ops, and a table of widths."""
+    """What a policy's rules select by: globs over layers, tensors and ops, numbers of elements, a table of widths."""
 
     layer: tuple[str, ...] = ()
     name: tuple[str, ...] = ()
     op: tuple[str, ...] = ()
+    elements: tuple[int, ...] = ()
     widths: Widths | None = None
 
 
@@ -56,6 +60,7 @@ class Candidate(NamedTuple):
     layer: Matched
     name: Matched
     op: Matched
+    elements_at_least: Reached
     numbers: tuple[int, ...]  # of the policy's widths
 
 
@@ -102,17 +107,34 @@ class _MatchingGlobs(dict[str, Matched]):
         return matched
 
 
-_NO_MATCHES: NameMatches = (Matched(), Matched(), Matched(), ())
-_NameMatcher = Callable[[str, str, str], NameMatches]  # of the names of a layer, a tensor and an op
+class _ReachedBounds(dict[Dims, Reached]):
+    """By dims: which of some numbers of elements a tensor of these dims has at least."""
+
+    def __init__(self, graph: Graph, bounds: tuple[int, ...]) -> None:
+        self.graph, self.bounds = graph, bounds
+
+    def __missing__(self, dims: Dims) -> Reached:
+        elements = self.graph.elements(dims)
+        reached = self[dims] = frozenset(bound for bound in self.bounds if elements >= bound)
+        return reached
 
 
-def _name_matcher(selectors: Selectors) -> _NameMatcher:
-    """The function that tells what rules see of names."""
+_NOTHING_SEEN: Seen = (Matched(), Matched(), Matched(), Reached(), ())
+_Matcher = Callable[[str, str, str, Dims], Seen]  # of the names of a layer, a tensor and an op, and the tensor's dims
+
+
+def _matcher(graph: Graph, selectors: Selectors) -> _Matcher:
+    """The function that tells what rules see of names and sizes."""
     if not any(selectors):
-        return lambda _layer, _name, _op: _NO_MATCHES
+        return lambda _layer, _name, _op, _dims: _NOTHING_SEEN
     layers, names, ops = map(_MatchingGlobs, selectors[:3])
-    widths = selectors.widths
-    return lambda layer, name, op: (layers[layer], names[name], ops[op], widths.numbers(layer, name) if widths else ())
+    reached, widths = _ReachedBounds(graph, selectors.elements), selectors.widths
+
+    def match(layer: str, name: str, op: str, dims: Dims) -> Seen:
+        numbers = widths.numbers(layer, name) if widths else ()
+        return layers[layer], names[name], ops[op], reached[dims], numbers
+
+    return match
 
 
 def rule_phase(op: Op) -> str:
@@ -156,7 +178,7 @@ def classify(graph: Graph, selectors: Selectors) -> Classes:
     >>> classify(graph, Selectors(layer=("layer.0",))).ops
     [0, 1, 2, 3]
     """
-    match = _name_matcher(selectors)
+    match = _matcher(graph, selectors)
     ops = _op_classes(graph, match)
     stored, stored_as, forms = _storage_classes(graph, match)
     reads, read_as = _read_classes(graph, ops, stored_as, forms, match)
@@ -164,16 +186,16 @@ def classify(graph: Graph, selectors: Selectors) -> Classes:
     return Classes(stored, stored_as, reads, read_as, ops, tensors, repeated)
 
 
-def _op_classes(graph: Graph, match: _NameMatcher) -> list[int]:
+def _op_classes(graph: Graph, match: _Matcher) -> list[int]:
     """By position of the op: its class."""
     numbers = Numbering()
     return [
-        numbers[id(op.kind), id(op.env), op.phase, op.gemm, op.times, match(op.layer, "", op.original)]
+        numbers[id(op.kind), id(op.env), op.phase, op.gemm, op.times, match(op.layer, "", op.original, ())]
         for op in graph.ops
     ]
 
 
-def _storage_classes(graph: Graph, match: _NameMatcher) -> tuple[list[Candidate], dict[str, int], dict[str, int]]:
+def _storage_classes(graph: Graph, match: _Matcher) -> tuple[list[Candidate], dict[str, int], dict[str, int]]:
     """The classes of tensors as they are stored; by tensor, the place of its class; by tensor, its form.
 
     Tensors of one form are stored alike and have the same role, dims and name matches, whoever makes and reads them.
@@ -188,16 +210,16 @@ def _storage_classes(graph: Graph, match: _NameMatcher) -> tuple[list[Candidate]
         else:
             maker = producer.get(name)
             phase, gemm, op_name = (rule_phase(maker), maker.gemm, maker.original) if maker else (None, None, "")
-            matches = match(layer, recomputes or name, op_name)
+            matches = match(layer, recomputes or name, op_name, dims)
             number = stored[role, values, trainable, phase, gemm, None, None, *matches]
         stored_as[name] = number
-        matches = match("", recomputes or name, "")
+        matches = match("", recomputes or name, "", dims)
         form_of[name] = forms[number, role, values, dims, alias is None, recomputes is None, matches]
     return [Candidate(*fields) for fields in stored], stored_as, form_of
 
 
 def _read_classes(
-    graph: Graph, ops: Sequence[int], stored_as: Mapping[str, int], forms: Mapping[str, int], match: _NameMatcher
+    graph: Graph, ops: Sequence[int], stored_as: Mapping[str, int], forms: Mapping[str, int], match: _Matcher
 ) -> tuple[list[Read], dict[tuple[int, int], int]]:
     """The classes of reads that may go through copies; by position of the op and operand, the place of its class."""
     numbers = Numbering()
@@ -216,7 +238,7 @@ def _read_classes(
             number = read_as[op.position, i] = numbers[op_class, i, forms[name]]
             if number == len(reads):
                 operand = GEMM_OPERANDS[gemm][i] if gemm else None
-                matches = match(op.layer, tensor.recomputes or name, op.original)
+                matches = match(op.layer, tensor.recomputes or name, op.original, tensor.dims)
                 traits = (tensor.role, tensor.values, tensor.trainable, rule_phase(op), gemm, operand, None)
                 axes = op.kind.contracted[i] if gemm else last_axis(tensor.dims)
                 candidate = Candidate(*traits, *matches)

@@ -88,9 +88,10 @@ class Accelerator:
         record.products += products
         for operand in looked_up:  # what a lookup touches is what comes out of it
             item = self.plan.loads[op.position, operand]
-            format, axes = self.plan.format_of(item)
+            format, _ = self.plan.format_of(item)
             if self.measure and format is not None:
-                record.load(item_name(item, op.inputs[operand]), pack(results[0], format, axes).bits)
+                rows = (results[0].ndim - 1,)  # blocks of what is looked up lie along its rows
+                record.load(item_name(item, op.inputs[operand]), pack(results[0], format, rows).bits)
         self._leave(op, results, record)
 
     def _leave(self, op: Op, results: tuple[Array, ...], record: Measured) -> None:
