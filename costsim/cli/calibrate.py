@@ -3,7 +3,7 @@
 import click
 
 from costsim.cli.options import ENGINE, options, path_of
-from costsim.cli.output import progress
+from costsim.cli.output import echo_line, progress
 
 
 @click.command()
@@ -29,4 +29,7 @@ def calibrate(out: str | None, device: str | None, engine: str | None, seconds: 
     bench = engines.open_bench(device or "cpu", engine)
     with progress(calibration.work_to_do(bench)) as bar:
         text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1))
-    click.echo(text if out is None else files.write(path_of(out), text.encode()), nl=out is not None)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        echo_line(files.write(path_of(out), text.encode()))

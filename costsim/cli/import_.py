@@ -3,6 +3,7 @@
 import click
 
 from costsim.cli.options import path_of
+from costsim.cli.output import echo_line
 
 
 @click.command("import")
@@ -21,6 +22,9 @@ def import_(config: str, out: str | None) -> None:
     from costsim.inputs import files
 
     made = importer.workload_of(config)
-    click.echo(made.text if out is None else files.write(path_of(out), made.text.encode()), nl=out is not None)
+    if out is None:
+        click.echo(made.text, nl=False)
+    else:
+        echo_line(files.write(path_of(out), made.text.encode()))
     for note in made.notes:
-        click.echo(f"costsim: {note}", err=True)
+        echo_line(f"costsim: {note}", err=True)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from costsim.tables.document import Document
 
 
+_LONGEST_LINE = 10_000  # characters; a path has at most 4,096
+
+
 def chosen_style(style: str | None, out: str | None) -> str:
     """The style that --format or the ending of --out names, else a table.
 
@@ -35,7 +38,14 @@ def write(document: "Document", style: str, out: str | None = None) -> None:
         click.echo(styles.render(document, style, table.screen()), nl=False)
         return
     for path in styles.save(document, out):
-        click.echo(path)
+        echo_line(path)
+
+
+def echo_line(text: object, err: bool = False) -> None:
+    """Print a line with a name from outside in it, of a file or a policy: control characters are escaped."""
+    from costsim.errors import one_line
+
+    click.echo(one_line(text, _LONGEST_LINE), err=err)
 
 
 def progress(length: int) -> Any:

@@ -6,6 +6,7 @@ import click
 
 from costsim import names
 from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SWEEP, WORKLOAD, options, path_of, whole_numbers
+from costsim.cli.output import echo_line
 
 
 @click.command()
@@ -49,9 +50,9 @@ def plot(
     options |= {} if phase is None else {"phase": phase}
     _check_kind(kind, by=by, batch=batch, phase=phase, sweep=sweep or None)
     if kind == "sweep":
-        click.echo(_save_sweep(sweep, out, **job))
+        echo_line(_save_sweep(sweep, out, **job))
     else:
-        click.echo(_save(kind, out, options, **job))
+        echo_line(_save(kind, out, options, **job))
 
 
 def _save(kind: str, out: str | None, options: dict[str, Any], /, **job: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from costsim.cli.options import BUFFER, HARDWARE, RATIOS, WORKLOAD, options, path_of
+from costsim.cli.output import echo_line
 
 
 @click.command()
@@ -32,4 +33,4 @@ def report(context: click.Context, /, out: str | None, **job: Any) -> None:
     path = path_of(f"{prepared.workload}.html" if out is None else out)
     page.check_place(path)
     command = shlex.join(("costsim", *context.find_root().obj))
-    click.echo(page.save(simulate.execute(prepared), path, command))
+    echo_line(page.save(simulate.execute(prepared), path, command))

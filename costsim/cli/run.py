@@ -7,7 +7,7 @@ import click
 
 from costsim import names
 from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SWEEP, WORKLOAD, options
-from costsim.cli.output import chosen_style, write
+from costsim.cli.output import chosen_style, echo_line, write
 
 
 @click.command()
@@ -65,7 +65,7 @@ def run(
     failures = failed(result)
     write(document(result, by), style, out)
     for failure in failures:
-        click.echo(f"costsim: {failure}", err=True)
+        echo_line(f"costsim: {failure}", err=True)
     context.exit(1 if failures else 0)
 
 

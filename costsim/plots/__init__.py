@@ -40,7 +40,7 @@ def draw(result: Result, kind: str, **options: Any) -> Figure:
 
 def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
     """Draw one of PLOTS, which takes the options, into a file. Raises InputError as the plot and `write` do."""
-    return write(lambda: PLOTS[kind](result, **options), path)
+    return write(lambda: draw(result, kind, **options), path)
 
 
 def write(make: Callable[[], Figure], path: Path) -> Path:

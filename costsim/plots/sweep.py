@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from costsim.errors import InputError
 from costsim.plots.reductions import Reduction, reductions
-from costsim.plots.style import COLOURS, marks, starred
+from costsim.plots.style import COLOURS, drawable, marks, starred
 from costsim.results.records import Record, reduction_records
 from costsim.run.simulate import Result
 from costsim.run.sweep import Point, convention, value
@@ -52,6 +52,7 @@ def _axes(axes: Axes, title: str, field: str) -> None:
 
 def sweep(results: Sequence[tuple[Point, Result]]) -> Figure:
     """Lines over the swept field, a panel a cost, at one scale. Raises InputError unless one field is swept."""
+    results = [(point, drawable(result)) for point, result in results]
     point, first = results[0]
     if len(point) != 1:
         raise InputError(f"plot sweep: takes one --sweep, got {', '.join(point) or 'none'}")

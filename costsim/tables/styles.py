@@ -35,7 +35,7 @@ def _lines(block: Block | Preformatted, screen: Screen) -> list[str]:
             lines = wrap(printable(text), screen.width).split("\n")
             return screen.paint(lines, bold=True) if bold else lines
         case Preformatted(lines):
-            return list(lines)
+            return [printable(line) for line in lines]
 
 
 def _text(document: Document, screen: Screen) -> str:

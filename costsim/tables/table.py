@@ -91,8 +91,9 @@ class Screen:
         return [click.style(line, **style) if line else line for line in lines]
 
     def notes(self, lines: Iterable[str], indent: str = "  ") -> list[str]:
-        """Notes, wrapped to the width and dimmed."""
-        return self.paint([part for line in lines for part in wrap(line, self.width, indent).split("\n")], dim=True)
+        """Notes, wrapped to the width and dimmed, without control characters."""
+        wrapped = (wrap(printable(line), self.width, indent) for line in lines)
+        return self.paint([part for line in wrapped for part in line.split("\n")], dim=True)
 
 
 FILE = Screen(whole_names=True)
@@ -224,7 +225,8 @@ def terminal(table: Table, screen: Screen, draw: Drawing = simple) -> list[str]:
     """
     rows = [[printable(cell) for cell in row] for row in table.rows]
     shown = rows if table.shown is None else [[printable(cell) for cell in row] for row in table.shown]
-    table = replace(table, rows=rows)
+    heads = [column._replace(header=printable(column.header), full=printable(column.full)) for column in table.columns]
+    table = replace(table, columns=heads, rows=rows)
     shown = table.without_repetitions(shown)
     lines = draw(table, table.without_repetitions(rows)) if screen.width > WIDTH else None
     if lines is None or widest(lines) > screen.width:
@@ -260,7 +262,7 @@ def markdown_text(text: str) -> str:
 def markdown(table: Table) -> str:
     """GitHub's pipe table."""
     rows = [[markdown_text(cell) for cell in row] for row in table.without_repetitions(table.rows)]
-    return _tabulate(table, rows, "pipe", [column.name for column in table.columns])
+    return _tabulate(table, rows, "pipe", [markdown_text(column.name) for column in table.columns])
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
