@@ -42,6 +42,9 @@ DIMS = {
     "swiglu": ("ab ab", "ab"),
     "swiglu_grad": ("ab ab ab", "ab ab"),
     "mul": ("ab ab", "ab"),
+    "convert": ("ab", "ab"),
+    "square": ("ab", "ab"),
+    "square_grad": ("ab ab", "ab"),
     "cube": ("ab", "ab"),
     "cube_grad": ("ab ab", "ab"),
     "shift": ("ab", "ab"),
@@ -52,6 +55,14 @@ DIMS = {
     "rms_norm": ("abc c", "abc ab"),
     "rms_norm_grad": ("abc abc c ab", "abc"),
     "rms_norm_grad_weight": ("abc abc ab", "c"),
+    "mean": ("abc", "ab"),
+    "mean_grad": ("ab", "abc"),
+    "rsqrt": ("ab", "ab"),
+    "rsqrt_grad": ("ab ab", "ab"),
+    "scale_rows": ("abc ab", "abc"),
+    "scale_rows_grad": ("abc abc", "ab"),
+    "scale_columns": ("abc c", "abc"),
+    "scale_columns_grad": ("abc abc", "c"),
     "top_k": ("abc", "aba"),
     "pick": ("abc aba", "aba"),
     "pick_grad": ("aba aba", "abc"),
@@ -144,11 +155,13 @@ def stated_work(kind):
 
 
 # What counting scalars cannot run, counted by hand: a scatter-add adds each row once; drawing takes a random number and
-# a comparison per element; k passes over e numbers take k e comparisons; a lookup does nothing.
+# a comparison per element; k passes over e numbers take k e comparisons; a lookup does nothing; a conversion is one an
+# element.
 BY_HAND = {
     "embed_grad": {"add": 2 * 3 * 4},
     "bernoulli": {"random": 6, "cmp": 6},
     "top_k": {"cmp": 2 * 3 * 4 * 2},
+    "convert": {"convert": 2 * 3},
 }
 
 

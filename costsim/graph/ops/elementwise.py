@@ -173,6 +173,24 @@ def mul(a: Array, b: Array) -> Array:
     return a * b
 
 
+@op("x[...] -> y[...]", work={"...": {"convert": 1}}, grads={"x": "convert(dy)"}, torch="elementwise.convert")
+def convert(x: Array) -> Array:
+    """y = x in the format that y has: a conversion that the model's code asks for, there and back (x.float())."""
+    return x.copy()
+
+
+@op("x[...] -> y[...]", work={"...": {"mul": 1}}, grads={"x": "square_grad(dy, x)"}, torch="torch.square")
+def square(x: Array) -> Array:
+    """y = x^2: a step of RMS norm written out op by op."""
+    return x * x
+
+
+@op("dy[...], x[...] -> dx[...]", work={"...": {"mul": 2}}, grads={"dy": None, "x": None}, torch="same")
+def square_grad(dy: Array, x: Array) -> Array:
+    """dx = 2 dy x."""
+    return dy * (x * 2)
+
+
 @op("x[...] -> y[...]", work={"...": {"mul": 2}}, grads={"x": "cube_grad(dy, x)"}, torch="same")
 def cube(x: Array) -> Array:
     """y = x^3: a step of GELU written out op by op."""

@@ -83,3 +83,86 @@ def rms_norm_grad(dy: Array, x: Array, w: Array, rstd: Array) -> Array:
 def rms_norm_grad_weight(dy: Array, x: Array, rstd: Array) -> Array:
     """dw = sum dy xhat over all rows."""
     return np.add.reduce(dy * (x * rstd[..., None]), axis=tuple(range(x.ndim - 1)), initial=0)
+
+
+# --- RMS norm op by op, as transformers' LlamaRMSNorm runs it (modeling_llama.py): square, mean, shift by eps, rsqrt,
+# scale_rows, scale_columns. What autograd keeps of each (derivatives.yaml of PyTorch) is what these gradients read.
+
+
+@op("x[... k] -> y[...]", work={"... k": {"add": 1}, "...": {"div": 1}}, grads={"x": "mean_grad(dy)"}, torch="norms.mean")
+def mean(x: Array) -> Array:
+    """y = the mean of x over the last dim. Keeps nothing for the backward."""
+    return total(x)[..., 0] / x.shape[-1]
+
+
+@op(
+    "dy[...] -> dx[... k]",
+    work={"... k": {"div": 1}},
+    grads={"dy": None},
+    runtime=("shape",),
+    torch="norms.mean_grad",
+)
+def mean_grad(dy: Array, shape: tuple[int, ...]) -> Array:
+    """dx = dy / k, for each of the k elements of a row."""
+    return np.broadcast_to(dy[..., None], shape) / shape[-1]
+
+
+@op(
+    "v[...] -> y[...]",
+    work={"...": {"sqrt": 1, "div": 1}},
+    grads={"v": "rsqrt_grad(dy, y)"},
+    torch="torch.rsqrt",
+)
+def rsqrt(v: Array) -> Array:
+    """y = 1 / sqrt v. Keeps y for the backward, as PyTorch does."""
+    return 1 / np.sqrt(v)
+
+
+@op("dy[...], y[...] -> dv[...]", work={"...": {"mul": 4}}, grads={"dy": None, "y": None}, torch="same")
+def rsqrt_grad(dy: Array, y: Array) -> Array:
+    """dv = -dy y^3 / 2."""
+    return dy * (y * y * y) * -0.5
+
+
+@op(
+    "x[... k], r[...] -> y[... k]",
+    work={"... k": {"mul": 1}},
+    grads={"x": "scale_rows(dy, r)", "r": "scale_rows_grad(dy, x)"},
+    torch="norms.scale_rows",
+)
+def scale_rows(x: Array, r: Array) -> Array:
+    """y = r x, a factor for each row: x times the reciprocal root of the mean of its squares."""
+    return x * r[..., None]
+
+
+@op(
+    "dy[... k], x[... k] -> dr[...]",
+    work={"... k": {"mul": 1, "add": 1}},
+    grads={"dy": None, "x": None},
+    torch="norms.scale_rows_grad",
+)
+def scale_rows_grad(dy: Array, x: Array) -> Array:
+    """dr = sum dy x over each row. PyTorch multiplies and sums in two kernels."""
+    return total(dy * x)[..., 0]
+
+
+@op(
+    "x[... k], w[k] -> y[... k]",
+    work={"... k": {"mul": 1}},
+    grads={"x": "scale_columns(dy, w)", "w": "scale_columns_grad(dy, x)"},
+    torch="same",
+)
+def scale_columns(x: Array, w: Array) -> Array:
+    """y = w x, a factor for each place in a row: a norm's weight."""
+    return x * w
+
+
+@op(
+    "dy[... k], x[... k] -> dw[k]",
+    work={"... k": {"mul": 1, "add": 1}},
+    grads={"dy": None, "x": None},
+    torch="norms.scale_columns_grad",
+)
+def scale_columns_grad(dy: Array, x: Array) -> Array:
+    """dw = sum dy x over all rows. PyTorch multiplies and sums in two kernels."""
+    return np.add.reduce(dy * x, axis=tuple(range(x.ndim - 1)), initial=0)

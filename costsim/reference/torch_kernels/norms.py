@@ -46,3 +46,28 @@ def rms_norm_grad(dy: Tensor, x: Tensor, w: Tensor, rstd: Tensor) -> Tensor:
 def rms_norm_grad_weight(dy: Tensor, x: Tensor, rstd: Tensor) -> Tensor:
     """By hand."""
     return (dy * (x * rstd[..., None])).sum(tuple(range(x.ndim - 1)))
+
+
+def mean(x: Tensor) -> Tensor:
+    """One kernel over the last dim."""
+    return x.mean(-1)
+
+
+def mean_grad(dy: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What autograd does: a division of what is broadcast."""
+    return dy[..., None].expand(shape) / shape[-1]
+
+
+def scale_rows(x: Tensor, r: Tensor) -> Tensor:
+    """One product, broadcast over rows."""
+    return x * r[..., None]
+
+
+def scale_rows_grad(dy: Tensor, x: Tensor) -> Tensor:
+    """What autograd does: a product, then a sum."""
+    return (dy * x).sum(-1)
+
+
+def scale_columns_grad(dy: Tensor, x: Tensor) -> Tensor:
+    """What autograd does: a product, then a sum."""
+    return (dy * x).sum(tuple(range(x.ndim - 1)))
