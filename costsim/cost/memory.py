@@ -15,6 +15,7 @@ from typing import NamedTuple
 from costsim.collector import paused
 from costsim.cost.count import count, stored_bits
 from costsim.cost.row import each_op
+from costsim.formats.format import Format
 from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.fusion import group_ops
 from costsim.graph.graph import Graph, Op, Tensor
@@ -32,6 +33,7 @@ class Stored(NamedTuple):
     name: str
     tensor: str  # whose values it holds
     copy: Copy | None
+    format: Format
     component: str
     size_bytes: int
     first: int
@@ -64,6 +66,13 @@ class Memory:
     def activations(self) -> list[Stored]:
         """What the forward keeps for the backward, wherever the peak is, in the order in which it is first touched."""
         return [place for place in self.stored if place.kept]
+
+    @property
+    def wider_copies(self) -> list[Stored]:
+        """The copies at the peak in wider formats than what they are copies of, where that lies there too."""
+        alive = {(place.tensor, place.copy): place for place in self.stored if self.is_alive(place)}
+        beside = [(place, alive.get((name, copy.source))) for (name, copy), place in alive.items() if copy]
+        return [place for place, source in beside if source and source.format.element_bits < place.format.element_bits]
 
 
 Key = tuple[str, Copy | None]  # of a place in memory: the tensor that it was first, or a copy of it
@@ -170,9 +179,10 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         first = 0 if _from_start(graph, key) else life.first
         last = end if _to_end(graph, key, lasts) or reader is None else life.last  # unread: a result of the step
         component = _component(tensor, key, life, lasts, copied, logits)
+        format = copy.format if copy else assignment.format(name)
         kept = first <= forward_end and _for_backward(tensor, life)
         consumer = reader.name if reader else ""
-        yield Stored(life.name, name, copy, component, size, first, last, life.producer, consumer, kept)
+        yield Stored(life.name, name, copy, format, component, size, first, last, life.producer, consumer, kept)
 
 
 @lru_cache(maxsize=32)

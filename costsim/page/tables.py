@@ -22,6 +22,7 @@ from costsim.results.records import (
 from costsim.run.simulate import Result
 from costsim.tables.cells import joules, percent, signed, size, three_digits
 from costsim.tables.run import distinct
+from costsim.tables.warnings import copies
 
 MOST_GROUPS = 8  # rows of a policy in a table of groups, counting what is left as one
 TIMED = ("phase", "kind")  # groupings whose time the page shows: that of layers takes seconds
@@ -175,9 +176,11 @@ def devices(result: Result) -> list[PageTable]:
 
 def memory(result: Result) -> PageTable:
     """The components of memory at the peak of a step."""
-    rows = []
+    rows: list[Record] = []
+    notes: list[str] = []
     for counted in result.policies:
         phase, peak = of_policy(result.job.graph, counted.policy, result.job.convention.traffic)
+        notes += copies(result.job, counted.policy, peak)
         when = f"phase {phase + 1}, " if len(counted.phases) > 1 else ""
         rows.append(
             {
@@ -195,7 +198,7 @@ def memory(result: Result) -> PageTable:
         words("at"),
     ]
     caption = "Peak memory of a step by component, of all ops whatever the scope."
-    return table("memory", caption, columns, rows)
+    return table("memory", caption, columns, rows, notes)
 
 
 # --- published figures and assumptions --------------------------------------------------------------------------------

@@ -74,6 +74,11 @@ class Policy:
         return any(rule.role is None or "weight" in rule.role for rule in stored)
 
     @property
+    def for_frozen(self) -> bool:
+        """Whether the policy has rules for weights that are not trained."""
+        return any(rule.trainable is False for rule in self.file.rules)
+
+    @property
     def recalled(self) -> bool:
         """Whether the policy has a number that is remembered rather than sourced."""
         return "recalled" in (self.file.grade, *(phase.grade for phase in self.file.phases))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from costsim.cost.memory import Memory, Stored
-from costsim.policy.assign import assign
 from costsim.results.records import Record
 from costsim.run.peaks import Row
 from costsim.tables.table import Column, Table, clip
@@ -16,7 +15,7 @@ _SHAPE, _FORMAT, _BYTES = Column("shape", "left"), Column("format", "left"), Col
 
 def records(row: Row, places: Sequence[Stored]) -> list[Record]:
     """Tensors and copies in memory, a record each: exact bytes as decimal strings."""
-    graph, assignment = row.job.graph, assign(row.job.graph, row.policy, row.phase)
+    graph = row.job.graph
     return [
         {
             "name": place.name,
@@ -24,7 +23,7 @@ def records(row: Row, places: Sequence[Stored]) -> list[Record]:
             "shape": list(graph.shape(place.tensor)),
             "producer": place.producer,
             "consumer": place.consumer,
-            "format": (place.copy.format if place.copy else assignment.format(place.tensor)).name,
+            "format": place.format.name,
             "bytes": str(place.size_bytes),
         }
         for place in places

@@ -12,7 +12,7 @@ from costsim.models.build import sections
 from costsim.results.records import Record
 from costsim.run.job import Job
 from costsim.run.peaks import Asked, Row, rows
-from costsim.tables import kept
+from costsim.tables import kept, warnings
 from costsim.tables.cells import gigabytes
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes
 from costsim.tables.sweep import columns, shared, values, without
@@ -43,12 +43,15 @@ def record(row: Row, asked: Asked) -> Record:
     return made
 
 
+_CHOICES = ("attention", "checkpointing", "fused_activation", "fused_norm", "upcast")  # fields of a model
+
+
 def in_force(job: Job) -> Record:
     """The choices of the implementation that memory depends on."""
     model, _ = sections(job.file, job.document)
     return {
         "traffic": job.convention.traffic,
-        **{name: getattr(model, name) for name in ("attention", "checkpointing", "fused_activation")},
+        **{name: getattr(model, name) for name in _CHOICES},
         "micro_batches": job.convention.micro_batches,
     }
 
@@ -73,40 +76,50 @@ def _table(listed: Sequence[Row]) -> Table:
 def _in_force_line(listed: Sequence[Row]) -> str:
     choices = [in_force(row.job) for row in listed]
     either = {name: " or ".join(dict.fromkeys(str(choice[name]) for choice in choices)) for name in choices[0]}
-    activations = dict.fromkeys("fused" if choice["fused_activation"] else "op by op" for choice in choices)
+    written = {
+        part: " or ".join(dict.fromkeys("fused" if choice[f"fused_{part}"] else "op by op" for choice in choices))
+        for part in ("activation", "norm")
+    }
     masks = sorted({row.mask_bits for row in listed} - {0})
     return (
         f"in force: attention {either['attention']}, checkpointing {either['checkpointing']}, "
-        f"activation {' or '.join(activations)}, traffic {either['traffic']} (what it keeps "
+        f"activation {written['activation']}, norm {written['norm']}, traffic {either['traffic']} (what it keeps "
         f"on chip takes none), {either['micro_batches']} micro-batches"
         + (f", dropout masks of {' or '.join(map(str, masks))} bit" if masks else ", no dropout masks")
     )
 
 
 def _where(row: Row) -> str:
-    """Where the peak is, and where to look if that is not where the forward ends."""
     op = row.memory.peak_op
-    elsewhere = kept.is_partial(row.memory)
-    hint = ", when not all is there that the forward keeps: --activations lists that" if elsewhere else ""
-    return f"the peak of {row.policy.name} is at {op.name} ({op.phase}){hint}"
+    return f"the peak of {row.policy.name} is at {op.name} ({op.phase})"
 
 
 def notes(listed: Sequence[Row], asked: Asked) -> list[str]:
-    """The lines under a table: what is in force, where the peaks are, what fits."""
-    lines = [f"GB (10^9 bytes) at the peak of a step, by last use; {_parameters(listed)}", _in_force_line(listed)]
+    """The lines under a table: warnings, what is in force, where the peaks are, what fits."""
+    lines = warnings.of_memory(listed)
+    lines += [f"GB (10^9 bytes) at the peak of a step, by last use; {_parameters(listed)}", _in_force_line(listed)]
     lines += dict.fromkeys(map(_where, listed))
+    if any(kept.is_partial(row.memory) for row in listed):
+        lines.append("stash is what a peak has of what the forward keeps; --activations lists all that it keeps")
     if asked.reserve_bytes:
         lines.append(f"{asked.reserve_bytes} bytes are reserved for what is not modelled")
     else:
         lines.append("fragmentation, workspaces and communication are left out; --reserve-bytes stands for them")
     if asked.capacity_bytes is not None:
         for name, largest in {row.name: row.largest_batch for row in listed}.items():
-            fits = [str(row.sequences) for row in listed if row.name == name and record(row, asked)["fits"]]
+            rows_of = [row for row in listed if row.name == name]
+            fits = [str(row.sequences) for row in rows_of if record(row, asked)["fits"]]
             lines.append(
                 f"{name}: of these, batch {', '.join(fits) or '(none)'} fits into {asked.capacity_bytes} bytes; "
-                f"at most {largest} sequences do"
+                f"at most {largest} sequences do" + ("" if fits else f"; {_largest(rows_of[0])}")
             )
     return lines
+
+
+def _largest(row: Row) -> str:
+    """The component that takes most of a peak."""
+    name, size = max(row.memory.components.items(), key=lambda component: component[1])
+    return f"the most is in {name.replace('_', ' ')}, {size} bytes at batch {row.sequences}"
 
 
 def _parameters(listed: Sequence[Row]) -> str:
@@ -150,6 +163,7 @@ def _data(workload: str, listed: Sequence[Row], asked: Asked) -> Mapping[str, An
         **shared([_sizes(row.job) for row in listed]),
         "convention": shared([in_force(row.job) for row in listed]),
         "components": list(COMPONENTS),
+        "warnings": warnings.of_memory(listed),
         "rows": [
             {**record(row, asked), "mask_bits": row.mask_bits, **{name: kept.listed(row, name) for name in kept.LISTS}}
             for row in listed

@@ -10,11 +10,13 @@ from typing import Any
 from costsim.cost.laws import LAWS
 from costsim.graph.fusion import UNTILED
 from costsim.models.build import padding
+from costsim.models.meeting import describe
 from costsim.names import Scope
 from costsim.results.records import FIGURES, Record, convention, full_records, published, records
 from costsim.run.job import Convention
 from costsim.run.simulate import Result
 from costsim.tables import devices as device_tables
+from costsim.tables import warnings
 from costsim.tables.cells import percent, short, signed
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Source
 from costsim.tables.table import Column, Table, clip, composed, dense, plain, simple, wrap
@@ -139,8 +141,8 @@ def table_of(result: Result, by: str, paper: bool = False) -> Table:
 
 
 def remarks(result: Result, by: str = "policy") -> list[str]:
-    """The lines under a table beside the convention: phases, padding, what is not defined, fitted or recalled."""
-    lines = [*_phases(result), *_padding(result), *_unpriced(result)]
+    """The lines under a table beside the convention: warnings, phases, padding, what is not defined or is recalled."""
+    lines = [*warnings.of_run(result, by), *_phases(result), *_padding(result), *_pairs(result), *_unpriced(result)]
     if by == "reduction":
         lines.append("memory is the peak of a step, of all ops whatever the scope")
     undivided = device_tables.undivided(result, by)
@@ -166,6 +168,12 @@ def _padding(result: Result) -> Iterator[str]:
         real, padded = lengths
         percentage = f"{100 - 100 * real / padded:.1f} %"
         yield f"padding: {padded - real} of {padded} tokens ({percentage}), counted as all others"
+
+
+def _pairs(result: Result) -> Iterator[str]:
+    counted = describe(result.job.graph, result.job.file.attention_pairs)
+    if counted:
+        yield f"attention counts {counted}"
 
 
 def _unpriced(result: Result) -> Iterator[str]:
@@ -302,6 +310,7 @@ def _data(result: Result, by: str) -> Mapping[str, Any]:
         "workload": result.job.workload,
         "baseline": result.job.convention.baseline,
         "convention": stated,
+        "warnings": warnings.of_run(result, "reduction"),  # the records of policies have memory too
         "rows": full_records(result, by),
         "published": published(result),
     }

@@ -11,6 +11,7 @@ from costsim.results.records import Record, convention, full_records
 from costsim.run.simulate import Result
 from costsim.run.sweep import Point, value
 from costsim.run.sweep import convention as convention_line
+from costsim.tables import warnings
 from costsim.tables.document import Block, Document, Drawn, Notes
 from costsim.tables.run import remarks, stem, table_of
 from costsim.tables.table import Column, Rows, Table
@@ -83,6 +84,7 @@ def _data(swept: Swept, by: str) -> Mapping[str, Any]:
         "baseline": job.convention.baseline,
         "convention": shared([convention(result) for _, result in swept]),
         "swept": list(swept[0][0]),
+        "warnings": list(dict.fromkeys(line for _, result in swept for line in warnings.of_run(result, "reduction"))),
         "rows": records(swept, by),
         "published": [],  # those are of the workload as it is
     }

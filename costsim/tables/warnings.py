@@ -1,0 +1,76 @@
+"""What readers are warned of, in lines under tables and in JSON: what is counted may not be what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from costsim.cost.memory import Memory, of_policy
+from costsim.errors import InputError
+from costsim.models.build import sections
+from costsim.policy.policy import Policy
+from costsim.run.job import Job
+from costsim.run.simulate import Result
+
+if TYPE_CHECKING:
+    from costsim.run.peaks import Row
+
+
+def _unfrozen(job: Job, policies: Iterable[Policy]) -> Iterator[str]:
+    """Policies for frozen weights, of a workload that trains all."""
+    model, _ = sections(job.file, job.document)
+    adapters = "" if model.lora else "; adapters to train instead are model.lora"
+    for policy in policies:
+        if policy.for_frozen and job.graph.trainable_parameters == job.graph.parameters:
+            yield (
+                f"{policy.name}: its rules for frozen weights do nothing, for every weight is trained; say in "
+                f'training.trainable which are, such as ["*.lora_*"]{adapters}'
+            )
+
+
+def copies(job: Job, policy: Policy, memory: Memory) -> Iterator[str]:
+    """A peak that stored copies raise: they are wider than what they are made from, and both are there."""
+    wider = sum(place.size_bytes for place in memory.wider_copies)
+    if wider:
+        yield (
+            f"{policy.name}: {wider} bytes of its peak are copies that lie beside the narrower tensors that they are "
+            f"made from{_above_baseline(job, memory)}; with placement on_chip they take none"
+        )
+
+
+def _above_baseline(job: Job, memory: Memory) -> str:
+    """How much more the peak is than the baseline's; "" if it is not, or if the baseline does not fit the workload."""
+    try:
+        base = of_policy(job.graph, job.baseline, job.convention.traffic)[1].peak_bytes
+    except InputError:
+        return ""
+    more = memory.peak_bytes - base
+    return f"; the peak is {more} bytes above that of {job.baseline.name}" if more > 0 else ""
+
+
+def _attention_dropout(job: Job) -> Iterator[str]:
+    """A model with dropout whose attention has none because nothing is said of it."""
+    model, _ = sections(job.file, job.document)
+    if model.dropout and "attention_dropout" not in model.model_fields_set:
+        yield (
+            f"model.dropout is {model.dropout:g} and model.attention_dropout is not said: attention counts as without "
+            "dropout, so it keeps no masks and no dropped probabilities"
+        )
+
+
+def of_memory(rows: Sequence[Row]) -> list[str]:
+    """The warnings for a table of memory, each once."""
+    lines = [line for row in rows for line in (*_unfrozen(row.job, [row.policy]), *_attention_dropout(row.job))]
+    lines += [line for row in rows for line in copies(row.job, row.policy, row.memory)]
+    return list(dict.fromkeys(lines))
+
+
+def of_run(result: Result, by: str) -> list[str]:
+    """The warnings for a table of a run, one of `names.BY`; those of memory where it has some."""
+    job = result.job
+    distinct = {counted.policy.name: counted.policy for counted in (*result.policies, result.baseline)}
+    lines = list(_unfrozen(job, distinct.values()))
+    if by == "reduction":
+        for counted in result.policies:
+            lines += copies(job, counted.policy, of_policy(job.graph, counted.policy, job.convention.traffic)[1])
+    return lines
