@@ -79,7 +79,9 @@ def test_a_rule_that_must_match_frozen_weights_says_so_too(tmp_path):
     path = tmp_path / "base8.yaml"
     path.write_text("description: x\ncompose: [lora]\nrules:\n  - {trainable: false, format: fp8-e4m3-tensor}\n")
     text = text_of("run", "llama-2-7b", "--policy", str(path), *TWO_LAYERS, code=2)
-    assert "4:5: rules.0: this rule matches nothing in the workload, which freezes no weight (training.trainable" in text
+    assert (
+        "4:5: rules.0: this rule matches nothing in the workload, which freezes no weight (training.trainable" in text
+    )
 
 
 # --- copies beside narrower tensors -----------------------------------------------------------------------------------
