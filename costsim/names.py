@@ -7,9 +7,11 @@ tests/test_layout.py compares the tables.
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-Law = Literal["product", "bops", "msfp", "energy"]  # costsim/cost/laws.py
+Law = Literal["product", "magnitude", "bops", "msfp", "energy"]  # costsim/cost/laws.py
 Traffic = Literal["unfused", "fused", "tiled"]  # costsim/graph/fusion.py
 Scope = Literal["gemm", "layer", "step"]  # from the narrowest on; costsim/cost/row.py
+# Which pairs of tokens attention counts; costsim/models/meeting.py.
+AttentionPairs = Literal["square", "causal", "window", "packed", "packed-causal", "packed-window"]
 LAWS: tuple[Law, ...] = get_args(Law)
 TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)

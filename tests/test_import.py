@@ -61,7 +61,7 @@ def gpt2(c, b, s):
     return parameters, b * s * (n * weights + v * d) + n * 2 * b * s * s * d
 
 
-def llama(c, b, s, head=None, qkv_bias=False, qk_norm=False, experts=1, chosen=1):
+def llama(c, b, s, head=None, qkv_bias=False, qk_norm=False, experts=1, chosen=1, pairs=None):
     d, f, n, v = c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"], c["vocab_size"]
     h, k = c["num_attention_heads"], c["num_key_value_heads"]
     e = head or d // h
@@ -70,8 +70,14 @@ def llama(c, b, s, head=None, qkv_bias=False, qk_norm=False, experts=1, chosen=1
     vectors = 2 * d + (h + 2 * k) * e * qkv_bias + 2 * e * qk_norm
     tables = v * d if c["tie_word_embeddings"] else 2 * v * d
     parameters = tables + d + n * (attention + router + experts * 3 * d * f + vectors)
-    macs = b * s * (n * (attention + router + chosen * 3 * d * f) + v * d) + n * 2 * b * h * s * s * e
+    macs = b * s * (n * (attention + router + chosen * 3 * d * f) + v * d) + n * 2 * b * h * (pairs or s * s) * e
     return parameters, macs
+
+
+def mistral(c, b, s):
+    """A window longer than the sequences leaves the triangle."""
+    assert c["sliding_window"] >= s
+    return llama(c, b, s, pairs=s * (s + 1) // 2)
 
 
 def mixtral(c, b, s):
@@ -116,7 +122,7 @@ MODELS = {  # by config: the arithmetic, the published number of parameters
     "gpt2": (gpt2, 124_439_808),
     "llama-2-7b": (llama, 6_738_415_616),
     "llama-3-8b": (llama, 8_030_261_248),
-    "mistral-7b-v0.1": (llama, 7_241_732_096),
+    "mistral-7b-v0.1": (mistral, 7_241_732_096),
     "mixtral-8x7b": (mixtral, 46_702_792_704),
     "qwen2-0.5b": (lambda c, b, s: llama(c, b, s, qkv_bias=True), 494_032_768),
     "qwen2-7b": (lambda c, b, s: llama(c, b, s, qkv_bias=True), 7_615_616_512),
@@ -167,7 +173,7 @@ def test_the_file_is_complete(name, tmp_path):
     assert (job.baseline.name, job.convention.law, job.convention.traffic) == ("fp32", "product", "fused")
     assert (job.convention.scope, job.convention.steps) == ("step", 1000)
     module = family(job.file.model["family"])
-    left_out = {"lora", "experts", "tied", "kv_heads", "head_dim"}
+    left_out = {"lora", "experts", "tied", "kv_heads", "head_dim", "windows"}
     assert set(module.Model.model_fields) - set(job.file.model) <= left_out
     assert set(module.Batch.model_fields) - set(job.file.batch) <= {"lengths"}
     text = (tmp_path / "imported.yaml").read_text()
@@ -241,15 +247,56 @@ def test_older_and_newer_spellings_are_one_workload(name, tmp_path):
     assert workload_of(write(tmp_path, other)) == workload_of(write(tmp_path, config))
 
 
+WINDOWS = {  # what the config says, what the workload says: by layer, from the first again
+    ("mistral-7b-v0.1", 512): ({"sliding_window": 512}, (512,), "window"),
+    ("mistral-7b-v0.1", None): ({"sliding_window": None}, None, "square"),
+    ("mixtral-8x7b", 512): ({"sliding_window": 512}, (512,), "window"),
+    ("qwen2-7b", 512): (
+        {"sliding_window": 512, "use_sliding_window": True, "max_window_layers": 27},
+        (*(None,) * 27, 512),
+        "window",
+    ),
+    ("qwen3-0.6b", 512): (
+        {
+            "sliding_window": 512,
+            "use_sliding_window": True,
+            "layer_types": ["sliding_attention", "full_attention"] * 14,
+        },
+        (512, None),
+        "window",
+    ),
+    ("llama-2-7b", None): ({}, None, "square"),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_windows_and_the_pairs_that_are_counted(case, tmp_path):
+    changes, windows, pairs = WINDOWS[case]
+    job = prepared(tmp_path, {**config_of(case[0]), **changes})
+    assert job.file.model.get("windows") == windows
+    assert job.file.attention_pairs == pairs
+
+
+def test_a_window_of_512_in_2048(tmp_path):
+    """Megatron-LM, pull request 3280: 512 * 513 / 2 + 1536 * 512 pairs, where the square has 4,194,304."""
+    path = tmp_path / "swa.yaml"
+    path.write_text(workload_of(write(tmp_path, {**config_of("mistral-7b-v0.1"), "sliding_window": 512})).text)
+    graph = prepare(Request(str(path), assignments=("batch.tokens=2048", "batch.sequences=1"))).graph
+    for op in graph.ops:
+        if op.name in ("decoder.0.self_attention.scores", "decoder.31.self_attention.context"):
+            assert graph.work(op)[0] == 32 * 128 * 917_760
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "notes"),
     [
-        ("mistral-7b-v0.1", {}, ("sliding_window 4096 is not modelled: the full square of scores is counted",)),
-        ("mistral-7b-v0.1", {"sliding_window": ...}, ("sliding_window 4096 is not modelled",)),
+        ("mistral-7b-v0.1", {}, ()),
+        ("mistral-7b-v0.1", {"sliding_window": ...}, ()),
         ("mistral-7b-v0.1", {"sliding_window": None}, ()),
         ("mixtral-8x7b", {"sliding_window": ...}, ()),
         ("qwen2-7b", {}, ("sliding_window 131072 is not used",)),
-        ("qwen2-7b", {"use_sliding_window": True}, ("sliding_window 131072 is not modelled",)),
+        ("qwen2-7b", {"use_sliding_window": True}, ("sliding_window 131072 is not used: no layer has it",)),
+        ("qwen2-7b", {"use_sliding_window": True, "max_window_layers": 4}, ()),
         ("gpt2", {"architectures": ...}, ("architectures does not say the class; GPT2LMHeadModel is taken",)),
         ("bert-base-uncased", {"architectures": None}, ("architectures does not say the class; BertForMaskedLM",)),
         ("bart-base", {}, ("BartModel has no head; BartForConditionalGeneration is taken",)),

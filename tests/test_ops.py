@@ -13,7 +13,9 @@ from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Tensor
 from costsim.graph.kinds import bind, contraction, expand, linear_equation, make_kind
 from costsim.graph.ops import OPS, kind_of
+from costsim.graph.pairs import Pairs
 from costsim.reference import torch_kernels
+from costsim.reference.numpy_ops import met
 
 SIZES = {"a": 2, "b": 3, "c": 4, "v": 5, "t": 12}  # t: room for all tokens in one expert
 
@@ -31,6 +33,7 @@ DIMS = {
     "dropout": ("ab ab", "ab"),
     "mask_padding": ("avbc ac", "avbc"),
     "mask_causal": ("avbc", "avbc"),
+    "mask_pairs": ("avcc", "avcc"),
     "relu": ("ab", "ab"),
     "relu_grad": ("ab ab", "ab"),
     "gelu": ("ab", "ab"),
@@ -90,6 +93,7 @@ DIMS = {
     "adamw": ("ab ab ab ab", "ab ab ab"),
 }
 PARAMS = {
+    "mask_pairs": {"pairs": "window2"},
     "scale": {"factor": 3.0},
     "bernoulli": {"rate": 0.25},
     "dropout": {"rate": 0.25},
@@ -136,6 +140,8 @@ def draw(kind, seed=0, make=float):
 def runtime(kind):
     out = dims_of(DIMS[kind.name][1])[0]
     values = {"shape": shape(out), "step": 3, "key": (0, 1, 2, 3)}
+    if "met" in kind.runtime:
+        values["met"] = met(Pairs("k", shape(out)[-1], causal=True, window=2))
     return {name: values[name] for name in kind.runtime}
 
 
@@ -239,8 +245,8 @@ def gradient(kind, rule, operands, results, cotangents):
     return list(made) if isinstance(made, tuple) else [made]
 
 
-# mask_causal adds minus infinity, which has no difference quotient; it has a test of its own.
-DIFFERENTIABLE = sorted(name for name, kind in OPS.items() if kind.grads and name != "mask_causal")
+# These masks add minus infinity, which has no difference quotient; they have tests of their own.
+DIFFERENTIABLE = sorted(name for name, kind in OPS.items() if kind.grads and name not in ("mask_causal", "mask_pairs"))
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

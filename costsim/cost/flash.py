@@ -2,17 +2,20 @@
 
 It is one kernel under every traffic model. Its forward goes over blocks of rows of q and, inside, over the keys (Dao,
 arXiv:2307.08691, algorithm 1); its backward over blocks of keys and, inside, over the rows (algorithm 2). What the
-model assumes of a buffer besides is in `tiling`.
+model assumes of a buffer besides is in `tiling`. Blocks of keys that no query of a block of rows meets are skipped.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
-from costsim.cost.gemm import Share, buffer_text, extra_copy, gemm_sizes, most_steps, read_times, spilled
+from costsim.cost.gemm import Share, buffer_text, extra_copy, gemm_sizes, most_steps, spilled
 from costsim.cost.row import Move, Row, each_op
 from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.graph.graph import Graph, Op
+from costsim.graph.pairs import Pairs
 
 Numbered = tuple[int, Op, Row]  # the number of a row, one op of it, and the row
 Changed = dict[int, tuple[Move, ...]]  # by number of row: what it moves instead
@@ -74,6 +77,7 @@ class _Flash(NamedTuple):
     batch: int
     rows: int
     columns: int
+    pairs: Pairs | None  # of queries, which are rows, and columns, if not all meet
     accumulator: Format
     times: int
     moves: dict[int, list[Move]]  # by number of row
@@ -86,7 +90,7 @@ class _Flash(NamedTuple):
 
     def sums(self, elements: int) -> int:
         """Bits of so many sums."""
-        return self.accumulator.stored_bits(elements, elements)
+        return self.accumulator.element_bits * elements
 
     def blocks(self, size: int, held: Share, beside: Share, scores: int, buffer_bits: int) -> int:
         """How many blocks `size` rows (or columns) are cut into, if one lies on chip with a column (or row) beside it.
@@ -102,10 +106,16 @@ class _Flash(NamedTuple):
             )
         return -(-size // most)
 
-    def repeat(self, reads: Iterable[At], times: int) -> None:
+    def passes(self, blocks: int, read: Callable[[Pairs, int], int]) -> Fraction:
+        """How often blocks of one side read the other: once each, but for what no token of the block meets."""
+        return Fraction(blocks) if self.pairs is None else Fraction(read(self.pairs, blocks), self.pairs.tokens)
+
+    def repeat(self, reads: Iterable[At], times: Fraction) -> None:
         """Have these read so many times as often."""
         for i, j in reads:
-            self.moves[i][j] = read_times(self.moves[i][j], times)
+            move = self.moves[i][j]
+            bits, elements = (math.ceil(n * times) for n in (move.read_bits, move.elements))
+            self.moves[i][j] = move._replace(read_bits=bits, elements=elements)
 
 
 def _flash(graph: Graph, members: Sequence[Numbered], result_bits: int, buffer_bits: int) -> Changed:
@@ -119,8 +129,10 @@ def _flash(graph: Graph, members: Sequence[Numbered], result_bits: int, buffer_b
         return {}
     scores, pair = gemms[0][0], gemms[0][1].pair
     batch, m, n, _ = gemm_sizes(graph, scores)
+    pairs = graph.ragged(graph.tensors[scores.outputs[0]].dims)
+    n = n if pairs is None else pairs.tokens
     moves = {i: list(row.moves) for i, _, row in members}
-    kernel = _Flash(batch, m, n, pair[2], scores.times, moves, *_sides(members))
+    kernel = _Flash(batch, m, n, pairs, pair[2], scores.times, moves, *_sides(members))
     if all(op.gemm == "forward" for op, _ in gemms):
         result = graph.elements(graph.tensors[gemms[-1][0].outputs[0]].dims)
         _forward(kernel, result, buffer_bits)
@@ -138,7 +150,8 @@ def _forward(kernel: _Flash, result: int, buffer_bits: int) -> None:
     held = Share(kernel.bits(kernel.along_rows) + kernel.sums(result + 2 * rows), rows)
     keys = Share(kernel.bits(kernel.along_columns), columns)
     if keys.of(kernel.columns) + held.of(1) + kernel.sums(kernel.columns) > buffer_bits:
-        kernel.repeat(kernel.along_columns, kernel.blocks(kernel.rows, held, keys, 1, buffer_bits))
+        blocks = kernel.blocks(kernel.rows, held, keys, 1, buffer_bits)
+        kernel.repeat(kernel.along_columns, kernel.passes(blocks, Pairs.keys_read))
 
 
 def _backward(graph: Graph, kernel: _Flash, members: Sequence[Numbered], result_bits: int, buffer_bits: int) -> None:
@@ -162,14 +175,15 @@ def _backward(graph: Graph, kernel: _Flash, members: Sequence[Numbered], result_
         return
     upstream = [(i, j) for i, j in kernel.along_rows if _is_upstream(members, i, kernel.moves[i][j])][:1]
     once = [(i, j, kernel.moves[i][j]) for i, j in upstream]
-    kernel.repeat(kernel.along_rows, blocks)
+    passes = kernel.passes(blocks, Pairs.queries_read)
+    kernel.repeat(kernel.along_rows, passes)
     for i, op, elements in written:
         if op.gemm == "dgrad":
-            passes = (blocks - 1) * kernel.times
-            kernel.moves[i].append(spilled("sums", 2, "gradient", kernel.accumulator, elements, passes, passes))
+            again = (passes - 1) * kernel.times
+            kernel.moves[i].append(spilled("sums", 2, "gradient", kernel.accumulator, elements, again, again))
     for i, op in [(i, op) for i, op, _ in members if op.gemm is None and op.phase == "backward"][-1:]:
         slot, times = len(op.inputs), kernel.times
-        delta = spilled("delta", slot, "gradient", kernel.accumulator, rows, blocks * times, times)
+        delta = spilled("delta", slot, "gradient", kernel.accumulator, rows, passes * times, times)
         kernel.moves[i].append(delta)
         for at, j, move in once:
             kernel.moves[at][j] = _more(kernel.moves[at][j], move)

@@ -13,6 +13,7 @@ a batch are problems of their own, one after another. Sources: Hong & Kung, STOC
 """
 
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
@@ -172,10 +173,13 @@ def extra_copy(why: str, format: Format, label: str = "") -> Copy:
     return Copy(None, format, (), "stored", False, label or f"@{why}.{format.name}", why)
 
 
-def spilled(why: str, slot: int, role: str, format: Format, elements: int, reads: int, writes: int) -> Move:
+def spilled(
+    why: str, slot: int, role: str, format: Format, elements: int, reads: Fraction | int, writes: Fraction | int
+) -> Move:
     """What crosses DRAM of values that do not fit on chip: written so many times, and read again."""
-    bits = format.stored_bits(elements, elements)
-    return Move(slot, extra_copy(why, format), role, reads * bits, writes * bits, (reads + writes) * elements)
+    bits = format.element_bits * elements  # they are in the units of what they sum
+    moved = int((reads + writes) * elements)
+    return Move(slot, extra_copy(why, format), role, int(reads * bits), int(writes * bits), moved)
 
 
 def read_times(move: Move, reads: int) -> Move:
@@ -186,12 +190,15 @@ def read_times(move: Move, reads: int) -> Move:
 def problem(graph: Graph, row: Row) -> Gemm | None:
     """What a row's GEMM is to the buffer, for one of its runs; None if it does not read both operands from DRAM.
 
-    That is one which reads the same thing twice: none that families make.
+    That is one which reads the same thing twice: none that families make. Nor is a product of only those pairs that
+    meet cut into tiles: each kernel skips the others in its own way, and what it reads again is not counted.
     """
     op = row.ops[0]
+    if graph.ragged(tuple([dim for dims in op.env.values() for dim in dims])) is not None:
+        return None
     reads = {move.slot: move.read_bits // op.times for move in reversed(row.moves) if move.read_bits}
     if 0 not in reads or 1 not in reads or row.pair is None:
         return None
     batch, m, n, k = gemm_sizes(graph, op)
     sums = batch * m * n
-    return Gemm(batch, m, n, k, reads[0], reads[1], row.pair[2].stored_bits(sums, sums))
+    return Gemm(batch, m, n, k, reads[0], reads[1], row.pair[2].element_bits * sums)

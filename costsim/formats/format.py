@@ -6,6 +6,7 @@ names, are in named.py. What a format does to numbers is in elements.py (one ele
 shares), blocks.py (a matrix of blocks), quantize.py and pack.py (a tensor, as numbers and as bits).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -167,8 +168,21 @@ class Format:
 
         Source: N bits an element plus what blocks share; Darvish Rouhani et al., NeurIPS 2020 (MSFP); OCP MX v1.0.
         """
-        free = elements // run if run else 0
-        return elements * self.element_bits + sum(s.bits * s.number(run, free) for s in self.scales if elements)
+        return self.bits_of_runs(((run, elements // run if run else 0),))
+
+    def bits_of_runs(self, runs: Sequence[tuple[int, int]]) -> int:
+        """As `stored_bits`, of runs of several lengths: (elements of a run, number of runs).
+
+        Blocks of one run are cut off where it ends. Larger ones (tiles, columns) lie as if all runs were the longest.
+        """
+        elements = sum(run * number for run, number in runs)
+        whole = ((max(run for run, _ in runs), sum(number for _, number in runs)),)
+        shared = (
+            scale.bits * scale.number(run, number)
+            for scale in self.scales
+            for run, number in (runs if scale.free == 1 else whole)
+        )
+        return elements * self.element_bits + sum(shared) if elements else 0
 
 
 def holds(outer: Format, inner: Format) -> bool:

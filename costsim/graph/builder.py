@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from costsim.graph.graph import Graph, Op, Tensor
 from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.graph.ops import kind_of
-from costsim.names import Gemm, Values
+from costsim.graph.pairs import Pairs
+from costsim.names import AttentionPairs, Gemm, Values
 
 # By the phase of the op that writes a tensor: its role, unless the caller gives another.
 _ROLE_OF_PHASE = {"forward": "activation", "backward": "gradient", "update": "state"}
@@ -53,13 +54,17 @@ class GraphBuilder:
         micro_batches: int = 1,
         trainable: Sequence[str] = ("*",),
         lora: Lora | None = None,
+        attention_pairs: AttentionPairs = "square",
+        sentences: tuple[int, ...] = (),
     ) -> None:
         self.trainable, self.lora = trainable, lora
+        self.attention_pairs, self.sentences = attention_pairs, sentences
         self.segments: dict[int, tuple[Segment, ...]] = {}  # by position of the op, the outermost first
         self.kernel = ""
         self._open: tuple[Segment, ...] = ()
         self.sizes = dict(sizes)
         self.micro_batches = micro_batches
+        self.pairs: dict[str, Pairs] = {}
         self.tensors: dict[str, Tensor] = {}
         self.ops: list[Op] = []
         self.phase = "forward"
@@ -202,4 +207,4 @@ class GraphBuilder:
 
     def build(self) -> Graph:
         """The finished graph."""
-        return Graph(self.sizes, self.tensors, tuple(self.ops), self.micro_batches)
+        return Graph(self.sizes, self.tensors, tuple(self.ops), self.micro_batches, self.pairs)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from costsim.graph.kinds import Dims, Env, Kind, expand
+from costsim.graph.pairs import Pairs, base_of, pairs_of
 from costsim.names import Gemm, Operand, Values
 
 # The two operands of each GEMM of a layer y = x w, as that layer names them.
@@ -70,6 +71,7 @@ class Graph:
     tensors: Mapping[str, Tensor]
     ops: tuple[Op, ...]
     micro_batches: int = 1
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)  # by name: which tokens meet in attention
 
     @cached_property
     def producer(self) -> Mapping[str, Op]:
@@ -96,11 +98,41 @@ class Graph:
         return {}
 
     def elements(self, dims: Dims) -> int:
-        """Exact number of elements of a tensor with these dims."""
+        """Exact number of elements of a tensor with these dims; of ragged ones, those of pairs that meet."""
         number = self._elements.get(dims)
         if number is None:
-            number = self._elements[dims] = math.prod(self.sizes[dim] for dim in dims)
+            number = self._elements[dims] = sum(run * times for run, times in self.runs(dims, dims))
         return number
+
+    def ragged(self, dims: Dims) -> Pairs | None:
+        """The pairs that a ragged dim among these stands for, if its queries' dim is there too."""
+        for dim in dims:
+            if pairs_of(dim) and base_of(dim) in dims:
+                return self.pairs[pairs_of(dim)]
+        return None
+
+    def size(self, dim: str) -> int:
+        """The size of a dim; of a ragged one by itself the most keys that a query meets."""
+        return self.pairs[pairs_of(dim)].longest if pairs_of(dim) else self.sizes[dim]
+
+    def runs(self, dims: Dims, along: Dims) -> tuple[tuple[int, int], ...]:
+        """The elements of a tensor with these dims in runs along some of them: (elements of a run, number of runs)."""
+        pairs = self.ragged(dims)
+        if pairs is None:
+            run = math.prod(map(self.size, along))
+            return ((run, math.prod(map(self.size, dims)) // run if run else 0),)
+        rest = math.prod(self.size(dim) for dim in dims if not pairs_of(dim)) // pairs.tokens
+        inner = math.prod(self.size(dim) for dim in along if not pairs_of(dim))
+        if self.ragged(along) is not None:  # pairs as a whole
+            inner //= pairs.tokens
+            return ((pairs.number * inner, rest // inner),)
+        of_keys, queries = any(map(pairs_of, along)), next(base_of(dim) for dim in dims if pairs_of(dim))
+        if of_keys:
+            return tuple((run * inner, times * rest // inner) for run, times in pairs.runs.items())
+        if queries in along:
+            inner //= pairs.tokens
+            return tuple((run * inner, times * rest // inner) for run, times in pairs.runs.items())
+        return ((inner, pairs.number * rest // inner),)
 
     @cached_property
     def _work(self) -> dict[int, tuple[int, Mapping[str, int]]]:
@@ -119,8 +151,8 @@ class Graph:
         return work
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The sizes of a tensor's dims."""
-        return tuple(self.sizes[dim] for dim in self.tensors[name].dims)
+        """The sizes of a tensor's dims; where it is ragged, of the square that has its pairs."""
+        return tuple(self.sizes[base_of(dim)] for dim in self.tensors[name].dims)
 
     @cached_property
     def root(self) -> Mapping[str, str]:

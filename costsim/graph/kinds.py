@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+from costsim.graph.pairs import RAGGED, base_of
 from costsim.names import Values
 
 Dims = tuple[str, ...]
@@ -114,7 +115,10 @@ def _match(operand: Operand, dims: Dims, env: Env, kind: str) -> None:
         here = dims[at : at + length]
         at += length
         if env.setdefault(token, here) != here:
-            raise ValueError(f"{kind}: {token} is {env[token]} elsewhere but {here} in {operand.name}{dims}")
+            if tuple(map(base_of, env[token])) != tuple(map(base_of, here)):
+                raise ValueError(f"{kind}: {token} is {env[token]} elsewhere but {here} in {operand.name}{dims}")
+            both = zip(env[token], here, strict=True)  # where one is ragged, only pairs that meet are points
+            env[token] = tuple([a if RAGGED in a else b for a, b in both])
 
 
 def bind(kind: Kind, inputs: Sequence[Dims], outputs: Sequence[Dims] | None = None) -> Env:

@@ -27,12 +27,14 @@ from costsim.huggingface.fields import (
     positive,
     rate,
     rope,
+    window_everywhere,
+    window_of_some,
     window_size,
 )
 
 _BIASES = {"qkv_bias": True, "out_bias": True, "ffn_bias": True}
 _NO_BIASES = {"qkv_bias": False, "out_bias": False, "ffn_bias": False}
-_PLAIN = {"qk_norm": False, "norm_kind": "layer", "gated": False}
+_PLAIN = {"qk_norm": False, "norm_kind": "layer", "gated": False, "fused_norm": True, "upcast": False}
 _HEADS = Derived("num_attention_heads", lambda model: model["heads"])
 _FOURFOLD = Derived("4 x n_embd", lambda model: 4 * model["d_model"])
 _FROM_WIDTH = Derived("hidden_size / num_attention_heads", lambda _: None)
@@ -70,6 +72,8 @@ def _bias_reads(*fields: str) -> tuple[Read, ...]:
 _ROTARY_FACTS = {
     "norm": "pre",
     "norm_kind": "rms",
+    "fused_norm": False,  # LlamaRMSNorm and its copies are Python, in float32
+    "upcast": True,  # softmax(..., dtype=torch.float32) too
     "final_norm": True,
     "positions": "rotary",
     "gated": True,
@@ -203,6 +207,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         facts={**_ROTARY_FACTS, **_NO_BIASES},
         checks=_ROTARY_CHECKS,
         no_effect=_ROTARY_NO_EFFECT,
+        windows=window_everywhere,
         base="MistralModel",
     ),
     "mixtral": Adapter(
@@ -217,6 +222,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         facts={**_ROTARY_FACTS, **_NO_BIASES, "experts.renormalize": True},
         checks=_ROTARY_CHECKS,
         no_effect=(*_ROTARY_NO_EFFECT, "router_aux_loss_coef"),
+        windows=window_everywhere,
         base="MixtralModel",
     ),
     "qwen2": Adapter(
@@ -226,6 +232,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         facts={**_ROTARY_FACTS, "qkv_bias": True, "out_bias": False, "ffn_bias": False},
         checks={**_ROTARY_CHECKS, "use_sliding_window": only(True, False)},
         no_effect=(*_ROTARY_NO_EFFECT, "max_window_layers"),
+        windows=window_of_some,
         base="Qwen2Model",
     ),
     "qwen3": Adapter(
@@ -235,6 +242,7 @@ ADAPTERS: Mapping[str, Adapter] = {
         facts={**_ROTARY_FACTS, "ffn_bias": False, "qk_norm": True},
         checks={**_ROTARY_CHECKS, "use_sliding_window": only(True, False)},
         no_effect=(*_ROTARY_NO_EFFECT, "max_window_layers"),
+        windows=window_of_some,
         base="Qwen3Model",
     ),
     "bert": Adapter(

@@ -4,7 +4,7 @@ The tables, one for each `model_type`, are in adapters.py.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from costsim.inputs.schema import MAX_INTEGER
 
 Parse = Callable[[Any], Any]  # a config's value as one of ours; raises ValueError
 Check = Callable[[Any, Mapping[str, Any]], None]  # of a value, in a config; raises ValueError if it is not understood
+Windows = tuple[int | None, ...]  # tokens that a query sees, itself included, by layer; (): all see all before them
 Fields = Mapping[str, Any]  # values of our fields, by name; a dot enters a section
 
 
@@ -50,6 +51,7 @@ class Adapter(NamedTuple):
     facts: Fields  # what is so in every model of the type
     checks: Mapping[str, Check] = MappingProxyType({})  # by field of the config; others must have their default
     no_effect: tuple[str, ...] = ()  # fields that change no shape, besides NO_EFFECT
+    windows: Callable[[Mapping[str, Any]], Windows] = lambda _: ()  # of a config over its defaults
     base: str = ""  # the class without a head, if its parameters are those of the first of `classes`
 
 
@@ -158,7 +160,8 @@ def window_size(value: Any, _: Mapping[str, Any]) -> None:
         count(value)
 
 
-_LAYER_TYPES = ("full_attention", "sliding_attention")  # of the second, the full square is counted
+_SLIDING = "sliding_attention"
+_LAYER_TYPES = ("full_attention", _SLIDING)
 
 
 def layer_types(value: Any, config: Mapping[str, Any]) -> None:
@@ -172,6 +175,39 @@ def layer_types(value: Any, config: Mapping[str, Any]) -> None:
             raise ValueError(f"not modelled: {spell(layer_type)}{nearest(layer_type, _LAYER_TYPES)}")
     if len(value) != config.get("num_hidden_layers"):
         raise ValueError(f"{len(value)} layers, but num_hidden_layers is {spell(config.get('num_hidden_layers'))}")
+
+
+def window_everywhere(config: Mapping[str, Any]) -> Windows:
+    """The same window in every layer, whatever `layer_types` says, as MistralModel masks."""
+    size = config.get("sliding_window")
+    return (size,) if size else ()
+
+
+def window_of_some(config: Mapping[str, Any]) -> Windows:
+    """A window if `use_sliding_window`, in the layers that `layer_types` names, else from `max_window_layers` on.
+
+    Source: transformers, configuration_qwen2.py (4.57.6 and 5.24.0). Raises ValueError for a layer without a size.
+    """
+    size = config.get("sliding_window") if config.get("use_sliding_window") else None
+    layers, types = config["num_hidden_layers"], config.get("layer_types")
+    if types is None:
+        slides = [i >= config["max_window_layers"] for i in range(layers)]
+    else:
+        slides = [layer_type == _SLIDING for layer_type in types]
+        if size is None and any(slides):
+            raise ValueError(f"{_SLIDING} without a window: sliding_window is null, or use_sliding_window not true")
+    return shortest_period([size if slide else None for slide in slides]) if size and any(slides) else ()
+
+
+def shortest_period(values: Sequence[int | None]) -> Windows:
+    """The least that, repeated and cut off, gives all values again.
+
+    >>> shortest_period([512, None, 512, None, 512])
+    (512, None)
+    """
+    lengths = range(1, len(values) + 1)
+    length = next(n for n in lengths if all(value == values[i % n] for i, value in enumerate(values)))
+    return tuple(values[:length])
 
 
 # Ways to make the tables of cosines and sines: none changes their shape.

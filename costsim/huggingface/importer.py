@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from costsim.errors import InputError, nearest, one_line
 from costsim.huggingface.adapters import ADAPTERS
 from costsim.huggingface.defaults import defaults_of, last_version_with
-from costsim.huggingface.fields import NO_EFFECT, Adapter, Fields, Head, Read, count, only, spell
+from costsim.huggingface.fields import NO_EFFECT, Adapter, Fields, Head, Read, Windows, count, only, spell
 from costsim.inputs import files, schema
 from costsim.inputs.document import Document, Where
 from costsim.models.families import family
@@ -40,6 +40,8 @@ _MODEL_CHOICES = {
     "fused_activation": Chosen(True, "one kernel; false counts it op by op"),
     "checkpointing": Chosen("none", ""),
 }
+_ALL_PAIRS = Chosen("square", "as PyTorch's FlopCounterMode counts; causal and the like count only what meets")
+_WITHIN_WINDOWS = Chosen("window", "only what the windows let meet, as flash attention skips the rest")
 _EXPERT_CHOICES = {"experts.capacity_factor": Chosen(1.0, "dropless, counted as if tokens were spread evenly")}
 _MASKED = Chosen(True, "lengths differ")
 _PACKED = Chosen(False, "sequences are packed")
@@ -264,13 +266,21 @@ def _check(config: Document, adapter: Adapter, model: Mapping[str, _Field], batc
 
 
 def _window_note(full: Fields) -> str | None:
-    """A note on attention to the last tokens only, if the model has a window. `full` has the defaults, too."""
+    """A note on a window that is given and that no layer has. `full` has the defaults, too."""
     size = full.get("sliding_window")
     if not size:
         return None
     if not full.get("use_sliding_window", True):
         return f"sliding_window {size} is not used: use_sliding_window is not true"
-    return f"sliding_window {size} is not modelled: the full square of scores is counted, too much beyond {size} tokens"
+    return f"sliding_window {size} is not used: no layer has it"
+
+
+def _windows(config: Document, adapter: Adapter, defaults: Fields) -> Windows:
+    """The windows of the layers. Raises InputError."""
+    try:
+        return adapter.windows({**defaults, **config.data})
+    except ValueError as error:
+        raise config.error(("layer_types",), str(error)) from None
 
 
 def _sizes_note(config: Document, adapter: Adapter, defaults: Fields) -> str | None:
@@ -334,9 +344,11 @@ def workload_of(path: str | Path) -> Imported:
     tokens = Chosen(min(usable, MOST_TOKENS), f"at most {MOST_TOKENS} of the {usable} positions")
     batch = {"sequences": Chosen(8, _TRAINER), **dict.fromkeys(lengths, tokens), "padding_mask": padding}
     _check(config, adapter, model, {name: chosen.value for name, chosen in batch.items()})
-    notes = tuple(
-        filter(None, (class_note, _sizes_note(config, adapter, defaults), _window_note({**defaults, **config.data})))
-    )
+    windows = _windows(config, adapter, defaults)
+    unused = None if windows else _window_note({**defaults, **config.data})
+    notes = tuple(filter(None, (class_note, _sizes_note(config, adapter, defaults), unused)))
+    if windows:
+        model["windows"] = _Field(windows, "sliding_window, itself included; by layer, and from the first again", None)
     hub_name = config.data.get("_name_or_path")
     title = one_line(hub_name if isinstance(hub_name, str) and hub_name else path.stem)
     fields = {
@@ -345,6 +357,7 @@ def workload_of(path: str | Path) -> Imported:
         **{f"model.{field}": (value, comment) for field, (value, comment, _) in model.items()},
         **{f"batch.{field}": _with_comment(chosen) for field, chosen in batch.items()},
         **{field: _with_comment(chosen) for field, chosen in _CHOICES.items()},
+        "attention_pairs": _with_comment(_WITHIN_WINDOWS if windows else _ALL_PAIRS),
     }
     header = _HEADER.format(type=config.data["model_type"], name=name)
     lines = [*(f"# Note: {note}." for note in notes), *_lines(_tree(fields))]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from costsim.inputs.schema import Count, Grade, Name, NonNegative, Positive, Rate, Strict
-from costsim.names import Law, Scope, Traffic
+from costsim.names import AttentionPairs, Law, Scope, Traffic
 
 
 class Optimizer(Strict):
@@ -66,6 +66,11 @@ class Workload(Strict):
     label_smoothing: Rate = 0.0
     policies: Annotated[tuple[str, ...], Field(min_length=1)]
     baseline: str
+    attention_pairs: AttentionPairs = Field(
+        default="square",
+        description="pairs of tokens that attention counts: all, or only those that the causal mask, the model's "
+        "windows, or sentences packed one after another let meet",
+    )
     law: Law = "product"
     traffic: Traffic = "fused"
     buffer_bytes: Count | None = Field(default=None, description="on chip, for traffic tiled")

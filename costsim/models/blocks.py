@@ -11,6 +11,7 @@ from costsim.graph import builder
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.kinds import Dims
 from costsim.inputs.schema import Count, Positive, Rate, Strict
+from costsim.models.meeting import Mask, counted, mask_scores, meeting, scores_dims
 
 Tokens = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -49,6 +50,13 @@ class Transformer(Strict):
     fused_activation: bool = Field(
         default=True, description="one kernel for the activation (and its gate); if not, op by op as Python writes it"
     )
+    fused_norm: bool = Field(
+        default=True, description="one kernel for an RMS norm; if not, op by op as transformers writes it"
+    )
+    upcast: bool = Field(
+        default=False,
+        description="norms op by op, and softmax outside of flash, are float32 in the code: tensors *.float32",
+    )
     checkpointing: Literal["none", "selective", "full"] = Field(
         default="none", description="made again for the backward: nothing, scores and softmax, or whole layers"
     )
@@ -63,6 +71,8 @@ class Transformer(Strict):
             clash = f"{self.heads} heads do not divide into {self.kv_heads} kv_heads"
         elif self.gated and not self.fused_activation and self.activation == "gelu_new":
             clash = "a gate with gelu_new comes as one kernel only: fused_activation must be true"
+        elif self.norm_kind == "layer" and not self.fused_norm:
+            clash = "a layer norm comes as one kernel only: fused_norm must be true"
         if clash:
             raise PydanticCustomError("value_error", "{clash}", {"clash": clash})
         return self
@@ -140,8 +150,25 @@ class Rotary(NamedTuple):
 
 def norm(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
     """The model's norm over the last dim of x, [..., model] to the same."""
+    if not config.fused_norm:
+        return _rms_norm_by_steps(b, config, x, name)
     append = {"layer": b.layer_norm, "rms": b.rms_norm}[config.norm_kind]
     return append(x, name, config.norm_eps)
+
+
+FLOAT32 = ".float32"  # in the name of what is in float32 in the model's code; policies give it its format
+
+
+def _rms_norm_by_steps(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
+    """w x / sqrt(mean(x^2) + eps) as transformers' LlamaRMSNorm has it; upcast, all but the product with w is float32."""
+    weight = b.given(f"{name}.weight", b.tensors[x].dims[-1:], role="weight")
+    inner = name
+    if config.upcast:
+        inner = name + FLOAT32
+        x = b.op("convert", x, name=inner)
+    variance = b.op("mean", b.op("square", x, name=f"{inner}.square"), name=f"{inner}.mean")
+    rstd = b.op("rsqrt", b.op("shift", variance, name=f"{inner}.eps", by=config.norm_eps), name=f"{inner}.rstd")
+    return b.op("scale_columns", b.op("scale_rows", x, rstd, name=f"{name}.scaled"), weight, name=name)
 
 
 _EQUATIONS = {  # scores, context; b batch, q and k positions, h heads, g groups' heads, r queries of a group, e head
@@ -164,14 +191,13 @@ def attention(
     name: str,
     query: str,
     memory: str,
-    keep: str | None,
-    causal: bool = False,
+    mask: Mask,
     rotary: Rotary | None = None,
 ) -> str:
     """Multi-head attention of `query` over `memory`, both [batch, length, model], to [batch, length, model].
 
-    `keep` [batch, memory length] is False at padding. All scores are computed, masked or not. The query is scaled
-    before the product. Source: Vaswani et al. 2017, section 3.2; the scaling as torch.nn.MultiheadAttention; groups of
+    All scores are computed, masked or not, unless the workload counts only pairs that meet. The query is scaled before
+    the product. Source: Vaswani et al. 2017, section 3.2; the scaling as torch.nn.MultiheadAttention; groups of
     queries: Ainslie et al., arXiv:2305.13245; flash: Dao, arXiv:2307.08691, which keeps q, k, v, the result and the
     logarithms of the sums.
     """
@@ -187,17 +213,24 @@ def attention(
         recomputed = flash or config.checkpointing == "selective"
         with b.segment_if(recomputed, "flash" if flash else "core", kernel=flash) as kept:
             scores_equation, context_equation = _EQUATIONS[config.grouped]
-            scores = b.op(scores_equation, q, k, name="scores")
-            if keep is not None:
-                scores = b.op("mask_padding", scores, keep, name="mask_padding")
-            if causal:
-                scores = b.op("mask_causal", scores, name="mask_causal")
-            p = b.op("softmax_lse" if flash else "softmax", scores, name="softmax")
+            scores = _scores(b, scores_equation, q, k, mask)
+            wide = FLOAT32 if config.upcast and not flash else ""  # flash attention's softmax never leaves the chip
+            p = b.op("softmax_lse" if flash else "softmax", scores, name=f"softmax{wide}")
             if flash:
                 kept.add(f"{p}.lse")
             p = b.dropout(p, config.attention_dropout)
             context = b.op(context_equation, p, v, name="context")
         return b.linear(context, "out", ("model",), inner=len(query_dims), bias=config.out_bias)
+
+
+def _scores(b: GraphBuilder, equation: str, q: str, k: str, mask: Mask) -> str:
+    """The masked scores of queries and keys. Those of a dim with itself are self attention."""
+    (batch, length, *_), keys = b.tensors[q].dims, b.tensors[k].dims[1]
+    dims: Dims = (batch, *b.tensors[q].dims[2:-1], length, keys)
+    meets = meeting(b, mask, length) if length == keys else None
+    if meets is not None:
+        dims = scores_dims(b, dims, counted(b, meets))
+    return mask_scores(b, b.op(equation, q, k, name="scores", dims=dims), mask, meets)
 
 
 def _gelu_new_by_steps(b: GraphBuilder, x: str) -> str:
@@ -237,11 +270,16 @@ def residual(b: GraphBuilder, config: Transformer, x: str, name: str, part: Call
     return norm(b, config, total, f"{name}_norm") if config.norm == "post" else total
 
 
-def layers(b: GraphBuilder, config: Transformer, stack: str, number: int, x: str, layer: Callable[[str], str]) -> str:
-    """The result of a number of layers on top of each other; each is a segment if whole layers are recomputed."""
+def layers(
+    b: GraphBuilder, config: Transformer, stack: str, number: int, x: str, layer: Callable[[str, int], str]
+) -> str:
+    """The result of a number of layers on top of each other; each is a segment if whole layers are recomputed.
+
+    `layer` appends one to its input and number, from 0 on.
+    """
     for i in range(number):
         with b.scope(f"{stack}.{i}", layer=True), b.segment_if(config.checkpointing == "full", "layer"):
-            x = layer(x)
+            x = layer(x, i)
     return x
 
 
@@ -251,17 +289,16 @@ def residual_attention(
     name: str,
     x: str,
     memory: str | None,
-    keep: str | None,
-    causal: bool = False,
+    mask: Mask,
     rotary: Rotary | None = None,
 ) -> str:
     """`attention` of x over `memory`, None: over itself, in a residual."""
-    return residual(b, config, x, name, lambda y: attention(b, config, name, y, memory or y, keep, causal, rotary))
+    return residual(b, config, x, name, lambda y: attention(b, config, name, y, memory or y, mask, rotary))
 
 
 def encoder_layer(b: GraphBuilder, config: Transformer, x: str, keep: str | None) -> str:
     """Self attention and feed forward, each in a residual; [batch, length, model] to the same."""
-    x = residual_attention(b, config, "self_attention", x, None, keep)
+    x = residual_attention(b, config, "self_attention", x, None, Mask(keep))
     return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
 
 
@@ -269,8 +306,8 @@ def decoder_layer(
     b: GraphBuilder, config: Transformer, x: str, memory: str, keep: str | None, memory_keep: str | None
 ) -> str:
     """Causal self attention, attention over the encoder's output `memory`, feed forward, each in a residual."""
-    x = residual_attention(b, config, "self_attention", x, None, keep, causal=True)
-    x = residual_attention(b, config, "cross_attention", x, memory, memory_keep)
+    x = residual_attention(b, config, "self_attention", x, None, Mask(keep, causal=True))
+    x = residual_attention(b, config, "cross_attention", x, memory, Mask(memory_keep))
     return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
 
 

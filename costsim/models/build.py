@@ -8,6 +8,7 @@ from costsim.inputs.document import Document
 from costsim.inputs.schema import validate
 from costsim.inputs.schema_workload import Workload
 from costsim.models.families import families, family, is_family
+from costsim.models.meeting import COUNTED
 from costsim.models.training_step import FieldError, training_step
 
 
@@ -24,7 +25,7 @@ def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
 
 def padding(workload: Workload, document: Document) -> tuple[int, int] | None:
     """Tokens of a micro-batch without padding, and with; None if the file does not say how long sequences are."""
-    if not workload.batch.get("lengths"):
+    if not workload.batch.get("lengths") or COUNTED[workload.attention_pairs].packed:
         return None
     _, batch = sections(workload, document)
     return batch.real_tokens, batch.rows * batch.columns
@@ -36,7 +37,13 @@ def build(workload: Workload, document: Document) -> Graph:
     training = workload.training
     try:
         return training_step(
-            model, batch, workload.optimizer, training.micro_batches, workload.label_smoothing, training.trainable
+            model,
+            batch,
+            workload.optimizer,
+            training.micro_batches,
+            workload.label_smoothing,
+            training.trainable,
+            workload.attention_pairs,
         )
     except FieldError as error:
         raise document.error(error.at, str(error)) from None

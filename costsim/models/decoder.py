@@ -1,6 +1,6 @@
 """Decoder-only Transformers: GPT-2, Llama and their like, with dense feed-forward layers or a mixture of experts."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -19,6 +19,7 @@ from costsim.models.blocks import (
     residual,
     residual_attention,
 )
+from costsim.models.meeting import Mask
 
 
 class Experts(Strict):
@@ -51,6 +52,10 @@ class Model(Transformer):
     positions: Literal["learned", "rotary"] = "learned"
     final_norm: bool = True
     tied: bool = Field(default=True, description="the head is the embedding")
+    windows: Annotated[tuple[Count | None, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="tokens that a query sees, itself included, layer by layer and from the first again; null: all",
+    )
     experts: Experts | None = None
 
     @model_validator(mode="after")
@@ -110,8 +115,8 @@ def _experts(b: GraphBuilder, config: Model, x: str) -> str:
         return b.op("combine", linear(y, "fc2", "ffn", "model"), gates, index, name="combine")
 
 
-def _layer(b: GraphBuilder, config: Model, x: str, keep: str | None, rotary: Rotary | None) -> str:
-    x = residual_attention(b, config, "self_attention", x, None, keep, causal=True, rotary=rotary)
+def _layer(b: GraphBuilder, config: Model, x: str, mask: Mask, rotary: Rotary | None) -> str:
+    x = residual_attention(b, config, "self_attention", x, None, mask, rotary)
     part = feed_forward if config.experts is None else _experts
     return residual(b, config, x, "ffn", lambda y: part(b, config, y))
 
@@ -131,7 +136,8 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
         else:
             rotary = Rotary(b.given("cos", ("tokens", "head")), b.given("sin", ("tokens", "head")))
         x = b.dropout(x, model.dropout)
-    x = layers(b, model, "decoder", model.layers, x, lambda y: _layer(b, model, y, keep, rotary))
+    masks = [Mask(keep, causal=True, window=window) for window in model.windows or (None,)]
+    x = layers(b, model, "decoder", model.layers, x, lambda y, i: _layer(b, model, y, masks[i % len(masks)], rotary))
     if model.final_norm:
         with b.scope("decoder.final", layer=True):
             x = norm(b, model, x, "norm")

@@ -104,7 +104,7 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
     with b.scope("embedding", layer=True):
         keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
         x = _embed(b, model)
-    x = layers(b, model, "encoder", model.layers, x, lambda y: encoder_layer(b, model, y, keep))
+    x = layers(b, model, "encoder", model.layers, x, lambda y, _: encoder_layer(b, model, y, keep))
     with b.scope("head", layer=True):
         if model.norm == "pre":
             x = norm(b, model, x, "norm")

@@ -93,7 +93,7 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
             source_keep = b.given("source_keep", ("batch", "source"), values="mask")
             target_keep = b.given("target_keep", ("batch", "target"), values="mask")
         x = _embed(b, model, "source", "source", source_table)
-    x = layers(b, model, "encoder", model.encoder_layers, x, lambda y: encoder_layer(b, model, y, source_keep))
+    x = layers(b, model, "encoder", model.encoder_layers, x, lambda y, _: encoder_layer(b, model, y, source_keep))
     if model.final_norm:
         with b.scope("encoder.final", layer=True):
             x = norm(b, model, x, "norm")
@@ -106,7 +106,7 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
         "decoder",
         model.decoder_layers,
         y,
-        lambda z: decoder_layer(b, model, z, memory, target_keep, source_keep),
+        lambda z, _: decoder_layer(b, model, z, memory, target_keep, source_keep),
     )
     if model.final_norm:
         with b.scope("decoder.final", layer=True):

@@ -12,6 +12,8 @@ from costsim.graph.graph import Graph, Tensor
 from costsim.inputs.document import Where
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models.families import family
+from costsim.models.meeting import COUNTED
+from costsim.names import AttentionPairs
 
 
 class FieldError(ValueError):
@@ -77,6 +79,29 @@ def _check_globs(b: GraphBuilder) -> None:
             raise FieldError(("model", "lora", "targets"), message)
 
 
+def packed(model: Any, batch: Any) -> tuple[Any, tuple[int, ...]]:
+    """The batch as one row in which its sentences lie one after another, without padding, and their lengths.
+
+    Raises FieldError for a batch without lengths, and for a model that wants each sentence in a row of its own.
+    """
+    lengths = getattr(batch, "lengths", ())
+    if not lengths:
+        raise FieldError(("attention_pairs",), "sentences are packed by their lengths; say batch.lengths")
+    if getattr(model, "classes", None) is not None:
+        raise FieldError(("attention_pairs",), "a head that looks at the first token of each row takes no packs")
+    sentences = tuple(length.tokens for length in lengths for _ in range(length.sequences))
+    return type(batch)(sequences=1, tokens=sum(sentences), padding_mask=False), sentences
+
+
+def _check_pairs(b: GraphBuilder, model: Any) -> None:
+    """Raise FieldError if `attention_pairs` leaves out nothing of what the model's masks would let it."""
+    counting = COUNTED[b.attention_pairs]
+    if counting.window and not any(getattr(model, "windows", None) or ()):
+        raise FieldError(("attention_pairs",), f"{b.attention_pairs}: the model has no windows; say model.windows")
+    if counting.causal and not any(pairs.causal for pairs in b.pairs.values()):
+        raise FieldError(("attention_pairs",), f"{b.attention_pairs}: no attention of this model is causal")
+
+
 @paused
 def training_step(
     model: Any,
@@ -85,17 +110,24 @@ def training_step(
     micro_batches: int = 1,
     label_smoothing: float = 0.0,
     trainable: Sequence[str] = ("*",),
+    attention_pairs: AttentionPairs = "square",
 ) -> Graph:
     """The graph of one whole training step: forward and backward (`micro_batches` times) and update.
 
     `model` and `batch` are a family's sections. The loss folds in the averaging over micro-batches, so that their
-    gradients are summed. `trainable` are globs over names of weights; the others get no gradient. Raises ValueError if
-    sizes clash, FieldError if a glob matches no weight.
+    gradients are summed. `trainable` are globs over names of weights; the others get no gradient. `attention_pairs`
+    says which pairs of tokens attention counts. Raises ValueError if sizes clash, FieldError if a glob matches no
+    weight, or if there is nothing of the model for `attention_pairs` to leave out.
     """
     module = family(model.family)
-    b = GraphBuilder(module.sizes(model, batch), micro_batches, trainable, model.adapters())
+    sentences: tuple[int, ...] = ()
+    if COUNTED[attention_pairs].packed:
+        batch, sentences = packed(model, batch)
+    sizes = module.sizes(model, batch)
+    b = GraphBuilder(sizes, micro_batches, trainable, model.adapters(), attention_pairs, sentences)
     loss = module.forward(b, model, batch, label_smoothing)
     _check_globs(b)
+    _check_pairs(b, model)
     gradients: dict[str, str] = {}
 
     def finished(weight: str, gradient: str) -> None:

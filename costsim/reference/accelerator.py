@@ -13,6 +13,7 @@ from costsim.formats.format import Format
 from costsim.formats.pack import Packed, pack, unpack
 from costsim.formats.quantize import needs_float64, quantize
 from costsim.graph.graph import Op
+from costsim.reference import ragged
 from costsim.reference.numpy_ops import Array
 from costsim.reference.plan import Item, Plan, item_name
 
@@ -63,6 +64,7 @@ class Accelerator:
     values: Values = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)  # by op, or by cast
     _dram: dict[Item, Array | Packed] = field(default_factory=dict)
+    _bits: dict[Item, int] = field(default_factory=dict)  # of what is in DRAM as pairs that meet
     _chip: dict[Item, Array] = field(default_factory=dict)
 
     def give(self, name: str, x: Array) -> None:
@@ -112,7 +114,7 @@ class Accelerator:
             if source in made:
                 x = made[source]
                 made[item] = self._chip[item] = self._held(item, x)
-                record.quantized += x.size
+                record.quantized += ragged.numbers(self.plan.graph, item[0], x)
                 if item in self.plan.loaded:
                     record.store(item_name(item), self._place(item, x, made[item]))
 
@@ -128,7 +130,7 @@ class Accelerator:
             copy = item[1]
             record.load(item_name(source), bits * (2 if copy is not None and copy.second_read else 1))
             record.store(item_name(item), self._place(item, x, self._held(item, x)))
-            record.quantized += x.size
+            record.quantized += ragged.numbers(self.plan.graph, item[0], x)
 
     def _is_looked_up(self, op: Op, operand: int) -> bool:
         """Whether an op loads only a part of an operand. A copy is made of the whole, and loaded whole."""
@@ -151,7 +153,7 @@ class Accelerator:
                 record.load(item_name(item, op.inputs[operand]), bits * (1 + again))
         x = self._chip[item]
         for copy in local:
-            record.quantized += x.size
+            record.quantized += ragged.numbers(self.plan.graph, item[0], x)
             x = self._held((item[0], copy), x)
         return x
 
@@ -177,9 +179,12 @@ class Accelerator:
             return 0
         packed = pack(self._ready(item, x), format, axes)
         self._dram[item] = packed
-        return packed.bits
+        if self.plan.graph.ragged(self.plan.graph.tensors[item[0]].dims) is None:
+            return packed.bits
+        self._bits[item] = ragged.bits(self.plan.graph, item[0], self._ready(item, x), format, axes)
+        return self._bits[item]
 
     def _fetch(self, item: Item) -> tuple[Array, int]:
         """Numbers from DRAM, and how many bits they took."""
         stored = self._dram[item]
-        return (unpack(stored), stored.bits) if isinstance(stored, Packed) else (stored, 0)
+        return (unpack(stored), self._bits.get(item, stored.bits)) if isinstance(stored, Packed) else (stored, 0)

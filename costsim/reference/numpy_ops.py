@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from costsim.graph.graph import Graph, Op
+from costsim.graph.kinds import expand
+from costsim.graph.pairs import Pairs, base_of, pairs_of
 
 Array = np.ndarray[Any, Any]
 
@@ -53,18 +55,50 @@ def contract(equation: str, x: Array, w: Array) -> tuple[Array, int]:
     return y.reshape(*stack, *m, *n).transpose(y_axes), products
 
 
+def met(pairs: Pairs) -> Array:
+    """Whether query (first axis) and key meet, from the keys of each query."""
+    meets = np.zeros((pairs.tokens, pairs.tokens), bool)
+    for query in range(pairs.tokens):
+        keys = pairs.keys(query)
+        meets[query, keys.start : keys.stop] = True
+    return meets
+
+
+def _contract_pairs(graph: Graph, op: Op, pairs: Pairs, x: Array, w: Array) -> tuple[Array, int]:
+    """A contraction over pairs that meet, query by query: what a kernel does that skips all others. They stay 0."""
+    terms = [operand.pattern for operand in (*op.kind.inputs, *op.kind.outputs)]
+    keys = next(letter for letter, dims in op.env.items() if any(map(pairs_of, dims)))
+    dim = base_of(op.env[keys][0])
+    queries = next(letter for letter, dims in op.env.items() if dims == (dim,))
+    y = np.zeros(graph.shape(op.outputs[0]), np.result_type(x, w))
+    products = 0
+    for query in range(pairs.tokens):
+        run = pairs.keys(query)
+        cuts = {queries: slice(query, query + 1), keys: slice(run.start, run.stop)}
+        of_x, of_w, of_y = (tuple(cuts.get(letter, slice(None)) for letter in term) for term in terms)
+        part, n = contract(op.kind.name, x[of_x], w[of_w])
+        y[of_y] += part
+        products += n
+    return y, products
+
+
 def run_op(
     graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int
 ) -> tuple[tuple[Array, ...], int]:
     """The results of one op, in the order of its outputs, and the multiplications that a matrix product took."""
     if op.kind.is_contraction and all(x is not None and x.dtype != object for x in inputs):
         x, w = inputs
-        y, products = contract(op.kind.name, x, w)  # type: ignore[arg-type]
+        if (pairs := graph.ragged(expand(op.kind.work[0][0], op.env))) is not None:
+            y, products = _contract_pairs(graph, op, pairs, x, w)  # type: ignore[arg-type]
+        else:
+            y, products = contract(op.kind.name, x, w)  # type: ignore[arg-type]
         return (y,), products
     runtime = {
         "shape": graph.shape(op.outputs[0]),
         "step": step,
         "key": (seed, step, micro, zlib.crc32(op.original.encode())),
     }
+    if "met" in op.kind.runtime:
+        runtime["met"] = met(graph.pairs[op.params["pairs"]])
     results = op.kind.run(*inputs, **op.params, **{name: runtime[name] for name in op.kind.runtime})
     return (results if isinstance(results, tuple) else (results,)), 0

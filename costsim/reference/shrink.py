@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
+from costsim.graph.pairs import Pairs
 from costsim.inputs import schema, schema_workload
 from costsim.inputs.document import override
 from costsim.models.build import build
@@ -45,6 +46,11 @@ def _small_dims(sizes: Mapping[str, int]) -> dict[str, int]:
     return {dim: min(size, small[dim]) for dim, size in sizes.items()}
 
 
+def _small_pairs(graph: Graph, small: Mapping[str, int]) -> dict[str, Pairs]:
+    """The pairs that meet, of fewer tokens."""
+    return {name: pairs.resized(small[pairs.dim]) for name, pairs in graph.pairs.items()}
+
+
 def shrink(job: Job) -> Graph:
     """The graph of the workload with two layers, two micro-batches and small dims.
 
@@ -56,7 +62,8 @@ def shrink(job: Job) -> Graph:
         fields.append(f"training.micro_batches={MICRO_BATCHES}")
     document = override(job.document, fields)
     graph = build(schema.validate(schema_workload.Workload, document), document)
-    graph = replace(graph, sizes=_small_dims(graph.sizes))
+    small = _small_dims(graph.sizes)
+    graph = replace(graph, sizes=small, pairs=_small_pairs(graph, small))
     lost = {(op.kind.name, op.phase) for op in job.graph.ops} - {(op.kind.name, op.phase) for op in graph.ops}
     if lost:
         kind, phase = min(lost)

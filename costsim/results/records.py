@@ -13,6 +13,7 @@ from costsim.cost.laws import LAWS
 from costsim.cost.totals import Total, group
 from costsim.graph.fusion import UNTILED
 from costsim.models.build import padding
+from costsim.models.meeting import describe
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
 
@@ -34,6 +35,10 @@ def _ratio(numerator: int | None, denominator: int | None) -> float | None:
 
 def _exact(value: int | None) -> str | None:
     return None if value is None else str(value)
+
+
+def _additions(total: Total) -> Record:
+    return {"additions_by_accumulator": {name: str(n) for name, n in sorted(total.additions.items())}}
 
 
 def _vector_ops(total: Total) -> Record:
@@ -63,6 +68,7 @@ def policy_record(result: Result, counted: CountedPolicy) -> Record:
         "arithmetic_cost_per_mac": _ratio(total.arithmetic_cost, total.macs),
         "square_bits_per_mac": _ratio(total.arithmetic_cost, total.macs) if square else None,
         "bits_per_element_moved": _ratio(total.dram_bits, total.elements),
+        **_additions(total),
         **_vector_ops(total),
         **({"hardware": _hardware(result, counted)} if result.job.hardware else {}),
     }
@@ -128,6 +134,7 @@ def group_records(result: Result, by: str) -> list[Record]:
                     "dram_read_bits": str(part.read_bits),
                     "dram_written_bits": str(part.written_bits),
                     "dram_share": _ratio(part.dram_bits, counted.total.dram_bits),
+                    **_additions(part),
                     **_vector_ops(part),
                     **({"hardware": spent(name)} if result.job.hardware else {}),
                 }
@@ -281,7 +288,8 @@ def convention(result: Result) -> Record:
         "steps": chosen.steps,
         "micro_batches": chosen.micro_batches,
         "baseline": chosen.baseline,
-        "causal_attention": "full square",
+        "attention_pairs": result.job.file.attention_pairs,
+        "attention_pairs_counted": describe(result.job.graph, result.job.file.attention_pairs) or None,
         "parameters": result.job.graph.parameters,
         "trainable_parameters": result.job.graph.trainable_parameters,
         **({} if lengths is None else {"real_tokens": lengths[0], "padded_tokens": lengths[1]}),

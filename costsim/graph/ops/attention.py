@@ -24,6 +24,19 @@ def mask_causal(x: Array) -> Array:
 
 
 @op(
+    "x[... q k] -> y[... q k]",
+    work={"... q k": {"add": 1}},
+    grads={"x": "dy"},
+    torch="attention.mask_pairs",
+    params=("pairs",),
+    runtime=("met",),
+)
+def mask_pairs(x: Array, pairs: str, met: Array) -> Array:  # noqa: ARG001 - names what has met
+    """y = x, minus infinity where query and key do not meet: outside a window, or in another sentence of a pack."""
+    return x + np.where(met, 0.0, -np.inf).astype(x.dtype)
+
+
+@op(
     "x[... k] -> y[... k]",
     work={"... k": {"cmp": 1, "add": 2, "exp": 1, "div": 1}},
     grads={"x": "softmax_grad(dy, y)"},

@@ -1,5 +1,7 @@
 """Attention: masks, softmax, rotary positions."""
 
+from typing import Any
+
 from costsim.reference.torch_kernels.library import Tensor, aten, torch
 
 
@@ -12,6 +14,11 @@ def mask_padding(x: Tensor, keep: Tensor) -> Tensor:
 def mask_causal(x: Tensor) -> Tensor:
     """One fill of minus infinity, where the key lies after the query."""
     return x.masked_fill(torch.ones(x.shape[-2:], dtype=torch.bool, device=x.device).triu(1), -torch.inf)
+
+
+def mask_pairs(x: Tensor, pairs: str, met: Any) -> Tensor:  # noqa: ARG001 - names what has met
+    """One fill of minus infinity, where query and key do not meet."""
+    return x.masked_fill(~torch.as_tensor(met, device=x.device), -torch.inf)
 
 
 def softmax(x: Tensor) -> Tensor:
