@@ -11,9 +11,8 @@ import costsim
 from costsim.cli import main
 from costsim.errors import InputError
 from costsim.results import frame, records
-from costsim.run import simulate, sweep
+from costsim.run import peaks, simulate, sweep
 from costsim.run.job import Request, prepare
-from costsim.run import peaks
 from costsim.tables import memory as memory_tables
 from costsim.tables import sweep as sweep_tables
 from costsim.tables.styles import render

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from costsim.cli import main
 from costsim.names import BY
 from costsim.run.job import Request, prepare
-from costsim.run.simulate import run
 from costsim.run.peaks import Asked
+from costsim.run.simulate import run
 from costsim.tables import memory as memory_tables
 from costsim.tables import table as tables
 from costsim.tables.run import document
