@@ -163,6 +163,8 @@ def test_published_ridge_points():
         ("rtx-4090", ("fp16", "fp16", "fp16"), ("fp16 x fp16 + fp16", False)),
         ("h100-sxm", ("fp16", "fp16", "fp16"), ("fp16 x fp16 + fp32", False)),  # better sums are no upcast
         ("h100-sxm", ("int8", "int8", "int32"), ("int8 x int8 + int32", False)),
+        ("h100-sxm", ("fixed16", "fixed16", "int32"), ("fp32 x fp32 + fp32", True)),  # integers as floats add as floats
+        ("h100-sxm", ("int8-in-bf16", "bf16", "int32"), None),
         # any two widths of a bit-serial multiplier, integers only
         ("abstract-bit-serial", ("fixed32",), ("int32 x int32 + int32", False)),
         ("abstract-bit-serial", ("bfp3", "fixed8"), ("int3 x int8 + int32", False)),

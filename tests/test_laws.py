@@ -11,7 +11,8 @@ from costsim.formats.named import EXAMPLES, parse_format
 
 
 def cost(law, a, b, accumulator="fp32", summed=64):
-    return LAWS[law].cost(parse_format(a), parse_format(b), parse_format(accumulator), summed)
+    """Of one MAC, which is added in the accumulator."""
+    return LAWS[law].cost(parse_format(a), parse_format(b), summed, 1, ((parse_format(accumulator), 1),))
 
 
 # Darvish Rouhani et al., NeurIPS 2020, table 1: arithmetic density relative to fp32, by format

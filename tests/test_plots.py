@@ -133,7 +133,7 @@ def test_roofline_names_policies_rates_kinds_and_units(tmp_path):
     drawn = small("iwslt17-dsq", hardware=["h100-sxm"])
     written = texts(save(drawn, "roofline", tmp_path / "f.svg"))
     title = "iwslt17-dsq: law product, traffic unfused, scope gemm, on h100-sxm (* levels recalled, not stated)"
-    assert {title, "unsupported: fixed32 x fixed32 + fp32"} <= set(written)
+    assert {title, "unsupported: fixed32 x fixed32 + int32"} <= set(written)
     assert {"fixed32", "fixed16: bound by arithmetic", "dsq*: bound by arithmetic"} <= set(written)
     assert "fixed16 x fixed16 as fp32 x fp32 + fp32: 67.0 Top/s" in written  # 2 x 33.5e12 MACs, NVIDIA's 67 TFLOPS
     assert {"forward", "dgrad", "wgrad", "10 % of the time", "ridge point"} <= set(written)

@@ -38,7 +38,7 @@ def by_hand(result, counted, of_op, of_move):
         for row in phase.rows:
             for op in row.ops:
                 if row.pair:
-                    cost[of_op(row, op)] += phase.steps * row.macs * law.cost(*row.pair, row.summed)
+                    cost[of_op(row, op)] += phase.steps * row.cost(law)
                 for move in row.moves:
                     bits[of_move(row, op, move)] += phase.steps * (move.read_bits + move.written_bits)
     return cost, bits

@@ -120,7 +120,7 @@ def test_unknown_bandwidth_and_unsupported_pairs_are_said(tmp_path):
     assert unknown.mac_s > 0
     wide = spend_all(kernels(graph, rows_of(graph, "fixed32"), "unfused", "step"), load_hardware("h100-sxm"))
     assert (wide.time_s, wide.energy_j, wide.bound) == (None, None, "unsupported")
-    assert wide.unsupported == {"fixed32 x fixed32 + fp32"}
+    assert wide.unsupported == {"fixed32 x fixed32 + int32"}
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -165,7 +165,7 @@ def test_run_on_two_devices():
     table, data = run(*args).output, json.loads(run(*args, "--format", "json").output)
     assert max(map(len, table.splitlines())) <= 80
     assert "jetson-orin-nano: up to" in table
-    assert "unsupported: bfp32 x bfp32 + fp32; fixed32 x fixed32 + fp32" in table
+    assert "unsupported: bfp32 x bfp32 + fp32; fixed32 x fixed32 + int32" in table
     for row in data["rows"]:
         assert list(row["hardware"]) == ["jetson-orin-nano", "h100-sxm"]
         for its in row["hardware"].values():
@@ -177,7 +177,7 @@ def test_run_on_two_devices():
                 assert math.fsum(parts) == pytest.approx(its["energy_j"])
     base = next(row for row in data["rows"] if row["policy"] == "fixed16")
     assert base["hardware"]["h100-sxm"]["time_reduction"] == 1
-    assert base["hardware"]["h100-sxm"]["upcast"] == ["fixed16 x fixed16 + fp32 as fp32 x fp32 + fp32"]
+    assert base["hardware"]["h100-sxm"]["upcast"] == ["fixed16 x fixed16 + int32 as fp32 x fp32 + fp32"]
 
 
 @pytest.mark.parametrize("style", ["csv", "markdown", "latex"])

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from costsim.cost.classes import Alike, KernelClasses, kernel_classes
+from costsim.cost.laws import Additions
 from costsim.cost.row import Move, Row, narrowest_scope
+from costsim.cost.sums import sums
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
 from costsim.formats.format import Format
 from costsim.graph.fusion import group_ops, grouping
@@ -62,8 +64,8 @@ class _Counter:
         size = self.memo.sizes.get(key)
         if size is None:
             elements = self.graph.elements(dims)
-            run = self.graph.elements(tuple([dims[axis] for axis in axes]))
-            size = self.memo.sizes[key] = format.stored_bits(elements, run), elements
+            runs = self.graph.runs(dims, tuple([dims[axis] for axis in axes]))
+            size = self.memo.sizes[key] = format.bits_of_runs(runs), elements
         return size
 
     def quantize(self, vector: Mapping[str, int], copy: Copy, name: str, times: int) -> Mapping[str, int]:
@@ -98,7 +100,7 @@ class _Counter:
 
     def rows(self, alike: Alike) -> list[Row]:
         """The counts of ops that are alike, after those of the quantize kernels that they need."""
-        accumulator = self.assignment.accumulator.name
+        accumulator = self.assignment.accumulator(alike.ops[0])
         key = (alike.place, alike.touched, tuple([self.states[number] for number in alike.tensors]), accumulator)
         rows = self.memo.rows.get(key)
         if rows is None:
@@ -136,13 +138,16 @@ class _Counter:
                 if written:
                     moves.append(self.move(op, of, copy, times, True))
         pair, summed = None, 0
+        additions: Additions = ()
         if op.gemm is not None:
             dims = self.graph.tensors[op.inputs[0]].dims
             summed = self.graph.elements(tuple([dims[axis] for axis in kind.contracted[0]]))
             multiplied = self.assignment.multiplied
-            pair = (multiplied(op, 0), multiplied(op, 1), self.assignment.accumulator)
+            accumulator, additions = sums(self.graph, self.assignment, op, macs)
+            pair = (multiplied(op, 0), multiplied(op, 1), accumulator)
         role = self.graph.tensors[op.outputs[0]].role
-        return Row(alike.ops, None, kind.name, op.phase, op.gemm, role, macs, summed, pair, vector, tuple(moves))
+        what = (kind.name, op.phase, op.gemm, role)
+        return Row(alike.ops, None, *what, macs, summed, pair, additions, vector, tuple(moves))
 
     def cast_rows(self, ops: list[Op]) -> list[Row]:
         """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""
@@ -157,7 +162,7 @@ class _Counter:
                 written = self.move(op, slot, copy, times, True)
                 read = (self.move(op, slot, source, times, False),) * (2 if copy.second_read else 1)
                 phase = "forward" if copy.purpose == "stash" else op.phase
-                rows.append(Row(ops, written, "cast", phase, None, role, 0, 0, None, vector, (*read, written)))
+                rows.append(Row(ops, written, "cast", phase, None, role, 0, 0, None, (), vector, (*read, written)))
         return rows
 
 
@@ -166,8 +171,7 @@ def stored_bits(graph: Graph, assignment: Assignment, name: str, copy: Copy | No
     dims = graph.tensors[name].dims
     format = copy.format if copy else assignment.format(name)
     axes = copy.axes if copy else format.block_axes(len(dims))
-    run = graph.elements(tuple([dims[axis] for axis in axes]))
-    return format.stored_bits(graph.elements(dims), run)
+    return format.bits_of_runs(graph.runs(dims, tuple([dims[axis] for axis in axes])))
 
 
 def count(graph: Graph, assignment: Assignment, traffic: Traffic = "unfused", scope: str = "step") -> list[Row]:

@@ -1,29 +1,56 @@
-"""What a MAC costs, by law: a function of the formats that meet in it, with its unit and source; always an integer."""
+"""What arithmetic costs, by law: a product and an addition, by the formats that meet; always integers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from costsim.formats.format import Format, Scale
 
-# Operands, accumulator, and how many products are summed; None where the law says nothing.
-Cost = Callable[[Format, Format, Format, int], int | None]
+Additions = tuple[tuple[Format, int], ...]  # of products to their sums: how many in each format
+
+# Of a MAC: operands, and how many products are summed; None where the law says nothing.
+Cost = Callable[[Format, Format, int], int | None]
+
+
+def _free(_accumulator: Format) -> int:
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A way to price MACs. Where `cost` is None the law is not defined, and the total says so."""
+    """A way to price MACs. Where a price is None the law is not defined, and the total says so."""
 
     unit: str
-    cost: Cost
+    multiply: Cost
     defined: str  # for which formats
     source: str
+    add: Callable[[Format], int | None] = _free  # an addition to a sum in that format, beside `multiply`
+
+    @property
+    def prices_additions(self) -> bool:
+        """Whether it matters in which format products add up."""
+        return self.add is not _free
+
+    def cost(self, a: Format, b: Format, summed: int, macs: int, additions: Additions) -> int | None:
+        """The cost of MACs and of their additions; None where the law is not defined for a pair or an accumulator."""
+        prices = [(macs, self.multiply(a, b, summed)), *((n, self.add(format)) for format, n in additions)]
+        known = [n * price for n, price in prices if price is not None]
+        return sum(known) if len(known) == len(prices) else None
 
 
-def _product(a: Format, b: Format, _accumulator: Format, _summed: int) -> int:
+def _product(a: Format, b: Format, _summed: int) -> int:
     return a.width * b.width
 
 
-def _bops(a: Format, b: Format, _accumulator: Format, summed: int) -> int:
+def _magnitude_bits(format: Format) -> int:
+    """Bits that a multiplier of magnitudes sees; significands of floats have no sign in them."""
+    return format.magnitude_bits if format.whole else format.width
+
+
+def _magnitude(a: Format, b: Format, _summed: int) -> int:
+    return _magnitude_bits(a) * _magnitude_bits(b)
+
+
+def _bops(a: Format, b: Format, summed: int) -> int:
     """a b + a + b + log2 n; the logarithm rounded up, as an accumulator has whole bits."""
     return a.width * b.width + a.width + b.width + (summed - 1).bit_length()
 
@@ -33,7 +60,7 @@ _BOX = Scale(kind="exponent", bits=8, contracted=16)
 _MSFP_DENSITY = {3: 50.9, 4: 31.9, 5: 18.3, 6: 13.9, 7: 10.8, 8: 8.8}
 
 
-def _msfp(a: Format, b: Format, _accumulator: Format, _summed: int) -> int | None:
+def _msfp(a: Format, b: Format, _summed: int) -> int | None:
     if a.name == b.name == "fp32":
         return 10**6
     if a.name != b.name or a.scales != (_BOX,) or a.width not in _MSFP_DENSITY:
@@ -45,19 +72,21 @@ _MULTIPLY_FJ = {("int", 8): 200, ("int", 32): 3100, ("float", 11): 1100, ("float
 _ADD_FJ = {"fp32": 900, "fp16": 400, "fixed32": 100, "int32": 100, "fixed8": 30, "int8": 30}
 
 
-def _energy(a: Format, b: Format, accumulator: Format, _summed: int) -> int | None:
-    """Multiply and accumulate in attojoule; integer widths that the table lacks scale as a b / 32^2."""
+def _multiply_aj(a: Format, b: Format, _summed: int) -> int | None:
+    """Attojoule of a product; integer widths that the table lacks scale as a b / 32^2."""
     families = {("int" if f.whole else f.family.name) for f in (a, b)}
-    add = _ADD_FJ.get(accumulator.name)
-    if len(families) > 1 or add is None:
+    if len(families) > 1:
         return None
     [family] = families
     multiply = _MULTIPLY_FJ.get((family, a.width)) if a.width == b.width else None
     if multiply is not None and (family == "int" or a.name == b.name in ("fp16", "fp32")):
-        return 1000 * (multiply + add)
-    if family == "int":
-        return round(1000 * 3100 * a.width * b.width / 1024) + 1000 * add
-    return None
+        return 1000 * multiply
+    return round(1000 * 3100 * a.width * b.width / 1024) if family == "int" else None
+
+
+def _add_aj(accumulator: Format) -> int | None:
+    add = _ADD_FJ.get(accumulator.name)
+    return None if add is None else 1000 * add
 
 
 LAWS = {
@@ -66,6 +95,12 @@ LAWS = {
         _product,
         "all formats",
         "arithmetic computation effort: MACs between i and j bits count i j; Zhang et al., PokeBNN, CVPR 2022",
+    ),
+    "magnitude": Law(
+        "bit^2",
+        _magnitude,
+        "all formats",
+        "as product, of bits without signs, which MSFP multiplies apart; Darvish Rouhani et al., NeurIPS 2020",
     ),
     "bops": Law(
         "bit-op",
@@ -81,9 +116,10 @@ LAWS = {
     ),
     "energy": Law(
         "aJ",
-        _energy,
+        _multiply_aj,
         "fp16, fp32, and integers of any width (fixed, int, bfp: 8 and 32 bits published, others scaled as a b / 32^2)",
         "multiply plus add at 45 nm, 0.9 V: Horowitz, ISSCC 2014, figure 1.1.9 (through PMC8934428); scaling: "
         "accelergy-aladdin-plug-in@5e2e1263",
+        _add_aj,
     ),
 }

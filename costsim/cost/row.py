@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from costsim.cost.laws import Additions, Law
 from costsim.formats.format import Format
 from costsim.graph.graph import Op
 from costsim.names import Scope
@@ -37,8 +38,13 @@ class Row(NamedTuple):
     macs: int
     summed: int  # products in each sum of a GEMM, else 0
     pair: tuple[Format, Format, Format] | None  # operands and accumulator of the MACs
+    additions: Additions  # of the products, by the format of their sums: as many as MACs of a GEMM
     vector: Mapping[str, int]  # operations on elements, by name; `quantize` is one conversion to another format
     moves: tuple[Move, ...]
+
+    def cost(self, law: Law) -> int | None:
+        """What the MACs of an op cost under a law; None if it is not defined for them."""
+        return law.cost(*self.pair[:2], self.summed, self.macs, self.additions) if self.pair else 0
 
     @property
     def pair_name(self) -> str:

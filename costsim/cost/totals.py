@@ -29,6 +29,7 @@ class Total:
     read_bits: int = 0
     written_bits: int = 0
     elements: int = 0
+    additions: Mapping[str, int] = field(default_factory=dict)  # of products, by the format of their sums
     vector: Mapping[str, int] = field(default_factory=dict)  # operations on elements, by name
 
     @property
@@ -51,7 +52,6 @@ class Total:
 
     def __add__(self, other: "Total") -> "Total":
         """The sum of both."""
-        ours, theirs = self.vector, other.vector
         return Total(
             self.macs + other.macs,
             self.priced + other.priced,
@@ -59,7 +59,8 @@ class Total:
             self.read_bits + other.read_bits,
             self.written_bits + other.written_bits,
             self.elements + other.elements,
-            {name: ours.get(name, 0) + theirs.get(name, 0) for name in {**ours, **theirs}},
+            _added(self.additions, other.additions),
+            _added(self.vector, other.vector),
         )
 
     def __rmul__(self, times: int) -> "Total":
@@ -71,8 +72,13 @@ class Total:
             times * self.read_bits,
             times * self.written_bits,
             times * self.elements,
+            {name: times * n for name, n in self.additions.items()},
             {name: times * n for name, n in self.vector.items()},
         )
+
+
+def _added(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
 
 
 Part = tuple[int, Row | None, Sequence[Move]]  # how often it counts; a row for what its ops compute; what they move
@@ -82,23 +88,26 @@ def _sum(parts: Iterable[Part], law: Law) -> Total:
     """The total of all parts, in one pass over plain integers: thousands of rows are summed for a table."""
     macs = priced = read_bits = written_bits = elements = 0
     unpriced: set[str] = set()
+    additions: dict[str, int] = {}
     vector: dict[str, int] = {}
     for weight, row, moves in parts:
         if row is not None:
             if row.pair is not None:
                 macs += weight * row.macs
-                cost = law.cost(*row.pair, row.summed)
+                cost = row.cost(law)
                 if cost is None:
                     unpriced.add(row.pair_name)
                 else:
-                    priced += weight * row.macs * cost
+                    priced += weight * cost
+                for format, n in row.additions:
+                    additions[format.name] = additions.get(format.name, 0) + weight * n
             for name, n in row.vector.items():
                 vector[name] = vector.get(name, 0) + weight * n
         for move in moves:
             read_bits += weight * move.read_bits
             written_bits += weight * move.written_bits
             elements += weight * move.elements
-    return Total(macs, priced, frozenset(unpriced), read_bits, written_bits, elements, vector)
+    return Total(macs, priced, frozenset(unpriced), read_bits, written_bits, elements, additions, vector)
 
 
 def sum_rows(rows: Iterable[Row], law: str) -> Total:

@@ -242,16 +242,18 @@ def _curve(document: Document, file: schema_hardware.Hardware) -> tuple[tuple[in
     return points
 
 
-def _sums(rate: Rate, accumulator: Format) -> bool:
-    """Whether a rate's accumulator is at least as good as the one asked for.
+def _sums(rate: Rate, accumulator: Format, grid: bool) -> bool:
+    """Whether a rate's accumulator is at least as good as the one asked for; `grid`: for products of whole numbers.
 
     One that holds it is. Products of whole numbers are whole numbers, so a multiplier of integers that sums in an
     integer of at least as many bits as the significand asked for is too: int32 never rounds where fp32 would. (It may
-    overflow; that is left to whoever chooses the formats.)
+    overflow; that is left to whoever chooses the formats.) Where whole numbers run as floats they add as floats, of at
+    least as many bits: fp32 for int32.
     """
     both = (rate.a, rate.b, rate.accumulator)
     whole = all(format.whole for format in both) and rate.accumulator.width >= accumulator.width
-    return whole or holds(rate.accumulator, accumulator)
+    long = rate.accumulator.floating and rate.accumulator.element_bits >= accumulator.width
+    return whole or (grid and accumulator.whole and long) or holds(rate.accumulator, accumulator)
 
 
 def _takes(rate: Rate, a: Format, b: Format) -> bool:
@@ -282,11 +284,11 @@ def pair_on(hardware: Hardware, a: Format, b: Format, accumulator: Format) -> tu
     rates = hardware.rates
     if hardware.bit_serial and a.whole and b.whole:
         rates += (hardware.bit_serial.rate(a.width, b.width),)
-    fitting = [rate for rate in rates if _sums(rate, accumulator) and _takes(rate, a, b)]
+    grid = a.whole and b.whole
+    fitting = [rate for rate in rates if _sums(rate, accumulator, grid) and _takes(rate, a, b)]
     if not fitting:
         return None
     own = [rate for rate in fitting if _is_of(rate, a, b)]
-    grid = a.whole and b.whole
 
     def cost(rate: Rate) -> tuple[int, int, bool, str]:
         bits = rate.a.element_bits + rate.b.element_bits

@@ -6,17 +6,18 @@ The second way to every number of cost/count: op by op, without classes of like 
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from costsim.cost.laws import LAWS
 from costsim.cost.row import Row, moves_by_name
 from costsim.cost.traffic import Held
-from costsim.explain.formula import Part, Step, Term, nothing, undefined, worked
+from costsim.explain.arithmetic import arithmetic
+from costsim.explain.formula import Part, Step, Term, nothing, worked
 from costsim.explain.readers import Follower, Use, label
-from costsim.formats.format import Format, Scale
+from costsim.formats.format import Scale
 from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
 from costsim.graph.kinds import Dims, expand
+from costsim.graph.pairs import base_of, pairs_of
 from costsim.names import Traffic
 from costsim.policy.assign import Assignment, Copy
 from costsim.policy.classes import Axes
@@ -30,6 +31,7 @@ class Derived:
     op: Op
     steps: dict[Step, None] = field(default_factory=dict)  # in order, each once
     macs: int = 0
+    additions: dict[str, int] = field(default_factory=dict)  # of products, by the format of their sums
     cost: int | None = 0  # in the law's unit; None where the law is not defined
     vector: dict[str, int] = field(default_factory=dict)
     moved: dict[str, tuple[int, int]] = field(default_factory=dict)  # by tensor or copy: bits read, bits written
@@ -61,25 +63,10 @@ class Derived:
 def differences(derived: Derived, row: Row) -> list[str]:
     """Where a derivation and a counted row differ, a line each; empty if both are right."""
     pairs = {"MACs": (derived.macs, row.macs), "vector operations": (derived.vector, dict(row.vector))}
+    pairs["additions"] = (derived.additions, {format.name: n for format, n in row.additions})
     pairs["bits moved"] = (derived.moved, moves_by_name(row, derived.op))
     return [f"{derived.name}: {what}: derived {a}, counted {b}" for what, (a, b) in pairs.items() if a != b]
 
-
-def _doublings(n: int) -> int:
-    """How often 1 must be doubled to reach n: the logarithm of n to base 2, rounded up."""
-    return next(k for k in range(n.bit_length() + 1) if 2**k >= n)
-
-
-# The cost of a MAC from the widths that meet and the products summed, by law; other laws are tables.
-_COST: Mapping[str, Callable[[Format, Format, int], list[Term]]] = {
-    "product": lambda a, b, _: [[Part("width of a", a.width), Part("width of b", b.width)]],
-    "bops": lambda a, b, n: [
-        [Part("width of a", a.width), Part("width of b", b.width)],
-        [Part("width of a", a.width)],
-        [Part("width of b", b.width)],
-        [Part("ceil(log2(products summed))", _doublings(n))],
-    ],
-}
 
 _Vector = dict[str, list[Term]]  # terms of the operations on elements, by name
 
@@ -128,8 +115,27 @@ class Deriver:
     # --- arithmetic ---------------------------------------------------------------------------------------------------
 
     def _dims(self, dims: Iterable[str]) -> list[Part]:
-        """The factors of a number of elements."""
-        return [Part(dim, self.graph.sizes[dim]) for dim in dims]
+        """The factors of a number of elements; a ragged dim and its queries are one, the pairs that meet."""
+        every = list(dims)
+        ragged = next((dim for dim in every if pairs_of(dim) and base_of(dim) in every), None)
+        if ragged is None:
+            return [Part(dim, self._size(dim)) for dim in every]
+        every.remove(base_of(ragged))
+        return [
+            Part(f"pairs of {dim}", self._pairs(dim)) if dim == ragged else Part(dim, self._size(dim)) for dim in every
+        ]
+
+    def _size(self, dim: str) -> int:
+        """The size of a dim; of a ragged one by itself, the most keys that a query meets."""
+        return max(self._runs(dim)) if pairs_of(dim) else self.graph.sizes[dim]
+
+    def _runs(self, ragged: str) -> list[int]:
+        """By query: the keys that it meets, counted one by one."""
+        pairs = self.graph.pairs[pairs_of(ragged)]
+        return [sum(1 for _ in pairs.keys(query)) for query in range(pairs.tokens)]
+
+    def _pairs(self, ragged: str) -> int:
+        return sum(self._runs(ragged))
 
     def _work(self, op: Op) -> _Vector:
         """The terms of the operations of an op, by name; `mac` is one."""
@@ -154,9 +160,8 @@ class Deriver:
 
     def _cost(self, derived: Derived) -> None:
         """The arithmetic cost of a GEMM's MACs under the law."""
-        op, law = derived.op, LAWS[self.law]
+        op = derived.op
         a, b = (self.assignment.multiplied(op, i) for i in (0, 1))
-        accumulator = self.assignment.accumulator
         for name, format in (("a", a), ("b", b)):
             what = format.family.width
             part = Part(f"{what} of {format.name}", format.width)
@@ -164,23 +169,10 @@ class Deriver:
         dims = self.graph.tensors[op.inputs[0]].dims
         summed = self._dims(dims[axis] for axis in op.kind.contracted[0])
         products = derived.add(worked("products summed", [summed], "", "the dims that the einsum sums over")).whole
-        what, unit, source = (
-            f"cost of a MAC, sums in {accumulator.name}",
-            f"{law.unit}/MAC",
-            f"law {self.law}: {law.source}",
+        steps, derived.additions, derived.cost = arithmetic(
+            self.graph, self.assignment, self.law, op, derived.macs, products
         )
-        if self.law in _COST:
-            each = derived.add(worked(what, _COST[self.law](a, b, products), unit, source))
-        elif (figure := law.cost(a, b, accumulator, products)) is not None:
-            each = derived.add(worked(what, [[Part(f"table of the law: {a.name} x {b.name}", figure)]], unit, source))
-        else:
-            why = f"law {self.law} is defined for {law.defined}; not for {a.name} x {b.name} + {accumulator.name}"
-            derived.cost = None
-            derived.add(undefined(what, "table of the law", unit, why))
-            derived.add(undefined("arithmetic cost", "MACs * cost of a MAC", law.unit, why))
-            return
-        terms = [[Part("MACs", derived.macs), Part("cost of a MAC", each.whole)]]
-        derived.cost = derived.add(worked("arithmetic cost", terms, law.unit, f"law {self.law}")).whole
+        derived.steps |= dict.fromkeys(steps)
 
     def _converted(self, vector: _Vector, copy: Copy, name: str, times: int) -> None:
         """A conversion an element of a copy, and the largest of each block where blocks share something."""
@@ -213,6 +205,9 @@ class Deriver:
 
     def _shared(self, what: str, scale: Scale, dims: Dims, axes: Axes) -> Step:
         """How many blocks share something: along the dims in which blocks lie, times across all others."""
+        ragged = next((dim for dim in dims if pairs_of(dim) and base_of(dim) in dims), None)
+        if ragged is not None:
+            return self._shared_of_pairs(what, scale, dims, axes, ragged)
         along, across = (math.prod(self.graph.sizes[dims[axis]] for axis in side) for side in _split(dims, axes))
         sides = (("elements across", across, scale.free), ("elements along", along, scale.contracted))
         parts = [_blocks(name, size, side) for name, size, side in sides if side is not None]
@@ -220,6 +215,26 @@ class Deriver:
         lie = f"of {scale.block} elements, across x along {run}" if run and parts else "of the whole tensor"
         step = worked(what, [[Part(symbol, number) for symbol, _, number in parts]], "", f"one for each block {lie}")
         return Step(what, step.formula, " * ".join(text for _, text, _ in parts) or "1", step.result, "", step.source)
+
+    def _shared_of_pairs(self, what: str, scale: Scale, dims: Dims, axes: Axes, ragged: str) -> Step:
+        """As `_shared`, where blocks are cut off with each query's run of keys (or each key's, of queries)."""
+        pairs, along = self.graph.pairs[pairs_of(ragged)], {dims[axis] for axis in axes}
+        rest = [dim for dim in dims if dim != ragged]
+        rest.remove(base_of(ragged))
+        heads = math.prod(self.graph.sizes[dim] for dim in rest)
+        if len(axes) == len(dims):
+            runs = [heads * self._pairs(ragged)]
+        elif along == {ragged} or along == {base_of(ragged)}:
+            other = pairs.keys if along == {ragged} else pairs.queries
+            runs = [len(other(token)) for token in range(pairs.tokens)] * heads
+        else:
+            runs = [math.prod(self.graph.sizes[dim] for dim in along)] * (
+                heads * self._pairs(ragged) // max(1, math.prod(self.graph.sizes[dim] for dim in along))
+            )
+        rows = scale.free == 1
+        number = sum(scale.number(run, 1) for run in runs) if rows else scale.number(max(runs), len(runs))
+        source = f"one for each block of {scale.block} elements, cut off with each run of pairs that meet"
+        return worked(what, [[Part("blocks of all runs", number)]], "", source)
 
     def _move(self, derived: Derived, name: str, held: Held, stored: Step, times: int, reads: int = 0) -> None:
         """Add the bits that are read (`reads` times a run) or, with 0, written."""

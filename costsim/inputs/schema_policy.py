@@ -40,6 +40,7 @@ class Rule(Strict):
     container: str | None = Field(
         default=None, description="a wider format in which the values are stored and multiplied; none undoes it"
     )
+    accumulator: str | None = Field(default=None, description="format in which the GEMM that writes the tensor sums")
     optional: bool = Field(default=False, description="no error if the rule matches nothing")
 
 
@@ -93,7 +94,10 @@ class Policy(Strict):
     source: str = ""
     grade: Grade = "ours"
     setup: str = Field(default="", description="how tables name the setting; derived from the levels if there are any")
-    accumulator: str = "fp32"
+    accumulator: str | None = Field(
+        default=None,
+        description="format in which GEMMs sum if no rule says it; by default as their products do",
+    )
     levels: tuple[Name, ...] = ()
     numbers: Numbers = Field(
         default={}, description="numbers for format templates, the same in all phases; --bits may give others"

@@ -7,10 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from costsim.cost.count import count
 from costsim.cost.laws import LAWS
 from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.graph.fusion import MODELS
+from costsim.graph.graph import Graph
 from costsim.inputs import files
 from costsim.page.table import PageTable, integer, number, table, words
 from costsim.policy.assign import Assignment, assign
@@ -50,8 +52,9 @@ def conventions(result: Result) -> list[tuple[str, str]]:
         ("baseline", convention["baseline"]),
         ("steps", f"{convention['steps']} of {convention['micro_batches']} micro-batches each"),
         ("parameters", f"{convention['parameters']}, of which {convention['trainable_parameters']} are trained"),
-        ("causal attention", f"counted as the {convention['causal_attention']}"),
     ]
+    if convention["attention_pairs_counted"]:
+        terms.append(("attention", convention["attention_pairs_counted"]))
     if "real_tokens" in convention:
         real, padded = convention["real_tokens"], convention["padded_tokens"]
         terms.append(("tokens of a step", f"{real} of {padded}; the others are padding"))
@@ -68,7 +71,7 @@ def formats(result: Result) -> PageTable:
     users: dict[str, dict[str, None]] = {}
     for policy in _policies(result):
         for phase in range(len(policy.file.phases)):
-            for format in _used(assign(result.job.graph, policy, phase)):
+            for format in _used(result.job.graph, assign(result.job.graph, policy, phase)):
                 known[format.name] = format
                 users.setdefault(format.name, {})[policy.name] = None
     rows = [
@@ -91,11 +94,12 @@ def formats(result: Result) -> PageTable:
     return table("formats", "Formats in use, and their sources.", columns, rows)
 
 
-def _used(assignment: Assignment) -> Iterator[Format]:
-    """The formats of stored tensors, of copies and of the accumulator."""
+def _used(graph: Graph, assignment: Assignment) -> Iterator[Format]:
+    """The formats of stored tensors, of copies and of sums."""
     yield from assignment.stored
     yield from (copy.format for chain in assignment.chains for copy in chain)
-    yield assignment.accumulator
+    for row in count(graph, assignment, scope="gemm"):
+        yield from (format for format, _ in row.additions)
 
 
 def _figure(value: float) -> str:

@@ -54,7 +54,7 @@ class Assignment:
     classes: Classes
     stored: Sequence[Format]  # by class of tensors
     chains: Sequence[Chain]  # by class of reads: the copies, each made from the one before
-    accumulator: Format
+    accumulators: Sequence[Format | None]  # by class of tensors: of the GEMM that writes them, if the policy names one
     selectors: Selectors
 
     def format(self, tensor: str) -> Format:
@@ -65,6 +65,10 @@ class Assignment:
         """The copies through which an op reads an operand, in order; none if it reads the tensor itself."""
         number = self.classes.read_as.get((op.position, operand))
         return () if number is None else self.chains[number]
+
+    def accumulator(self, op: Op) -> Format | None:
+        """The format in which the policy has a GEMM sum; None: by the formats of its products (cost/sums)."""
+        return self.accumulators[self.classes.stored_as[op.outputs[0]]]
 
     def multiplied(self, op: Op, operand: int) -> Format:
         """The format in which a GEMM's operand meets the multipliers."""
@@ -119,6 +123,11 @@ def _selectors(policy: Policy) -> Selectors:
     return Selectors(layer, name, op, tuple(elements), policy.widths)
 
 
+def _shapes(rule: schema_policy.Rule) -> bool:
+    """Whether a rule says something of a tensor or copy itself, not only of the sums that are written to it."""
+    return any((rule.format, rule.container, rule.placement, rule.scale_time))
+
+
 class _Matching(dict[Candidate, tuple[int, ...]]):
     """By candidate: the numbers of the rules of a policy that match it, in any phase."""
 
@@ -139,16 +148,16 @@ class _Rules:
     def __init__(self, policy: Policy, index: int) -> None:
         self.policy, self.index = policy, index
         self.matching = _matching(policy)
-        self.formats: dict[tuple[int, tuple[int, ...]], Format] = {}
+        self.formats: dict[tuple[int, str, tuple[int, ...]], Format] = {}
         self.matched: set[int] = set()
 
-    def format(self, i: int, template: str, numbers: tuple[int, ...]) -> Format:
-        """The format that rule i names, with the numbers of a layer or tensor. Raises InputError."""
-        key = (i, numbers)
+    def format(self, i: int, field: str, template: str, numbers: tuple[int, ...]) -> Format:
+        """The format that a field of rule i names, with the numbers of a layer or tensor. Raises InputError."""
+        key = (i, field, numbers)
         if key not in self.formats:
             widths = self.policy.widths
             row = dict(zip(widths.columns, numbers, strict=True)) if widths and numbers else {}
-            at = ("rules", i, "format")
+            at = ("rules", i, field)
             self.formats[key] = fill(self.policy.file, self.policy.error, at, template, self.index, row)
         return self.formats[key]
 
@@ -167,22 +176,35 @@ class _Rules:
         for i in self.matching[candidate]:
             rule = self.policy.file.rules[i]
             if rule.format is not None:
-                format = self.format(i, rule.format, candidate.numbers)
+                format = self.format(i, "format", rule.format, candidate.numbers)
                 chosen = _Choice(format, _DEFAULT_PLACEMENT.get(rule.copy_ or "", ""), "delayed", i)
-            if chosen is not None:
+            if chosen is not None and _shapes(rule):
                 self.matched.add(i)
                 format = self.contain(i, chosen.format, rule.container) if rule.container else chosen.format
                 placement, scale_time = rule.placement or chosen.placement, rule.scale_time or chosen.scale_time
                 chosen = _Choice(format, placement, scale_time, i)
         return chosen
 
-    def check_all_matched(self) -> None:
+    def accumulator(self, candidate: Candidate) -> Format | None:
+        """The accumulator of a GEMM that writes a tensor: of the last matching rule with one, else the policy's."""
+        file = self.policy.file
+        naming = [i for i in self.matching[candidate] if file.rules[i].accumulator] if candidate.gemm else []
+        self.matched |= set(naming)
+        if naming:
+            return self.format(naming[-1], "accumulator", file.rules[naming[-1]].accumulator or "", candidate.numbers)
+        if file.accumulator is None or not candidate.gemm:
+            return None
+        return fill(file, self.policy.error, ("accumulator",), file.accumulator, self.index)
+
+    def check_all_matched(self, graph: Graph) -> None:
         """Raise InputError for a rule that matched nothing and is not optional."""
+        all_trained = graph.trainable_parameters == graph.parameters
         for i, rule in enumerate(self.policy.file.rules):
             if i not in self.matched and not rule.optional:
-                raise self.policy.error(
-                    ("rules", i), "this rule matches nothing in the workload; say optional: true if that is meant"
-                )
+                frozen = rule.trainable is False and all_trained
+                why = ", which freezes no weight (training.trainable does)" if frozen else ""
+                message = f"this rule matches nothing in the workload{why}; say optional: true if that is meant"
+                raise self.policy.error(("rules", i), message)
 
 
 def _stored_format(rules: _Rules, candidate: Candidate, classes: Classes, number: int) -> Format:
@@ -209,6 +231,8 @@ def _boxes(graph: Graph, format: Format, dims: Dims, axes: Axes) -> Axes:
         return ()
     axes = format.block_axes(len(dims), axes)
     runs = (axes[start:] for start in range(len(axes) - 1, 0, -1))
+    if graph.ragged(dims) is not None:
+        return axes
     return next((run for run in runs if format.fits(graph.elements(tuple([dims[axis] for axis in run])))), axes)
 
 
@@ -281,6 +305,6 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     stored = [_stored_format(rules, candidate, classes, i) for i, candidate in enumerate(classes.stored)]
     make = _Chains(graph, rules, stored).make
     chains = [make(read) for read in classes.reads]
-    rules.check_all_matched()
-    accumulator = fill(policy.file, policy.error, ("accumulator",), policy.file.accumulator, index)
-    return Assignment(classes, stored, chains, accumulator, selectors)
+    accumulators = [rules.accumulator(candidate) for candidate in classes.stored]
+    rules.check_all_matched(graph)
+    return Assignment(classes, stored, chains, accumulators, selectors)

@@ -5,6 +5,7 @@ from collections.abc import Set
 from costsim.errors import InputError
 from costsim.formats.named import parse_format
 from costsim.inputs import schema_policy
+from costsim.inputs.document import Where
 from costsim.policy.levels import Fault, fill
 
 
@@ -14,9 +15,9 @@ def check(file: schema_policy.Policy, fault: Fault) -> None:
         raise fault(("levels",), "a level is named twice")
     for i in range(len(file.phases)):
         _check_phase(file, fault, i)
-        if (accumulator := fill(file, fault, ("accumulator",), file.accumulator, i)).values != "float":
-            raise fault(("accumulator",), f"{accumulator.name} holds no sums of products")
+        _check_accumulator(file, fault, ("accumulator",), file.accumulator, i)
         for j, rule in enumerate(file.rules):
+            _check_accumulator(file, fault, ("rules", j, "accumulator"), rule.accumulator, i)
             if rule.format is None:
                 continue
             format = fill(file, fault, ("rules", j, "format"), rule.format, i)
@@ -44,6 +45,12 @@ def check_used(file: schema_policy.Policy, mentioned: Set[str], fault: Fault) ->
             raise fault(("numbers", name), f"no format has the number {name}; write <{name}> into one, or leave it out")
 
 
+def _check_accumulator(file: schema_policy.Policy, fault: Fault, at: Where, template: str | None, i: int) -> None:
+    """Raise `fault` for an accumulator that is no format, or one that holds no sums, in phase i."""
+    if template is not None and (format := fill(file, fault, at, template, i)).values != "float":
+        raise fault(at, f"{format.name} holds no sums of products")
+
+
 def _check_phase(file: schema_policy.Policy, fault: Fault, i: int) -> None:
     """Raise `fault` for a phase whose levels or whose end do not fit."""
     phase, at = file.phases[i], ("phases", i)
@@ -69,8 +76,10 @@ _FIELDS_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "
 
 def _check_rule(fault: Fault, j: int, rule: schema_policy.Rule) -> None:
     """Raise `fault` for a rule whose fields do not go together."""
-    if (rule.format, rule.placement, rule.scale_time, rule.container) == (None,) * 4:
-        raise fault(("rules", j), "expected a format (or a placement, scale_time or container to change)")
+    if (rule.format, rule.placement, rule.scale_time, rule.container, rule.accumulator) == (None,) * 5:
+        raise fault(("rules", j), "expected a format (or a placement, scale_time, container or accumulator to change)")
+    if rule.accumulator is not None and rule.copy_ is not None:
+        raise fault(("rules", j, "accumulator"), "only what a GEMM writes has one, no copy; leave copy out")
     for name, words in _FIELDS_OF_COPIES.items():
         if getattr(rule, name) is not None and rule.copy_ is None:
             raise fault(("rules", j, name), f"only a copy has {words}; say copy: operand or copy: stash")

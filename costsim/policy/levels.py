@@ -17,7 +17,10 @@ def mentioned(file: schema_policy.Policy) -> frozenset[str]:
     """The levels and numbers that the policy's formats mention, in whatever field, in cases of assumptions too."""
     cases = [case for assumption in file.assumptions for case in assumption.cases]
     rules = [*file.rules, *(rule for case in cases for rule in case.rules)]
-    texts = [file.accumulator, *(value for rule in rules for value in vars(rule).values() if isinstance(value, str))]
+    texts = [
+        file.accumulator or "",
+        *(value for rule in rules for value in vars(rule).values() if isinstance(value, str)),
+    ]
     return frozenset(name for text in texts for name in re.findall(_LEVEL, text))
 
 

@@ -67,7 +67,7 @@ GROUPS = ("policy", "training_phase", "phase", "kind", "layer", "op", "gemm", "p
 def _op_record(op: Op, row: Row, law: str) -> dict[str, Any]:
     """The counts of one op in a step."""
     quantize = row.vector.get("quantize", 0)
-    cost = LAWS[law].cost(*row.pair, row.summed) if row.pair else 0
+    cost = row.cost(LAWS[law])
     return {
         "op": row.name(op),
         "kind": row.kind,
@@ -76,7 +76,7 @@ def _op_record(op: Op, row: Row, law: str) -> dict[str, Any]:
         "gemm": row.gemm_name if row.gemm else None,
         "pair": row.pair_name,
         "macs": row.macs,
-        "arithmetic_cost": None if cost is None else row.macs * cost,
+        "arithmetic_cost": cost,
         "vector_ops": sum(row.vector.values()) - quantize,
         "quantize_ops": quantize,
         "dram_read_bits": sum(move.read_bits for move in row.moves),

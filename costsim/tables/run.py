@@ -142,7 +142,8 @@ def table_of(result: Result, by: str, paper: bool = False) -> Table:
 
 def remarks(result: Result, by: str = "policy") -> list[str]:
     """The lines under a table beside the convention: warnings, phases, padding, what is not defined or is recalled."""
-    lines = [*warnings.of_run(result, by), *_phases(result), *_padding(result), *_pairs(result), *_unpriced(result)]
+    lines = [*warnings.of_run(result, by), *_phases(result), *_padding(result), *_pairs(result)]
+    lines += [*_sums(result), *_unpriced(result)]
     if by == "reduction":
         lines.append("memory is the peak of a step, of all ops whatever the scope")
     undivided = device_tables.undivided(result, by)
@@ -174,6 +175,18 @@ def _pairs(result: Result) -> Iterator[str]:
     counted = describe(result.job.graph, result.job.file.attention_pairs)
     if counted:
         yield f"attention counts {counted}"
+
+
+def _sums(result: Result) -> Iterator[str]:
+    """In which formats products add up, where the law prices that, and how many of them."""
+    if not LAWS[result.job.convention.law].prices_additions:
+        return
+    policies: dict[str, dict[str, None]] = {}
+    for counted in (*result.policies, result.baseline):
+        shares = {name: n / counted.total.macs for name, n in sorted(counted.total.additions.items())}
+        parts = [f"{percent(share)} % in {name}" if len(shares) > 1 else name for name, share in shares.items()]
+        policies.setdefault(", ".join(parts), {})[counted.policy.name] = None
+    yield "sums: " + "; ".join(f"{formats} ({', '.join(names)})" for formats, names in policies.items())
 
 
 def _unpriced(result: Result) -> Iterator[str]:
