@@ -160,7 +160,7 @@ FLOAT32 = ".float32"  # in the name of what is in float32 in the model's code; p
 
 
 def _rms_norm_by_steps(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
-    """w x / sqrt(mean(x^2) + eps) as transformers' LlamaRMSNorm has it; upcast, all but the product with w is float32."""
+    """w x / sqrt(mean(x^2) + eps) as transformers' LlamaRMSNorm; upcast, all but the product with w in float32."""
     weight = b.given(f"{name}.weight", b.tensors[x].dims[-1:], role="weight")
     inner = name
     if config.upcast:

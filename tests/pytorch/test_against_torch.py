@@ -229,6 +229,7 @@ CASES = {
     "llama": ("llama", {}),
     "llama-no-padding": ("llama", {"padding_mask": False, "micro_batches": 3, "smoothing": 0.0}),
     "llama-by-steps": ("llama", {"fused_activation": False}),
+    "llama-norms-by-steps": ("llama", {"fused_norm": False, "upcast": True, "qk_norm": True, "norm_eps": 0.1}),
     "llama-all-heads": ("llama", {"kv_heads": None, "norm_eps": 0.1}),
     "llama-tied": ("llama", {"tied": True, "micro_batches": 3}),
     "llama-gelu": ("llama", {"activation": "gelu", "ffn_bias": True, "norm": "post"}),
@@ -297,7 +298,9 @@ WAYS = {
 
 @DTYPES
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["gpt2", "gpt2-by-steps", "qwen3", "mixtral", "gpt1", "bart", "masked-lm"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "gpt2-by-steps", "llama-norms-by-steps", "qwen3", "mixtral", "gpt1", "bart", "masked-lm"]
+)
 def test_made_again_for_the_backward(name, way, dtype, limit, part):
     family, changes = CASES[name]
     compare_gradients(small(family, **changes, **WAYS[way]), dtype, limit, part)

@@ -89,7 +89,12 @@ def rms_norm_grad_weight(dy: Array, x: Array, rstd: Array) -> Array:
 # scale_rows, scale_columns. What autograd keeps of each (derivatives.yaml of PyTorch) is what these gradients read.
 
 
-@op("x[... k] -> y[...]", work={"... k": {"add": 1}, "...": {"div": 1}}, grads={"x": "mean_grad(dy)"}, torch="norms.mean")
+@op(
+    "x[... k] -> y[...]",
+    work={"... k": {"add": 1}, "...": {"div": 1}},
+    grads={"x": "mean_grad(dy)"},
+    torch="norms.mean",
+)
 def mean(x: Array) -> Array:
     """y = the mean of x over the last dim. Keeps nothing for the backward."""
     return total(x)[..., 0] / x.shape[-1]
