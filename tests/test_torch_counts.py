@@ -9,6 +9,7 @@ import pytest
 from conftest import adamw, shipped_policy
 
 from costsim.cost.count import count
+from costsim.cost.memory import memory
 from costsim.cost.totals import group, sum_rows
 from costsim.graph.autodiff import stash
 from costsim.models import decoder, encoder_classifier, encoder_decoder
@@ -18,8 +19,7 @@ from costsim.policy.assign import assign
 TORCH = json.loads((Path(__file__).parent / "data" / "torch_counts.json").read_text())["models"]
 
 
-@pytest.fixture(scope="module")
-def translation():
+def translation_graph(**changes):
     model = encoder_decoder.Model(
         family="encoder-decoder",
         d_model=512,
@@ -31,9 +31,15 @@ def translation():
         target_vocab=10000,
         tied="decoder",
         final_norm=True,
+        **changes,
     )
     batch = encoder_decoder.Batch(sequences=64, source_tokens=32, target_tokens=32, padding_mask=False)
     return training_step(model, batch, adamw(), label_smoothing=0.1)
+
+
+@pytest.fixture(scope="module")
+def translation():
+    return translation_graph()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +122,7 @@ def test_flops_are_six_per_weight_element_and_token_plus_attention(pair):
 # --- bytes saved for the backward -------------------------------------------------------------------------------------
 
 BYTES = {"float": 4, "index": 8, "mask": 1}
-TORCH_BYTES = {"float32": 4, "int64": 8, "bool": 1}
+TORCH_BYTES = {"float32": 4, "bfloat16": 2, "int64": 8, "uint64": 8, "bool": 1}
 
 # Each storage that PyTorch keeps and we do not, or the reverse, by name: (bytes in PyTorch, bytes here, why).
 N, D = 32 * 128, 768
@@ -275,3 +281,46 @@ def test_gpt2_saved_bytes_have_the_closed_form(attention):
     for fused, width in ((False, 28), (True, 16)):
         ours = saved_bytes(gpt2(attention=attention, fused_activation=fused), "float32", with_loss=False)
         assert sum(ours.values()) == 4 * (layers * (width * n * d + scores + 4 * n) + 2 * n * d + 2 * n) + 16 * n
+
+
+# --- torch.nn.Transformer: ten runs; what its attention keeps more is known by name -----------------------------------
+
+IWSLT = TORCH["transformer-iwslt-de-en"]
+KERNEL_DTYPE = {"fp32": "float32", "bf16": "bfloat16", "index64": "int64", "mask8": "bool"}
+
+
+def kept_by_nn_transformer(run):
+    """What PyTorch keeps of this run and we do not: Counter of (bytes, dtype), by why.
+
+    Activations are [tokens of the batch, width]. The packed result of self attention's one GEMM lives as long as a view
+    of it: where q is scaled outside of the kernel, k and v keep alive q as it was before. Each layer of the decoder
+    transposes the encoder's output to [tokens, batch, width] and keeps its own copy.
+    """
+    settings = IWSLT["settings"]
+    encoder, decoder = settings["encoder_layers"], settings["decoder_layers"]
+    activation = (64 * 32 * 512 * TORCH_BYTES[run["dtype"]], run["dtype"])
+    different = {"the encoder's output, a copy for each layer of the decoder": Counter({activation: decoder - 1})}
+    if run["attention"] == "eager":
+        different["q before it was scaled, in the packed q, k, v"] = Counter({activation: encoder + decoder})
+    else:
+        number = encoder + 2 * decoder
+        different["state of the random numbers"] = Counter({(16, "uint64"): number, (8, "uint64"): number})
+    if run["with_loss"]:
+        loss = {(4, "float32"): 1, (8, "int64"): 1, (64 * 32, "bool"): 1}
+        different["the loss's sum of weights, its number of labels, which of them are to be ignored"] = Counter(loss)
+    return different
+
+
+@pytest.mark.parametrize("run", IWSLT["runs"], ids=run_id)
+def test_saved_bytes_of_nn_transformer(run):
+    rates = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.3 if run["dropout"] else 0.0)
+    graph = translation_graph(attention=run["attention"], **rates)
+    policy = shipped_policy({"float32": "fp32", "bfloat16": "bf16-eager"}[run["dtype"]])
+    ours = Counter(
+        (place.size_bytes, KERNEL_DTYPE[place.format.name])
+        for place in memory(graph, assign(graph, policy), "unfused").activations
+        if run["with_loss"] or not place.tensor.startswith("head.")
+    )
+    different = sum(kept_by_nn_transformer(run).values(), Counter())
+    more = sum(size * number for (size, _), number in different.items())
+    assert sum(size * number for (size, _), number in ours.items()) == run["saved_bytes"] - more
