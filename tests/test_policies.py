@@ -69,6 +69,7 @@ OF_TODAY = {
     "fp32": (("fp32", "fp32"),) * 3,
     "bf16-pure": (RAW, RAW, RAW),
     "bf16-autocast": (RAW, RAW, RAW),
+    "bf16-eager": (RAW, RAW, RAW),
     "fp16-mixed": (("fp16", "fp16"),) * 3,
     "lora": (RAW, RAW, RAW),
     "qlora": (RAW, RAW, RAW),
@@ -138,7 +139,11 @@ def test_every_file_says_what_it_is(name):
 
 
 def test_the_paper_and_today_are_all_there():
-    known = LINEAR.keys() | OF_TODAY.keys() - {"bf16-mixed+adam8bit"} | {"as-coded", "deployed", "adam8bit", "adam8bit-256", "mask1"}
+    known = (
+        LINEAR.keys()
+        | OF_TODAY.keys() - {"bf16-mixed+adam8bit"}
+        | {"as-coded", "deployed", "adam8bit", "adam8bit-256", "mask1"}
+    )
     other = ("bfp", "fixed", "stash-", "static", "dsq")  # in tests of their own
     assert {name for name in SHIPPED if not name.startswith(other)} == known
 
@@ -530,3 +535,18 @@ def test_counts_are_what_is_measured(family, name):
         adapters = {**adapters, "lora": {"rank": 2, "targets": ("*.q",)}}
     graph = STEPS[family](micro_batches=2, optimizer=adamw(clip_norm=1.0), **DROPOUT, **adapters)
     assert miscounts(graph, shipped_policy(name)) == []
+
+
+# --- float32 in the model's code --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bf16-mixed", "bf16-pure", "bf16-eager", "fp16-mixed", "fp8-tensor", "mxfp8", "lora"])
+def test_what_the_code_has_in_float32_is_fp32_and_products_are_as_they_were(name):
+    """model.upcast: norms and softmax, forward and backward; softmax's gradient comes from a product as it is."""
+    plain, upcast = STEPS["llama"](), STEPS["llama"](fused_norm=False, upcast=True)
+    formats = formats_of(upcast, named(name))
+    wide = [tensor for tensor in formats if ".float32" in tensor and ".softmax.float32.grad" not in tensor]
+    assert any("norm" in tensor for tensor in wide)
+    assert any("softmax" in tensor for tensor in wide)
+    assert {formats[tensor].name for tensor in wide} == {"fp32"}
+    assert multiplied(upcast, name) == multiplied(plain, name)

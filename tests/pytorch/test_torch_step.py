@@ -32,6 +32,7 @@ MORE = {
     "classifier-gelu": ("encoder-classifier", {"activation": "gelu", "padding_mask": True}),
     "flash": ("decoder", {"attention": "flash", "dropout": 0.1}),
     "by-steps": ("decoder", {"fused_activation": False}),
+    "norms-by-steps": ("llama", {"fused_norm": False, "upcast": True}),
     "silu": ("decoder", {"activation": "silu", "attention_dropout": 0.1}),
     "adam": ("encoder-decoder", {"optimizer": adamw(kind="adam", clip_norm=0.05, eps=1e-3), "micro_batches": 3}),
     "bert": ("encoder-classifier", {"task_head": "bert", "dropout": 0.1}),
