@@ -12,6 +12,7 @@ Traffic = Literal["unfused", "fused", "tiled"]  # costsim/graph/fusion.py
 Scope = Literal["gemm", "layer", "step"]  # from the narrowest on; costsim/cost/row.py
 # Which pairs of tokens attention counts; costsim/models/meeting.py.
 AttentionPairs = Literal["square", "causal", "window", "packed", "packed-causal", "packed-window"]
+Writes = Literal["gemms", "none", "operands"]  # that scope gemm counts; costsim/cost/count.py
 LAWS: tuple[Law, ...] = get_args(Law)
 TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)

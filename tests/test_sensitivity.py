@@ -20,7 +20,7 @@ ONE_LAYER = ["model.layers=1"]
 OTHER_CONVENTIONS = [
     *(("scope", scope) for scope in ("layer", "step")),
     ("traffic", "fused"),
-    *(("law", law) for law in ("bops", "msfp", "energy")),
+    *(("law", law) for law in ("magnitude", "bops", "msfp", "energy")),
 ]
 
 
@@ -182,10 +182,51 @@ def result():
 
 
 def test_workload_cases_by_hand(result):
-    sets = {(entry.name, case.name): case.set for entry in result.job.file.assumptions for case in entry.cases}
-    assert len(sets) > 5
-    for (name, case), assignments in sets.items():
-        assert moved(result.job, name)[case] == ratios(job_of("iwslt17-dsq", ["dsq"], *assignments)), case
+    """Fields of another workload file, and rules that other files of all policies end with, the baseline's too."""
+    cases = [(entry.name, case) for entry in result.job.file.assumptions for case in entry.cases]
+    assert len(cases) > 5
+    assert {bool(case.rules) for _, case in cases} == {False, True}
+    for name, case in cases:
+        changes = {"rules": [rule.model_dump(by_alias=True, exclude_unset=True) for rule in case.rules]}
+        policies = [shipped_policy(policy).with_(called=policy, **changes) for policy in ("dsq", "fixed16")]
+        by_hand = job_of("iwslt17-dsq", policies, *case.set, baseline=policies[1])
+        assert moved(result.job, name)[case.name] == ratios(by_hand), case
+
+
+def test_a_case_may_name_another_law_and_rules_for_all(folder):
+    """Over what was asked for; 4 bits against 16 for all policies alike is no reduction."""
+    text = list_shipped("workloads")["glue-mrpc-dsq"].read_text(encoding="utf-8")
+    cases = "{name: same, rules: [{format: fixed4}]}, {name: law, set: [law=bops]}, {name: scope, set: [scope=step]}"
+    (folder / "w.yaml").write_text(f"{text}assumptions: [{{name: a, here: b, cases: [{cases}]}}]\n")
+    job = prepare(Request("w.yaml", ["base.yaml"], assignments=ONE_LAYER, law="energy", scope="gemm"))
+    bops, step = (
+        ratios(prepare(Request("w.yaml", ["base.yaml"], assignments=ONE_LAYER, **asked)))
+        for asked in ({"law": "bops", "scope": "gemm"}, {"law": "energy", "scope": "step"})
+    )
+    assert moved(job, "a") == {"same": (1.0, 1.0), "law": bops, "scope": step}
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("{name: c}", r"w.yaml:\d+:\d+: assumptions.0.cases.0: expected set or rules"),
+        ("{name: c, rules: [{format: fixed99}]}", r"w.yaml:\d+:\d+: assumptions.0.cases.0.rules.0.format: .*bits must"),
+        ("{name: c, rules: [{role: [weight], accumulator: int32}]}", r"w.yaml:\d+:\d+: .*matches nothing"),
+        (
+            "{name: c, set: [law=bobs]}",
+            r"w.yaml:\d+:\d+: .*cases.0: --set law=bobs: expected one of .*'bops'",
+        ),
+        (
+            "{name: c, set: [gemm_writes=all]}",
+            r"cases.0: --set gemm_writes=all: expected one of gemms, none, operands",
+        ),
+    ],
+)
+def test_cases_of_a_workload_that_do_not_fit(case, message, folder):
+    text = list_shipped("workloads")["glue-mrpc-dsq"].read_text(encoding="utf-8")
+    (folder / "w.yaml").write_text(f"{text}assumptions:\n  - {{name: a, here: b, cases: [{case}]}}\n")
+    with pytest.raises(InputError, match=message):
+        outcomes(prepare(Request("w.yaml", ["base.yaml"], assignments=ONE_LAYER)))
 
 
 def test_records_say_how_far_each_case_is_from_as_shipped(result):

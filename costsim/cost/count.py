@@ -17,7 +17,7 @@ from costsim.formats.format import Format
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims, expand
-from costsim.names import SCOPES, Traffic
+from costsim.names import SCOPES, Traffic, Writes
 from costsim.policy.assign import Assignment, Copy
 from costsim.policy.classes import Axes, Selectors, last_axis
 
@@ -149,6 +149,30 @@ class _Counter:
         what = (kind.name, op.phase, op.gemm, role)
         return Row(alike.ops, None, *what, macs, summed, pair, additions, vector, tuple(moves))
 
+    def gemm_rows(self, alike: Alike, writes: Writes) -> list[Row]:
+        """Of ops that are alike, what scope `gemm` counts: GEMMs, and as many of the writes as are asked for."""
+        gemm = alike.ops[0].gemm is not None
+        if not gemm and writes != "operands":
+            return []
+        rows = self.rows(alike)
+        own, others = (rows[-1:], rows[:-1]) if gemm else ([], rows)
+        if writes == "none":
+            return [row._replace(moves=tuple([move for move in row.moves if move.read_bits])) for row in own]
+        written = map(self.operands, others) if writes == "operands" else ()
+        return [*(row for row in written if row.moves), *own]
+
+    def operands(self, row: Row) -> Row:
+        """Of a row, nothing but the writes of what GEMMs read."""
+        op = row.ops[0]
+        moves = tuple([move for move in row.moves if move.written_bits and self.is_operand(op, move)])
+        return row._replace(macs=0, summed=0, pair=None, additions=(), vector={}, moves=moves)
+
+    def is_operand(self, op: Op, move: Move) -> bool:
+        """Whether a GEMM reads what is moved."""
+        root = self.graph.root[(op.inputs + op.outputs)[move.slot]]
+        reads = zip(self.graph.readers.get(root, ()), self.traffic(root).held, strict=True)
+        return any(reader.gemm is not None and held == move.copy for (reader, _), held in reads)
+
     def cast_rows(self, ops: list[Op]) -> list[Row]:
         """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""
         op, rows = ops[0], []
@@ -174,19 +198,29 @@ def stored_bits(graph: Graph, assignment: Assignment, name: str, copy: Copy | No
     return format.bits_of_runs(graph.runs(dims, tuple([dims[axis] for axis in axes])))
 
 
-def count(graph: Graph, assignment: Assignment, traffic: Traffic = "unfused", scope: str = "step") -> list[Row]:
+def count(
+    graph: Graph,
+    assignment: Assignment,
+    traffic: Traffic = "unfused",
+    scope: str = "step",
+    gemm_writes: Writes = "gemms",
+) -> list[Row]:
     """Work and DRAM bits of every op of the scope, over one training step (all micro-batches); a row for all alike.
 
     Raw tensors that only copies stand for are not written. A cast kernel counts before the first op that reads it (of a
     stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
-    nothing to fuse. Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
+    nothing to fuse, and `gemm_writes` says which writes it has: those of GEMMs, none, or also what other ops write and
+    GEMMs read, in rows of their own.
+
+    Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
     """
     grouped = kernel_classes(graph, assignment.selectors, group_ops(graph, grouping(traffic, scope)))
     counter = _Counter(graph, assignment, grouped)
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []
     for alike in grouped.alike:
-        if narrowest_scope(alike.ops[0]) in scopes:
-            counted = counter.rows(alike)
-            rows += counted if scope != "gemm" else counted[-1:]
+        if scope == "gemm":
+            rows += counter.gemm_rows(alike, gemm_writes)
+        elif narrowest_scope(alike.ops[0]) in scopes:
+            rows += counter.rows(alike)
     return rows

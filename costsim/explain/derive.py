@@ -49,6 +49,12 @@ class Derived:
         both_ways = [[Part("read", self.read_bits)], [Part("written", self.written_bits)]]
         self.add(worked("DRAM bits", both_ways, "bit", "both directions"))
 
+    def drop_writes(self, why: str) -> None:
+        """Count nothing that is written."""
+        every = [(step, step.what.startswith("DRAM written, ")) for step in self.steps]
+        self.steps = {nothing(step.what, "bit", why) if writes else step: None for step, writes in every}
+        self.moved = {name: (read, 0) for name, (read, _) in self.moved.items() if read}
+
     @property
     def read_bits(self) -> int:
         """Bits read from DRAM."""

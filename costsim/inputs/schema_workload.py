@@ -1,11 +1,13 @@
 """The sections of a workload file. Those of its model are in costsim/models, a file for each family."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from costsim.inputs.schema import Count, Grade, Name, NonNegative, Positive, Rate, Strict
-from costsim.names import AttentionPairs, Law, Scope, Traffic
+from costsim.inputs.schema_policy import Rule
+from costsim.names import AttentionPairs, Law, Scope, Traffic, Writes
 
 
 class Optimizer(Strict):
@@ -40,10 +42,19 @@ class Published(Strict):
 
 
 class WorkloadCase(Strict):
-    """Another choice: fields of the workload as `--set` takes them."""
+    """Another choice: fields of the workload as `--set` takes them, rules after those of every policy, or both."""
 
     name: str
-    set: Annotated[tuple[str, ...], Field(min_length=1)]
+    set: Annotated[tuple[str, ...], Field(min_length=1)] = ()
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)] = Field(
+        default=(), description="as a policy has them; the baseline follows them too"
+    )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.set and not self.rules:
+            raise PydanticCustomError("value_error", "expected set or rules", {})
+        return self
 
 
 class WorkloadAssumption(Strict):
@@ -75,6 +86,10 @@ class Workload(Strict):
     traffic: Traffic = "fused"
     buffer_bytes: Count | None = Field(default=None, description="on chip, for traffic tiled")
     scope: Scope = "step"
+    gemm_writes: Writes = Field(
+        default="gemms",
+        description="writes that scope gemm counts: those of GEMMs, none, or also those of other ops that GEMMs read",
+    )
     hardware: tuple[str, ...] = Field(default=(), description="profiles on which time and energy are given")
     published: tuple[Published, ...] = ()
     assumptions: tuple[WorkloadAssumption, ...] = Field(

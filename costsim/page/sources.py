@@ -48,7 +48,7 @@ def conventions(result: Result) -> list[tuple[str, str]]:
         ("law", f"{convention['law']}, in {law.unit}; defined for {law.defined}"),
         ("source of the law", law.source),
         ("traffic model", f"{job.convention.traffic_label}: {model.description}"),
-        ("scope", f"{scope}: {_SCOPES[scope]}"),
+        ("scope", f"{job.convention.scope_label(scope)}: {_SCOPES[scope]}"),
         ("baseline", convention["baseline"]),
         ("steps", f"{convention['steps']} of {convention['micro_batches']} micro-batches each"),
         ("parameters", f"{convention['parameters']}, of which {convention['trainable_parameters']} are trained"),

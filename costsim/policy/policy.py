@@ -164,10 +164,7 @@ def with_case(policy: Policy, assumption: Assumption, index: int) -> Policy:
     """The policy under another case of one of its assumptions. Raises InputError, at the case, if it does not fit."""
     case = assumption.entry.cases[index]
     at = (*assumption.place, "cases", index)
-    update: dict[str, Any] = {
-        "rules": (*policy.file.rules, *case.rules),
-        "numbers": {**policy.file.numbers, **case.numbers},
-    }
+    update: dict[str, Any] = {"numbers": {**policy.file.numbers, **case.numbers}}
     for name in case.numbers:
         if name not in policy.file.numbers:
             hint = nearest(name, policy.file.numbers)
@@ -177,8 +174,15 @@ def with_case(policy: Policy, assumption: Assumption, index: int) -> Policy:
     if case.phases:
         update["phases"] = case.phases
         inherited["phases"] = (assumption.document, (*at, "phases"))
-    places = (*policy.rule_places, *((assumption.document, (*at, "rules", i)) for i in range(len(case.rules))))
-    changed = replace(policy, file=policy.file.model_copy(update=update), rule_places=places, inherited=inherited)
+    changed = replace(policy, file=policy.file.model_copy(update=update), inherited=inherited)
+    return with_rules(changed, case.rules, assumption.document, at)
+
+
+def with_rules(policy: Policy, rules: tuple[schema_policy.Rule, ...], document: Document, at: Where) -> Policy:
+    """The policy with rules after its own, which stand at that place of a document. Raises InputError, at the rule."""
+    file = policy.file.model_copy(update={"rules": (*policy.file.rules, *rules)})
+    places = (*policy.rule_places, *((document, (*at, "rules", i)) for i in range(len(rules))))
+    changed = replace(policy, file=file, rule_places=places)
     check(changed.file, changed.error)
     return changed
 
@@ -191,7 +195,8 @@ def with_widths(policy: Policy, widths: Widths) -> Policy:
         for i in range(len(policy.file.phases)):
             for j, rule in enumerate(policy.file.rules):
                 try:
-                    fill(policy.file, policy.error, ("rules", j, "format"), rule.format or "fp32", i, row)
+                    for field, template in (("format", rule.format), ("accumulator", rule.accumulator)):
+                        fill(policy.file, policy.error, ("rules", j, field), template or "fp32", i, row)
                 except InputError as error:
                     raise widths.error(name, str(error)) from None
     return policy

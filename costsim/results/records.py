@@ -285,6 +285,7 @@ def convention(result: Result) -> Record:
         "traffic": chosen.traffic,
         **({"buffer_bytes": chosen.buffer_bytes, "buffer_of": chosen.buffer_of or None} if chosen.tiled else {}),
         "scope": chosen.scope,
+        **({"gemm_writes": chosen.gemm_writes} if chosen.scope == "gemm" else {}),
         "steps": chosen.steps,
         "micro_batches": chosen.micro_batches,
         "baseline": chosen.baseline,

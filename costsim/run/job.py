@@ -14,7 +14,7 @@ from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.inputs.document import Document, Where, override, parse_yaml
 from costsim.models.build import build
-from costsim.names import SCOPES, Law, Scope, Traffic
+from costsim.names import SCOPES, Law, Scope, Traffic, Writes
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy, with_widths
 
@@ -39,6 +39,9 @@ class Request:
     buffer_bytes: int | None = None  # on chip, for traffic `tiled`; if nothing says so, those of the first device
 
 
+_WRITES = {"gemms": "", "none": " (reads only)", "operands": " (and what others write for it)"}
+
+
 @dataclass(frozen=True, slots=True)
 class Convention:
     """What every printed number depends on besides the workload and the policy."""
@@ -51,6 +54,7 @@ class Convention:
     micro_batches: int
     buffer_bytes: int | None = None  # on chip, of traffic models that tile for one
     buffer_of: str = ""  # the device whose buffer that is; none if its size was given
+    gemm_writes: Writes = "gemms"  # that scope gemm counts
 
     @property
     def tiled(self) -> bool:
@@ -59,7 +63,11 @@ class Convention:
 
     def summary(self, scope: Scope | None = None) -> str:
         """Law, traffic and scope in a line; `scope` stands for the convention's."""
-        return f"law {self.law}, traffic {self.traffic_label}, scope {scope or self.scope}"
+        return f"law {self.law}, traffic {self.traffic_label}, scope {self.scope_label(scope or self.scope)}"
+
+    def scope_label(self, scope: Scope) -> str:
+        """The scope, and which writes it counts if those are not its ops'."""
+        return scope + _WRITES[self.gemm_writes] if scope == "gemm" else scope
 
     @property
     def traffic_label(self) -> str:
@@ -125,11 +133,21 @@ def prepare(request: Request) -> Job:
 
 
 def with_fields(job: Job, assignments: Sequence[str]) -> Job:
-    """The job with other fields of the workload, `field=value` each. Raises InputError if they do not fit."""
+    """The job with other fields of the workload, `field=value` each. Raises InputError if they do not fit.
+
+    A law or a scope among them stands over what was asked for.
+    """
     document = override(job.document, assignments)
     file = schema.validate(schema_workload.Workload, document)
-    training = file.training
-    convention = replace(job.convention, steps=training.steps, micro_batches=training.micro_batches)
+    training, fields = file.training, {text.partition("=")[0].strip() for text in assignments}
+    convention = replace(
+        job.convention,
+        law=file.law if "law" in fields else job.convention.law,
+        scope=file.scope if "scope" in fields else job.convention.scope,
+        steps=training.steps,
+        micro_batches=training.micro_batches,
+        gemm_writes=file.gemm_writes,
+    )
     return replace(job, file=file, document=document, graph=build(file, document), convention=convention)
 
 
@@ -226,6 +244,7 @@ def _convention(
         micro_batches=file.training.micro_batches,
         buffer_bytes=buffer_bytes,
         buffer_of=buffer_of,
+        gemm_writes=file.gemm_writes,
     )
 
 

@@ -15,8 +15,9 @@ from costsim.cost.totals import Total
 from costsim.errors import InputError
 from costsim.graph.fusion import UNTILED
 from costsim.inputs.document import Where
+from costsim.inputs.schema_workload import WorkloadCase
 from costsim.names import SCOPES
-from costsim.policy.policy import Policy, with_case
+from costsim.policy.policy import Policy, with_case, with_rules
 from costsim.run.job import Job, with_fields
 from costsim.run.simulate import count_policy
 
@@ -46,12 +47,18 @@ class _Case(NamedTuple):
     case: str
 
 
-def _with_fields(job: Job, assignments: tuple[str, ...], at: Where) -> Job:
-    """The job with other fields of the workload. Raises InputError, at the case, if they do not fit."""
+def _with_case(job: Job, case: WorkloadCase, at: Where) -> Job:
+    """The job with other fields and more rules for all policies. Raises InputError, at the case, if they do not fit."""
     try:
-        return with_fields(job, assignments)
+        changed = with_fields(job, case.set)
     except InputError as error:
         raise job.document.error(at, str(error)) from None
+    if not case.rules:
+        return changed
+    distinct = {id(policy): policy for policy in (job.baseline, *job.policies)}
+    with_them = {key: with_rules(policy, case.rules, job.document, at) for key, policy in distinct.items()}
+    policies = tuple(with_them[id(policy)] for policy in job.policies)
+    return replace(changed, policies=policies, baseline=with_them[id(job.baseline)])
 
 
 def _jobs(job: Job) -> Iterator[tuple[_Case, Job]]:
@@ -64,7 +71,7 @@ def _jobs(job: Job) -> Iterator[tuple[_Case, Job]]:
                 yield _Case(field, here, "ours", value), replace(job, convention=replace(job.convention, **other))
     for a, assumption in enumerate(job.file.assumptions):
         for i, case in enumerate(assumption.cases):
-            changed = _with_fields(job, case.set, ("assumptions", a, "cases", i))
+            changed = _with_case(job, case, ("assumptions", a, "cases", i))
             yield _Case(assumption.name, assumption.here, assumption.grade, case.name), changed
 
 
@@ -79,6 +86,10 @@ def _policies(policy: Policy) -> Iterator[tuple[_Case, Policy]]:
 def subjects(job: Job) -> list[Policy]:
     """The policies whose assumptions are moved: those with published figures, else all but the baseline."""
     return job.published_policies or [policy for policy in job.policies if policy.name != job.baseline.name]
+
+
+def _of_name(job: Job, name: str) -> Policy:
+    return next(policy for policy in job.policies if policy.name == name)
 
 
 def _outcome(case: _Case, job: Job, policy: Policy, baseline: Total) -> Outcome:
@@ -101,7 +112,7 @@ def outcomes(job: Job) -> list[Outcome]:
         (first, _, base), *others = jobs
         moved.append(_outcome(first, job, policy, base))
         moved += [_outcome(case, job, changed, base) for case, changed in _policies(policy)]
-        moved += [_outcome(case, other, policy, baseline) for case, other, baseline in others]
+        moved += [_outcome(case, other, _of_name(other, policy.name), baseline) for case, other, baseline in others]
     return moved
 
 
