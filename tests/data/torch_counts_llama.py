@@ -44,7 +44,21 @@ MODELS = {
             tie_word_embeddings=True,
         ),
     ),
+    "llama-grouped": (  # eager only: the kernel takes as many heads of keys as of queries
+        transformers.LlamaForCausalLM,
+        transformers.LlamaConfig(
+            hidden_size=256,
+            intermediate_size=1024,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            num_hidden_layers=2,
+            vocab_size=1000,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+        ),
+    ),
 }
+WAYS = [(a, d, w) for a in ("eager", "flash") for d in ("float32", "bfloat16") for w in (True, False)]
 
 
 def no_mask(config, inputs_embeds, **_):
@@ -96,14 +110,16 @@ def count(make, config, attention, dtype, with_loss):
 def main():
     transformers.AttentionInterface.register("one_kernel", flash)
     modeling_llama.create_causal_mask = modeling_qwen3.create_causal_mask = no_mask
-    ways = [(a, d, w) for a in ("eager", "flash") for d in ("float32", "bfloat16") for w in (True, False)]
     counts = {
         "origin": "counted by PyTorch itself (FlopCounterMode, saved_tensors_hooks): torch_counts_llama.py",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "batch": BATCH,
         "tokens": TOKENS,
         "saved_storages": "bytes of one and its dtype: how many",
-        "models": {name: [count(*model, *way) for way in ways] for name, model in MODELS.items()},
+        "models": {
+            name: [count(*model, *way) for way in WAYS if way[0] == "eager" or name != "llama-grouped"]
+            for name, model in MODELS.items()
+        },
     }
     json.dump(counts, sys.stdout, indent=1)
     print()
