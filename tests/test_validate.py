@@ -114,8 +114,8 @@ def test_a_wrong_work_is_found():
 
 
 def test_a_format_one_bit_off_is_found(monkeypatch):
-    stored_bits = Format.stored_bits
-    monkeypatch.setattr(Format, "stored_bits", lambda self, n, run: stored_bits(self, n, run) + (self.name == "bfp2"))
+    bits_of_runs = Format.bits_of_runs
+    monkeypatch.setattr(Format, "bits_of_runs", lambda self, runs: bits_of_runs(self, runs) + (self.name == "bfp2"))
     counting._memo.cache_clear()
     differences = check().checks[0].differences
     counting._memo.cache_clear()

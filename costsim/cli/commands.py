@@ -1,11 +1,13 @@
 """The command `costsim`: its commands by name, each loaded when it is run. Imports nothing heavy before that."""
 
+import errno
 import gc
 import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from typing import Any, NamedTuple
 
 import click
@@ -55,6 +57,26 @@ class _Group(click.Group):
         ctx.obj = tuple(args)  # the command line, which pages say
         return super().parse_args(ctx, args)
 
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> Any:
+        """Run a command and exit: 0, 1 for a check that failed, 2 for what could not be done, 130 for Ctrl-C."""
+        if not extra.get("standalone_mode", True):  # from Python
+            return super().main(args, prog_name, **extra)
+        _open_streams()
+        try:
+            code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except click.Abort:  # Ctrl-C
+            code = 128 + signal.SIGINT
+        except OSError as error:  # of standard output: files that cannot be read or written are InputErrors
+            _forget_stdout()
+            click.echo(f"costsim: standard output: {error.strerror or error}", err=True)
+            code = 2
+        sys.exit(code if isinstance(code, int) else 0)
+
     def invoke(self, ctx: click.Context) -> Any:
         from costsim.errors import InputError
 
@@ -63,6 +85,29 @@ class _Group(click.Group):
         except InputError as error:
             click.echo(f"costsim: {error}", err=True)
             ctx.exit(2)
+        except BrokenPipeError:  # whoever reads has enough
+            _forget_stdout()
+            ctx.exit(128 + signal.SIGPIPE)
+
+
+class _Closed(StringIO):
+    """Standard output where the shell has closed it."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def _open_streams() -> None:
+    """Stand-ins for streams that are closed, so that asking them anything is no error; writing to stdout is one."""
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    if sys.stderr is None:
+        sys.stderr = StringIO()
+
+
+def _forget_stdout() -> None:
+    """Have Python write nothing to standard output when it ends: it would fail again."""
+    sys.stdout = StringIO()
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:

@@ -3,14 +3,37 @@
 import csv
 import io
 import os
+import select
+import stat
+from itertools import count
 from pathlib import Path
 
 from costsim.errors import InputError, nearest, one_line
 
 MAX_FILE_BYTES = 1_000_000
+PIPE_SECONDS = 5  # for the first byte of a pipe
 
 
 # --- text and CSV -----------------------------------------------------------------------------------------------------
+
+
+def _read_bytes(path: Path) -> bytes:
+    """The bytes of a file, or what comes through a pipe; a few more than are allowed.
+
+    Raises InputError for a folder, a device, and a pipe into which nobody writes; OSError for what cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # waits for nobody to open a pipe
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISFIFO(mode):
+            readable, _, _ = select.select([file], [], [], PIPE_SECONDS)
+            os.set_blocking(file.fileno(), True)
+            data = file.read(MAX_FILE_BYTES + 1) if readable else b""
+            if not data:
+                raise InputError(f"{path}: a pipe through which nothing comes")
+            return data
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path}: a device, expected a file")
+        return file.read(MAX_FILE_BYTES + 1)
 
 
 def read_text(path: Path) -> str:
@@ -18,8 +41,7 @@ def read_text(path: Path) -> str:
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder, expected a YAML file")
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = _read_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_FILE_BYTES:
@@ -80,19 +102,38 @@ def find(name: str, folder: str, noun: str, beside: Path | None = None) -> Path:
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all; an existing one is replaced at once. Raises InputError if that fails."""
-    import tempfile  # slow to import
+    """Write a file whole or not at all; an existing one is replaced at once. Raises InputError if that fails.
 
+    An existing file keeps its permissions, a new one has those that the umask leaves. Links are followed; a device or a
+    pipe is written to.
+    """
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        target = Path(os.path.realpath(path))
+        mode = target.stat().st_mode if target.exists() else None
+        if mode is not None and not stat.S_ISREG(mode):
+            target.write_bytes(data)
+            return path
+        file, temporary = _temporary(target)
+        with os.fdopen(file, "wb") as opened:
+            opened.write(data)
+        if mode is not None:
+            temporary.chmod(stat.S_IMODE(mode))
+        temporary.replace(target)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     return path
+
+
+def _temporary(target: Path) -> tuple[int, Path]:
+    """A new file beside another, opened, with the permissions that the umask leaves."""
+    for number in count():
+        path = target.with_name(f".{target.name[:80]}.{os.getpid()}.{number}")
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), path
+        except FileExistsError:
+            continue
+    raise AssertionError("there is always another number")
