@@ -1,11 +1,14 @@
 """The lines of DSQ's sensitivity that formulas on paper give too: from the sizes of the model and the levels alone."""
 
+import json
 from fractions import Fraction
 from math import ceil
 
 import pytest
+from click.testing import CliRunner
 from conftest import policy, shipped_policy
 
+from costsim.cli import main
 from costsim.cost.count import count
 from costsim.cost.row import each_op
 from costsim.cost.totals import sum_rows
@@ -156,3 +159,24 @@ def test_writes_of_operands_are_those_of_the_whole_step(name):
     for writes, expected in (("none", 0), ("gemms", of_gemms), ("operands", of_gemms + of_others)):
         assert sum_rows(count(graph, assignment, "unfused", "gemm", writes), "product").written_bits == expected
     assert of_others
+
+
+@pytest.mark.parametrize(
+    ("writes", "label"), [("none", "(reads only)"), ("operands", "(and what others write for it)")]
+)
+def test_explanations_and_tables_say_which_writes_count(writes, label):
+    args = ["glue-mrpc-dsq", "--policy", "dsq", "--scope", "gemm", "--set", "model.layers=1"]
+
+    def costsim(*more):
+        done = CliRunner().invoke(main, [*more[:1], *args, "--set", f"gemm_writes={writes}", *more[1:]])
+        assert done.exit_code == 0, done.output
+        return " ".join(done.stdout.split())
+
+    assert f"scope gemm {label}" in costsim("run")
+    assert json.loads(costsim("run", "--format", "json"))["convention"]["gemm_writes"] == writes
+    explained = costsim("explain", "encoder.0.ffn.fc1")
+    assert ("DRAM bits written: 0 bit" in explained) == (writes == "none")
+    assert ("only the writes that GEMMs read" in costsim("explain", "encoder.0.ffn.gelu")) == (writes == "operands")
+    rows = json.loads(costsim("run", "--by", "op", "--format", "json"))["rows"]
+    [bits] = [row["dram_bits"] for row in rows if row["op"] == "encoder.0.ffn.fc1"]
+    assert f"DRAM bits over the run: {bits} bit" in explained

@@ -81,7 +81,9 @@ def _convention(job: Job, scope: Scope) -> str:
     line, asked = convention_line(job.convention, scope), job.convention.scope
     if scope == asked:
         return line
-    return f"{line}; scope {asked}, which totals hold, has no such op: counted in the first that has"
+    operands = asked == "gemm" and job.convention.gemm_writes == "operands"
+    has = "has of this op only the writes that GEMMs read" if operands else "has no such op"
+    return f"{line}; scope {asked}, which totals hold, {has}: counted in the first that has it whole"
 
 
 def _phases(section: Section) -> str:
