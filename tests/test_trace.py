@@ -196,7 +196,7 @@ def test_ticks_are_fine_enough(step_s):
 
 def test_a_device_that_cannot(tmp_path):
     result = small("glue-mrpc-dsq", "fixed32", "fixed16", hardware=["h100-sxm"])
-    with pytest.raises(InputError, match=r"h100-sxm multiplies neither fixed32 x fixed32 \+ int32 nor .*policy fixed32"):
+    with pytest.raises(InputError, match=r"h100-sxm multiplies neither fixed32 x fixed32 \+ int32 nor .*fixed32"):
         trace.save(result, tmp_path / "t.json")
     profile = tmp_path / "d.yaml"
     text = Path(list_shipped("hardware_profiles")["a100-80gb"]).read_text()
