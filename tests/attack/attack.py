@@ -79,19 +79,24 @@ def main() -> int:
     import same
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=2.0, help="for mutants and kills together")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=2.0,
+        help="of which half for mutants, a sixth for kills; less than ten: a sample of the rest",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("mutants", "kills", "writers", "inputs", "outputs", "same"))
     parser.add_argument("--keep", type=Path, help="folder for failing mutants")
     chosen = parser.parse_args()
-    share = chosen.minutes / 2
+    few = chosen.minutes < 10
     parts: dict[str, Callable[[], Score]] = {
-        "mutants": lambda: _in_parallel(mutants, chosen.seed, share, chosen.keep),
-        "kills": lambda: Score(*disks.kills(chosen.seed, time.monotonic() + 60 * share / 2)),
-        "writers": lambda: Score(*disks.writers()),
-        "inputs": lambda: Score(*disks.inputs()),
+        "mutants": lambda: _in_parallel(mutants, chosen.seed, chosen.minutes / 2, chosen.keep),
+        "kills": lambda: Score(*disks.kills(chosen.seed, time.monotonic() + 60 * chosen.minutes / 6)),
+        "writers": lambda: Score(*disks.writers(few)),
+        "inputs": lambda: Score(*disks.inputs(few)),
         "outputs": lambda: Score(*disks.outputs()),
-        "same": lambda: Score(*same.environments(few=chosen.minutes < 10)),
+        "same": lambda: Score(*same.environments(few)),
     }
     failed = 0
     print(f"{'attack':10} {'tried':>8} {'accepted':>9} {'refused':>8} {'failed':>7} {'seconds':>8}")
