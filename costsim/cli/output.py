@@ -1,6 +1,8 @@
 """Where documents go: printed, or written to --out; and how far a long command is. Imports nothing heavy."""
 
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,4 +52,6 @@ def echo_line(text: object, err: bool = False) -> None:
 
 def progress(length: int) -> Any:
     """A bar on stderr, if that is a terminal, over so many ticks; a context manager whose value has `update`."""
-    return click.progressbar(length=length, file=sys.stderr, hidden=not sys.stderr.isatty())
+    if sys.stderr.isatty():
+        return click.progressbar(length=length, file=sys.stderr)
+    return nullcontext(SimpleNamespace(update=lambda _: None))
