@@ -104,7 +104,7 @@ class _Counter:
         key = (alike.place, alike.touched, tuple([self.states[number] for number in alike.tensors]), accumulator)
         rows = self.memo.rows.get(key)
         if rows is None:
-            rows = self.memo.rows[key] = [*self.cast_rows(alike.ops), self.row(alike)]
+            rows = self.memo.rows[key] = [*self.cast_rows(alike), self.row(alike)]
         return rows if rows[-1].ops is alike.ops else [row._replace(ops=alike.ops) for row in rows]
 
     def row(self, alike: Alike) -> Row:
@@ -173,19 +173,28 @@ class _Counter:
         reads = zip(self.graph.readers.get(root, ()), self.traffic(root).held, strict=True)
         return any(reader.gemm is not None and held == move.copy for (reader, _), held in reads)
 
-    def cast_rows(self, ops: list[Op]) -> list[Row]:
-        """Quantize kernels of their own before ops: source read, copy written, as often as the source changes."""
-        op, rows = ops[0], []
+    def cast_times(self, op: Op, name: str, copy: Copy) -> int:
+        """How often a quantize kernel runs in a step: as often as its source changes, or as the op that it is for."""
+        if copy.transient:
+            return op.times
+        maker = self.graph.producer.get(name)
+        given = 1 if self.graph.tensors[name].role in ("weight", "state") else self.graph.micro_batches
+        return given if maker is None else maker.times
+
+    def cast_rows(self, alike: Alike) -> list[Row]:
+        """Quantize kernels of their own before ops that are alike: source read, copy written."""
+        ops, op, rows = alike.ops, alike.ops[0], []
         for slot, name in enumerate(op.inputs):
-            for copy, source in self.traffic(name).casts[self.graph.reader_number(op, slot)]:
-                role = self.graph.tensors[name].role
-                maker = self.graph.producer.get(name)
-                given = 1 if role in ("weight", "state") else self.graph.micro_batches
-                times = given if maker is None else maker.times
+            traffic, at = self.traffic(name), self.graph.reader_number(op, slot)
+            at_hand = bool(alike.touched[slot]) and self.on_chip(op, slot, traffic.held[at])
+            for copy, source in traffic.casts[at]:
+                if copy.transient and at_hand:
+                    continue  # made for an op before in the same kernel
+                role, times = self.graph.tensors[name].role, self.cast_times(op, name, copy)
                 vector = self.quantize({}, copy, name, times)
                 written = self.move(op, slot, copy, times, True)
                 read = (self.move(op, slot, source, times, False),) * (2 if copy.second_read else 1)
-                phase = "forward" if copy.purpose == "stash" else op.phase
+                phase = "forward" if copy.purpose == "stash" and not copy.transient else op.phase
                 rows.append(Row(ops, written, "cast", phase, None, role, 0, 0, None, (), vector, (*read, written)))
         return rows
 

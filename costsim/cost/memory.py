@@ -1,9 +1,9 @@
 """Peak memory of a training step: what lies in DRAM when, by last use, and what each byte is for.
 
 Time is the kernel that runs. Something lies in memory from the kernel that writes it to the last one that reads it;
-what the traffic model keeps on chip takes none. Weights, optimizer states and their copies stay through the whole step,
-and so do sums of gradients over micro-batches: the step is seen in a micro-batch that is not the first, and not the
-last of three or more.
+what the traffic model keeps on chip takes none. A transient copy lies there for each kernel that reads it. Weights,
+optimizer states and their other copies stay through the whole step, and so do sums of gradients over micro-batches: the
+step is seen in a micro-batch that is not the first, and not the last of three or more.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +75,17 @@ class Memory:
         return [place for place, source in beside if source and source.format.element_bits < place.format.element_bits]
 
 
-Key = tuple[str, Copy | None]  # of a place in memory: the tensor that it was first, or a copy of it
+class Key(NamedTuple):
+    """Of a place in memory: the tensor that it was first, or a copy of it."""
+
+    name: str
+    copy: Copy | None
+    kernel: int | None = None  # the one that a transient copy is for
+
+    @property
+    def transient(self) -> bool:
+        """Whether it is there for one kernel only."""
+        return self.kernel is not None
 
 
 @dataclass(slots=True)
@@ -97,7 +107,8 @@ def _lives(graph: Graph, assignment: Assignment, traffic: Traffic) -> dict[Key, 
         kernel = group[op.position]
         names = op.inputs + op.outputs
         for move in row.moves:
-            key = (root[names[move.slot]], move.copy)
+            transient = move.copy is not None and move.copy.transient
+            key = Key(root[names[move.slot]], move.copy, kernel if transient else None)
             life = lives.get(key)
             if life is None:
                 writer = row.name(op) if move.written_bits else ""
@@ -115,11 +126,13 @@ def _for_backward(tensor: Tensor, life: _Life) -> bool:
 
 
 def _component(tensor: Tensor, key: Key, life: _Life, lasts: set[str], copied: set[str], logits: set[Dims]) -> str:
+    if key.transient:
+        return "temporaries"
     if tensor.role == "weight":
-        return "master_weights" if key[1] is None and key[0] in copied else "weights"
+        return "master_weights" if key.copy is None and key.name in copied else "weights"
     if tensor.role == "weight_gradient":
         return "gradients"
-    if key[0] in lasts:
+    if key.name in lasts:
         return "optimizer_states"
     if tensor.dims in logits:
         return "logits"
@@ -136,14 +149,13 @@ def _lasting(graph: Graph) -> set[str]:
 
 def _is_cast_once(graph: Graph, key: Key) -> bool:
     """Whether it is a copy of a weight that a pass of its own makes, before the first micro-batch that wants it."""
-    name, copy = key
-    by_producer = copy is None or copy.placement == "at_producer"
-    return not by_producer and name not in graph.producer and graph.tensors[name].role == "weight"
+    stored = key.copy is not None and key.copy.placement == "stored"
+    return stored and key.name not in graph.producer and graph.tensors[key.name].role == "weight"
 
 
 def _from_start(graph: Graph, key: Key) -> bool:
     """Whether it lies there from the start: given from outside, or made before this micro-batch."""
-    name, copy = key
+    name, copy, _ = key
     if name in graph.producer:
         return False
     return copy is None or copy.placement == "at_producer" or (_is_cast_once(graph, key) and graph.micro_batches > 1)
@@ -154,7 +166,7 @@ def _to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
 
     Of three micro-batches or more, the one seen is neither the first nor the last.
     """
-    name, copy = key
+    name, copy, _ = key
     by_producer = copy is None or copy.placement == "at_producer"
     return (name in lasts and by_producer) or (_is_cast_once(graph, key) and graph.micro_batches > 2)
 
@@ -162,15 +174,15 @@ def _to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
 def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) -> Iterator[Stored]:
     lives, lasts, tensors = _lives(graph, assignment, traffic), _lasting(graph), graph.tensors
     for name in tensors:  # what no op reads in this way is there all the same
-        if name in lasts and tensors[name].alias is None and (name, None) not in lives:
-            lives[name, None] = _Life(0, end, "", name)
-    copied = {name for name, copy in lives if copy is not None and graph.tensors[name].role == "weight"}
+        if name in lasts and tensors[name].alias is None and Key(name, None) not in lives:
+            lives[Key(name, None)] = _Life(0, end, "", name)
+    copied = {key.name for key in lives if key.copy is not None and not key.transient}
     logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.name == "cross_entropy"}
     forward_end = max(group_ops(graph, traffic)[op.position] for op in graph.ops if op.phase == "forward")
     sizes: dict[tuple[Dims, int, Copy | None], int] = {}
     stored_as = assignment.classes.stored_as
     for key, life in lives.items():
-        name, copy = key
+        name, copy = key.name, key.copy
         tensor, reader = tensors[name], life.reader
         alike = (tensor.dims, stored_as[name], copy)
         size = sizes.get(alike)
@@ -180,7 +192,7 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         last = end if _to_end(graph, key, lasts) or reader is None else life.last  # unread: a result of the step
         component = _component(tensor, key, life, lasts, copied, logits)
         format = copy.format if copy else assignment.format(name)
-        kept = first <= forward_end and _for_backward(tensor, life)
+        kept = not key.transient and first <= forward_end and _for_backward(tensor, life)
         consumer = reader.name if reader else ""
         yield Stored(life.name, name, copy, format, component, size, first, last, life.producer, consumer, kept)
 

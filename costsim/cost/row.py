@@ -61,7 +61,9 @@ class Row(NamedTuple):
 
     def name(self, op: Op) -> str:
         """The op's name, or that of the quantize kernel before it."""
-        return f"{self.cast.tensor(op)}.cast" if self.cast else op.name
+        if self.cast is None or self.cast.copy is None:
+            return op.name
+        return self.cast.copy.cast_name((op.inputs + op.outputs)[self.cast.slot], op.name)
 
     def result(self, op: Op) -> str:
         """The tensor that is made or copied; groupings by tensor give the op's work to it."""

@@ -15,7 +15,7 @@ class TensorTraffic:
 
     held: Sequence[Held]  # by reader: what crosses DRAM
     on_chip: Sequence[Sequence[Copy]]  # by reader: the copies it makes for itself
-    casts: Sequence[Sequence[tuple[Copy, Held]]]  # by reader: stored copies made before it, and from what
+    casts: Sequence[Sequence[tuple[Copy, Held]]]  # by reader: copies that passes make before it, from what
     copies: Sequence[tuple[Copy, bool]]  # made along with the tensor, and whether they are written
     written: bool  # whether the tensor itself is
 
@@ -44,7 +44,7 @@ def tensor_traffic(graph: Graph, name: str, assignment: Assignment, group: Seque
                 replaced.add(held)
                 held = made.setdefault(copy, copy)
             else:
-                if copy not in cast:
+                if copy.transient or copy not in cast:
                     casts[-1].append((copy, held))
                     outside[held] = True  # the cast is a kernel of its own
                 held = cast.setdefault(copy, copy)

@@ -100,16 +100,18 @@ class Deriver:
         return derived
 
     def casts(self, op: Op) -> Iterator[Derived]:
-        """The quantize kernels that run before an op: source read, copy written, as often as the source changes."""
-        for name in dict.fromkeys(op.inputs):
-            for copy, (source, use) in self.follower.story(name).casts.items():
-                if use.op is op:
-                    yield self._cast(op, name, copy, source)
+        """The quantize kernels that run before an op: source read, copy written.
+
+        As often as the source changes; of a transient copy, as often as the op.
+        """
+        for name, cast in self.follower.casts(op):
+            yield self._cast(op, name, cast.copy, cast.source)
 
     def _cast(self, op: Op, name: str, copy: Copy, source: Held) -> Derived:
-        derived = Derived(f"{label(name, copy)}.cast", op)
+        derived = Derived(copy.cast_name(name, op.name), op)
         maker, lasts = self.graph.producer.get(name), self.graph.tensors[name].role in ("weight", "state")
         times = maker.times if maker is not None else 1 if lasts else self.graph.micro_batches
+        times = op.times if copy.transient else times
         derived.add(nothing("MACs", "MAC", "a quantize kernel multiplies no matrices"))
         vector: _Vector = {}
         self._converted(vector, copy, name, times)

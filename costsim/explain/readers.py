@@ -3,7 +3,7 @@
 A Follower takes each tensor through all its readers; cost/count gets the same numbers from classes of like ops.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,13 +23,21 @@ class Use(NamedTuple):
     made: tuple[Copy, ...]
 
 
+class Cast(NamedTuple):
+    """A quantize kernel: the copy that it makes, from what, and the use that comes after it."""
+
+    copy: Copy
+    source: Held
+    use: Use
+
+
 @dataclass(frozen=True, slots=True)
 class Story:
     """The uses of one tensor, its copies, and which of these are not written to DRAM, with the reason."""
 
     uses: Sequence[Use]
     copies: Sequence[Copy]  # made by the op that makes the tensor
-    casts: Mapping[Copy, tuple[Held, Use]]  # made by quantize kernels: the source, the use that comes after
+    casts: Sequence[Cast]
     unwritten: Mapping[Held, str]
 
 
@@ -57,7 +65,7 @@ class Follower:
         uses: list[Use] = []
         first: dict[Copy, Copy] = {}  # equal copies are one, under the name that the first reader gives it
         made: dict[Copy, Held] = {}  # by the tensor's maker, from which source
-        casts: dict[Copy, tuple[Held, Use]] = {}
+        casts: list[Cast] = []
         for op, operand in graph.readers.get(name, ()):
             chain = self.assignment.chain(op, operand)
             stored = [first.setdefault(copy, copy) for copy in chain if copy.placement != "on_chip"]
@@ -67,14 +75,14 @@ class Follower:
             for source, copy in zip([None, *stored], stored, strict=False):
                 if copy.placement == "at_producer" and maker is not None:
                     made.setdefault(copy, source)
-                else:
-                    casts.setdefault(copy, (source, use))
+                elif copy.transient or all(cast.copy != copy for cast in casts):
+                    casts.append(Cast(copy, source, use))
         unwritten = {}
         for held in (None, *made):
-            why = self._unwritten(name, held, uses, made, [source for source, _ in casts.values()])
+            why = self._unwritten(name, held, uses, made, [cast.source for cast in casts])
             if why:
                 unwritten[held] = why
-        return Story(uses, tuple(made), casts, unwritten)
+        return Story(uses, tuple(made), tuple(casts), unwritten)
 
     def _unwritten(
         self, name: str, held: Held, uses: Sequence[Use], made: Mapping[Copy, Held], sources: Sequence[Held]
@@ -90,6 +98,16 @@ class Follower:
         if born is None or any(self.group[op.position] != self.group[born.position] for op in readers):
             return ""
         return f"kept on chip: only {', '.join(dict.fromkeys(op.name for op in readers))} reads it, in the same kernel"
+
+    def casts(self, op: Op) -> Iterator[tuple[str, Cast]]:
+        """The quantize kernels that run before an op, each with the tensor of which it makes a copy.
+
+        A transient copy that an op before has read in the same kernel is not made once more.
+        """
+        for name in dict.fromkeys(op.inputs):
+            for cast in self.story(name).casts:
+                if cast.use.op is op and not (cast.copy.transient and self.on_chip(cast.use)):
+                    yield name, cast
 
     def on_chip(self, use: Use) -> str:
         """Why a read does not touch DRAM: an earlier op of the kernel makes or reads the same; empty if none does."""

@@ -32,7 +32,7 @@ class Rule(Strict):
     not_name: tuple[str, ...] = Field(default=(), description="globs over tensor names that it leaves alone")
     not_op: tuple[str, ...] = Field(default=(), description="globs over names of ops that it leaves alone")
     format: str | None = Field(default=None, description="a format name; <q0> stands for the number of level q0")
-    placement: Literal["at_producer", "on_chip", "stored"] | None = None
+    placement: Literal["at_producer", "on_chip", "stored", "transient"] | None = None
     scale_time: Literal["current", "delayed"] | None = Field(
         default=None,
         description="how a copy knows a scale over the whole tensor: from one more read of the source, or beforehand",

@@ -21,6 +21,8 @@ from costsim.policy.levels import fill
 from costsim.policy.policy import Policy
 
 _DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
+# Of copies that a pass of their own makes: where copies made from them can live, which are made no earlier.
+_MADE_LATER = {"stored": ("on_chip", "stored", "transient"), "transient": ("on_chip", "transient")}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
 
 
@@ -29,7 +31,8 @@ class Copy:
     """A way to hold a tensor's values once more, in another format or with boxes along other dims.
 
     `placement`: the op that makes the source writes an `at_producer` copy, while the values are on chip; every op that
-    reads an `on_chip` copy makes it anew; a `stored` copy takes a pass of its own (source read, copy written).
+    reads an `on_chip` copy makes it anew; a `stored` copy takes a pass of its own (source read, copy written), once; a
+    `transient` one takes that pass before every kernel that reads it, and is gone after that kernel.
     `second_read`: that op reads the source once more before, for a scale over the whole tensor.
     """
 
@@ -42,6 +45,15 @@ class Copy:
         compare=False
     )  # for tables, after the tensor's name: purpose, format, dims along which boxes run
     purpose: str = field(compare=False)  # stash or operand
+
+    @property
+    def transient(self) -> bool:
+        """Whether it lies in DRAM for one kernel only."""
+        return self.placement == "transient"
+
+    def cast_name(self, tensor: str, op: str) -> str:
+        """The name of the pass that makes it of a tensor before an op; a transient copy has one for each such op."""
+        return f"{tensor}{self.label}{f'.{op}' if self.transient else ''}.cast"
 
 
 Chain = tuple[Copy, ...]
@@ -260,16 +272,16 @@ class _Chains:
             before = (stored, _boxes(self.graph, stored, read.dims, last_axis(read.dims)))
         if (format, axes) == before:
             return chain
-        if placement == "at_producer" and source is not None and source.placement == "stored":
-            raise self.rules.policy.error(
-                ("rules", rule, "placement"),
-                "made at_producer from a stash that is stored later; choose on_chip or stored",
-            )
+        possible = _MADE_LATER.get(source.placement) if source else None
+        if source and possible and placement not in possible:
+            choice = f"{', '.join(possible[:-1])} or {possible[-1]}"
+            message = f"made {placement} from a stash that is {source.placement}; choose {choice}"
+            raise self.rules.policy.error(("rules", rule, "placement"), message)
         second_read = scale_time == "current" and format.needs_whole_tensor
         if second_read and placement == "at_producer":  # the producer finds the scale, but cannot write the copy yet
             placement, second_read = "stored", False
         run = "." + "+".join(_axis_name(read.dims, axis) for axis in axes) if axes else ""
-        later = ".stored" if placement == "stored" else ""
+        later = f".{placement}" if placement in _MADE_LATER else ""
         label = f"{source.label if source else ''}@{purpose}.{format.name}{run}{later}"
         return (*chain, Copy(source, format, axes, placement, second_read, label, purpose))
 

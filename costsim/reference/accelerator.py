@@ -80,8 +80,8 @@ class Accelerator:
         """Run one op. `counts` is False where the op only starts a sum of gradients, which is no cost of a step."""
         if self.plan.starts_kernel(op):
             self._chip = {}
-        self._cast(op, micro)
-        record = self.measured.setdefault(op.name, Measured()) if counts else Measured()
+        self._cast(op, micro, counts)
+        record = self._record(op.name, counts)
         looked_up = [i for i in range(len(op.inputs)) if self._is_looked_up(op, i)]
         inputs = [self._read(op, i, record, whole=i not in looked_up) for i in range(len(op.inputs))]
         start = self.clock()
@@ -95,6 +95,13 @@ class Accelerator:
                 rows = (results[0].ndim - 1,)  # blocks of what is looked up lie along its rows
                 record.load(item_name(item, op.inputs[operand]), pack(results[0], format, rows).bits)
         self._leave(op, results, record)
+        for item in self.plan.casts.get(op.position, {}):
+            if item[1] is not None and item[1].transient:
+                del self._dram[item]
+
+    def _record(self, name: str, counts: bool) -> Measured:
+        """Where to note what an op or a cast does; nowhere that is looked at, if it is no cost of a step."""
+        return self.measured.setdefault(name, Measured()) if counts else Measured()
 
     def _leave(self, op: Op, results: tuple[Array, ...], record: Measured) -> None:
         """Hold the results on chip, and store those in DRAM that another kernel loads."""
@@ -118,17 +125,21 @@ class Accelerator:
                 if item in self.plan.loaded:
                     record.store(item_name(item), self._place(item, x, made[item]))
 
-    def _cast(self, op: Op, micro: int) -> None:
-        """Make the copies that take a pass of their own before an op; of what does not change in a step, once."""
+    def _cast(self, op: Op, micro: int, counts: bool) -> None:
+        """Make the copies that take a pass of their own before an op; of what does not change in a step, once.
+
+        Transient ones are made each time, and `counts` says whether that is a cost of the step, as of the op.
+        """
         graph = self.plan.graph
         for item, source in self.plan.casts.get(op.position, {}).items():
-            tensor = graph.tensors[source[0]]
-            if micro and tensor.role in ("weight", "state") and tensor.name not in graph.producer:
+            tensor, copy = graph.tensors[source[0]], item[1]
+            assert copy is not None  # a cast makes copies only
+            lasts = tensor.role in ("weight", "state") and tensor.name not in graph.producer
+            if micro and lasts and not copy.transient:
                 continue
-            record = self.measured.setdefault(f"{item_name(item)}.cast", Measured())
+            record = self._record(copy.cast_name(item[0], op.name), counts or not copy.transient)
             x, bits = self._fetch(source)
-            copy = item[1]
-            record.load(item_name(source), bits * (2 if copy is not None and copy.second_read else 1))
+            record.load(item_name(source), bits * (2 if copy.second_read else 1))
             record.store(item_name(item), self._place(item, x, self._held(item, x)))
             record.quantized += ragged.numbers(self.plan.graph, item[0], x)
 

@@ -32,7 +32,10 @@ class Plan:
         cast: set[Item] = set()
         first: dict[Item, Item] = {}  # equal copies are one, whose name the first reader gives
         for op in graph.ops:
+            if self.starts_kernel(op):
+                read: set[Item] = set()
             for i, name in enumerate(op.inputs):
+                transient: dict[Item, Item] = {}
                 item: Item = (graph.root[name], None)
                 maker = graph.maker.get(name)
                 for copy in assignment.chain(op, i) if assignment else ():
@@ -42,11 +45,16 @@ class Plan:
                         continue
                     if copy.placement == "at_producer" and maker is not None:
                         self.made.setdefault(maker.position, {})[made] = item
+                    elif copy.transient:
+                        transient[made] = item
                     elif made not in cast:
                         cast.add(made)
                         self.casts.setdefault(op.position, {})[made] = item
                     item = made
                 self.loads[op.position, i] = item
+                if transient and item not in read:
+                    self.casts.setdefault(op.position, {}).update(transient)
+                read.add(item)
         self.loaded = self._loaded()
         self._replaced = {source for made in self.made.values() for source in made.values()}
 
