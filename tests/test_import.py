@@ -587,9 +587,18 @@ def test_refused_in_one_line(case, tmp_path):
         ("", ":1:1: not valid JSON: expecting value"),
         ("model_type: gpt2\n", ":1:1: not valid JSON: expecting value"),
         ('["gpt2"]', ':1:1: expected an object, got ["gpt2"]'),
-        ('{"n_embd": NaN}', ": not valid JSON: NaN is no JSON number"),
-        ('{"n_embd": ' + "1" * 5000 + "}", ": not valid JSON: Exceeds the limit"),
-        ("[" * 100_000, ": not valid JSON: "),
+        *(
+            (f'{{"a": ["NaN {{[\\"", 3e300],\n "n_embd": {number}}}', f":2:{14 if '.' in number else 12}: {message}")
+            for number, message in (
+                ("NaN", "not valid JSON: NaN is no JSON number"),
+                ("-Infinity", "not valid JSON: -Infinity is no JSON number"),
+                ("1" * 5000, "a number of 5000 digits is out of range"),
+                ("0." + "1" * 5000, "a number of 5000 digits is out of range"),
+            )
+        ),
+        ("[" * 100_000, ":1:33: nested more than 32 deep"),
+        ('{"a":\n' + "[{" * 20, ":2:32: nested more than 32 deep"),
+        ('{"a": "NaN', ":1:7: not valid JSON: unterminated string"),
         ('{"a": 1,\n  "a" : 2}', ":2:3: duplicate key 'a', first on line 1"),
         ('\n { "model_type" :\n"x"}', ':2:4: model_type: unknown type "x"'),
         ('{"model_type": "gpt2"} x', ":1:24: not valid JSON: extra data"),

@@ -12,6 +12,7 @@ from costsim.huggingface.defaults import defaults_of, last_version_with
 from costsim.huggingface.fields import NO_EFFECT, Adapter, Fields, Head, Read, Windows, count, only, spell
 from costsim.inputs import files, schema
 from costsim.inputs.document import Document, Where
+from costsim.inputs.json_document import parse_json
 from costsim.models.families import family
 
 
@@ -74,50 +75,6 @@ def _with_comment(chosen: Chosen) -> tuple[Any, str]:
 
 
 # --- reading a config -------------------------------------------------------------------------------------------------
-
-_BLANKS = re.compile(r"[ \t\n\r]*")
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON number")
-
-
-def _marks(text: str, path: Path) -> dict[Where, tuple[int, int]]:
-    """Line and column of every key of a JSON object. The text is valid. Raises InputError for a key given twice."""
-    decoder = json.JSONDecoder()
-    marks: dict[Where, tuple[int, int]] = {}
-
-    def after_blanks(at: int) -> int:
-        return at + len(_BLANKS.match(text, at)[0])  # type: ignore[index]  # it matches anywhere
-
-    at = after_blanks(after_blanks(0) + 1)
-    while text[at] != "}":
-        key, end = decoder.raw_decode(text, at)
-        place = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-        if (key,) in marks:
-            message = f"duplicate key {one_line(key)!r}, first on line {marks[key,][0]}"
-            raise InputError(f"{path}:{place[0]}:{place[1]}: {message}")
-        marks[key,] = place
-        _, at = decoder.raw_decode(text, after_blanks(after_blanks(end) + 1))
-        at = after_blanks(at)
-        if text[at] == ",":
-            at = after_blanks(at + 1)
-    return marks
-
-
-def _parse(path: Path) -> Document:
-    """A config with the places of its fields. Raises InputError unless it is a JSON object."""
-    text = files.read_text(path)
-    try:
-        data = json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        problem = f"{error.msg[0].lower()}{error.msg[1:]}"
-        raise InputError(f"{path}:{error.lineno}:{error.colno}: not valid JSON: {problem}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}:1:1: expected an object, got {spell(data)}")
-    return Document(str(path), data, {(): (1, 1), **_marks(text, path)})
 
 
 def _adapter(config: Document) -> Adapter:
@@ -332,7 +289,7 @@ def workload_of(path: str | Path) -> Imported:
     transformers has it, with a note if it is a size.
     """
     path = Path(path)
-    config = _parse(path)
+    config = parse_json(files.read_text(path), str(path))
     adapter = _adapter(config)
     name, class_note = _class(config, adapter)
     head = adapter.classes[name]
