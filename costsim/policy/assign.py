@@ -1,8 +1,8 @@
 """From a policy to the format of every tensor, and of the copies that ops read in its place.
 
 Rules select tensors, or the *reads* of tensors by ops. A read may go through a `stash` copy (what the backward reads of
-a forward tensor) and an `operand` copy (what a GEMM multiplies). A policy says which copies exist, in which format and
-where they live, and nothing else; the code knows no policy by name.
+a forward tensor) and an `operand` copy (what a GEMM multiplies, or what an op reads that a rule names). A policy says
+which copies exist, in which format and where they live, and nothing else; the code knows no policy by name.
 """
 
 from collections.abc import Sequence
@@ -110,6 +110,9 @@ def _tests(rule: schema_policy.Rule) -> list[_Test]:
             tests.append((at, frozenset(value if isinstance(value, tuple) else (value,)), True))
         if unwanted := getattr(rule, f"not_{name}", ()):
             tests.append((at, frozenset(unwanted), False))
+    if rule.copy_ == "operand":  # only by name does a rule ask for what other ops than GEMMs read
+        by_name = (Candidate._fields.index("naming"), frozenset((rule.op,)), True)
+        tests.append(by_name if rule.op is not None else (Candidate._fields.index("gemm"), frozenset(("",)), False))
     return tests
 
 
@@ -274,8 +277,8 @@ class _Chains:
             return chain
         possible = _MADE_LATER.get(source.placement) if source else None
         if source and possible and placement not in possible:
-            choice = f"{', '.join(possible[:-1])} or {possible[-1]}"
-            message = f"made {placement} from a stash that is {source.placement}; choose {choice}"
+            others = f"{', '.join(possible[:-1])} or {possible[-1]}"
+            message = f"made {placement} from a stash that is {source.placement}; choose {others}"
             raise self.rules.policy.error(("rules", rule, "placement"), message)
         second_read = scale_time == "current" and format.needs_whole_tensor
         if second_read and placement == "at_producer":  # the producer finds the scale, but cannot write the copy yet
@@ -288,7 +291,8 @@ class _Chains:
     def make(self, read: Read) -> Chain:
         """The copies through which the reads of a class go. Raises InputError."""
         rules, gemm = self.rules, read.candidate.gemm
-        operand = rules.choose(read.candidate._replace(copy_="operand")) if gemm else None
+        named = gemm or read.candidate.naming
+        operand = rules.choose(read.candidate._replace(copy_="operand")) if named else None
         stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed or read.recomputed else None
         if read.recomputed:  # nothing is stashed, but a GEMM multiplies the same formats as if it were
             operand, stash = operand or (stash if gemm else None), None

@@ -62,10 +62,11 @@ class Candidate(NamedTuple):
     op: Matched
     elements_at_least: Reached
     numbers: tuple[int, ...]  # of the policy's widths
+    naming: Matched = Matched()  # of the globs in op: those by which a rule can ask for an operand copy
 
 
 class Read(NamedTuple):
-    """A class of reads that may go through copies: of a floating-point tensor, by a GEMM or from the stash."""
+    """A class of reads that may go through copies: of a floating-point tensor, by a GEMM, from the stash or by name."""
 
     candidate: Candidate
     stored: int  # the class of the tensor as it is stored
@@ -181,7 +182,7 @@ def classify(graph: Graph, selectors: Selectors) -> Classes:
     match = _matcher(graph, selectors)
     ops = _op_classes(graph, match)
     stored, stored_as, forms = _storage_classes(graph, match)
-    reads, read_as = _read_classes(graph, ops, stored_as, forms, match)
+    reads, read_as = _read_classes(graph, ops, (stored_as, forms), match, _naming(graph, match))
     tensors, repeated = _tensor_classes(graph, ops, forms)
     return Classes(stored, stored_as, reads, read_as, ops, tensors, repeated)
 
@@ -218,22 +219,52 @@ def _storage_classes(graph: Graph, match: _Matcher) -> tuple[list[Candidate], di
     return [Candidate(*fields) for fields in stored], stored_as, form_of
 
 
+def _naming(graph: Graph, match: _Matcher) -> Callable[[Op], Matched]:
+    """By op: the globs by which rules can ask for copies of its operands.
+
+    Rules about operands are about GEMMs, so a glob that matches one selects GEMMs alone, whatever else it matches. Ops
+    that write in place read no copies.
+    """
+
+    def matched(op: Op) -> Matched:
+        return match(op.layer, "", op.original, ())[2]
+
+    of_gemms = Matched().union(*{matched(op) for op in graph.ops if op.gemm})
+
+    def naming(op: Op) -> Matched:
+        if op.gemm:
+            return matched(op)
+        in_place = any(graph.tensors[name].alias is not None for name in op.outputs)
+        return Matched() if op.phase == "update" or in_place else matched(op) - of_gemms
+
+    return naming
+
+
 def _read_classes(
-    graph: Graph, ops: Sequence[int], stored_as: Mapping[str, int], forms: Mapping[str, int], match: _Matcher
+    graph: Graph,
+    ops: Sequence[int],
+    storage: tuple[Mapping[str, int], Mapping[str, int]],
+    match: _Matcher,
+    naming: Callable[[Op], Matched],
 ) -> tuple[list[Read], dict[tuple[int, int], int]]:
-    """The classes of reads that may go through copies; by position of the op and operand, the place of its class."""
-    numbers = Numbering()
+    """The classes of reads that may go through copies; by position of the op and operand, the place of its class.
+
+    `storage` has, by tensor, the class as which it is stored and its form.
+    """
+    numbers, (stored_as, forms) = Numbering(), storage
     reads: list[Read] = []
     read_as: dict[tuple[int, int], int] = {}
     for op, op_class in zip(graph.ops, ops, strict=True):
         gemm, after_forward = op.gemm, op.phase in AFTER_FORWARD
-        if gemm is None and not after_forward:
+        named = naming(op)
+        if gemm is None and not after_forward and not named:
             continue
         for i, name in enumerate(op.inputs):
             tensor = graph.tensors[name]
             stashed = after_forward and is_stashed(graph, name)
             recomputed = after_forward and tensor.recomputes is not None
-            if tensor.values != "float" or not (gemm or stashed or recomputed):
+            asked = gemm or (named and op.kind.touched[i] is None)  # of what is looked up, rows are read, no copy
+            if tensor.values != "float" or not (asked or stashed or recomputed):
                 continue
             number = read_as[op.position, i] = numbers[op_class, i, forms[name]]
             if number == len(reads):
@@ -241,7 +272,7 @@ def _read_classes(
                 matches = match(op.layer, tensor.recomputes or name, op.original, tensor.dims)
                 traits = (tensor.role, tensor.values, tensor.trainable, rule_phase(op), gemm, operand, None)
                 axes = op.kind.contracted[i] if gemm else last_axis(tensor.dims)
-                candidate = Candidate(*traits, *matches)
+                candidate = Candidate(*traits, *matches, named if asked else Matched())
                 reads.append(Read(candidate, stored_as[name], tensor.dims, stashed, recomputed, axes))
     return reads, read_as
 
