@@ -100,7 +100,9 @@ class Workload:
         `workload.sweep({"batch.sequences": [1, 2, 4]}, policies=["dsq"])`. Raises InputError.
         """
         where: list[dict[str, str]] = []
-        for values in itertools.product(*map(_listed, fields.values())):
+        listed_fields = {name: _listed(values) for name, values in fields.items()}
+        sweep.check_number(listed_fields)
+        for values in itertools.product(*listed_fields.values()):
             point = dict(zip(map(sweep.field, fields), values, strict=True))
             texts = dict(assignment.split("=", 1) for assignment in _assignments(point))
             where.append(texts)

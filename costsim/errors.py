@@ -1,18 +1,38 @@
 """The one error a user meets for bad input, and the nearest valid name that it offers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 MAX_MESSAGE = 600
+MAX_FAULTS = 20  # that are told at once
+
+T = TypeVar("T")
 
 
 class InputError(Exception):
-    """Bad input, in one line: where (file, line, column, field), what was expected, the nearest valid name.
+    """Bad input, a line for each fault: where (file, line, column, field), what was expected, the nearest valid name.
 
-    The command line prints the message and exits with 2; nothing has been written by then.
+    The command line prints the lines and exits with 2; nothing has been written by then.
     """
 
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message, MAX_MESSAGE))
+    def __init__(self, *faults: str) -> None:
+        shown = [one_line(fault, MAX_MESSAGE) for fault in dict.fromkeys(faults)]
+        more = [f"and {len(shown) - MAX_FAULTS} more"] if len(shown) > MAX_FAULTS else []
+        super().__init__("\n".join([*shown[:MAX_FAULTS], *more]))
+
+
+def together(checks: Iterable[Callable[[], T]]) -> list[T]:
+    """The results of all checks. Raises InputError with what any of them refuses: one fault hides no other."""
+    results: list[T] = []
+    faults: list[str] = []
+    for check in checks:
+        try:
+            results.append(check())
+        except InputError as error:
+            faults += str(error).split("\n")
+    if faults:
+        raise InputError(*faults)
+    return results
 
 
 def one_line(text: object, most: int = 60) -> str:

@@ -294,6 +294,7 @@ SPELLINGS = (
 )
 EXAMPLES = (*NAMED, *(name for spelling in SPELLINGS for name in spelling.examples), "int8-row-in-bf16")
 
+_LONGEST_NAME = 100
 _SIDE = "a block's side"
 _WORDS = {
     "free": _SIDE,
@@ -329,6 +330,8 @@ def parse_format(name: str) -> Format:
     """
     if name in NAMED:
         return NAMED[name]
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"format {one_line(name)!r}: names have at most {_LONGEST_NAME} characters")
     grid, within, container = name.rpartition("-in-")
     if within:
         return contained(parse_format(grid), parse_format(container))

@@ -43,12 +43,15 @@ class Document:
             within = at[len(max(above, key=len)) :] if above else ()
             sets = " ".join(f"--set {one_line(assignment)}" for assignment in blamed)
             return InputError(f"{sets}: {_dotted(within)}{message}")
-        known = at
-        while known and known not in self.marks:
-            known = known[:-1]
-        line, column = self.marks.get(known, (1, 1))
+        line, column = self.line_of(at)
         place = f":{line}:{column}" if self.marks else ""  # what was made in Python has no lines
         return InputError(f"{self.path}{place}: {_dotted(at)}{message}")
+
+    def line_of(self, at: Where) -> tuple[int, int]:
+        """The line and column of a field, or of the nearest that it is in."""
+        while at and at not in self.marks:
+            at = at[:-1]
+        return self.marks.get(at, (1, 1))
 
 
 def _dotted(at: Where) -> str:
@@ -145,6 +148,12 @@ class _Reader:
         return result
 
 
+def _mark(text: str, at: int) -> yaml.Mark:
+    """The place of a character, as YAML has places."""
+    before = text[:at]
+    return yaml.Mark("", at, before.count("\n"), at - before.rfind("\n") - 1, None, None)
+
+
 def _read(text: str, place: Callable[[Any], str]) -> tuple[yaml.Node | None, Any, _Reader]:
     """The YAML node of a text, its plain data and the reader that knows the positions. Raises InputError."""
     reader = _Reader(place)
@@ -156,8 +165,11 @@ def _read(text: str, place: Callable[[Any], str]) -> tuple[yaml.Node | None, Any
         mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
         problem = " ".join(part for part in (error.context, error.problem) if part)
         raise reader.fail(mark, f"not valid YAML: {problem}") from None
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise reader.fail(None, f"not valid YAML: {str(error).splitlines()[0]}") from None
+    except yaml.reader.ReaderError as error:
+        mark = _mark(text, text.find(chr(error.character)))
+        raise reader.fail(mark, f"not valid YAML: {str(error).splitlines()[0]}") from None
+    except UnicodeError as error:
+        raise reader.fail(None, f"not valid YAML: {error}") from None  # of a --set: files are UTF-8
     return node, None if node is None else reader.build(node, ()), reader
 
 
@@ -187,7 +199,8 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
         if not equals or not name.strip():
             raise InputError(f"--set {one_line(assignment)}: expected FIELD=VALUE, such as model.encoder_layers=12")
         at: list[str | int] = [
-            int(part) if part.isascii() and part.isdigit() else part for part in name.strip().split(".")
+            int(part) if part.isascii() and part.isdigit() and len(part) < 10 else part
+            for part in name.strip().split(".")
         ]
         target = data
         for depth, part in enumerate(at[:-1]):

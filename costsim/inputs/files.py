@@ -46,13 +46,14 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+    if b"\0" in data:
+        raise InputError(f"{path}: a binary file, expected text")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file (byte {error.start})") from None
-    if "\0" in text:
-        raise InputError(f"{path}: a binary file, expected YAML")
-    return text
+        before = data[: error.start].decode("utf-8-sig")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise InputError(f"{path}:{line}:{column}: not a UTF-8 text file (byte {error.start})") from None
 
 
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:

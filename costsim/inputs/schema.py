@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim.errors import nearest, one_line
-from costsim.inputs.document import Document
+from costsim.errors import InputError, nearest, one_line
+from costsim.inputs.document import Document, Where
 
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
 
@@ -73,6 +73,9 @@ _WORDS = {
 }
 
 
+_MEANT = re.compile(r"(?:did you mean|write) '?(\w+)")  # in a hint
+
+
 def _spell(value: Any) -> str:
     """A value as a YAML file spells it."""
     if isinstance(value, dict):
@@ -102,15 +105,62 @@ def _message(error: Any) -> str:
 
 
 def validate(section: type[Section], document: Document, at: tuple[str, ...] = ()) -> Section:
-    """The part of a document at `at` as a checked section. Raises InputError for the first thing wrong."""
+    """The part of a document at `at` as a checked section. Raises InputError for all that is wrong, in file order."""
     data: Any = document.data
     for part in at:
         data = data[part]
     try:
         return section.model_validate(data)
     except ValidationError as failure:
-        error = failure.errors(include_url=False)[0]
-        where = (*at, *error["loc"])
-        if error["type"] == "unknown_key":
-            where = (*where, error["ctx"]["key"])
-        raise document.error(where, _message(error)) from None
+        faults = [(_place(error, at), _message(error)) for error in _distinct(_errors(section, data, failure))]
+        faults.sort(key=lambda fault: document.line_of(fault[0]))
+        raise InputError(*(str(document.error(where, message)) for where, message in faults)) from None
+
+
+def _errors(section: type[Section], data: Any, failure: ValidationError) -> list[Any]:
+    """All of pydantic's errors. A section with an unknown key is looked at again without it, for what else is wrong."""
+    errors: list[Any] = []
+    while True:
+        found = failure.errors(include_url=False)
+        errors += found
+        unknown = [(*error["loc"], error["ctx"]["key"]) for error in found if error["type"] == "unknown_key"]
+        before = data
+        for place in unknown:
+            data = _without(data, place)
+        if data == before:
+            return errors
+        errors = [error for error in errors if error["type"] == "unknown_key"]
+        try:
+            section.model_validate(data)
+        except ValidationError as next_failure:
+            failure = next_failure
+        else:
+            return errors
+
+
+def _distinct(errors: list[Any]) -> list[Any]:
+    """Without what only follows from others: a field that is missing as it is misspelled, a list without its faults."""
+    hints = [(error["loc"], _MEANT.search(error["ctx"]["hint"])) for error in errors if error["type"] == "unknown_key"]
+    misspelled = {(*loc, hint[1]) for loc, hint in hints if hint}
+    return [
+        error
+        for error in errors
+        if not (error["type"] == "missing" and error["loc"] in misspelled)
+        and not (error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"])
+    ]
+
+
+def _without(data: Any, place: Where) -> Any:
+    """The data without what stands at a place."""
+    key, *inner = place
+    if isinstance(data, tuple):
+        return tuple(_without(item, tuple(inner)) if at == key else item for at, item in enumerate(data))
+    if not isinstance(data, dict) or key not in data:
+        return data
+    return {k: _without(v, tuple(inner)) if inner and k == key else v for k, v in data.items() if inner or k != key}
+
+
+def _place(error: Any, at: tuple[str, ...]) -> Where:
+    """The field that one of pydantic's errors is about."""
+    unknown = (error["ctx"]["key"],) if error["type"] == "unknown_key" else ()
+    return (*at, *error["loc"], *unknown)

@@ -1,8 +1,9 @@
 """What no schema sees of a policy: fields that do not go together, phases without an end, formats that are none."""
 
 from collections.abc import Set
+from functools import partial
 
-from costsim.errors import InputError
+from costsim.errors import InputError, together
 from costsim.formats.named import parse_format
 from costsim.inputs import schema_policy
 from costsim.inputs.document import Where
@@ -10,26 +11,17 @@ from costsim.policy.levels import Fault, fill
 
 
 def check(file: schema_policy.Policy, fault: Fault) -> None:
-    """Raise `fault`, with the place in the file, for the first thing that does not fit and that no schema sees."""
+    """Raise `fault`, with the place in the file, for what does not fit and no schema sees; of all rules at once."""
     if len(set(file.levels)) < len(file.levels):
         raise fault(("levels",), "a level is named twice")
     for i in range(len(file.phases)):
         _check_phase(file, fault, i)
         _check_accumulator(file, fault, ("accumulator",), file.accumulator, i)
-        for j, rule in enumerate(file.rules):
-            _check_accumulator(file, fault, ("rules", j, "accumulator"), rule.accumulator, i)
-            if rule.format is None:
-                continue
-            format = fill(file, fault, ("rules", j, "format"), rule.format, i)
-            if format.values != rule.values:
-                raise fault(
-                    ("rules", j, "format"), f"{format.name} holds {format.values} values, the rule is for {rule.values}"
-                )
     for name in file.levels:
         if name in file.numbers:
             raise fault(("numbers", name), "is the name of a level too")
-    for j, rule in enumerate(file.rules):
-        _check_rule(fault, j, rule)
+    rules = [partial(_check_rule, file, fault, j, rule) for j, rule in enumerate(file.rules)]
+    together([*rules, *(partial(_check_monotone, file, fault, i) for i in range(1, len(file.phases)))])
 
 
 def check_used(file: schema_policy.Policy, mentioned: Set[str], fault: Fault) -> None:
@@ -65,7 +57,12 @@ def _check_phase(file: schema_policy.Policy, fault: Fault, i: int) -> None:
         raise fault(at, "changes nothing, for the policy has no levels; leave phases out")
     if i and phase.levels == file.phases[i - 1].levels:
         raise fault((*at, "levels"), "changes nothing: these are the levels of the phase before")
-    if i and file.monotone:
+
+
+def _check_monotone(file: schema_policy.Policy, fault: Fault, i: int) -> None:
+    """Raise `fault` for a level that falls from phase i - 1 to phase i, if none may."""
+    phase, at = file.phases[i], ("phases", i)
+    if file.monotone:
         for level, before, now in zip(file.levels, file.phases[i - 1].levels, phase.levels, strict=True):
             if now < before:
                 raise fault((*at, "levels"), f"level {level} falls from {before} to {now}, but the policy is monotone")
@@ -74,8 +71,15 @@ def _check_phase(file: schema_policy.Policy, fault: Fault, i: int) -> None:
 _FIELDS_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
 
 
-def _check_rule(fault: Fault, j: int, rule: schema_policy.Rule) -> None:
+def _check_rule(file: schema_policy.Policy, fault: Fault, j: int, rule: schema_policy.Rule) -> None:
     """Raise `fault` for a rule whose fields do not go together."""
+    for i in range(len(file.phases)):
+        _check_accumulator(file, fault, ("rules", j, "accumulator"), rule.accumulator, i)
+        if rule.format is not None:
+            format = fill(file, fault, ("rules", j, "format"), rule.format, i)
+            if format.values != rule.values:
+                message = f"{format.name} holds {format.values} values, the rule is for {rule.values}"
+                raise fault(("rules", j, "format"), message)
     if (rule.format, rule.placement, rule.scale_time, rule.container, rule.accumulator) == (None,) * 5:
         raise fault(("rules", j), "expected a format (or a placement, scale_time, container or accumulator to change)")
     if rule.accumulator is not None and rule.copy_ is not None:

@@ -15,6 +15,8 @@ from costsim.policy.check import check, check_used
 from costsim.policy.levels import mentioned
 from costsim.policy.policy import INHERITED, Assumption, Place, Policy, number_places
 
+MOST_DEEP = 32  # policies that compose each other
+
 
 def find_policy(name: str, document: Document | None = None, at: Where = ()) -> tuple[Path, ...]:
     """The file of a policy, or the files of `a+b`: beside the document that names them, or shipped.
@@ -37,7 +39,8 @@ def load_policies(paths: tuple[Path, ...]) -> Policy:
     """The policy of one file, or that of several composed in this order, named a+b. Raises InputError."""
     if len(paths) == 1:
         return load_policy(paths[0])
-    bases = [_read(path, ()) for path in paths]
+    known: dict[Path, Policy] = {}
+    bases = [_read(path, (), known) for path in paths]
     name = "+".join(base.name for base in bases)
     recalled: dict[str, Any] = {"grade": "recalled"} if any(base.file.grade == "recalled" for base in bases) else {}
     setup = ", ".join(base.file.setup or base.name for base in bases)
@@ -49,7 +52,7 @@ def load_policies(paths: tuple[Path, ...]) -> Policy:
 
 def load_policy(path: Path) -> Policy:
     """The policy of that file. Raises InputError, with the place in the file, for anything wrong."""
-    return _all_used(_read(path, ()))
+    return _all_used(_read(path, (), {}))
 
 
 def _all_used(policy: Policy) -> Policy:
@@ -58,17 +61,21 @@ def _all_used(policy: Policy) -> Policy:
     return policy
 
 
-def _read(path: Path, within: tuple[Path, ...]) -> Policy:
-    """The policy of a file; `within` are the files that compose this one: none of them may be composed in turn."""
-    return _of_document(path.stem, parse_yaml(files.read_text(path), str(path)), (*within, path.resolve()))
+def _read(path: Path, within: tuple[Path, ...], known: dict[Path, Policy]) -> Policy:
+    """The policy of a file, read once; `within` are the files that compose this one, which it may not in turn."""
+    resolved = path.resolve()
+    if resolved not in known:
+        document = parse_yaml(files.read_text(path), str(path))
+        known[resolved] = _of_document(path.stem, document, (*within, resolved), known)
+    return known[resolved]
 
 
 def make_policy(name: str, fields: Mapping[str, Any]) -> Policy:
     """The policy with the fields that its file would have. Raises InputError."""
-    return _all_used(_of_document(name, Document(f"{name} (Python)", tuples(dict(fields))), ()))
+    return _all_used(_of_document(name, Document(f"{name} (Python)", tuples(dict(fields))), (), {}))
 
 
-def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Policy:
+def _of_document(name: str, document: Document, within: tuple[Path, ...], known: dict[Path, Policy]) -> Policy:
     """The policy of a file that is read, composed and checked. Raises InputError."""
     policy = Policy(name, validate(schema_policy.Policy, document), document)
     bases = []
@@ -76,7 +83,9 @@ def _of_document(name: str, document: Document, within: tuple[Path, ...]) -> Pol
         for base in find_policy(name, document, ("compose", i)):
             if base.resolve() in within:
                 raise document.error(("compose", i), f"{one_line(name)} composes this policy in turn")
-            bases.append(_read(base, within))
+            if len(within) > MOST_DEEP:
+                raise document.error(("compose", i), f"policies compose each other more than {MOST_DEEP} deep")
+            bases.append(_read(base, within, known))
     policy = _compose(policy, bases)
     if not policy.file.rules:
         raise document.error(("rules",), "expected at least one rule")

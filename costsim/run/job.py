@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from costsim.cost.laws import LAWS
-from costsim.errors import InputError, nearest, one_line
+from costsim.errors import InputError, nearest, one_line, together
 from costsim.graph.fusion import MODELS
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.inputs.document import Document, Where, override, parse_yaml
-from costsim.models.build import build
+from costsim.models.build import build, check_sections
 from costsim.names import SCOPES, Law, Scope, Traffic, Writes
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy, with_widths
@@ -102,7 +103,11 @@ def read_workload(workload: str, assignments: Sequence[str] = ()) -> tuple[Path,
     """Read a workload file by path or shipped name, with `field=value` texts over its fields. Raises InputError."""
     path = files.find(workload, "workloads", "workload")
     document = override(parse_yaml(files.read_text(path), str(path)), assignments)
-    return path, document, schema.validate(schema_workload.Workload, document)
+    try:
+        return path, document, schema.validate(schema_workload.Workload, document)
+    except InputError:
+        together((partial(schema.validate, schema_workload.Workload, document), partial(check_sections, document)))
+        raise
 
 
 def prepare(request: Request) -> Job:

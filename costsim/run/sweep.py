@@ -14,6 +14,8 @@ Point = Mapping[str, str]  # fields of the workload, each with its value as text
 
 NOWHERE: Point = {}  # the workload as it is
 
+MOST_POINTS = 2000
+
 _MEANT = {"batch": "batch.sequences"}  # the field that a section's name stands for
 
 
@@ -37,7 +39,16 @@ def points(sweeps: Sequence[str]) -> list[Point]:
         if name in fields:
             raise InputError(f"--sweep {one_line(text)}: {one_line(name)} is swept twice")
         fields[name] = list(dict.fromkeys(parts))
+    check_number(fields)
     return [dict(zip(fields, values, strict=True)) for values in product(*fields.values())]
+
+
+def check_number(fields: Mapping[str, Sequence[object]]) -> None:
+    """Raise InputError, before any point is made, if there are too many: the result of each is kept."""
+    number = math.prod(map(len, fields.values()))
+    if number > MOST_POINTS:
+        sizes = " x ".join(str(len(values)) for values in fields.values())
+        raise InputError(f"--sweep: {sizes} values are {number} runs; at most {MOST_POINTS} are made at once")
 
 
 _CONVENTION = ("law", "traffic", "scope", "baseline")  # arguments of `prepare`, which stand over the file's fields
