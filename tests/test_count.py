@@ -144,7 +144,8 @@ def test_a_stored_copy_of_a_weight_is_made_once_a_step(model):
 
 
 def test_a_copy_cannot_be_made_before_its_source(model):
-    with pytest.raises(InputError, match="made at_producer from a stash that is stored; choose on_chip, stored or transient"):
+    expected = "made at_producer from a stash that is stored; choose on_chip, stored or transient"
+    with pytest.raises(InputError, match=expected):
         assign(
             model,
             policy(

@@ -151,7 +151,7 @@ class _Reader:
 def _mark(text: str, at: int) -> yaml.Mark:
     """The place of a character, as YAML has places."""
     before = text[:at]
-    return yaml.Mark("", at, before.count("\n"), at - before.rfind("\n") - 1, None, None)
+    return yaml.Mark("", at, before.count("\n"), at - before.rfind("\n") - 1, None, 0)
 
 
 def _read(text: str, place: Callable[[Any], str]) -> tuple[yaml.Node | None, Any, _Reader]:
