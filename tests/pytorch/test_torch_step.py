@@ -19,7 +19,7 @@ from costsim.reference import calibrate, engines, measure, torch_bench, torch_st
 from costsim.reference.bench import Sizes
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.numpy_ops import run_op
+from costsim.reference.numpy_ops import met, run_op
 from costsim.reference.torch_kernels.products import contract
 from costsim.reference.torch_kernels.table import KERNELS
 from costsim.run.job import Request, prepare
@@ -37,6 +37,7 @@ MORE = {
     "adam": ("encoder-decoder", {"optimizer": adamw(kind="adam", clip_norm=0.05, eps=1e-3), "micro_batches": 3}),
     "bert": ("encoder-classifier", {"task_head": "bert", "dropout": 0.1}),
     "checkpointed": ("llama", {"checkpointing": "full"}),
+    "windows": ("llama", {"windows": (2, None)}),
     "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
 }
 
@@ -67,6 +68,8 @@ def compare_op(graph, op, values, key):
         theirs = contract(op.kind.name, *given)
     else:
         runtime = {"shape": graph.shape(op.outputs[0]), "step": 2, "key": key}
+        if "met" in op.kind.runtime:
+            runtime["met"] = met(graph.pairs[op.params["pairs"]])
         theirs = KERNELS[op.kind.name](*given, **op.params, **{name: runtime[name] for name in op.kind.runtime})
     theirs = theirs if isinstance(theirs, tuple) else (theirs,)
     for name, x, y in zip(op.outputs, ours, theirs, strict=True):
