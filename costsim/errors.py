@@ -1,12 +1,21 @@
 """The one error a user meets for bad input, and the nearest valid name that it offers."""
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 MAX_MESSAGE = 600
 MAX_FAULTS = 20  # that are told at once
 
 T = TypeVar("T")
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: a line that says what and where, and the place in a file, by which faults are sorted."""
+
+    text: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
 
 
 class InputError(Exception):
@@ -15,23 +24,35 @@ class InputError(Exception):
     The command line prints the lines and exits with 2; nothing has been written by then.
     """
 
-    def __init__(self, *faults: str) -> None:
-        shown = [one_line(fault, MAX_MESSAGE) for fault in dict.fromkeys(faults)]
-        more = [f"and {len(shown) - MAX_FAULTS} more"] if len(shown) > MAX_FAULTS else []
-        super().__init__("\n".join([*shown[:MAX_FAULTS], *more]))
+    def __init__(self, *faults: str | Fault) -> None:
+        super().__init__(*faults)
+        distinct = dict.fromkeys(Fault(fault) if isinstance(fault, str) else fault for fault in faults)
+        order = {file: number for number, file in enumerate(dict.fromkeys(fault.file for fault in distinct))}
+        self.faults = sorted(distinct, key=lambda fault: (order[fault.file], fault.line, fault.column))
+
+    def __str__(self) -> str:
+        lines = [one_line(fault.text, MAX_MESSAGE) for fault in self.faults[:MAX_FAULTS]]
+        more = len(self.faults) - len(lines)
+        return "\n".join([*lines, *([f"and {more} more"] if more else [])])
+
+
+def refuse(errors: Iterable[InputError]) -> None:
+    """Raise all errors, if there are any, as one."""
+    faults = [fault for error in errors for fault in error.faults]
+    if faults:
+        raise InputError(*faults)
 
 
 def together(checks: Iterable[Callable[[], T]]) -> list[T]:
     """The results of all checks. Raises InputError with what any of them refuses: one fault hides no other."""
     results: list[T] = []
-    faults: list[str] = []
+    errors: list[InputError] = []
     for check in checks:
         try:
             results.append(check())
         except InputError as error:
-            faults += str(error).split("\n")
-    if faults:
-        raise InputError(*faults)
+            errors.append(error)
+    refuse(errors)
     return results
 
 
@@ -51,8 +72,8 @@ def within(edits: int, name: str, other: str) -> bool:
     return any(within(edits - 1, *step) for step in steps)
 
 
-def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
-    """A clause that ends a message: the nearest valid names, if any is near, and up to `most` of the valid names.
+def near(name: object, valid: Iterable[str]) -> list[str]:
+    """The valid names, three at most, that a name may have been meant to be.
 
     One edit is near, from six letters on two are (as `fuzziness: AUTO` of Elasticsearch has it). So is a name whose
     beginning is: h100-sxm for h100.
@@ -61,7 +82,13 @@ def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
     lengths = (None, len(start)) if len(start) > 2 else (None,)  # all of a valid name, then its beginning
     tries = [(edits, length) for edits in range(1 + (len(start) > 1) + (len(start) > 5)) for length in lengths]
     matches = ([known for known in names if within(edits, start, known.lower()[:length])] for edits, length in tries)
-    close = next(filter(None, matches), [])[:3]
+    return next(filter(None, matches), [])[:3]
+
+
+def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
+    """A clause that ends a message: the nearest valid names, if any is near, and up to `most` of the valid names."""
+    names = sorted(valid)
+    close = near(name, names)
     question = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     known = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
     return question + (f" (known: {known})" if names and most else "")

@@ -26,7 +26,7 @@ def refusal(tmp_path, name, text, *command):
 
 
 def test_all_faults_of_a_workload(tmp_path):
-    """Of the file's own sections, of the model, of the batch; each at its place, those of a section in file order."""
+    """Of the file's own sections, of the model, of the batch; each at its place, in file order."""
     text = WORKLOAD
     for right, wrong in {
         "d_model: 64": "d_modl: 64",
@@ -38,7 +38,7 @@ def test_all_faults_of_a_workload(tmp_path):
         text = text.replace(right, wrong, 1)
     faults = refusal(tmp_path, "w.yaml", text)
     fields = [fault.partition(":")[0] for fault in faults]
-    assert fields == ["optimizer.kind", "model.d_modl", "model.dropout", "batch.sequences"]
+    assert fields == ["model.d_modl", "model.dropout", "batch.sequences", "optimizer.kind"]
 
 
 def test_all_faults_of_the_rules_of_a_policy(tmp_path):

@@ -83,8 +83,8 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            for fault in str(error).split("\n"):
-                click.echo(f"costsim: {fault}", err=True)
+            for line in str(error).split("\n"):
+                click.echo(f"costsim: {line}", err=True)
             ctx.exit(2)
         except BrokenPipeError:  # whoever reads has enough
             _forget_stdout()

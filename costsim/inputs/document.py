@@ -1,16 +1,14 @@
 """YAML documents: plain data with the place of every field, and fields set from outside (`--set`)."""
 
-import json
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar
 
 import yaml
 
-from costsim.errors import InputError, nearest, one_line
+from costsim.errors import Fault, InputError, nearest, one_line
 
 MAX_DEPTH = 32
 MAX_EVENTS = 100_000
@@ -43,15 +41,28 @@ class Document:
             within = at[len(max(above, key=len)) :] if above else ()
             sets = " ".join(f"--set {one_line(assignment)}" for assignment in blamed)
             return InputError(f"{sets}: {_dotted(within)}{message}")
-        line, column = self.line_of(at)
+        known = at
+        while known and known not in self.marks:
+            known = known[:-1]
+        line, column = self.marks.get(known, (1, 1))
         place = f":{line}:{column}" if self.marks else ""  # what was made in Python has no lines
-        return InputError(f"{self.path}{place}: {_dotted(at)}{message}")
+        return InputError(Fault(f"{self.path}{place}: {_dotted(at)}{message}", self.path, line, column))
 
-    def line_of(self, at: Where) -> tuple[int, int]:
-        """The line and column of a field, or of the nearest that it is in."""
-        while at and at not in self.marks:
-            at = at[:-1]
-        return self.marks.get(at, (1, 1))
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What stands for a value that cannot be read, until its section is checked: then all faults are told together."""
+
+    fault: Fault
+
+
+def unreadable(data: Any) -> Iterator[Fault]:
+    """What is wrong with all the values of some data that cannot be read."""
+    if isinstance(data, Unreadable):
+        yield data.fault
+    elif isinstance(data, (dict, tuple)):
+        for item in data.values() if isinstance(data, dict) else data:
+            yield from unreadable(item)
 
 
 def _dotted(at: Where) -> str:
@@ -101,27 +112,34 @@ def _scalar(tag: str, text: str) -> Any:
 class _Reader:
     """Builds plain data from YAML nodes and notes where each field stands."""
 
-    def __init__(self, place: Callable[[Any], str]) -> None:
-        self.place = place  # the place of a YAML mark, for messages
+    def __init__(self, path: str, placed: bool) -> None:
+        self.path = path
+        self.placed = placed  # whether lines and columns are those of a file
         self.marks: dict[Where, tuple[int, int]] = {}  # as in Document
 
-    def fail(self, mark: Any, message: str) -> InputError:
-        return InputError(f"{self.place(mark)}: {message}")
+    def fault(self, mark: Any, message: str) -> Fault:
+        """What is wrong at a YAML mark."""
+        if not (self.placed and mark):
+            return Fault(f"{self.path}: {message}", self.path)
+        line, column = mark.line + 1, mark.column + 1
+        return Fault(f"{self.path}:{line}:{column}: {message}", self.path, line, column)
 
     def check_events(self, text: str) -> None:
         """Refuse what plain data does not need, and what could exhaust memory, before anything recursive runs."""
-        depth = 0
+        depth, faults = 0, []
         for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-                raise self.fail(event.start_mark, "YAML aliases are not allowed; write the value out")
+                faults.append(self.fault(event.start_mark, "YAML aliases are not allowed; write the value out"))
             tag = getattr(event, "tag", None)
             if tag is not None:
-                raise self.fail(event.start_mark, f"the YAML tag {one_line(tag)} is not allowed")
+                faults.append(self.fault(event.start_mark, f"the YAML tag {one_line(tag)} is not allowed"))
             if depth > MAX_DEPTH:
-                raise self.fail(event.start_mark, f"nested more than {MAX_DEPTH} deep")
+                raise InputError(*faults, self.fault(event.start_mark, f"nested more than {MAX_DEPTH} deep"))
             if count > MAX_EVENTS:
-                raise self.fail(event.start_mark, f"more than {MAX_EVENTS} values")
+                raise InputError(*faults, self.fault(event.start_mark, f"more than {MAX_EVENTS} values"))
+        if faults:
+            raise InputError(*faults)
 
     def build(self, node: yaml.Node, at: Where) -> Any:
         self.marks.setdefault(at, (node.start_mark.line + 1, node.start_mark.column + 1))
@@ -132,17 +150,19 @@ class _Reader:
         try:
             return _scalar(node.tag, node.value)
         except ValueError as error:
-            raise self.fail(node.start_mark, f"{_dotted(at)}{error}") from None
+            return Unreadable(self.fault(node.start_mark, f"{_dotted(at)}{error}"))
 
     def build_mapping(self, node: yaml.MappingNode, at: Where) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value
             if not isinstance(key, str) or key_node.tag != "tag:yaml.org,2002:str":
-                raise self.fail(key_node.start_mark, "expected a name as key")
+                result[f"{key}"] = Unreadable(self.fault(key_node.start_mark, "expected a name as key"))
+                continue
             if key in result:
-                line = self.marks[(*at, key)][0]
-                raise self.fail(key_node.start_mark, f"duplicate key {one_line(key)!r}, first on line {line}")
+                message = f"duplicate key {one_line(key)!r}, first on line {self.marks[(*at, key)][0]}"
+                result[key] = Unreadable(self.fault(key_node.start_mark, message))
+                continue
             self.marks[(*at, key)] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             result[key] = self.build(value_node, (*at, key))
         return result
@@ -154,9 +174,9 @@ def _mark(text: str, at: int) -> yaml.Mark:
     return yaml.Mark("", at, before.count("\n"), at - before.rfind("\n") - 1, None, 0)
 
 
-def _read(text: str, place: Callable[[Any], str]) -> tuple[yaml.Node | None, Any, _Reader]:
+def _read(text: str, path: str, placed: bool) -> tuple[yaml.Node | None, Any, _Reader]:
     """The YAML node of a text, its plain data and the reader that knows the positions. Raises InputError."""
-    reader = _Reader(place)
+    reader = _Reader(path, placed)
     try:
         reader.check_events(text)
         node = yaml.compose(text, Loader=_Loader)
@@ -164,18 +184,18 @@ def _read(text: str, place: Callable[[Any], str]) -> tuple[yaml.Node | None, Any
         unclosed = "while parsing a flow" in (error.context or "")  # then the opening bracket is the place to look at
         mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
         problem = " ".join(part for part in (error.context, error.problem) if part)
-        raise reader.fail(mark, f"not valid YAML: {problem}") from None
+        raise InputError(reader.fault(mark, f"not valid YAML: {problem}")) from None
     except yaml.reader.ReaderError as error:
         mark = _mark(text, text.find(chr(error.character)))
-        raise reader.fail(mark, f"not valid YAML: {str(error).splitlines()[0]}") from None
+        raise InputError(reader.fault(mark, f"not valid YAML: {str(error).splitlines()[0]}")) from None
     except UnicodeError as error:
-        raise reader.fail(None, f"not valid YAML: {error}") from None  # of a --set: files are UTF-8
+        raise InputError(reader.fault(None, f"not valid YAML: {error}")) from None  # of a --set: files are UTF-8
     return node, None if node is None else reader.build(node, ()), reader
 
 
 def parse_yaml(text: str, path: str) -> Document:
     """A YAML mapping as plain data with positions; sequences become tuples. Raises InputError."""
-    node, data, reader = _read(text, lambda mark: f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path)
+    node, data, reader = _read(text, path, True)
     if data is None:
         raise InputError(f"{path}: the file is empty")
     if not isinstance(node, yaml.MappingNode):
@@ -186,47 +206,51 @@ def parse_yaml(text: str, path: str) -> Document:
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
-def _always(place: str, _mark: Any) -> str:
-    return place
-
-
 def override(document: Document, assignments: Iterable[str]) -> Document:
     """The document with `a.b=value` assignments, whose values are YAML. Raises InputError."""
-    data = json.loads(json.dumps(document.data))
+    data = _lists(document.data)
     overrides: dict[Where, str] = {}
     for assignment in assignments:
+        place = f"--set {one_line(assignment)}"
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
-            raise InputError(f"--set {one_line(assignment)}: expected FIELD=VALUE, such as model.encoder_layers=12")
-        at: list[str | int] = [
-            int(part) if part.isascii() and part.isdigit() and len(part) < 10 else part
-            for part in name.strip().split(".")
-        ]
-        target = data
-        for depth, part in enumerate(at[:-1]):
-            inner = _inside(target, part)
-            if not isinstance(inner, (dict, list)):
-                section = one_line(".".join(map(str, at[: depth + 1])))
-                sections = (
-                    [key for key, value in target.items() if isinstance(value, dict)]
-                    if isinstance(target, dict)
-                    else []
-                )
-                raise InputError(f"--set {one_line(assignment)}: no section {section!r}{nearest(part, sections)}")
-            target = inner
-        if isinstance(target, list) and _inside(target, at[-1]) is None:
-            raise InputError(f"--set {one_line(assignment)}: expected an index below {len(target)}")
-        place = f"--set {one_line(assignment)}"
-        _, target[at[-1]], _ = _read(text, partial(_always, place))
-        overrides[tuple(at)] = assignment
+            raise InputError(f"{place}: expected FIELD=VALUE, such as model.encoder_layers=12")
+        target, at = _target(data, name.strip().split("."), place)
+        _, target[at[-1]], _ = _read(text, place, False)
+        overrides[at] = assignment
     return Document(document.path, tuples(data), document.marks, {**document.overrides, **overrides})
 
 
-def _inside(target: Any, part: str | int) -> Any:
-    """A field of a mapping or an item of a list; None if there is no such part."""
-    if isinstance(target, dict):
-        return target.get(str(part))
-    return target[part] if isinstance(part, int) and part < len(target) else None
+def _target(data: Any, parts: list[str], place: str) -> tuple[Any, Where]:
+    """The section or list whose field a name's parts lead to, and where the field is. Raises InputError."""
+    if len(parts) > MAX_DEPTH:
+        raise InputError(f"{place}: nested more than {MAX_DEPTH} deep")
+    at: Where = ()
+    for part in parts[:-1]:
+        key = _key(data, part)
+        inner = data.get(key) if isinstance(data, dict) else data[key] if isinstance(key, int) else None
+        at = (*at, key)
+        if not isinstance(inner, (dict, list)):
+            sections = [key for key, value in data.items() if isinstance(value, dict)] if isinstance(data, dict) else []
+            raise InputError(f"{place}: no section {one_line('.'.join(map(str, at)))!r}{nearest(part, sections)}")
+        data = inner
+    key = _key(data, parts[-1])
+    if isinstance(data, list) and not isinstance(key, int):
+        raise InputError(f"{place}: expected an index below {len(data)}")
+    return data, (*at, key)
+
+
+def _key(data: Any, part: str) -> str | int:
+    """What a part of a field's name stands for: the index of a list's item, or a name."""
+    index = isinstance(data, list) and part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(data)
+    return int(part) if index else part
+
+
+def _lists(value: Any) -> Any:
+    """A copy with tuples as lists, which can be changed, at any depth."""
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def tuples(value: Any) -> Any:

@@ -5,14 +5,13 @@ pydantic ends here: the rest of the package reads these frozen objects as plain 
 """
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from costsim.errors import InputError, nearest, one_line
-from costsim.inputs.document import Document, Where
+from costsim.errors import Fault, InputError, near, nearest, one_line
+from costsim.inputs.document import Document, Unreadable, Where, unreadable
 
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
 
@@ -35,16 +34,15 @@ class Strict(BaseModel):
         """The names of its fields, as files spell them."""
         return {info.alias or name for name, info in cls.model_fields.items()}
 
-    @model_validator(mode="before")
     @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            known = cls.keys()
-            for key in data:
-                if key not in known:
-                    context = {"key": key, "hint": nearest(key, known, most=20)}
-                    raise PydanticCustomError("unknown_key", "unknown key", context)
-        return data
+    def meant(cls, key: str) -> list[str]:
+        """The fields that a key that it does not have may stand for."""
+        return near(key, cls.keys())
+
+    @classmethod
+    def hint(cls, key: str) -> str:
+        """What to write instead of a key that it does not have."""
+        return nearest(key, cls.keys(), most=20)
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -73,9 +71,6 @@ _WORDS = {
 }
 
 
-_MEANT = re.compile(r"(?:did you mean|write) '?(\w+)")  # in a hint
-
-
 def _spell(value: Any) -> str:
     """A value as a YAML file spells it."""
     if isinstance(value, dict):
@@ -93,8 +88,6 @@ def _message(error: Any) -> str:
     got = _spell(value)
     if kind == "missing":
         return "missing"
-    if kind == "unknown_key":
-        return f"unknown key {one_line(context['key'])!r}{context['hint']}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         return f"expected one of {', '.join(allowed)}, got {got}{nearest(value, allowed, most=0)}"
@@ -112,55 +105,45 @@ def validate(section: type[Section], document: Document, at: tuple[str, ...] = (
     try:
         return section.model_validate(data)
     except ValidationError as failure:
-        faults = [(_place(error, at), _message(error)) for error in _distinct(_errors(section, data, failure))]
-        faults.sort(key=lambda fault: document.line_of(fault[0]))
-        raise InputError(*(str(document.error(where, message)) for where, message in faults)) from None
+        errors = _own(section, failure.errors(include_url=False))
+        faults = [_fault(section, error, document, at) for error in errors]
+        raise InputError(*unreadable(data), *faults) from None
 
 
-def _errors(section: type[Section], data: Any, failure: ValidationError) -> list[Any]:
-    """All of pydantic's errors. A section with an unknown key is looked at again without it, for what else is wrong."""
-    errors: list[Any] = []
-    while True:
-        found = failure.errors(include_url=False)
-        errors += found
-        unknown = [(*error["loc"], error["ctx"]["key"]) for error in found if error["type"] == "unknown_key"]
-        before = data
-        for place in unknown:
-            data = _without(data, place)
-        if data == before:
-            return errors
-        errors = [error for error in errors if error["type"] == "unknown_key"]
-        try:
-            section.model_validate(data)
-        except ValidationError as next_failure:
-            failure = next_failure
-        else:
-            return errors
+def _fault(section: type[Strict], error: Any, document: Document, at: tuple[str, ...]) -> Fault:
+    """One of pydantic's errors as ours, with its place."""
+    place = error["loc"]
+    if error["type"] == "extra_forbidden":
+        message = f"unknown key {one_line(place[-1])!r}{_owner(section, place).hint(place[-1])}"
+    else:
+        message = _message(error)
+    return document.error((*at, *place), message).faults[0]
 
 
-def _distinct(errors: list[Any]) -> list[Any]:
-    """Without what only follows from others: a field that is missing as it is misspelled, a list without its faults."""
-    hints = [(error["loc"], _MEANT.search(error["ctx"]["hint"])) for error in errors if error["type"] == "unknown_key"]
-    misspelled = {(*loc, hint[1]) for loc, hint in hints if hint}
+def _own(section: type[Strict], errors: list[Any]) -> list[Any]:
+    """Errors that follow from no other, as a field does that is missing because it is misspelt, or a list too short."""
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+    misspelt = {(*loc[:-1], name) for loc in unknown for name in _owner(section, loc).meant(loc[-1])}
     return [
         error
         for error in errors
-        if not (error["type"] == "missing" and error["loc"] in misspelled)
+        if not isinstance(error["input"], Unreadable)
+        and not (error["type"] == "missing" and error["loc"] in misspelt)
         and not (error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"])
     ]
 
 
-def _without(data: Any, place: Where) -> Any:
-    """The data without what stands at a place."""
-    key, *inner = place
-    if isinstance(data, tuple):
-        return tuple(_without(item, tuple(inner)) if at == key else item for at, item in enumerate(data))
-    if not isinstance(data, dict) or key not in data:
-        return data
-    return {k: _without(v, tuple(inner)) if inner and k == key else v for k, v in data.items() if inner or k != key}
+def _owner(section: type[Strict], place: Where) -> type[Strict]:
+    """The section, of those within another, that a field at a place belongs to."""
+    for part in place[:-1]:
+        info = next((info for name, info in section.model_fields.items() if part == (info.alias or name)), None)
+        section = next(_sections(info.annotation), section) if info else section
+    return section
 
 
-def _place(error: Any, at: tuple[str, ...]) -> Where:
-    """The field that one of pydantic's errors is about."""
-    unknown = (error["ctx"]["key"],) if error["type"] == "unknown_key" else ()
-    return (*at, *error["loc"], *unknown)
+def _sections(annotation: Any) -> Iterator[type[Strict]]:
+    """The sections that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)

@@ -13,29 +13,30 @@ HARDWARE_VERSION = 1  # `schema_version` of hardware profiles
 
 # Fields as they are often named, and what to write instead: units are in the names, so another unit is another name.
 _OTHER_UNITS = (
-    (r"vector_.*", "vector_op_per_s, in operations on elements a second"),
-    (r".*(flop|tops|ops?_per_s|mac).*", "mac_per_s of an entry of rates, in MACs a second: half the operations"),
-    (r"on_?chip.*|sram.*|l2.*|cache.*", "on_chip_bytes, in bytes"),
-    (r".*bandwidth.*|.*bps|(dram|memory|hbm)_.*_per_(s|sec|second)", "dram_bytes_per_s, in bytes a second"),
-    (r"(dram|memory|hbm|capacity).*", "dram_bytes, in bytes"),
-    (r"launch.*", "launch_s, in seconds"),
-    (r"(tdp|static).*", "tdp_w or static_w, in watts"),
-    (r"units?", "no unit: it is in the field's name"),
+    (r"vector_.*", "vector_op_per_s", ", in operations on elements a second"),
+    (r".*(flop|tops|ops?_per_s|mac).*", "mac_per_s", " of an entry of rates, in MACs a second: half the operations"),
+    (r"on_?chip.*|sram.*|l2.*|cache.*", "on_chip_bytes", ", in bytes"),
+    (r".*bandwidth.*|.*bps|(dram|memory|hbm)_.*_per_(s|sec|second)", "dram_bytes_per_s", ", in bytes a second"),
+    (r"(dram|memory|hbm|capacity).*", "dram_bytes", ", in bytes"),
+    (r"launch.*", "launch_s", ", in seconds"),
+    (r"(tdp|static).*", "tdp_w", " or static_w, in watts"),
+    (r"units?", "no unit", ": it is in the field's name"),
 )
 
 
 class Measured(Strict):
     """A section whose fields have units in their names; says which name is right for a field in another unit."""
 
-    @model_validator(mode="before")
     @classmethod
-    def _right_units(cls, data: Any) -> Any:
-        known = cls.keys()
-        for key in data if isinstance(data, Mapping) else ():
-            right = next((right for pattern, right in _OTHER_UNITS if re.fullmatch(pattern, key)), None)
-            if key not in known and right is not None:
-                raise PydanticCustomError("unknown_key", "unknown key", {"key": key, "hint": f"; write {right}"})
-        return data
+    def meant(cls, key: str) -> list[str]:
+        """The field for a figure in another unit, else those of a near name."""
+        return [name for pattern, name, _ in _OTHER_UNITS if re.fullmatch(pattern, key)][:1] or super().meant(key)
+
+    @classmethod
+    def hint(cls, key: str) -> str:
+        """The field in the right unit, else as other sections have it."""
+        units = (f"; write {name}{unit}" for pattern, name, unit in _OTHER_UNITS if re.fullmatch(pattern, key))
+        return next(units, None) or super().hint(key)
 
 
 class Sourced(Measured):
