@@ -18,8 +18,7 @@ PACKAGE = Path(costsim.__file__).parent
 # Wings on their floors, from the ground up: a module imports from its own wing and from wings below it.
 FLOORS = [
     ["errors", "collector", "names"],
-    ["formats", "graph"],
-    ["inputs"],
+    ["formats", "inputs", "graph"],
     ["policy", "models"],
     ["cost", "huggingface"],
     ["devices"],
