@@ -1,4 +1,4 @@
-"""The op table, a file for each sort of op; see `table` for what a row says."""
+"""The op table, a file for each sort of op; see `register` for what a row says."""
 
 from costsim.graph.ops import attention, elementwise, experts, lookups, loss, norms, update
 from costsim.graph.ops.register import OPS, kind_of
