@@ -63,9 +63,7 @@ class _Counter:
         key = (dims, axes, format.name)
         size = self.memo.sizes.get(key)
         if size is None:
-            elements = self.graph.elements(dims)
-            runs = self.graph.runs(dims, tuple([dims[axis] for axis in axes]))
-            size = self.memo.sizes[key] = format.bits_of_runs(runs), elements
+            size = self.memo.sizes[key] = _bits(self.graph, dims, axes, format), self.graph.elements(dims)
         return size
 
     def quantize(self, vector: Mapping[str, int], copy: Copy, name: str, times: int) -> Mapping[str, int]:
@@ -87,8 +85,11 @@ class _Counter:
         read_bits, written_bits = (0, bits * times) if write else (bits * times, 0)
         return Move(slot, held, tensor.role, read_bits, written_bits, elements * times)
 
-    def on_chip(self, op: Op, operand: int, held: Held) -> bool:
-        """Whether the kernel has what the op reads on chip: an op before read or made just that."""
+    def on_chip(self, alike: Alike, operand: int, held: Held) -> bool:
+        """Whether the kernel has what ops that are alike read on chip: an op before read or made just that."""
+        if not alike.touched[operand]:
+            return False
+        op = alike.ops[0]
         for other, slot in self.kernels.touched_before(op, operand):
             traffic = self.traffic(op.inputs[operand])
             if slot < len(other.inputs):
@@ -120,7 +121,7 @@ class _Counter:
             for copy in traffic.on_chip[at]:
                 vector = self.quantize(vector, copy, name, times)
                 again += copy.second_read
-            if alike.touched[i] and self.on_chip(op, i, held):
+            if self.on_chip(alike, i, held):
                 continue
             pattern = kind.touched[i]
             part = None if pattern is None or held else expand(pattern, op.env)
@@ -186,9 +187,8 @@ class _Counter:
         ops, op, rows = alike.ops, alike.ops[0], []
         for slot, name in enumerate(op.inputs):
             traffic, at = self.traffic(name), self.graph.reader_number(op, slot)
-            at_hand = bool(alike.touched[slot]) and self.on_chip(op, slot, traffic.held[at])
             for copy, source in traffic.casts[at]:
-                if copy.transient and at_hand:
+                if copy.transient and self.on_chip(alike, slot, traffic.held[at]):
                     continue  # made for an op before in the same kernel
                 role, times = self.graph.tensors[name].role, self.cast_times(op, name, copy)
                 vector = self.quantize({}, copy, name, times)
@@ -204,6 +204,11 @@ def stored_bits(graph: Graph, assignment: Assignment, name: str, copy: Copy | No
     dims = graph.tensors[name].dims
     format = copy.format if copy else assignment.format(name)
     axes = copy.axes if copy else format.block_axes(len(dims))
+    return _bits(graph, dims, axes, format)
+
+
+def _bits(graph: Graph, dims: Dims, axes: Axes, format: Format) -> int:
+    """Exact bits of a tensor with these dims whose boxes lie along these axes."""
     return format.bits_of_runs(graph.runs(dims, tuple([dims[axis] for axis in axes])))
 
 

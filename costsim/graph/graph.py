@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from costsim.graph.kinds import Dims, Env, Kind, expand
-from costsim.graph.pairs import Pairs, base_of, pairs_of
+from costsim.graph.pairs import Pairs, base_of, pairs_of, ragged_dim
 from costsim.names import Gemm, Operand, Values
 
 # The two operands of each GEMM of a layer y = x w, as that layer names them.
@@ -106,17 +106,25 @@ class Graph:
 
     def ragged(self, dims: Dims) -> Pairs | None:
         """The pairs that a ragged dim among these stands for, if its queries' dim is there too."""
-        for dim in dims:
-            if pairs_of(dim) and base_of(dim) in dims:
-                return self.pairs[pairs_of(dim)]
-        return None
+        dim = ragged_dim(dims) if self.pairs else None
+        return None if dim is None else self.pairs[pairs_of(dim)]
 
     def size(self, dim: str) -> int:
         """The size of a dim; of a ragged one by itself the most keys that a query meets."""
         return self.pairs[pairs_of(dim)].longest if pairs_of(dim) else self.sizes[dim]
 
+    @cached_property
+    def _runs(self) -> dict[tuple[Dims, Dims], tuple[tuple[int, int], ...]]:
+        return {}
+
     def runs(self, dims: Dims, along: Dims) -> tuple[tuple[int, int], ...]:
         """The elements of a tensor with these dims in runs along some of them: (elements of a run, number of runs)."""
+        runs = self._runs.get((dims, along))
+        if runs is None:
+            runs = self._runs[dims, along] = self._cut(dims, along)
+        return runs
+
+    def _cut(self, dims: Dims, along: Dims) -> tuple[tuple[int, int], ...]:
         pairs = self.ragged(dims)
         if pairs is None:
             run = math.prod(map(self.size, along))
@@ -126,13 +134,11 @@ class Graph:
         if self.ragged(along) is not None:  # pairs as a whole
             inner //= pairs.tokens
             return ((pairs.number * inner, rest // inner),)
-        of_keys, queries = any(map(pairs_of, along)), next(base_of(dim) for dim in dims if pairs_of(dim))
-        if of_keys:
-            return tuple((run * inner, times * rest // inner) for run, times in pairs.runs.items())
-        if queries in along:
-            inner //= pairs.tokens
-            return tuple((run * inner, times * rest // inner) for run, times in pairs.runs.items())
-        return ((inner, pairs.number * rest // inner),)
+        of_queries = pairs.dim in along
+        if not of_queries and not any(map(pairs_of, along)):
+            return ((inner, pairs.number * rest // inner),)
+        inner //= pairs.tokens if of_queries else 1
+        return tuple((run * inner, times * rest // inner) for run, times in pairs.runs.items())
 
     @cached_property
     def _work(self) -> dict[int, tuple[int, Mapping[str, int]]]:

@@ -7,7 +7,7 @@ pairs that meet, not for all of them. What is ragged is counted by pairs: produc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,6 +22,11 @@ def base_of(dim: str) -> str:
 def pairs_of(dim: str) -> str:
     """The name of a dim's pairs; "" if it is not ragged."""
     return dim.partition(RAGGED)[2]
+
+
+def ragged_dim(dims: tuple[str, ...]) -> str | None:
+    """The ragged dim among these that stands for pairs, as its queries' dim is there too."""
+    return next((dim for dim in dims if RAGGED in dim and base_of(dim) in dims), None)
 
 
 @dataclass(frozen=True)
@@ -95,16 +100,17 @@ class Pairs:
 
         More blocks than queries share the queries' heads out: each reads the keys of its query.
         """
-        each = -(-self.tokens // min(blocks, self.tokens))
-        ends = [(at, min(at + each, self.tokens) - 1) for at in range(0, self.tokens, each)]
-        times = -(-blocks // self.tokens)
-        return times * sum(self.keys(last).stop - self.keys(first).start for first, last in ends)
+        return -(-blocks // self.tokens) * self._read(blocks, self.keys)
 
     def queries_read(self, blocks: int) -> int:
         """As `keys_read`, of queries that blocks of consecutive keys meet."""
+        return self._read(blocks, self.queries)
+
+    def _read(self, blocks: int, meets: Callable[[int], range]) -> int:
+        """Tokens that blocks of consecutive ones meet, each counted once a block."""
         each = -(-self.tokens // min(blocks, self.tokens))
         ends = [(at, min(at + each, self.tokens) - 1) for at in range(0, self.tokens, each)]
-        return sum(self.queries(last).stop - self.queries(first).start for first, last in ends)
+        return sum(meets(last).stop - meets(first).start for first, last in ends)
 
     def resized(self, tokens: int) -> Pairs:
         """The same rule for fewer tokens: window and sentences shrink along."""

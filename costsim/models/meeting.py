@@ -73,8 +73,8 @@ def mask_scores(b: GraphBuilder, scores: str, mask: Mask, meets: Pairs | None) -
 
 def describe(graph: Graph, attention_pairs: AttentionPairs) -> str:
     """Which pairs of tokens are counted, in words; "" where no mask but padding hides any."""
-    ragged = {pairs_of(dim) for tensor in graph.tensors.values() for dim in tensor.dims} - {""}
-    if ragged:
+    dims = {tensor.dims for tensor in graph.tensors.values()} if graph.pairs else set()
+    if ragged := {pairs_of(dim) for each in dims for dim in each} - {""}:
         sums = [(label, graph.pairs[label].number, graph.pairs[label].tokens ** 2) for label in sorted(ragged)]
         return "; ".join(f"{label}: {number} of {square} pairs of tokens" for label, number, square in sums)
     if any(op.kind.name in ("mask_causal", "mask_pairs") for op in graph.ops):

@@ -245,9 +245,9 @@ def _boxes(graph: Graph, format: Format, dims: Dims, axes: Axes) -> Axes:
     if not format.blocked:
         return ()
     axes = format.block_axes(len(dims), axes)
-    runs = (axes[start:] for start in range(len(axes) - 1, 0, -1))
     if graph.ragged(dims) is not None:
         return axes
+    runs = (axes[start:] for start in range(len(axes) - 1, 0, -1))
     return next((run for run in runs if format.fits(graph.elements(tuple([dims[axis] for axis in run])))), axes)
 
 

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 def _unfrozen(job: Job, policies: Iterable[Policy]) -> Iterator[str]:
     """Policies for frozen weights, of a workload that trains all."""
+    idle = [policy for policy in policies if policy.for_frozen]
+    if not idle or job.graph.trainable_parameters < job.graph.parameters:
+        return
     model, _ = sections(job.file, job.document)
     adapters = "" if model.lora else "; adapters to train instead are model.lora"
-    for policy in policies:
-        if policy.for_frozen and job.graph.trainable_parameters == job.graph.parameters:
-            yield (
-                f"{policy.name}: its rules for frozen weights do nothing, for every weight is trained; say in "
-                f'training.trainable which are, such as ["*.lora_*"]{adapters}'
-            )
+    for policy in idle:
+        yield (
+            f"{policy.name}: its rules for frozen weights do nothing, for every weight is trained; say in "
+            f'training.trainable which are, such as ["*.lora_*"]{adapters}'
+        )
 
 
 def copies(job: Job, policy: Policy, memory: Memory) -> Iterator[str]:
