@@ -1,34 +1,19 @@
 """What the MACs of a GEMM cost, step by step: how their products add up, and the price of both under a law."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from costsim.cost.laws import LAWS
 from costsim.explain.formula import Part, Step, Term, undefined, worked
+from costsim.explain.pairs import run_lengths
 from costsim.formats.format import Format
 from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
-from costsim.graph.pairs import base_of, pairs_of
 from costsim.policy.assign import Assignment
 
 INTEGER, FLOAT = parse_format("int32"), parse_format("fp32")
 
 # --- how products add up ----------------------------------------------------------------------------------------------
-
-
-def _runs(graph: Graph, op: Op, operand: int, axes: tuple[int, ...]) -> list[int]:
-    """The lengths of the runs in which the blocks of an operand lie; once, where all are equal."""
-    dims = graph.tensors[op.inputs[operand]].dims
-    along = [dims[axis] for axis in axes]
-    ragged = next((dim for dim in dims if pairs_of(dim) and base_of(dim) in dims), None)
-    rest = math.prod(graph.size(dim) for dim in along if base_of(dim) != base_of(ragged or ""))
-    if ragged is None or len(along) < 1 or not {ragged, base_of(ragged)} & set(along):
-        return [rest]
-    pairs = graph.pairs[pairs_of(ragged)]
-    met = pairs.keys if ragged in along else pairs.queries
-    lengths = [len(met(token)) * rest for token in range(pairs.tokens)]
-    return [sum(lengths)] if {ragged, base_of(ragged)} <= set(along) else lengths
 
 
 def _ends(graph: Graph, assignment: Assignment, op: Op, operand: int) -> tuple[int, int] | None:
@@ -37,14 +22,14 @@ def _ends(graph: Graph, assignment: Assignment, op: Op, operand: int) -> tuple[i
     sides = [scale.contracted for scale in format.scales if not (scale.contracted is None and scale.free is None)]
     if not sides:
         return None
-    chain, rank = assignment.chain(op, operand), len(graph.tensors[op.inputs[operand]].dims)
-    axes = chain[-1].axes if chain else tuple(range(rank)) if format.flat else (rank - 1,)
+    chain, dims = assignment.chain(op, operand), graph.tensors[op.inputs[operand]].dims
+    axes = chain[-1].axes if chain else tuple(range(len(dims))) if format.flat else (len(dims) - 1,)
     summed = op.kind.contracted[operand]
     if any(axis not in summed for axis in axes):
         return 1, 1
     if len(axes) == len(summed) and not any(sides):
         return None
-    runs = _runs(graph, op, operand, axes)
+    runs = run_lengths(graph, dims, axes)
     side = min(side or max(runs) for side in sides)
     return sum(len(range(0, run, side)) for run in runs), sum(runs)
 

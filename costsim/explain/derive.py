@@ -13,11 +13,12 @@ from costsim.cost.row import Row, moves_by_name
 from costsim.cost.traffic import Held
 from costsim.explain.arithmetic import arithmetic
 from costsim.explain.formula import Part, Step, Term, nothing, worked
+from costsim.explain.pairs import keys_met, run_lengths
 from costsim.explain.readers import Follower, Use, label
 from costsim.formats.format import Scale
 from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
 from costsim.graph.kinds import Dims, expand
-from costsim.graph.pairs import base_of, pairs_of
+from costsim.graph.pairs import base_of, pairs_of, ragged_dim
 from costsim.names import Traffic
 from costsim.policy.assign import Assignment, Copy
 from costsim.policy.classes import Axes
@@ -124,26 +125,18 @@ class Deriver:
 
     def _dims(self, dims: Iterable[str]) -> list[Part]:
         """The factors of a number of elements; a ragged dim and its queries are one, the pairs that meet."""
-        every = list(dims)
-        ragged = next((dim for dim in every if pairs_of(dim) and base_of(dim) in every), None)
+        every = tuple(dims)
+        ragged = ragged_dim(every)
         if ragged is None:
             return [Part(dim, self._size(dim)) for dim in every]
-        every.remove(base_of(ragged))
-        return [
-            Part(f"pairs of {dim}", self._pairs(dim)) if dim == ragged else Part(dim, self._size(dim)) for dim in every
-        ]
+        others = list(every)
+        others.remove(base_of(ragged))
+        met = Part(f"pairs of {ragged}", sum(keys_met(self.graph, ragged)))
+        return [met if dim == ragged else Part(dim, self._size(dim)) for dim in others]
 
     def _size(self, dim: str) -> int:
         """The size of a dim; of a ragged one by itself, the most keys that a query meets."""
-        return max(self._runs(dim)) if pairs_of(dim) else self.graph.sizes[dim]
-
-    def _runs(self, ragged: str) -> list[int]:
-        """By query: the keys that it meets, counted one by one."""
-        pairs = self.graph.pairs[pairs_of(ragged)]
-        return [sum(1 for _ in pairs.keys(query)) for query in range(pairs.tokens)]
-
-    def _pairs(self, ragged: str) -> int:
-        return sum(self._runs(ragged))
+        return max(keys_met(self.graph, dim)) if pairs_of(dim) else self.graph.sizes[dim]
 
     def _work(self, op: Op) -> _Vector:
         """The terms of the operations of an op, by name; `mac` is one."""
@@ -213,9 +206,8 @@ class Deriver:
 
     def _shared(self, what: str, scale: Scale, dims: Dims, axes: Axes) -> Step:
         """How many blocks share something: along the dims in which blocks lie, times across all others."""
-        ragged = next((dim for dim in dims if pairs_of(dim) and base_of(dim) in dims), None)
-        if ragged is not None:
-            return self._shared_of_pairs(what, scale, dims, axes, ragged)
+        if ragged_dim(dims) is not None:
+            return self._shared_of_pairs(what, scale, dims, axes)
         along, across = (math.prod(self.graph.sizes[dims[axis]] for axis in side) for side in _split(dims, axes))
         sides = (("elements across", across, scale.free), ("elements along", along, scale.contracted))
         parts = [_blocks(name, size, side) for name, size, side in sides if side is not None]
@@ -224,21 +216,10 @@ class Deriver:
         step = worked(what, [[Part(symbol, number) for symbol, _, number in parts]], "", f"one for each block {lie}")
         return Step(what, step.formula, " * ".join(text for _, text, _ in parts) or "1", step.result, "", step.source)
 
-    def _shared_of_pairs(self, what: str, scale: Scale, dims: Dims, axes: Axes, ragged: str) -> Step:
+    def _shared_of_pairs(self, what: str, scale: Scale, dims: Dims, axes: Axes) -> Step:
         """As `_shared`, where blocks are cut off with each query's run of keys (or each key's, of queries)."""
-        pairs, along = self.graph.pairs[pairs_of(ragged)], {dims[axis] for axis in axes}
-        rest = [dim for dim in dims if dim != ragged]
-        rest.remove(base_of(ragged))
-        heads = math.prod(self.graph.sizes[dim] for dim in rest)
-        if len(axes) == len(dims):
-            runs = [heads * self._pairs(ragged)]
-        elif along == {ragged} or along == {base_of(ragged)}:
-            other = pairs.keys if along == {ragged} else pairs.queries
-            runs = [len(other(token)) for token in range(pairs.tokens)] * heads
-        else:
-            runs = [math.prod(self.graph.sizes[dim] for dim in along)] * (
-                heads * self._pairs(ragged) // max(1, math.prod(self.graph.sizes[dim] for dim in along))
-            )
+        lengths = run_lengths(self.graph, dims, axes)
+        runs = lengths * (math.prod(int(part.value) for part in self._dims(dims)) // sum(lengths))
         rows = scale.free == 1
         number = sum(scale.number(run, 1) for run in runs) if rows else scale.number(max(runs), len(runs))
         source = f"one for each block of {scale.block} elements, cut off with each run of pairs that meet"

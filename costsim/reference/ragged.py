@@ -11,17 +11,15 @@ from costsim.formats.format import Format
 from costsim.formats.pack import pack
 from costsim.formats.quantize import block_axes
 from costsim.graph.graph import Graph
-from costsim.graph.pairs import Pairs, base_of, pairs_of
+from costsim.graph.pairs import Pairs, base_of, ragged_dim
 from costsim.reference.numpy_ops import Array, met
 
 
 def _axes(graph: Graph, name: str) -> tuple[int, int] | None:
     """The axes of queries and keys of a tensor of pairs; None of any other."""
     dims = graph.tensors[name].dims
-    for at, dim in enumerate(dims):
-        if pairs_of(dim):
-            return dims.index(base_of(dim)), at
-    return None
+    ragged = ragged_dim(dims)
+    return None if ragged is None else (dims.index(base_of(ragged)), dims.index(ragged))
 
 
 def numbers(graph: Graph, name: str, x: Array) -> int:
