@@ -5,12 +5,11 @@ arXiv:2307.08691, algorithm 1); its backward over blocks of keys and, inside, ov
 model assumes of a buffer besides is in `tiling`. Blocks of keys that no query of a block of rows meets are skipped.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from costsim.cost.gemm import Share, buffer_text, extra_copy, gemm_sizes, most_steps, spilled
+from costsim.cost.gemm import Share, buffer_text, extra_copy, gemm_sizes, most_steps, read_times, spilled
 from costsim.cost.row import Move, Row, each_op
 from costsim.errors import InputError
 from costsim.formats.format import Format
@@ -113,9 +112,7 @@ class _Flash(NamedTuple):
     def repeat(self, reads: Iterable[At], times: Fraction) -> None:
         """Have these read so many times as often."""
         for i, j in reads:
-            move = self.moves[i][j]
-            bits, elements = (math.ceil(n * times) for n in (move.read_bits, move.elements))
-            self.moves[i][j] = move._replace(read_bits=bits, elements=elements)
+            self.moves[i][j] = read_times(self.moves[i][j], times)
 
 
 def _flash(graph: Graph, members: Sequence[Numbered], result_bits: int, buffer_bits: int) -> Changed:

@@ -15,7 +15,7 @@ a batch are problems of their own, one after another. Sources: Hong & Kung, STOC
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
-from math import prod
+from math import ceil, prod
 from typing import NamedTuple
 
 from costsim.cost.row import Move, Row
@@ -182,9 +182,9 @@ def spilled(
     return Move(slot, extra_copy(why, format), role, int(reads * bits), int(writes * bits), moved)
 
 
-def read_times(move: Move, reads: int) -> Move:
-    """A move of what is read so many times as often."""
-    return move._replace(read_bits=move.read_bits * reads, elements=move.elements * reads)
+def read_times(move: Move, reads: Fraction | int) -> Move:
+    """A move of what is read so many times as often, to the next whole bit and element."""
+    return move._replace(read_bits=ceil(move.read_bits * reads), elements=ceil(move.elements * reads))
 
 
 def problem(graph: Graph, row: Row) -> Gemm | None:

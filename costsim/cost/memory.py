@@ -153,12 +153,17 @@ def _is_cast_once(graph: Graph, key: Key) -> bool:
     return stored and key.name not in graph.producer and graph.tensors[key.name].role == "weight"
 
 
+def _by_producer(copy: Copy | None) -> bool:
+    """Whether the op that makes a tensor writes this: the tensor, or a copy of it."""
+    return copy is None or copy.placement == "at_producer"
+
+
 def _from_start(graph: Graph, key: Key) -> bool:
     """Whether it lies there from the start: given from outside, or made before this micro-batch."""
     name, copy, _ = key
     if name in graph.producer:
         return False
-    return copy is None or copy.placement == "at_producer" or (_is_cast_once(graph, key) and graph.micro_batches > 1)
+    return _by_producer(copy) or (_is_cast_once(graph, key) and graph.micro_batches > 1)
 
 
 def _to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
@@ -167,8 +172,7 @@ def _to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
     Of three micro-batches or more, the one seen is neither the first nor the last.
     """
     name, copy, _ = key
-    by_producer = copy is None or copy.placement == "at_producer"
-    return (name in lasts and by_producer) or (_is_cast_once(graph, key) and graph.micro_batches > 2)
+    return (name in lasts and _by_producer(copy)) or (_is_cast_once(graph, key) and graph.micro_batches > 2)
 
 
 def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) -> Iterator[Stored]:

@@ -232,10 +232,10 @@ def _window_note(full: Fields) -> str | None:
     return f"sliding_window {size} is not used: no layer has it"
 
 
-def _windows(config: Document, adapter: Adapter, defaults: Fields) -> Windows:
+def _windows(config: Document, adapter: Adapter, full: Fields) -> Windows:
     """The windows of the layers. Raises InputError."""
     try:
-        return adapter.windows({**defaults, **config.data})
+        return adapter.windows(full)
     except ValueError as error:
         raise config.error(("layer_types",), str(error)) from None
 
@@ -301,8 +301,9 @@ def workload_of(path: str | Path) -> Imported:
     tokens = Chosen(min(usable, MOST_TOKENS), f"at most {MOST_TOKENS} of the {usable} positions")
     batch = {"sequences": Chosen(8, _TRAINER), **dict.fromkeys(lengths, tokens), "padding_mask": padding}
     _check(config, adapter, model, {name: chosen.value for name, chosen in batch.items()})
-    windows = _windows(config, adapter, defaults)
-    unused = None if windows else _window_note({**defaults, **config.data})
+    full = {**defaults, **config.data}
+    windows = _windows(config, adapter, full)
+    unused = None if windows else _window_note(full)
     notes = tuple(filter(None, (class_note, _sizes_note(config, adapter, defaults), unused)))
     if windows:
         model["windows"] = _Field(windows, "sliding_window, itself included; by layer, and from the first again", None)

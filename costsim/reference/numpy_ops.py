@@ -5,7 +5,7 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -64,6 +64,17 @@ def met(pairs: Pairs) -> Array:
     return meets
 
 
+def runtime(graph: Graph, op: Op, step: int, key: Any) -> dict[str, Any]:
+    """The arguments that an op's kind takes from whoever runs it; `key` is what dropout is drawn by."""
+    given: dict[str, Callable[[], Any]] = {
+        "shape": lambda: graph.shape(op.outputs[0]),
+        "step": lambda: step,
+        "key": lambda: key,
+        "met": lambda: met(graph.pairs[op.params["pairs"]]),
+    }
+    return {name: given[name]() for name in op.kind.runtime}
+
+
 def _contract_pairs(graph: Graph, op: Op, pairs: Pairs, x: Array, w: Array) -> tuple[Array, int]:
     """A contraction over pairs that meet, query by query: what a kernel does that skips all others. They stay 0."""
     terms = [operand.pattern for operand in (*op.kind.inputs, *op.kind.outputs)]
@@ -93,12 +104,6 @@ def run_op(
         else:
             y, products = contract(op.kind.name, x, w)  # type: ignore[arg-type]
         return (y,), products
-    runtime = {
-        "shape": graph.shape(op.outputs[0]),
-        "step": step,
-        "key": (seed, step, micro, zlib.crc32(op.original.encode())),
-    }
-    if "met" in op.kind.runtime:
-        runtime["met"] = met(graph.pairs[op.params["pairs"]])
-    results = op.kind.run(*inputs, **op.params, **{name: runtime[name] for name in op.kind.runtime})
+    given = runtime(graph, op, step, (seed, step, micro, zlib.crc32(op.original.encode())))
+    results = op.kind.run(*inputs, **op.params, **given)
     return (results if isinstance(results, tuple) else (results,)), 0

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from costsim.errors import InputError
 from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.graph import Graph, Op
-from costsim.reference.numpy_ops import Array, met
+from costsim.reference.numpy_ops import Array, runtime
 from costsim.reference.torch_kernels.library import Tensor, torch
 from costsim.reference.torch_kernels.products import contract
 from costsim.reference.torch_kernels.table import KERNELS
@@ -124,10 +124,7 @@ class TorchStep:
         if op.kind.is_contraction:
             values[root[op.outputs[0]]] = contract(op.kind.name, *inputs)
         else:
-            runtime = {"shape": self.graph.shape(op.outputs[0]), "step": self.step, "key": self._generator}
-            if "met" in op.kind.runtime:
-                runtime["met"] = met(self.graph.pairs[op.params["pairs"]])
-            given = {name: runtime[name] for name in op.kind.runtime}
+            given = runtime(self.graph, op, self.step, self._generator)
             results = KERNELS[op.kind.name](*inputs, **op.params, **given)
             for name, x in zip(op.outputs, results if isinstance(results, tuple) else (results,), strict=True):
                 values[root[name]] = x

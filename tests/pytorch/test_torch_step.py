@@ -19,7 +19,7 @@ from costsim.reference import calibrate, engines, measure, torch_bench, torch_st
 from costsim.reference.bench import Sizes
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.numpy_ops import met, run_op
+from costsim.reference.numpy_ops import run_op, runtime
 from costsim.reference.torch_kernels.products import contract
 from costsim.reference.torch_kernels.table import KERNELS
 from costsim.run.job import Request, prepare
@@ -67,10 +67,7 @@ def compare_op(graph, op, values, key):
     if op.kind.is_contraction:
         theirs = contract(op.kind.name, *given)
     else:
-        runtime = {"shape": graph.shape(op.outputs[0]), "step": 2, "key": key}
-        if "met" in op.kind.runtime:
-            runtime["met"] = met(graph.pairs[op.params["pairs"]])
-        theirs = KERNELS[op.kind.name](*given, **op.params, **{name: runtime[name] for name in op.kind.runtime})
+        theirs = KERNELS[op.kind.name](*given, **op.params, **runtime(graph, op, 2, key))
     theirs = theirs if isinstance(theirs, tuple) else (theirs,)
     for name, x, y in zip(op.outputs, ours, theirs, strict=True):
         assert tuple(y.shape) == graph.shape(name), op.name
