@@ -18,7 +18,8 @@ PACKAGE = Path(costsim.__file__).parent
 # Wings on their floors, from the ground up: a module imports from its own wing and from wings below it.
 FLOORS = [
     ["errors", "collector", "names"],
-    ["formats", "inputs", "graph"],
+    ["formats", "graph"],
+    ["inputs"],
     ["policy", "models"],
     ["cost", "huggingface"],
     ["devices"],

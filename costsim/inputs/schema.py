@@ -5,10 +5,11 @@ pydantic ends here: the rest of the package reads these frozen objects as plain 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from costsim.errors import Fault, InputError, near, nearest, one_line
 from costsim.inputs.document import Document, Unreadable, Where, unreadable
@@ -43,6 +44,16 @@ class Strict(BaseModel):
     def hint(cls, key: str) -> str:
         """What to write instead of a key that it does not have."""
         return nearest(key, cls.keys(), most=20)
+
+
+def clash(section: Strict, faults: Iterable[tuple[tuple[str, ...], str]]) -> None:
+    """Raise what a section's own validator finds, if it finds anything: messages, each with the place of a field."""
+    details = [
+        InitErrorDetails(type=PydanticCustomError("value_error", "{fault}", {"fault": message}), loc=at, input=section)
+        for at, message in faults
+    ]
+    if details:
+        raise ValidationError.from_exception_data(type(section).__name__, details)
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------

@@ -1,11 +1,57 @@
 """The sections of a policy file: rules that give tensors formats, phases of training."""
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from costsim.inputs.schema import Count, Grade, Name, NonNegative, Strict
+from costsim.errors import InputError
+from costsim.formats.format import Format
+from costsim.formats.named import parse_format
+from costsim.inputs.schema import Count, Grade, Name, NonNegative, Strict, clash
 from costsim.names import Gemm, Operand, Values
+
+LEVEL = r"<([^<>]*)>"  # in a template, the number of that level
+
+
+def _parsed(name: str) -> Format:
+    """The format of that name. Raises ValueError as pydantic wants it."""
+    try:
+        return parse_format(name)
+    except InputError as error:
+        raise PydanticCustomError("value_error", "{error}", {"error": str(error)}) from None
+
+
+def _of_levels(template: str) -> Format:
+    """The format of a template, but for the numbers of its levels, which are not known here."""
+    return _parsed(re.sub(LEVEL, "8", template))
+
+
+def _format(template: str) -> str:
+    _of_levels(template)
+    return template
+
+
+def _accumulator(template: str) -> str:
+    format = _of_levels(template)
+    if format.values != "float":
+        raise PydanticCustomError("value_error", "{name} holds no sums of products", {"name": format.name})
+    return template
+
+
+def _container(name: str) -> str:
+    if name != "none":
+        _parsed(name)
+    return name
+
+
+Template = Annotated[str, AfterValidator(_format)]  # the name of a format, with levels
+Accumulator = Annotated[str, AfterValidator(_accumulator)]
+Container = Annotated[str, AfterValidator(_container)]
+
+_FIELDS_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
 
 
 class Rule(Strict):
@@ -31,17 +77,35 @@ class Rule(Strict):
     elements_at_least: Count | None = Field(default=None, description="the least number of elements of the tensor")
     not_name: tuple[str, ...] = Field(default=(), description="globs over tensor names that it leaves alone")
     not_op: tuple[str, ...] = Field(default=(), description="globs over names of ops that it leaves alone")
-    format: str | None = Field(default=None, description="a format name; <q0> stands for the number of level q0")
+    format: Template | None = Field(default=None, description="a format name; <q0> stands for the number of level q0")
     placement: Literal["at_producer", "on_chip", "stored", "transient"] | None = None
     scale_time: Literal["current", "delayed"] | None = Field(
         default=None,
         description="how a copy knows a scale over the whole tensor: from one more read of the source, or beforehand",
     )
-    container: str | None = Field(
+    container: Container | None = Field(
         default=None, description="a wider format in which the values are stored and multiplied; none undoes it"
     )
-    accumulator: str | None = Field(default=None, description="format in which the GEMM that writes the tensor sums")
+    accumulator: Accumulator | None = Field(
+        default=None, description="format in which the GEMM that writes the tensor sums"
+    )
     optional: bool = Field(default=False, description="no error if the rule matches nothing")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        clash(self, self._clashes())
+        return self
+
+    def _clashes(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        if (self.format, self.placement, self.scale_time, self.container, self.accumulator) == (None,) * 5:
+            yield (), "expected a format (or a placement, scale_time, container or accumulator to change)"
+        if self.format is not None and (format := _of_levels(self.format)).values != self.values:
+            yield ("format",), f"{format.name} holds {format.values} values, the rule is for {self.values}"
+        if self.accumulator is not None and self.copy_ is not None:
+            yield ("accumulator",), "only what a GEMM writes has one, no copy; leave copy out"
+        for name, words in _FIELDS_OF_COPIES.items():
+            if getattr(self, name) is not None and self.copy_ is None:
+                yield (name,), f"only a copy has {words}; say copy: operand or copy: stash"
 
 
 class Plateau(Strict):
@@ -94,7 +158,7 @@ class Policy(Strict):
     source: str = ""
     grade: Grade = "ours"
     setup: str = Field(default="", description="how tables name the setting; derived from the levels if there are any")
-    accumulator: str | None = Field(
+    accumulator: Accumulator | None = Field(
         default=None,
         description="format in which GEMMs sum if no rule says it; by default as their products do",
     )

@@ -8,8 +8,8 @@ from costsim.formats.format import Format
 from costsim.formats.named import parse_format
 from costsim.inputs import schema_policy
 from costsim.inputs.document import Where
+from costsim.inputs.schema_policy import LEVEL
 
-_LEVEL = r"<([^<>]*)>"
 Fault = Callable[[Where, str], InputError]  # the error for a field of a policy, at its place in the file that says it
 
 
@@ -21,7 +21,7 @@ def mentioned(file: schema_policy.Policy) -> frozenset[str]:
         file.accumulator or "",
         *(value for rule in rules for value in vars(rule).values() if isinstance(value, str)),
     ]
-    return frozenset(name for text in texts for name in re.findall(_LEVEL, text))
+    return frozenset(name for text in texts for name in re.findall(LEVEL, text))
 
 
 def fill(
@@ -34,15 +34,14 @@ def fill(
     """
     levels = dict(zip(file.levels, file.phases[index].levels, strict=True))
     known = {**file.numbers, **levels, **(row or {})}
-    names = re.findall(_LEVEL, template)
+    names = re.findall(LEVEL, template)
     for name in names:
         if name not in known:
             raise fault(at, f"unknown level or number {one_line(name)!r}{nearest(name, known)}")
     try:
-        parse_format(re.sub(_LEVEL, "8", template))  # wrong with any number: the template's fault
         if names:
             at = ("phases", index, "levels") if names[0] in levels else ("numbers", names[0])
-        return parse_format(re.sub(_LEVEL, lambda match: str(known[match[1]]), template))
+        return parse_format(re.sub(LEVEL, lambda match: str(known[match[1]]), template))
     except InputError as error:
         if row:
             raise
