@@ -143,9 +143,7 @@ class _Counter:
         if op.gemm is not None:
             dims = self.graph.tensors[op.inputs[0]].dims
             summed = self.graph.elements(tuple([dims[axis] for axis in kind.contracted[0]]))
-            multiplied = self.assignment.multiplied
-            accumulator, additions = sums(self.graph, self.assignment, op, macs)
-            pair = (multiplied(op, 0), multiplied(op, 1), accumulator)
+            pair, additions = sums(self.graph, self.assignment, op, macs)
         role = self.graph.tensors[op.outputs[0]].role
         what = (kind.name, op.phase, op.gemm, role)
         return Row(alike.ops, None, *what, macs, summed, pair, additions, vector, tuple(moves))
@@ -212,13 +210,14 @@ def _bits(graph: Graph, dims: Dims, axes: Axes, format: Format) -> int:
     return format.bits_of_runs(graph.runs(dims, tuple([dims[axis] for axis in axes])))
 
 
+@lru_cache(maxsize=16)  # tables of all scopes and traffic models have what a run has counted under its own
 def count(
     graph: Graph,
     assignment: Assignment,
     traffic: Traffic = "unfused",
     scope: str = "step",
     gemm_writes: Writes = "gemms",
-) -> list[Row]:
+) -> tuple[Row, ...]:
     """Work and DRAM bits of every op of the scope, over one training step (all micro-batches); a row for all alike.
 
     Raw tensors that only copies stand for are not written. A cast kernel counts before the first op that reads it (of a
@@ -237,4 +236,4 @@ def count(
             rows += counter.gemm_rows(alike, gemm_writes)
         elif narrowest_scope(alike.ops[0]) in scopes:
             rows += counter.rows(alike)
-    return rows
+    return tuple(rows)

@@ -32,9 +32,12 @@ class Law:
 
     def cost(self, a: Format, b: Format, summed: int, macs: int, additions: Additions) -> int | None:
         """The cost of MACs and of their additions; None where the law is not defined for a pair or an accumulator."""
-        prices = [(macs, self.multiply(a, b, summed)), *((n, self.add(format)) for format, n in additions)]
-        known = [n * price for n, price in prices if price is not None]
-        return sum(known) if len(known) == len(prices) else None
+        price = self.multiply(a, b, summed)
+        if price is None or not self.prices_additions:
+            return None if price is None else macs * price
+        prices = [(n, self.add(format)) for format, n in additions]
+        known = [n * of_one for n, of_one in prices if of_one is not None]
+        return macs * price + sum(known) if len(known) == len(prices) else None
 
 
 def _product(a: Format, b: Format, _summed: int) -> int:

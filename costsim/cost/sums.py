@@ -9,53 +9,70 @@ Sources: Darvish Rouhani et al., NeurIPS 2020 (MSFP: integers inside a box, floa
 (int8 into int32). Sums of int32 that overflow are left to whoever chooses the formats.
 """
 
-import math
-from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from costsim.cost.laws import Additions
 from costsim.formats.format import Format
 from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
+from costsim.graph.kinds import Dims
 from costsim.policy.assign import Assignment
+from costsim.policy.classes import Axes
 
 INTEGER, FLOAT = parse_format("int32"), parse_format("fp32")
 
 
 class Sums(NamedTuple):
-    """The format of a GEMM's results before they are stored, and its additions, as many as MACs."""
+    """The formats of a GEMM's operands and of its results before they are stored; its additions, as many as MACs."""
 
-    accumulator: Format
+    pair: tuple[Format, Format, Format]
     additions: Additions
 
 
+class _Factor(NamedTuple):
+    """One of the two operands that a GEMM multiplies."""
+
+    format: Format
+    dims: Dims
+    axes: Axes  # along which its blocks run
+    contracted: Axes  # over which the GEMM sums
+
+
 def sums(graph: Graph, assignment: Assignment, op: Op, macs: int) -> Sums:
-    """How a GEMM of so many MACs adds its products up."""
+    """What a GEMM of so many MACs multiplies, and how it adds its products up."""
+    a, b = (_factor(graph, assignment, op, operand) for operand in (0, 1))
     named = assignment.accumulator(op)
-    if named is not None:
-        return Sums(named, ((named, macs),))
-    if not all(assignment.multiplied(op, operand).whole for operand in (0, 1)):
-        return Sums(FLOAT, ((FLOAT, macs),))
-    blocks = [part for operand in (0, 1) if (part := _blocks_per_product(graph, assignment, op, operand)) is not None]
-    if not blocks:
-        return Sums(INTEGER, ((INTEGER, macs),))
-    of_blocks = math.ceil(macs * max(blocks))  # whole, but where sums differ in length
-    both = ((INTEGER, macs - of_blocks), (FLOAT, of_blocks))
-    return Sums(FLOAT, tuple((format, n) for format, n in both if n))
+    if named is None and a.format.whole and b.format.whole:
+        shares = [share for factor in (a, b) if (share := _blocks_of_products(graph, factor)) is not None]
+        # Whole, but where sums differ in length.
+        of_blocks = max([-(-macs * blocks // products) for blocks, products in shares], default=0)
+        additions = tuple([(format, n) for format, n in ((INTEGER, macs - of_blocks), (FLOAT, of_blocks)) if n])
+        return Sums((a.format, b.format, FLOAT if shares else INTEGER), additions)
+    accumulator = named or FLOAT
+    return Sums((a.format, b.format, accumulator), ((accumulator, macs),))
 
 
-def _blocks_per_product(graph: Graph, assignment: Assignment, op: Op, operand: int) -> Fraction | None:
-    """How many blocks of an operand a product of a sum stands for; None if a whole sum has the same scales."""
-    format, dims = assignment.multiplied(op, operand), graph.tensors[op.inputs[operand]].dims
+def _factor(graph: Graph, assignment: Assignment, op: Op, operand: int) -> _Factor:
+    name, chain = op.inputs[operand], assignment.chain(op, operand)
+    dims, contracted = graph.tensors[name].dims, op.kind.contracted[operand]
+    if chain:
+        return _Factor(chain[-1].format, dims, chain[-1].axes, contracted)
+    format = assignment.format(name)
+    return _Factor(format, dims, format.block_axes(len(dims)), contracted)
+
+
+@lru_cache(maxsize=1024)  # thousands of GEMMs multiply operands of a few shapes and formats
+def _blocks_of_products(graph: Graph, factor: _Factor) -> tuple[int, int] | None:
+    """How many blocks of an operand so many products of a sum meet; None if a whole sum has the same scales."""
+    format, dims, axes, contracted = factor
     scales = [scale for scale in format.scales if not scale.of_tensor]
     if not scales:
         return None
-    chain, contracted = assignment.chain(op, operand), op.kind.contracted[operand]
-    axes = chain[-1].axes if chain else format.block_axes(len(dims))
     if not set(axes) <= set(contracted):
-        return Fraction(1)  # blocks lie across the sum: each product has scales of its own
+        return 1, 1  # blocks lie across the sum: each product has scales of its own
     if set(axes) == set(contracted):
         scales = [scale for scale in scales if scale.contracted is not None]  # the others span the whole sum
     runs = graph.runs(dims, tuple([dims[axis] for axis in axes]))
     blocks = [sum(times * scale.blocks(run, 1)[1] for run, times in runs) for scale in scales]
-    return Fraction(max(blocks), sum(run * times for run, times in runs)) if blocks else None
+    return (max(blocks), sum(run * times for run, times in runs)) if blocks else None

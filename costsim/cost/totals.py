@@ -139,7 +139,7 @@ GROUPINGS: dict[str, tuple[Callable[[Row, Op], str], Callable[[Move, Op], str] |
 _BY_NAME = ("layer", "tensor", "op")
 
 
-def group(weighted_rows: Iterable[tuple[int, list[Row]]], by: str, law: str) -> dict[str, Total]:
+def group(weighted_rows: Iterable[tuple[int, Sequence[Row]]], by: str, law: str) -> dict[str, Total]:
     """Totals by one of GROUPINGS, of lists of rows each weighted by a number of steps; in order of first appearance.
 
     Work belongs to the tensor (or role) that an op makes, traffic to the tensor that moves; sums over all groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -77,7 +77,7 @@ def _unknown(job: Job, name: str, others: tuple[str, ...]) -> InputError:
     return InputError(f"unknown op {one_line(name)!r}{near} ({listed}; totals: {', '.join(others)})")
 
 
-def _row(rows: list[Row], derived: Derived) -> Row:
+def _row(rows: Sequence[Row], derived: Derived) -> Row:
     """The counted row of a derived op."""
     return next(
         row for row in rows for op in row.ops if op.position == derived.op.position and row.name(op) == derived.name

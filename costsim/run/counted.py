@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,10 @@ class CountedPhase:
     """One phase of a policy: so many steps, each of which costs these rows."""
 
     steps: int
-    rows: list[Row]
-    compulsory: list[Row]  # what they are if a buffer holds everything: the same, if the traffic model has no buffer
+    rows: Sequence[Row]
+    compulsory: Sequence[
+        Row
+    ]  # what they are if a buffer holds everything: the same, if the traffic model has no buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class CountedPolicy:
     phases: tuple[CountedPhase, ...]
     total: Total
 
-    def weighted_rows(self) -> list[tuple[int, list[Row]]]:
+    def weighted_rows(self) -> list[tuple[int, Sequence[Row]]]:
         """The rows of each phase with the number of steps that they stand for."""
         return [(phase.steps, phase.rows) for phase in self.phases]
 
@@ -47,14 +50,14 @@ def buffer_unknown(job: Job, device: Hardware) -> bool:
     return job.convention.tiled and buffer_on(job, device) is None
 
 
-def rows_for(job: Job, phase: CountedPhase, buffer_bytes: int | None) -> list[Row]:
+def rows_for(job: Job, phase: CountedPhase, buffer_bytes: int | None) -> Sequence[Row]:
     """The rows of a phase's step, tiled for a buffer; with compulsory traffic for None, where its size is not known."""
     if not job.convention.tiled or buffer_bytes == job.convention.buffer_bytes:
         return phase.rows
     return tiled(job.graph, phase.compulsory, buffer_bytes)
 
 
-def tiled(graph: Graph, rows: list[Row], buffer_bytes: int | None) -> list[Row]:
+def tiled(graph: Graph, rows: Sequence[Row], buffer_bytes: int | None) -> Sequence[Row]:
     """Rows tiled for so many bytes on chip; as they are for None. Raises InputError if that is too small."""
     if buffer_bytes is None:
         return rows
