@@ -75,6 +75,19 @@ LLAMA = {
     "ffn_bias": False,
     "tied": False,
 }
+GEMMA = LLAMA | {
+    "norm": "sandwich",
+    "zero_centered_norm": True,
+    "qk_norm": True,
+    "activation": "gelu_new",
+    "scale_embedding": True,
+    "query_pre_attn_scalar": 3.0,
+    "attention_softcap": 2.0,
+    "logits_softcap": 1.5,
+    "windows": (2, None),
+    "local_rotary": True,
+    "tied": True,
+}
 EXPERTS = {"experts": {"number": 3, "chosen": 2}}
 
 
@@ -88,6 +101,10 @@ def llama_step(**changes):
     return decoder_step(**{**LLAMA, **changes})
 
 
+def gemma_step(**changes):
+    return decoder_step(**{**GEMMA, **changes})
+
+
 def experts_step(**changes):
     return decoder_step(**{**LLAMA, **EXPERTS, **changes})
 
@@ -98,6 +115,7 @@ STEPS = {
     "decoder": decoder_step,
     "llama": llama_step,
     "experts": experts_step,
+    "gemma": gemma_step,
 }
 
 

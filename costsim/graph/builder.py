@@ -186,10 +186,10 @@ class GraphBuilder:
         scaled = self.op("scale", high, name=f"{name}.lora_scale", factor=self.lora.alpha / self.lora.rank)
         return self.op("add", y, scaled, name=f"{name}.lora_add")
 
-    def rms_norm(self, x: str, name: str, eps: float = 1e-6) -> str:
-        """Append an RMS norm over the last dim of x, and its weight."""
+    def rms_norm(self, x: str, name: str, eps: float = 1e-6, zero_centered: bool = False) -> str:
+        """Append an RMS norm over the last dim of x, and its weight w; zero-centred, it scales by 1 + w."""
         w = self.given(f"{name}.weight", self.tensors[x].dims[-1:], role="weight")
-        return self.op("rms_norm", x, w, name=name, eps=eps)
+        return self.op("rms_norm_1p" if zero_centered else "rms_norm", x, w, name=name, eps=eps)
 
     def layer_norm(self, x: str, name: str, eps: float = 1e-5) -> str:
         """Append a layer norm over the last dim of x, and its weight and bias."""

@@ -36,14 +36,23 @@ class Transformer(Strict):
     qkv_bias: bool = True
     out_bias: bool = Field(default=True, description="of attention's output projection")
     ffn_bias: bool = True
-    norm: Literal["post", "pre"] = Field(default="post", description="the norm after the residual add, or before")
+    norm: Literal["post", "pre", "sandwich"] = Field(
+        default="post", description="a norm after the residual add, before the part, or before and after the part"
+    )
     norm_kind: Literal["layer", "rms"] = "layer"
+    zero_centered_norm: bool = Field(default=False, description="RMS norms scale by 1 + weight: Gemma")
     activation: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
     gated: bool = Field(default=False, description="the activation of one linear layer gates another: SwiGLU")
     norm_eps: Positive = 1e-5
     dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     activation_dropout: Rate = 0.0
+    query_pre_attn_scalar: Positive | None = Field(
+        default=None, description="queries are divided by its square root; the size of a head if not said"
+    )
+    attention_softcap: Positive | None = Field(
+        default=None, description="caps scores: cap tanh(score / cap), before masks: Gemma 2"
+    )
     attention: Literal["eager", "flash"] = Field(
         default="eager", description="flash: one kernel, which keeps no scores and makes them again for the backward"
     )
@@ -69,10 +78,10 @@ class Transformer(Strict):
             clash = f"d_model {self.d_model} does not divide into {self.heads} heads"
         elif self.kv_heads is not None and self.heads % self.kv_heads:
             clash = f"{self.heads} heads do not divide into {self.kv_heads} kv_heads"
-        elif self.gated and not self.fused_activation and self.activation == "gelu_new":
-            clash = "a gate with gelu_new comes as one kernel only: fused_activation must be true"
         elif self.norm_kind == "layer" and not self.fused_norm:
             clash = "a layer norm comes as one kernel only: fused_norm must be true"
+        elif self.norm_kind == "layer" and self.zero_centered_norm:
+            clash = "zero_centered_norm is of RMS norms: say norm_kind: rms"
         if clash:
             raise PydanticCustomError("value_error", "{clash}", {"clash": clash})
         return self
@@ -152,15 +161,19 @@ def norm(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
     """The model's norm over the last dim of x, [..., model] to the same."""
     if not config.fused_norm:
         return _rms_norm_by_steps(b, config, x, name)
-    append = {"layer": b.layer_norm, "rms": b.rms_norm}[config.norm_kind]
-    return append(x, name, config.norm_eps)
+    if config.norm_kind == "rms":
+        return b.rms_norm(x, name, config.norm_eps, config.zero_centered_norm)
+    return b.layer_norm(x, name, config.norm_eps)
 
 
 FLOAT32 = ".float32"  # in the name of what is in float32 in the model's code; policies give it its format
 
 
 def _rms_norm_by_steps(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
-    """w x / sqrt(mean(x^2) + eps) as transformers' LlamaRMSNorm; upcast, all but the product with w in float32."""
+    """w x / sqrt(mean(x^2) + eps) as transformers' LlamaRMSNorm; upcast, all but the product with w in float32.
+
+    Zero-centred it is GemmaRMSNorm: the product with 1 + w is in float32, too, and its result is converted back.
+    """
     weight = b.given(f"{name}.weight", b.tensors[x].dims[-1:], role="weight")
     inner = name
     if config.upcast:
@@ -168,7 +181,13 @@ def _rms_norm_by_steps(b: GraphBuilder, config: Transformer, x: str, name: str) 
         x = b.op("convert", x, name=inner)
     variance = b.op("mean", b.op("square", x, name=f"{inner}.square"), name=f"{inner}.mean")
     rstd = b.op("rsqrt", b.op("shift", variance, name=f"{inner}.eps", by=config.norm_eps), name=f"{inner}.rstd")
-    return b.op("scale_columns", b.op("scale_rows", x, rstd, name=f"{name}.scaled"), weight, name=name)
+    if not config.zero_centered_norm:
+        return b.op("scale_columns", b.op("scale_rows", x, rstd, name=f"{name}.scaled"), weight, name=name)
+    scaled = b.op("scale_rows", x, rstd, name=f"{inner}.scaled")
+    if not config.upcast:
+        return b.op("scale_columns", scaled, b.op("shift", weight, name=f"{name}.one_plus", by=1.0), name=name)
+    weight = b.op("shift", b.op("convert", weight, name=f"{inner}.weight"), name=f"{inner}.one_plus", by=1.0)
+    return b.op("convert", b.op("scale_columns", scaled, weight, name=f"{inner}.product"), name=name)
 
 
 _EQUATIONS = {  # scores, context; b batch, q and k positions, h heads, g groups' heads, r queries of a group, e head
@@ -207,13 +226,13 @@ def attention(
     with b.scope(name):
         # Ops on the result of a projection come right after it, so that they can be its epilogue.
         q = _projected(b, config, query, "q", query_dims, rotary)
-        q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.head_size))
+        q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.query_pre_attn_scalar or config.head_size))
         k = _projected(b, config, memory, "k", key_dims, rotary)
         v = b.linear(memory, "v", key_dims, bias=config.qkv_bias)
         recomputed = flash or config.checkpointing == "selective"
         with b.segment_if(recomputed, "flash" if flash else "core", kernel=flash) as kept:
             scores_equation, context_equation = _EQUATIONS[config.grouped]
-            scores = _scores(b, scores_equation, q, k, mask)
+            scores = _scores(b, config, scores_equation, (q, k), mask)
             wide = FLOAT32 if config.upcast and not flash else ""  # flash attention's softmax never leaves the chip
             p = b.op("softmax_lse" if flash else "softmax", scores, name=f"softmax{wide}")
             if flash:
@@ -223,14 +242,27 @@ def attention(
         return b.linear(context, "out", ("model",), inner=len(query_dims), bias=config.out_bias)
 
 
-def _scores(b: GraphBuilder, equation: str, q: str, k: str, mask: Mask) -> str:
-    """The masked scores of queries and keys. Those of a dim with itself are self attention."""
+def _scores(b: GraphBuilder, config: Transformer, equation: str, operands: tuple[str, str], mask: Mask) -> str:
+    """The capped and masked scores of queries and keys. Those of a dim with itself are self attention."""
+    q, k = operands
     (batch, length, *_), keys = b.tensors[q].dims, b.tensors[k].dims[1]
     dims: Dims = (batch, *b.tensors[q].dims[2:-1], length, keys)
     meets = meeting(b, mask, length) if length == keys else None
     if meets is not None:
         dims = scores_dims(b, dims, counted(b, meets))
-    return mask_scores(b, b.op(equation, q, k, name="scores", dims=dims), mask, meets)
+    scores = b.op(equation, q, k, name="scores", dims=dims)
+    return mask_scores(b, softcap(b, scores, config.attention_softcap), mask, meets)
+
+
+def softcap(b: GraphBuilder, x: str, cap: float | None) -> str:
+    """Append cap tanh(x / cap), op by op as transformers' Gemma 2 has it; x itself if there is no cap.
+
+    Keeps the tanh. Source: arXiv:2408.00118, section 2, of scores and of logits.
+    """
+    if cap is None:
+        return x
+    inner = b.op("tanh", b.op("scale", x, name="softcap.divide", factor=1 / cap), name="softcap.tanh")
+    return b.op("scale", inner, name="softcap", factor=cap)
 
 
 def _gelu_new_by_steps(b: GraphBuilder, x: str) -> str:
@@ -241,11 +273,18 @@ def _gelu_new_by_steps(b: GraphBuilder, x: str) -> str:
     return b.op("mul", b.op("scale", x, name="half", factor=0.5), one, name="gelu_new")
 
 
+_GATED = {"silu": "swiglu", "gelu_new": "geglu_new"}  # the op that is an activation and its gate in one kernel
+
+
 def activate(b: GraphBuilder, config: Transformer, x: str, gate: Callable[[], str] | None = None) -> str:
-    """The model's activation of x, times the gate if there is one; all [..., ffn]."""
-    if gate is not None and config.fused_activation and config.activation == "silu":
-        return b.op("swiglu", x, gate(), name="swiglu")
-    if config.activation == "gelu_new" and not config.fused_activation:
+    """The model's activation of x, times the gate if there is one; all [..., ffn].
+
+    Op by op, a gated gelu_new is PyTorch's GELU by tanh, as Gemma has it, and a plain one is GPT-2's.
+    """
+    if gate is not None and config.fused_activation and config.activation in _GATED:
+        kind = _GATED[config.activation]
+        return b.op(kind, x, gate(), name=kind)
+    if config.activation == "gelu_new" and gate is None and not config.fused_activation:
         y = _gelu_new_by_steps(b, x)
     else:
         y = b.op(config.activation, x, name=config.activation)
@@ -263,9 +302,14 @@ def feed_forward(b: GraphBuilder, config: Transformer, x: str) -> str:
 
 
 def residual(b: GraphBuilder, config: Transformer, x: str, name: str, part: Callable[[str], str]) -> str:
-    """x + dropout(part(x)), with a norm before the part or after the sum; all [batch, length, model]."""
-    inner = norm(b, config, x, f"{name}_norm") if config.norm == "pre" else x
-    branch = b.dropout(part(inner), config.dropout, name=f"{name}_dropout")
+    """x + dropout(part(x)), with norms before the part, after the part or the sum; all [batch, length, model].
+
+    Source of the norms before and after a part: Gemma 2, arXiv:2408.00118, section 2.
+    """
+    branch = part(x if config.norm == "post" else norm(b, config, x, f"{name}_norm"))
+    if config.norm == "sandwich":
+        branch = norm(b, config, branch, f"{name}_post_norm")
+    branch = b.dropout(branch, config.dropout, name=f"{name}_dropout")
     total = b.op("add", branch, x, name=f"{name}_residual")
     return norm(b, config, total, f"{name}_norm") if config.norm == "post" else total
 

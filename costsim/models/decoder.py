@@ -1,5 +1,7 @@
 """Decoder-only Transformers: GPT-2, Llama and their like, with dense feed-forward layers or a mixture of experts."""
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -18,6 +20,7 @@ from costsim.models.blocks import (
     norm,
     residual,
     residual_attention,
+    softcap,
 )
 from costsim.models.meeting import Mask
 
@@ -42,20 +45,23 @@ class Experts(Strict):
 
 
 class Model(Transformer):
-    """GPT-2 (Radford et al. 2019) with the choices that Llama, Mistral, Mixtral and Qwen make."""
+    """GPT-2 (Radford et al. 2019) with the choices that Llama, Mistral, Mixtral, Qwen and Gemma make."""
 
     family: Literal["decoder"]
     layers: Layers
     vocab: Count
     max_positions: Count
-    norm: Literal["post", "pre"] = "pre"
+    norm: Literal["post", "pre", "sandwich"] = "pre"
     positions: Literal["learned", "rotary"] = "learned"
+    local_rotary: bool = Field(default=False, description="layers with a window have tables of their own: Gemma 3")
+    scale_embedding: bool = Field(default=False, description="multiply embeddings by sqrt(d_model): Gemma")
     final_norm: bool = True
     tied: bool = Field(default=True, description="the head is the embedding")
     windows: Annotated[tuple[Count | None, ...], Field(min_length=1)] | None = Field(
         default=None,
         description="tokens that a query sees, itself included, layer by layer and from the first again; null: all",
     )
+    logits_softcap: Positive | None = Field(default=None, description="caps logits: cap tanh(logit / cap): Gemma 2")
     experts: Experts | None = None
 
     @model_validator(mode="after")
@@ -65,6 +71,8 @@ class Model(Transformer):
             clash = f"rotary positions turn pairs, but a head has {self.head_size} elements"
         elif self.experts and self.ffn_bias:
             clash = "experts have no biases: say ffn_bias: false"
+        elif self.local_rotary and self.positions != "rotary":
+            clash = "local_rotary is of rotary positions: say positions: rotary"
         if clash:
             raise PydanticCustomError("value_error", "{clash}", {"clash": clash})
         return self
@@ -115,6 +123,30 @@ def _experts(b: GraphBuilder, config: Model, x: str) -> str:
         return b.op("combine", linear(y, "fc2", "ffn", "model"), gates, index, name="combine")
 
 
+def _embed(b: GraphBuilder, model: Model, table: str) -> str:
+    """The embedded tokens, [batch, tokens, model], with learned positions if the model has them."""
+    x = b.op("embed", table, b.given("tokens.ids", ("batch", "tokens"), values="index"), name="tokens")
+    if model.scale_embedding:
+        x = b.op("scale", x, name="scale", factor=math.sqrt(model.d_model))
+    if model.positions == "learned":
+        positions = b.given("positions.weight", ("positions", "model"), role="weight")
+        p = b.op("embed", positions, b.given("positions.ids", ("tokens",), values="index"), name="positions")
+        x = b.op("add_bias", x, p, name="add_positions")
+    return b.dropout(x, model.dropout)
+
+
+def _rotary(b: GraphBuilder, model: Model, windows: Sequence[int | None]) -> list[Rotary | None]:
+    """The tables that each of the layers in turn rotates by: those of a window may have their own."""
+    if model.positions != "rotary":
+        return [None] * len(windows)
+    prefixes = ["local_" if model.local_rotary and window else "" for window in windows]
+    tables = {
+        prefix: Rotary(b.given(f"{prefix}cos", ("tokens", "head")), b.given(f"{prefix}sin", ("tokens", "head")))
+        for prefix in sorted(set(prefixes))
+    }
+    return [tables[prefix] for prefix in prefixes]
+
+
 def _layer(b: GraphBuilder, config: Model, x: str, mask: Mask, rotary: Rotary | None) -> str:
     x = residual_attention(b, config, "self_attention", x, None, mask, rotary)
     part = feed_forward if config.experts is None else _experts
@@ -123,26 +155,19 @@ def _layer(b: GraphBuilder, config: Model, x: str, mask: Mask, rotary: Rotary | 
 
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
     """Append the forward ops, and return the name of the loss."""
-    rotary = None
+    windows = model.windows or (None,)
     with b.scope("embedding", layer=True):
         keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
         table = b.given("tokens.weight", ("vocab", "model"), role="weight")
-        x = b.op("embed", table, b.given("tokens.ids", ("batch", "tokens"), values="index"), name="tokens")
-        if model.positions == "learned":
-            positions = b.given("positions.weight", ("positions", "model"), role="weight")
-            ids = b.given("positions.ids", ("tokens",), values="index")
-            p = b.op("embed", positions, ids, name="positions")
-            x = b.op("add_bias", x, p, name="add_positions")
-        else:
-            rotary = Rotary(b.given("cos", ("tokens", "head")), b.given("sin", ("tokens", "head")))
-        x = b.dropout(x, model.dropout)
-    masks = [Mask(keep, causal=True, window=window) for window in model.windows or (None,)]
-    x = layers(b, model, "decoder", model.layers, x, lambda y, i: _layer(b, model, y, masks[i % len(masks)], rotary))
+        x = _embed(b, model, table)
+        rotary = _rotary(b, model, windows)
+    of_layer = [(Mask(keep, causal=True, window=window), own) for window, own in zip(windows, rotary, strict=True)]
+    x = layers(b, model, "decoder", model.layers, x, lambda y, i: _layer(b, model, y, *of_layer[i % len(of_layer)]))
     if model.final_norm:
         with b.scope("decoder.final", layer=True):
             x = norm(b, model, x, "norm")
     with b.scope("head", layer=True):
         if not model.tied:
             table = b.given("logits.weight", ("vocab", "model"), role="weight")
-        logits = b.op("btd,vd->btv", x, table, name="logits")
+        logits = softcap(b, b.op("btd,vd->btv", x, table, name="logits"), model.logits_softcap)
         return loss(b, logits, label_smoothing)

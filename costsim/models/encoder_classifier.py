@@ -106,7 +106,7 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
         x = _embed(b, model)
     x = layers(b, model, "encoder", model.layers, x, lambda y, _: encoder_layer(b, model, y, keep))
     with b.scope("head", layer=True):
-        if model.norm == "pre":
+        if model.norm != "post":
             x = norm(b, model, x, "norm")
         masked = model.task_head == "masked-lm"
         logits = _words(b, model, x, "embedding.tokens.weight") if masked else _classes(b, model, x)

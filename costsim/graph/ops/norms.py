@@ -85,6 +85,30 @@ def rms_norm_grad_weight(dy: Array, x: Array, rstd: Array) -> Array:
     return np.add.reduce(dy * (x * rstd[..., None]), axis=tuple(range(x.ndim - 1)), initial=0)
 
 
+@op(
+    "x[... k], w[k] -> y[... k], rstd[...]",
+    work={"... k": {"mul": 3, "add": 1}, "...": {"div": 2, "add": 1, "sqrt": 1}, "k": {"add": 1}},
+    grads={"x": "rms_norm_1p_grad(dy, x, w, rstd)", "w": "rms_norm_grad_weight(dy, x, rstd)"},
+    params=("eps",),
+    torch="norms.rms_norm_1p",
+)
+def rms_norm_1p(x: Array, w: Array, eps: float) -> tuple[Array, Array]:
+    """y = x rstd (1 + w): an RMS norm whose weight is centred at 0. Source: GemmaRMSNorm of transformers."""
+    y, rstd = rms_norm(x, w + 1, eps)
+    return y, rstd
+
+
+@op(
+    "dy[... k], x[... k], w[k], rstd[...] -> dx[... k]",
+    work={"... k": {"add": 2, "mul": 5}, "...": {"div": 1}, "k": {"add": 1}},
+    grads={"dy": None, "x": None, "w": None, "rstd": None},
+    torch="norms.rms_norm_1p_grad",
+)
+def rms_norm_1p_grad(dy: Array, x: Array, w: Array, rstd: Array) -> Array:
+    """dx of rms_norm, with 1 + w in place of its weight."""
+    return rms_norm_grad(dy, x, w + 1, rstd)
+
+
 # --- RMS norm op by op, as transformers' LlamaRMSNorm runs it (modeling_llama.py): square, mean, shift by eps, rsqrt,
 # scale_rows, scale_columns. What autograd keeps of each (derivatives.yaml of PyTorch) is what these gradients read.
 

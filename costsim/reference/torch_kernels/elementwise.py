@@ -40,6 +40,16 @@ def swiglu_grad(dy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return aten.silu_backward(dy * b, a), dy * aten.silu(a)
 
 
+def geglu_new(a: Tensor, b: Tensor) -> Tensor:
+    """Two kernels: PyTorch has none for both."""
+    return gelu_new(a) * b
+
+
+def geglu_new_grad(dy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Four kernels, of which one makes GELU again."""
+    return gelu_new_grad(dy * b, a), dy * gelu_new(a)
+
+
 def bernoulli(rate: float, shape: tuple[int, ...], key: Any) -> Tensor:
     """One kernel; `key` is a generator, on whose device the mask is drawn."""
     return torch.empty(shape, dtype=torch.bool, device=key.device).bernoulli_(1 - rate, generator=key)

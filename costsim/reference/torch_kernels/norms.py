@@ -48,6 +48,16 @@ def rms_norm_grad_weight(dy: Tensor, x: Tensor, rstd: Tensor) -> Tensor:
     return (dy * (x * rstd[..., None])).sum(tuple(range(x.ndim - 1)))
 
 
+def rms_norm_1p(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """By hand, as transformers' Gemma."""
+    return rms_norm(x, 1 + w, eps)
+
+
+def rms_norm_1p_grad(dy: Tensor, x: Tensor, w: Tensor, rstd: Tensor) -> Tensor:
+    """By hand."""
+    return rms_norm_grad(dy, x, 1 + w, rstd)
+
+
 def mean(x: Tensor) -> Tensor:
     """One kernel over the last dim."""
     return x.mean(-1)
