@@ -15,7 +15,7 @@ from test_independent_model import gelu, layer, nll, norm
 from costsim.cli import main
 from costsim.errors import InputError
 from costsim.huggingface import defaults
-from costsim.huggingface.adapters import ADAPTERS
+from costsim.huggingface.adapters import ADAPTERS, TEXT_MODELS
 from costsim.huggingface.importer import workload_of
 from costsim.models.families import family
 from costsim.reference.draw import draw_batch, draw_weights
@@ -84,6 +84,16 @@ def mixtral(c, b, s):
     return llama(c, b, s, experts=c["num_local_experts"], chosen=c["num_experts_per_tok"])
 
 
+def gemma(c, b, s, norms=2, qk_norm=False, pattern=1):
+    """Tied; a window in all layers but the last of each `pattern`, of which 1 stands for no windows at all."""
+    d, n, h, e = c["hidden_size"], c["num_hidden_layers"], c["num_attention_heads"], c["head_dim"]
+    parameters, macs = llama({**c, "tie_word_embeddings": True}, b, s, head=e, qk_norm=qk_norm)
+    w = min(c.get("sliding_window", s), s)
+    seen = {True: w * (w + 1) // 2 + (s - w) * w, False: s * (s + 1) // 2}
+    pairs = sum(seen[i % pattern != pattern - 1] for i in range(n)) if pattern > 1 else n * s * s
+    return parameters + n * (norms - 2) * d, macs + 2 * b * h * e * (pairs - n * s * s)
+
+
 def encoder(c, b, s):
     """BERT's and RoBERTa's body: parameters and MACs."""
     d, f, n = c["hidden_size"], c["intermediate_size"], c["num_hidden_layers"]
@@ -118,6 +128,7 @@ def seq2seq(c, b, s, learned):
     return parameters, macs
 
 
+GEMMAS = ("gemma-2b", "gemma-2-2b", "gemma-3-1b-it")
 MODELS = {  # by config: the arithmetic, the published number of parameters
     "gpt2": (gpt2, 124_439_808),
     "llama-2-7b": (llama, 6_738_415_616),
@@ -127,6 +138,9 @@ MODELS = {  # by config: the arithmetic, the published number of parameters
     "qwen2-0.5b": (lambda c, b, s: llama(c, b, s, qkv_bias=True), 494_032_768),
     "qwen2-7b": (lambda c, b, s: llama(c, b, s, qkv_bias=True), 7_615_616_512),
     "qwen3-0.6b": (lambda c, b, s: llama(c, b, s, head=128, qk_norm=True), 596_049_920),
+    "gemma-2b": (gemma, 2_506_172_416),
+    "gemma-2-2b": (lambda c, b, s: gemma(c, b, s, norms=4, pattern=2), 2_614_341_888),
+    "gemma-3-1b-it": (lambda c, b, s: gemma(c, b, s, norms=4, qk_norm=True, pattern=6), 999_885_952),
     "bert-base-uncased": (masked_lm, 109_514_298),
     "roberta-base": (masked_lm, 124_697_433),
     "bart-base": (lambda c, b, s: seq2seq(c, b, s, learned=True), 139_420_416),
@@ -174,6 +188,7 @@ def test_the_file_is_complete(name, tmp_path):
     assert (job.convention.scope, job.convention.steps) == ("step", 1000)
     module = family(job.file.model["family"])
     left_out = {"lora", "experts", "tied", "kv_heads", "head_dim", "windows"}
+    left_out |= {"query_pre_attn_scalar", "attention_softcap", "logits_softcap"}
     assert set(module.Model.model_fields) - set(job.file.model) <= left_out
     assert set(module.Batch.model_fields) - set(job.file.batch) <= {"lengths"}
     text = (tmp_path / "imported.yaml").read_text()
@@ -212,6 +227,16 @@ def model_of(tmp_path, name, **changes):
         ("qwen2-7b", {"tie_word_embeddings": ...}, {"tied": False}),
         ("qwen3-0.6b", {"head_dim": ...}, {"head_dim": 128, "qk_norm": True}),
         ("qwen3-0.6b", {"layer_types": ["full_attention"] * 28}, {}),
+        ("gemma-2b", {}, {"activation": "gelu_new", "head_dim": 256, "kv_heads": 1, "tied": True, "norm": "pre"}),
+        ("gemma-2b", {"hidden_activation": None}, {"activation": "gelu_new", "zero_centered_norm": True}),
+        ("gemma-2b", {"hidden_act": "silu"}, {"activation": "silu"}),
+        ("gemma-2b", {"use_bidirectional_attention": False, "tie_word_embeddings": False}, {"tied": False}),
+        ("gemma-2-2b", {}, {"norm": "sandwich", "attention_softcap": 50.0, "logits_softcap": 30.0, "qk_norm": False}),
+        ("gemma-2-2b", {"attn_logit_softcapping": None, "final_logit_softcapping": ...}, {"attention_softcap": None}),
+        ("gemma-2-2b", {"query_pre_attn_scalar": 144, "scale": ...}, {"query_pre_attn_scalar": 144.0}),
+        ("gemma-2-2b", {"hidden_act": "silu"}, {"activation": "gelu_new", "scale_embedding": True}),
+        ("gemma-3-1b-it", {}, {"qk_norm": True, "local_rotary": True, "logits_softcap": None, "norm": "sandwich"}),
+        ("gemma-3-1b-it", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, {"local_rotary": True}),
         ("roberta-base", {"hidden_act": "gelu_python"}, {"activation": "gelu"}),
         ("opus-mt-en-de", {}, {"activation": "silu", "scale_embedding": True, "tied": "all"}),
         (
@@ -266,6 +291,17 @@ WINDOWS = {  # what the config says, what the workload says: by layer, from the 
         "window",
     ),
     ("llama-2-7b", None): ({}, None, "square"),
+    ("gemma-2b", None): ({}, None, "square"),
+    ("gemma-2-2b", 4096): ({}, (4096, None), "window"),
+    ("gemma-2-2b", 512): (
+        {"sliding_window": 512, "layer_types": [*["full_attention"] * 25, "sliding_attention"]},
+        (*(None,) * 25, 512),
+        "window",
+    ),
+    ("gemma-2-2b", None): ({"sliding_window": None, "layer_types": ["full_attention"] * 26}, None, "square"),
+    ("gemma-3-1b-it", 512): ({}, (*(512,) * 5, None), "window"),
+    ("gemma-3-1b-it", 256): ({"sliding_window": 256, "sliding_window_pattern": 3}, (256, 256, None), "window"),
+    ("gemma-3-1b-it", None): ({"sliding_window_pattern": 1}, None, "square"),
 }
 
 
@@ -297,6 +333,8 @@ def test_a_window_of_512_in_2048(tmp_path):
         ("qwen2-7b", {}, ("sliding_window 131072 is not used",)),
         ("qwen2-7b", {"use_sliding_window": True}, ("sliding_window 131072 is not used: no layer has it",)),
         ("qwen2-7b", {"use_sliding_window": True, "max_window_layers": 4}, ()),
+        ("gemma-3-1b-it", {}, ()),
+        ("gemma-3-1b-it", {"sliding_window_pattern": 1}, ("sliding_window 512 is not used: no layer has it",)),
         ("gpt2", {"architectures": ...}, ("architectures does not say the class; GPT2LMHeadModel is taken",)),
         ("bert-base-uncased", {"architectures": None}, ("architectures does not say the class; BertForMaskedLM",)),
         ("bart-base", {}, ("BartModel has no head; BartForConditionalGeneration is taken",)),
@@ -346,6 +384,8 @@ DEFAULT_MODELS = {  # whose sizes the defaults are: published numbers of paramet
     "llama": 6_738_415_616,  # llama-2-7b
     "mistral": 7_241_732_096,  # mistral-7b
     "mixtral": 46_702_792_704,  # mixtral-8x7b
+    "gemma": 8_537_680_896,  # gemma-7b
+    "gemma2": 2_614_341_888,  # gemma-2-2b
     "bert": 109_514_298,  # bert-base-uncased
     "bart": 406_291_456,  # bart-large
 }
@@ -380,7 +420,7 @@ def test_sizes_that_a_config_does_not_give_are_named(tmp_path):
 
 
 def test_types_of_transformers_are_no_misspellings(tmp_path):
-    others = {name for names in TYPES.values() for name in names} - set(ADAPTERS)
+    others = {name for names in TYPES.values() for name in names} - set(ADAPTERS) - set(TEXT_MODELS)
     assert len(others) > 800
     assert {"gpt_oss", "mbart", "beit", "llama4", "qwen3_5", "albert", "code_llama"} < others
     for name in others:
@@ -443,7 +483,7 @@ def test_a_name_cannot_break_the_file(name, tmp_path):
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
-KNOWN = "(known: bart, bert, gpt2, llama, marian, mistral, mixtral, qwen2, qwen3, roberta)"
+KNOWN = "(known: bart, bert, gemma, gemma2, gemma3_text, gpt2, llama, marian, mistral, mixtral, qwen2, qwen3, roberta)"
 REFUSED = {  # the config, fields changed, the error from its field on
     "no type": ("gpt2", {"model_type": ...}, f"model_type: missing {KNOWN}"),
     "type": ("gpt2", {"model_type": "xlnot"}, f'model_type: unknown type "xlnot" {KNOWN}'),
@@ -556,6 +596,34 @@ REFUSED = {  # the config, fields changed, the error from its field on
     ),
     "part of a head, older": ("llama-2-7b", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: not modelled"),
     "window": ("mistral-7b-v0.1", {"sliding_window": "big"}, "sliding_window: expected an integer"),
+    "windows of no size": (
+        "gemma-2-2b",
+        {"sliding_window": None},
+        "layer_types: sliding_attention without a window: sliding_window is null",
+    ),
+    "pattern of windows": ("gemma-3-1b-it", {"sliding_window_pattern": 0}, "sliding_window_pattern: expected an inte"),
+    "both ways": (
+        "gemma-3-1b-it",
+        {"use_bidirectional_attention": True},
+        "use_bidirectional_attention: not modelled: true (known: null, false)",
+    ),
+    "caps that transformers leaves out": (
+        "gemma-3-1b-it",
+        {"attn_logit_softcapping": 50.0},
+        "attn_logit_softcapping: not modelled: 50.0 (known: null)",
+    ),
+    "cap": ("gemma-2-2b", {"final_logit_softcapping": 0}, "final_logit_softcapping: expected a number above 0, got 0"),
+    "two activations": ("gemma-2b", {"hidden_activation": "silu"}, "hidden_activation: gelu_new (hidden_act; gelu by"),
+    "rope of layers": (
+        "gemma-3-1b-it",
+        {"rope_parameters": {"full_attention": {"rope_type": "mrope"}}},
+        "rope_parameters: rope_type is not modelled",
+    ),
+    "rope of other layers": (
+        "gemma-3-1b-it",
+        {"rope_parameters": {"chunked_attention": {}}},
+        "rope_parameters: unknown field 'chunked_attention'",
+    ),
     "auxiliary loss": ("mixtral-8x7b", {"output_router_logits": True}, "output_router_logits: not modelled: true"),
     "layer drop": ("bart-base", {"encoder_layerdrop": 0.1}, "encoder_layerdrop: not modelled: 0.1 (known: 0.0)"),
     "pre-norm": ("opus-mt-en-de", {"normalize_before": True}, "normalize_before: not modelled: true (known: false)"),
@@ -600,6 +668,7 @@ def test_refused_in_one_line(case, tmp_path):
         ('{"a":\n' + "[{" * 20, ":2:32: nested more than 32 deep"),
         ('{"a": "NaN', ":1:7: not valid JSON: unterminated string"),
         ('{"a": 1,\n  "a" : 2}', ":2:3: duplicate key 'a', first on line 1"),
+        ('{"b": {"a": 1,\n  "c": {}, "a" : 2}}', ":2:12: duplicate key 'a', first on line 1"),
         ('\n { "model_type" :\n"x"}', ':2:4: model_type: unknown type "x"'),
         ('{"model_type": "gpt2"} x', ":1:24: not valid JSON: extra data"),
         ("{}", ":1:1: model_type: missing"),
@@ -617,10 +686,57 @@ def test_no_such_file(tmp_path):
     assert (result.exit_code, result.stderr) == (2, f"costsim: {tmp_path}/none.json: No such file or directory\n")
 
 
+# --- a text model inside another --------------------------------------------------------------------------------------
+
+INSIDE = {  # as google/gemma-3-4b-it has it
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "boi_token_index": 255999,
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+}
+
+
+def test_the_text_model_inside_a_model_of_images(tmp_path):
+    imported = workload_of(write(tmp_path, INSIDE))
+    assert imported.notes[0] == "text_config of a gemma3 is taken; what reads images is not counted"
+    graph = prepared(tmp_path, INSIDE).graph
+    # keras-hub's gemma3_4b_text has 3,880,099,328 parameters; its table has 64 rows less.
+    assert graph.parameters == 3_880_099_328 + 64 * 2560
+    inner = {**INSIDE["text_config"], "_name_or_path": "google/gemma-3-4b-it"}
+    assert fields_of(tmp_path, inner) == fields_of(tmp_path, {**INSIDE, "_name_or_path": "google/gemma-3-4b-it"})
+    untyped = {key: value for key, value in INSIDE["text_config"].items() if key != "model_type"}
+    assert fields_of(tmp_path, {**INSIDE, "text_config": untyped}) == fields_of(tmp_path, inner)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        (..., 6, "model_type: the text model of a gemma3 is read from text_config, an object; or import a gemma3_text"),
+        (None, 7, "text_config: the text model of a gemma3 is read from text_config, an object"),
+        ({**INSIDE["text_config"], "hidden_size": 0}, 8, "hidden_size: expected an integer from 1"),
+        ({**INSIDE["text_config"], "model_type": "gemma4_text"}, 10, "model_type: gemma4_text is a type of transform"),
+    ],
+)
+def test_faults_of_a_text_model_have_their_own_lines(text, line, expected, tmp_path):
+    config = {key: value for key, value in {**INSIDE, "text_config": text}.items() if value is not ...}
+    with pytest.raises(InputError, match=rf":{line}:\d+: {re.escape(expected)}"):
+        workload_of(write(tmp_path, config))
+
+
 # --- the parts that importing added to the families -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bert-base-uncased", "bart-base", "opus-mt-en-de", "qwen3-0.6b", "mixtral-8x7b"])
+@pytest.mark.parametrize(
+    "name", [*GEMMAS, "bert-base-uncased", "bart-base", "opus-mt-en-de", "qwen3-0.6b", "mixtral-8x7b"]
+)
 def test_the_graph_runs_as_counted_with_right_gradients(name, tmp_path):
     validation = validate(prepared(tmp_path, config_of(name)), 1, 0)
     assert validation.passed

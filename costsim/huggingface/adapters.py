@@ -16,27 +16,39 @@ from costsim.huggingface.fields import (
     Head,
     Read,
     activation,
+    allowed_by,
     classes,
     count,
     flag,
+    gemma_activation,
     layer_types,
     natural,
     one_of,
     only,
+    optional,
     plus,
     positive,
     rate,
     rope,
+    rope_of_types,
     window_everywhere,
     window_of_some,
-    window_size,
+    window_of_types,
 )
 
 _BIASES = {"qkv_bias": True, "out_bias": True, "ffn_bias": True}
 _NO_BIASES = {"qkv_bias": False, "out_bias": False, "ffn_bias": False}
-_PLAIN = {"qk_norm": False, "norm_kind": "layer", "gated": False, "fused_norm": True, "upcast": False}
+_PLAIN = {
+    "qk_norm": False,
+    "norm_kind": "layer",
+    "zero_centered_norm": False,
+    "gated": False,
+    "fused_norm": True,
+    "upcast": False,
+}
 _HEADS = Derived("num_attention_heads", lambda model: model["heads"])
 _FOURFOLD = Derived("4 x n_embd", lambda model: 4 * model["d_model"])
+_TANH = Derived("gelu by tanh", lambda _: "gelu_new")
 _FROM_WIDTH = Derived("hidden_size / num_attention_heads", lambda _: None)
 _HIDDEN_DROPOUT = Derived("hidden_dropout_prob", lambda model: model["dropout"])
 _SOURCE_VOCAB = Derived("vocab_size", lambda model: model["source_vocab"])
@@ -80,15 +92,36 @@ _ROTARY_FACTS = {
     "dropout": 0.0,
     "activation_dropout": 0.0,
     "qk_norm": False,
+    "zero_centered_norm": False,
+    "scale_embedding": False,
+    "local_rotary": False,
 }
 _ROTARY_CHECKS = {
     "rope_scaling": rope,
     "rope_parameters": rope,
     "partial_rotary_factor": WHOLE_HEAD,
     "layer_types": layer_types,
-    "sliding_window": window_size,
+    "sliding_window": allowed_by(optional(count)),
 }
 _ROTARY_NO_EFFECT = ("rope_theta",)
+
+# --- Gemma ------------------------------------------------------------------------------------------------------------
+
+_GEMMA_READS = (
+    *(read for read in _ROTARY_READS if read.field != "activation"),
+    Read("head_dim", ("head_dim",), count),
+    *_bias_reads("qkv_bias", "out_bias"),
+)
+_GEMMA_FACTS = {**_ROTARY_FACTS, "ffn_bias": False, "zero_centered_norm": True, "scale_embedding": True}
+_GEMMA_CHECKS = {**_ROTARY_CHECKS, "use_bidirectional_attention": only(None, False)}
+_GEMMA2_READS = (
+    *_GEMMA_READS,
+    Read("activation", ("hidden_activation",), activation),
+    Read("query_pre_attn_scalar", ("query_pre_attn_scalar",), positive),
+    Read("logits_softcap", ("final_logit_softcapping",), optional(positive)),
+)
+_GEMMA2_FACTS = {**_GEMMA_FACTS, "norm": "sandwich"}
+_GEMMA2_NO_EFFECT = (*_ROTARY_NO_EFFECT, "hidden_act")  # older configs have it beside hidden_activation
 
 # --- encoders ---------------------------------------------------------------------------------------------------------
 
@@ -177,6 +210,8 @@ ADAPTERS: Mapping[str, Adapter] = {
             "norm": "pre",
             "final_norm": True,
             "positions": "learned",
+            "local_rotary": False,
+            "scale_embedding": False,
             "activation_dropout": 0.0,
         },
         no_effect=(
@@ -245,6 +280,44 @@ ADAPTERS: Mapping[str, Adapter] = {
         windows=window_of_some,
         base="Qwen3Model",
     ),
+    "gemma": Adapter(
+        family="decoder",
+        classes={"GemmaForCausalLM": Head()},
+        reads=(
+            *_GEMMA_READS,
+            Read(
+                "activation", ("hidden_act", "hidden_activation"), gemma_activation, null=_TANH, note="; gelu by tanh"
+            ),
+        ),
+        facts=_GEMMA_FACTS,
+        checks={name: check for name, check in _GEMMA_CHECKS.items() if name != "sliding_window"},
+        no_effect=_ROTARY_NO_EFFECT,
+        base="GemmaModel",
+    ),
+    "gemma2": Adapter(
+        family="decoder",
+        classes={"Gemma2ForCausalLM": Head()},
+        reads=(*_GEMMA2_READS, Read("attention_softcap", ("attn_logit_softcapping",), optional(positive))),
+        facts=_GEMMA2_FACTS,
+        checks=_GEMMA_CHECKS,
+        no_effect=_GEMMA2_NO_EFFECT,
+        windows=window_of_types(2),
+        base="Gemma2Model",
+    ),
+    "gemma3_text": Adapter(
+        family="decoder",
+        classes={"Gemma3ForCausalLM": Head()},
+        reads=_GEMMA2_READS,
+        facts={**_GEMMA2_FACTS, "qk_norm": True, "local_rotary": True},
+        checks={
+            **_GEMMA_CHECKS,
+            "rope_parameters": rope_of_types,
+            "sliding_window_pattern": allowed_by(count),
+        },
+        no_effect=(*_GEMMA2_NO_EFFECT, "rope_local_base_freq", "_sliding_window_pattern"),
+        windows=window_of_types(6),
+        base="Gemma3TextModel",
+    ),
     "bert": Adapter(
         family="encoder-classifier",
         classes={
@@ -306,3 +379,6 @@ ADAPTERS: Mapping[str, Adapter] = {
         base="MarianModel",
     ),
 }
+
+# Types with a text model inside, in `text_config`, and what its type is where it does not say it.
+TEXT_MODELS: Mapping[str, str] = {"gemma3": "gemma3_text"}

@@ -127,18 +127,23 @@ def classes(value: Any) -> int:
     return number
 
 
-activation = one_of(
-    {
-        "relu": "relu",
-        "gelu": "gelu",
-        "gelu_python": "gelu",
-        "gelu_new": "gelu_new",  # the three below are ways to write the same function
-        "gelu_fast": "gelu_new",
-        "gelu_pytorch_tanh": "gelu_new",
-        "silu": "silu",
-        "swish": "silu",
-    }
-)
+def optional(parse: Parse) -> Parse:
+    """A parser that takes null for what is not there."""
+    return lambda value: None if value is None else parse(value)
+
+
+_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_new",  # the three are ways to write the same function
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "silu": "silu",
+    "swish": "silu",
+}
+activation = one_of(_ACTIVATIONS)
+gemma_activation = one_of({**_ACTIVATIONS, "gelu": "gelu_new"})  # in configs older than gelu_pytorch_tanh
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -154,10 +159,13 @@ def only(*allowed: Any) -> Check:
     return check
 
 
-def window_size(value: Any, _: Mapping[str, Any]) -> None:
-    """No window, or its size in tokens."""
-    if value is not None:
-        count(value)
+def allowed_by(parse: Parse) -> Check:
+    """A check that a value is one that a parser takes."""
+
+    def check(value: Any, _: Mapping[str, Any]) -> None:
+        parse(value)
+
+    return check
 
 
 _SLIDING = "sliding_attention"
@@ -199,6 +207,27 @@ def window_of_some(config: Mapping[str, Any]) -> Windows:
     return shortest_period([size if slide else None for slide in slides]) if size and any(slides) else ()
 
 
+def window_of_types(period: int) -> Callable[[Mapping[str, Any]], Windows]:
+    """Windows in the layers that `layer_types` names, else in all but the last of each `sliding_window_pattern`.
+
+    That is `period` if the config says none. Source: transformers, configuration_gemma2.py and configuration_gemma3.py.
+    The function raises ValueError for a layer without a size.
+    """
+
+    def windows(config: Mapping[str, Any]) -> Windows:
+        size, types = config.get("sliding_window"), config.get("layer_types")
+        if types is None:
+            pattern = config.get("sliding_window_pattern", period)
+            slides = [(i + 1) % pattern != 0 for i in range(config["num_hidden_layers"])]
+        else:
+            slides = [layer_type == _SLIDING for layer_type in types]
+        if size is None and any(slides):
+            raise ValueError(f"{_SLIDING} without a window: sliding_window is null")
+        return shortest_period([size if slide else None for slide in slides]) if any(slides) else ()
+
+    return windows
+
+
 def shortest_period(values: Sequence[int | None]) -> Windows:
     """The least that, repeated and cut off, gives all values again.
 
@@ -236,13 +265,24 @@ def rope(value: Any, config: Mapping[str, Any]) -> None:
             raise ValueError(f"unknown field {one_line(name)!r}{nearest(name, _ROPE_FIELDS, most=0)}")
 
 
+def rope_of_types(value: Any, config: Mapping[str, Any]) -> None:
+    """`rope_parameters` that may be objects, one for each type of layer."""
+    flat = value
+    if isinstance(value, dict):
+        for layer_type in set(value) & set(_LAYER_TYPES):
+            rope(value[layer_type], config)
+        flat = {name: inner for name, inner in value.items() if name not in _LAYER_TYPES}
+    rope(flat, config)
+
+
 # --- what holds of any config -----------------------------------------------------------------------------------------
 
 # Fields that change no shape: names, tokens, generation, what weights are stored in, what is returned.
 NO_EFFECT = (
     *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "model_type"),
     *("torch_dtype", "dtype", "use_bfloat16", "torchscript", "tf_legacy_loss", "return_dict", "output_past"),
-    *("output_hidden_states", "output_attentions", "use_cache", "tokenizer_class", "prefix", "finetuning_task"),
+    *("output_hidden_states", "output_attentions", "use_cache", "cache_implementation", "tokenizer_class", "prefix"),
+    "finetuning_task",
     *("task_specific_params", "initializer_range", "initializer_factor", "init_std", "save_step"),
     *("keys_to_ignore_at_inference", "_attn_implementation", "attn_implementation", "_attn_implementation_autoset"),
     *("gradient_checkpointing", "chunk_size_feed_forward"),  # when, not what is computed; the first is ours to choose

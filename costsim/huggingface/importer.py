@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from costsim.errors import InputError, nearest, one_line
-from costsim.huggingface.adapters import ADAPTERS
+from costsim.huggingface.adapters import ADAPTERS, TEXT_MODELS
 from costsim.huggingface.defaults import defaults_of, last_version_with
 from costsim.huggingface.fields import NO_EFFECT, Adapter, Fields, Head, Read, Windows, count, only, spell
 from costsim.inputs import files, schema
@@ -40,6 +40,9 @@ _MODEL_CHOICES = {
     "attention": Chosen("flash", "what scaled_dot_product_attention runs; eager stores every score"),
     "fused_activation": Chosen(True, "one kernel; false counts it op by op"),
     "checkpointing": Chosen("none", ""),
+}
+_CAPPED_CHOICES = {
+    "attention": Chosen("flash", "flash-attn caps scores since 2.6; transformers takes eager, which stores every score")
 }
 _ALL_PAIRS = Chosen("square", "as PyTorch's FlopCounterMode counts; causal and the like count only what meets")
 _WITHIN_WINDOWS = Chosen("window", "only what the windows let meet, as flash attention skips the rest")
@@ -75,6 +78,22 @@ def _with_comment(chosen: Chosen) -> tuple[Any, str]:
 
 
 # --- reading a config -------------------------------------------------------------------------------------------------
+
+
+def _text_model(config: Document) -> tuple[Document, str | None]:
+    """The config of the text model inside a config, if its type has one, and a note. Raises InputError."""
+    name = config.data.get("model_type")
+    if not isinstance(name, str) or name not in TEXT_MODELS:
+        return config, None
+    inner = config.data.get("text_config")
+    if not isinstance(inner, dict):
+        at = ("text_config",) if "text_config" in config.data else ("model_type",)
+        message = f"the text model of a {name} is read from text_config, an object; or import a {TEXT_MODELS[name]}"
+        raise config.error(at, message)
+    marks = {where[1:]: mark for where, mark in config.marks.items() if where[:1] == ("text_config",)}
+    hub_name = {key: config.data[key] for key in ("_name_or_path",) if key in config.data}
+    data = {"model_type": TEXT_MODELS[name], **hub_name, **inner}
+    return Document(config.path, data, marks), f"text_config of a {name} is taken; what reads images is not counted"
 
 
 def _adapter(config: Document) -> Adapter:
@@ -186,6 +205,8 @@ def _model(config: Document, adapter: Adapter, head: Head, defaults: Fields) -> 
         fact = _Field(value, comment, None)
         _agree(config, name, fields.setdefault(name, fact), fact)
     choices = {**_MODEL_CHOICES, **(_EXPERT_CHOICES if "experts.number" in fields else {})}
+    if _values(fields).get("attention_softcap"):
+        choices |= _CAPPED_CHOICES
     return fields | {name: _Field(*_with_comment(chosen), None) for name, chosen in choices.items()}
 
 
@@ -289,7 +310,7 @@ def workload_of(path: str | Path) -> Imported:
     transformers has it, with a note if it is a size.
     """
     path = Path(path)
-    config = parse_json(files.read_text(path), str(path))
+    config, text_note = _text_model(parse_json(files.read_text(path), str(path)))
     adapter = _adapter(config)
     name, class_note = _class(config, adapter)
     head = adapter.classes[name]
@@ -304,7 +325,7 @@ def workload_of(path: str | Path) -> Imported:
     full = {**defaults, **config.data}
     windows = _windows(config, adapter, full)
     unused = None if windows else _window_note(full)
-    notes = tuple(filter(None, (class_note, _sizes_note(config, adapter, defaults), unused)))
+    notes = tuple(filter(None, (text_note, class_note, _sizes_note(config, adapter, defaults), unused)))
     if windows:
         model["windows"] = _Field(windows, "sliding_window, itself included; by layer, and from the first again", None)
     hub_name = config.data.get("_name_or_path")

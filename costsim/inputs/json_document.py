@@ -41,23 +41,32 @@ def _check_tokens(text: str, fail: Callable[[int, str], NoReturn]) -> None:
 
 
 def _marks(text: str, place: Place, fail: Callable[[int, str], NoReturn]) -> dict[Where, tuple[int, int]]:
-    """Line and column of every key of a JSON object. The text is valid. Fails for a key that is given twice."""
+    """Line and column of every key of a JSON object, and of objects in it. The text is valid.
+
+    Fails for a key that is given twice.
+    """
     decoder = json.JSONDecoder()
     marks: dict[Where, tuple[int, int]] = {}
 
     def after_blanks(at: int) -> int:
         return at + len(_BLANKS.match(text, at)[0])  # type: ignore[index]  # it matches anywhere
 
-    at = after_blanks(after_blanks(0) + 1)
-    while text[at] != "}":
-        key, end = decoder.raw_decode(text, at)
-        if (key,) in marks:
-            fail(at, f"duplicate key {one_line(key)!r}, first on line {marks[key,][0]}")
-        marks[key,] = place(at)
-        _, at = decoder.raw_decode(text, after_blanks(after_blanks(end) + 1))
-        at = after_blanks(at)
-        if text[at] == ",":
-            at = after_blanks(at + 1)
+    def walk(at: int, above: Where) -> int:
+        """Mark the keys of the object that begins there; where it ends."""
+        at = after_blanks(at + 1)
+        while text[at] != "}":
+            key, end = decoder.raw_decode(text, at)
+            where = (*above, key)
+            if where in marks:
+                fail(at, f"duplicate key {one_line(key)!r}, first on line {marks[where][0]}")
+            marks[where] = place(at)
+            at = after_blanks(after_blanks(end) + 1)
+            at = after_blanks(walk(at, where) if text[at] == "{" else decoder.raw_decode(text, at)[1])
+            if text[at] == ",":
+                at = after_blanks(at + 1)
+        return at + 1
+
+    walk(after_blanks(0), ())
     return marks
 
 

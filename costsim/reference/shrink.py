@@ -3,9 +3,11 @@
 The one has tiny dims, for `validate`; the other has real widths, for `measure`.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
@@ -35,6 +37,15 @@ def check_memory(
         raise InputError(f"{runner} would need about {needed} bytes of memory, {free} are free{hint}")
 
 
+def _few_layers(model: Mapping[str, Any]) -> dict[str, object]:
+    """The fields of a model section that leave few layers, but one of each window that the model has."""
+    windows = tuple(dict.fromkeys((model.get("windows") or ())[: model.get("layers")]))
+    least = max(LAYERS, len(windows))
+    layers = {name: n for name, n in model.items() if name.endswith("layers") and isinstance(n, int)}
+    fields: dict[str, object] = {f"model.{name}": least for name, n in layers.items() if n > least}
+    return fields | {"model.windows": json.dumps(windows)} if fields and windows else fields
+
+
 # --- of tiny dims -----------------------------------------------------------------------------------------------------
 
 
@@ -52,12 +63,11 @@ def _small_pairs(graph: Graph, small: Mapping[str, int]) -> dict[str, Pairs]:
 
 
 def shrink(job: Job) -> Graph:
-    """The graph of the workload with two layers, two micro-batches and small dims.
+    """The graph of the workload with few layers, two micro-batches and small dims.
 
     Raises InputError if that would leave out a kind of op in some phase.
     """
-    model = job.file.model
-    fields = [f"model.{name}={LAYERS}" for name, n in model.items() if name.endswith("layers") and n > LAYERS]
+    fields = [f"{name}={value}" for name, value in _few_layers(job.file.model).items()]
     if job.file.training.micro_batches > MICRO_BATCHES:
         fields.append(f"training.micro_batches={MICRO_BATCHES}")
     document = override(job.document, fields)
@@ -98,17 +108,13 @@ def _copy(job: Job, fields: Mapping[str, object]) -> tuple[Job, tuple[str, ...]]
 
 
 def moderate(job: Job, most_macs: int = MOST_MACS) -> tuple[Job, tuple[str, ...]]:
-    """A copy with two layers, one micro-batch and real widths, with fewer sequences and tokens if it has to be.
+    """A copy with few layers, one micro-batch and real widths, with fewer sequences and tokens if it has to be.
 
     Attention is run op by op, as NumPy runs it. Also the fields that differ, `field=value` each. Raises InputError if
     the fields do not go together.
     """
     model = job.file.model
-    fields: dict[str, object] = {
-        f"model.{name}": LAYERS
-        for name, n in model.items()
-        if name.endswith("layers") and isinstance(n, int) and n > LAYERS
-    }
+    fields = _few_layers(model)
     if model.get("attention") == "flash":
         fields["model.attention"] = "eager"
     if job.file.training.micro_batches > 1:
