@@ -13,20 +13,38 @@ from costsim.cli import main
 from costsim.cost.count import count
 from costsim.cost.memory import memory
 from costsim.cost.totals import sum_rows
+from costsim.huggingface.importer import workload_of
+from costsim.inputs.document import parse_yaml
 from costsim.models import decoder
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 
-TORCH = json.loads((Path(__file__).parent / "data" / "torch_counts_llama.json").read_text())
+DATA = Path(__file__).parent / "data"
+TORCH = json.loads((DATA / "torch_counts_llama.json").read_text())
 TRANSFORMERS = {"norm_kind": "rms", "fused_norm": False, "upcast": True, "fused_activation": False}
 PLAIN = {"qkv_bias": False, "out_bias": False, "ffn_bias": False, "activation": "silu", "gated": True}
+GEMMA = {"activation": "gelu_new", "zero_centered_norm": True, "scale_embedding": True}
+GEMMA |= {"d_model": 256, "ffn_dim": 1024, "heads": 8, "head_dim": 64, "layers": 2, "vocab": 1000}
+GEMMA2 = GEMMA | {"norm": "sandwich", "query_pre_attn_scalar": 256.0, "windows": (512, None)}
+
+
+def imported(name):
+    """The model that `import` makes of a real config."""
+    model = dict(parse_yaml(workload_of(DATA / "configs" / f"{name}.json").text, name).data["model"])
+    return {field: value for field, value in model.items() if field not in ("family", "max_positions", "positions")}
+
+
 SIZES = {
     "llama-2-7b": {"d_model": 4096, "ffn_dim": 11008, "heads": 32, "layers": 32, "vocab": 32000, "tied": False},
     "qwen3-small": {"d_model": 256, "ffn_dim": 1024, "heads": 8, "head_dim": 64, "layers": 2, "vocab": 1000}
     | {"qk_norm": True},
     "llama-grouped": {"d_model": 256, "ffn_dim": 1024, "heads": 8, "kv_heads": 2, "layers": 2, "vocab": 1000},
+    "gemma-small": GEMMA,
+    "gemma2-small": GEMMA2 | {"attention_softcap": 50.0, "logits_softcap": 30.0},
+    "gemma3-small": GEMMA2 | {"qk_norm": True, "local_rotary": True},
+    **{name: imported(name) | {"fused_activation": False} for name in ("gemma-2b", "gemma-2-2b", "gemma-3-1b-it")},
 }
 RUNS = [(name, run) for name, runs in TORCH["models"].items() for run in runs]
 POLICY = {"float32": "fp32", "bfloat16": "bf16-eager"}
@@ -36,7 +54,7 @@ TOKENS = TORCH["tokens"]
 
 def step(name, **changes):
     model = decoder.Model(
-        family="decoder", max_positions=4096, positions="rotary", **{**TRANSFORMERS, **PLAIN, **SIZES[name], **changes}
+        family="decoder", max_positions=8192, positions="rotary", **{**TRANSFORMERS, **PLAIN, **SIZES[name], **changes}
     )
     return training_step(model, decoder.Batch(sequences=TORCH["batch"], tokens=TOKENS), adamw())
 
@@ -47,8 +65,19 @@ def kept(graph, policy, with_loss=True, traffic="unfused"):
     return Counter(
         (place.size_bytes, DTYPE[place.format.name])
         for place in places
-        if with_loss or not place.tensor.startswith("head.")
+        if with_loss or not place.tensor.startswith(("head.cross_entropy", "head.labels"))
     )
+
+
+def grouped_heads(name):
+    """The widths of all queries, and of all keys, where keys are repeated; None where none are.
+
+    One head of keys is not copied: PyTorch's view of it has a stride of 0.
+    """
+    sizes = SIZES[name]
+    heads, keys = sizes["heads"], sizes.get("kv_heads") or sizes["heads"]
+    head = sizes.get("head_dim") or sizes["d_model"] // heads
+    return None if keys in (1, heads) else (heads * head, keys * head)
 
 
 def total(storages):
@@ -82,8 +111,8 @@ def test_saved_bytes_are_those_of_pytorch_tensor_by_tensor(entry, traffic):
     if torch["attention"] == "flash":
         layers = SIZES[name]["layers"]
         only_theirs += Counter({(16, "uint64"): layers, (8, "uint64"): layers})
-    if name == "llama-grouped":
-        repeated, single = (TOKENS * heads * 32 * (4 if torch["dtype"] == "float32" else 2) for heads in (8, 2))
+    if groups := grouped_heads(name):
+        repeated, single = (TOKENS * width * (4 if torch["dtype"] == "float32" else 2) for width in groups)
         only_theirs[repeated, torch["dtype"]] = only_ours[single, torch["dtype"]] = 2 * SIZES[name]["layers"]
     assert theirs - ours == only_theirs
     assert ours - theirs == only_ours

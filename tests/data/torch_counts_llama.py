@@ -8,14 +8,39 @@ aten._scaled_dot_product_flash_attention.
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.models.gemma import modeling_gemma
+from transformers.models.gemma2 import modeling_gemma2
+from transformers.models.gemma3 import modeling_gemma3
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
 BATCH, TOKENS = 1, 2048
+WAYS = [(a, d, w) for a in ("eager", "flash") for d in ("float32", "bfloat16") for w in (True, False)]
+EAGER = [way for way in WAYS if way[0] == "eager"]  # the kernel takes as many heads of keys as of queries, and no cap
+SMALL_GEMMA = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "num_hidden_layers": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": 4096,
+}
+WINDOWS = {"sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+def real(make, name):
+    """A model of tests/data/configs, once: eager, in bfloat16, with the loss."""
+    config = json.loads((Path(__file__).parent / "configs" / f"{name}.json").read_text())
+    return make, make.config_class(**config), [("eager", "bfloat16", True)]
+
+
 MODELS = {
     "llama-2-7b": (
         transformers.LlamaForCausalLM,
@@ -29,6 +54,7 @@ MODELS = {
             rms_norm_eps=1e-5,
             tie_word_embeddings=False,
         ),
+        WAYS,
     ),
     "qwen3-small": (  # norms of queries and keys
         transformers.Qwen3ForCausalLM,
@@ -43,8 +69,9 @@ MODELS = {
             max_position_embeddings=4096,
             tie_word_embeddings=True,
         ),
+        WAYS,
     ),
-    "llama-grouped": (  # eager only: the kernel takes as many heads of keys as of queries
+    "llama-grouped": (
         transformers.LlamaForCausalLM,
         transformers.LlamaConfig(
             hidden_size=256,
@@ -56,9 +83,15 @@ MODELS = {
             max_position_embeddings=4096,
             tie_word_embeddings=True,
         ),
+        EAGER,
     ),
+    "gemma-small": (transformers.GemmaForCausalLM, transformers.GemmaConfig(**SMALL_GEMMA), WAYS),
+    "gemma2-small": (transformers.Gemma2ForCausalLM, transformers.Gemma2Config(**SMALL_GEMMA, **WINDOWS), EAGER),
+    "gemma3-small": (transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig(**SMALL_GEMMA, **WINDOWS), WAYS),
+    "gemma-2b": real(transformers.GemmaForCausalLM, "gemma-2b"),
+    "gemma-2-2b": real(transformers.Gemma2ForCausalLM, "gemma-2-2b"),
+    "gemma-3-1b-it": real(transformers.Gemma3ForCausalLM, "gemma-3-1b-it"),
 }
-WAYS = [(a, d, w) for a in ("eager", "flash") for d in ("float32", "bfloat16") for w in (True, False)]
 
 
 def no_mask(config, inputs_embeds, **_):
@@ -109,17 +142,15 @@ def count(make, config, attention, dtype, with_loss):
 
 def main():
     transformers.AttentionInterface.register("one_kernel", flash)
-    modeling_llama.create_causal_mask = modeling_qwen3.create_causal_mask = no_mask
+    for modeling in (modeling_llama, modeling_qwen3, modeling_gemma, modeling_gemma2, modeling_gemma3):
+        modeling.create_causal_mask = modeling.create_sliding_window_causal_mask = no_mask
     counts = {
         "origin": "counted by PyTorch itself (FlopCounterMode, saved_tensors_hooks): torch_counts_llama.py",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "batch": BATCH,
         "tokens": TOKENS,
         "saved_storages": "bytes of one and its dtype: how many",
-        "models": {
-            name: [count(*model, *way) for way in WAYS if way[0] == "eager" or name != "llama-grouped"]
-            for name, model in MODELS.items()
-        },
+        "models": {name: [count(make, config, *way) for way in ways] for name, (make, config, ways) in MODELS.items()},
     }
     json.dump(counts, sys.stdout, indent=1)
     print()
