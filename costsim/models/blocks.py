@@ -82,6 +82,8 @@ class Transformer(Strict):
             clash = "a layer norm comes as one kernel only: fused_norm must be true"
         elif self.norm_kind == "layer" and self.zero_centered_norm:
             clash = "zero_centered_norm is of RMS norms: say norm_kind: rms"
+        elif self.zero_centered_norm and not self.fused_norm and not self.upcast:
+            clash = "zero_centered_norm op by op is float32, as transformers has it: say upcast: true"
         if clash:
             raise PydanticCustomError("value_error", "{clash}", {"clash": clash})
         return self
@@ -184,8 +186,6 @@ def _rms_norm_by_steps(b: GraphBuilder, config: Transformer, x: str, name: str) 
     if not config.zero_centered_norm:
         return b.op("scale_columns", b.op("scale_rows", x, rstd, name=f"{name}.scaled"), weight, name=name)
     scaled = b.op("scale_rows", x, rstd, name=f"{inner}.scaled")
-    if not config.upcast:
-        return b.op("scale_columns", scaled, b.op("shift", weight, name=f"{name}.one_plus", by=1.0), name=name)
     weight = b.op("shift", b.op("convert", weight, name=f"{inner}.weight"), name=f"{inner}.one_plus", by=1.0)
     return b.op("convert", b.op("scale_columns", scaled, weight, name=f"{inner}.product"), name=name)
 

@@ -9,14 +9,23 @@ from costsim.graph.graph import Graph
 from costsim.reference.numpy_ops import Array
 
 
+_OF_ONE_PLUS = {"rms_norm_1p", "convert"}  # what reads the weight of a norm that scales by 1 + weight
+
+
+def _centre(graph: Graph, name: str) -> float:
+    """The mean of a vector's elements: 1 for the factors of norms, 0 for those that 1 is added to, and for biases."""
+    readers = {op.kind.name for op, _ in graph.readers.get(name, ())}
+    return 1.0 if name.endswith("norm.weight") and readers.isdisjoint(_OF_ONE_PLUS) else 0.0
+
+
 def draw_weights(graph: Graph, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Array]:
-    """Weights as trainers start them: matrices normal by their fan-in, norms near 1, biases near 0."""
+    """Weights as trainers start them: matrices normal by their fan-in, factors of norms near 1, biases near 0."""
     weights = {}
     for tensor in graph.tensors.values():
         if tensor.role == "weight" and tensor.alias is None:
             shape = graph.shape(tensor.name)
             spread = 1 / math.sqrt(max(1, math.prod(shape[:-1]))) if len(shape) > 1 else 0.1
-            centre = 1.0 if len(shape) == 1 and tensor.name.endswith("norm.weight") else 0.0
+            centre = _centre(graph, tensor.name) if len(shape) == 1 else 0.0
             weights[tensor.name] = rng.normal(centre, spread, shape).astype(dtype)
     return weights
 

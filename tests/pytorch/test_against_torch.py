@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import EXPERTS, LLAMA, SMALL_CLASSIFIER, SMALL_DECODER, SMALL_ENCODER_DECODER, adamw
+from conftest import EXPERTS, GEMMA, LLAMA, SMALL_CLASSIFIER, SMALL_DECODER, SMALL_ENCODER_DECODER, adamw
 from torch import nn
 from torch.nn import functional as F
 from torch_models import Experts, Table, make_model
@@ -46,6 +46,7 @@ SMALL = {
     "encoder-classifier": (encoder_classifier, SMALL_CLASSIFIER, {"tokens": 5}),
     "decoder": (decoder, SMALL_DECODER, {"tokens": 5}),
     "llama": (decoder, SMALL_DECODER | LLAMA | WIDER, {"tokens": 5}),
+    "gemma": (decoder, SMALL_DECODER | GEMMA | WIDER, {"tokens": 5}),
     # As many slots as there are tokens: nothing is left out.
     "experts": (decoder, SMALL_DECODER | LLAMA | WIDER | {"experts": EXPERTS["experts"] | DROPLESS}, {"tokens": 5}),
 }
@@ -84,9 +85,9 @@ def shipped(workload, *assignments):
     return Case(config, graph, job.file.label_smoothing, job.file.optimizer)
 
 
-def rotary_tables(length, width, dtype):
+def rotary_tables(length, width, dtype, theta=10000.0):
     """As transformers' LlamaRotaryEmbedding makes them."""
-    frequencies = 10000.0 ** (-np.arange(0, width, 2) / width)
+    frequencies = theta ** (-np.arange(0, width, 2) / width)
     angles = np.outer(np.arange(length), frequencies)
     return {name: np.tile(f(angles), 2).astype(dtype) for name, f in (("cos", np.cos), ("sin", np.sin))}
 
@@ -108,6 +109,9 @@ def draw_batches(case, dtype, step=1):
         elif case.config.family == "decoder":
             tables = rotary_tables(graph.sizes["tokens"], graph.sizes["head"], dtype)
             batch |= {f"embedding.{name}": table for name, table in tables.items()}
+            if "embedding.local_cos" in batch:
+                tables = rotary_tables(graph.sizes["tokens"], graph.sizes["head"], dtype, theta=100.0)
+                batch |= {f"embedding.local_{name}": table for name, table in tables.items()}
     return batches
 
 
@@ -237,6 +241,14 @@ CASES = {
     "qwen2": ("llama", {"qkv_bias": True, "norm_eps": 1e-6}),
     "qwen3": ("llama", {"qk_norm": True, "head_dim": 6, "norm_eps": 1e-6}),
     "qwen3-layer-norm": ("llama", {"qk_norm": True, "head_dim": 6, "norm_kind": "layer", "heads": 6, "kv_heads": 3}),
+    "gemma": ("llama", {name: GEMMA[name] for name in ("zero_centered_norm", "activation", "scale_embedding", "tied")}),
+    "gemma2": ("gemma", {"qk_norm": False, "local_rotary": False, "padding_mask": False, "micro_batches": 3}),
+    "gemma3": ("gemma", {"attention_softcap": None, "logits_softcap": None, "query_pre_attn_scalar": None}),
+    "gemma-all": ("gemma", {"padding_mask": False, "smoothing": 0.0, "windows": (2, 3, None), "layers": 3}),
+    "gemma-by-steps": ("gemma", {"fused_norm": False, "upcast": True, "fused_activation": False}),
+    "gemma-experts": ("experts", {"norm": "sandwich", "zero_centered_norm": True, "activation": "gelu_new"}),
+    "translation-sandwich": ("encoder-decoder", {"norm": "sandwich", "attention_softcap": 1.0, "final_norm": True}),
+    "classifier-sandwich": ("encoder-classifier", {"norm": "sandwich", "query_pre_attn_scalar": 2.0}),
     "mixtral": ("experts", {}),
     "mixtral-no-padding": ("experts", {"padding_mask": False, "micro_batches": 3, "smoothing": 0.0}),
     "mixtral-by-steps": ("experts", {"fused_activation": False}),
@@ -299,7 +311,18 @@ WAYS = {
 @DTYPES
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    "name", ["gpt2", "gpt2-by-steps", "llama-norms-by-steps", "qwen3", "mixtral", "gpt1", "bart", "masked-lm"]
+    "name",
+    [
+        "gpt2",
+        "gpt2-by-steps",
+        "llama-norms-by-steps",
+        "qwen3",
+        "mixtral",
+        "gpt1",
+        "bart",
+        "masked-lm",
+        "gemma-by-steps",
+    ],
 )
 def test_made_again_for_the_backward(name, way, dtype, limit, part):
     family, changes = CASES[name]

@@ -38,6 +38,7 @@ MORE = {
     "bert": ("encoder-classifier", {"task_head": "bert", "dropout": 0.1}),
     "checkpointed": ("llama", {"checkpointing": "full"}),
     "windows": ("llama", {"windows": (2, None)}),
+    "gemma-by-steps": ("gemma", {"fused_norm": False, "upcast": True, "fused_activation": False}),
     "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
 }
 

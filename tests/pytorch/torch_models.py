@@ -1,5 +1,6 @@
 """All model families in plain PyTorch. Modules are named as the graph names its weights; dropout is left out."""
 
+import itertools
 import math
 from fnmatch import fnmatchcase
 
@@ -8,17 +9,30 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def attention_mask(keep, causal_length=None):
+def attention_mask(keep, causal_length=None, window=None):
     """True where a query may look: [batch or 1, heads (1), queries or 1, keys]; None if it may everywhere."""
     mask = None if keep is None else keep[:, None, None, :]
     if causal_length is not None:
         past = torch.ones(causal_length, causal_length, dtype=torch.bool).tril()
+        if window is not None:
+            past = past.triu(1 - window)
         mask = past if mask is None else mask & past
     return mask
 
 
+class ZeroCentered(nn.RMSNorm):
+    def forward(self, x):
+        return F.rms_norm(x, self.normalized_shape, 1 + self.weight, self.eps)
+
+
 def norm(config, width):
+    if config.zero_centered_norm:
+        return ZeroCentered(width, config.norm_eps)
     return {"layer": nn.LayerNorm, "rms": nn.RMSNorm}[config.norm_kind](width, config.norm_eps)
+
+
+def capped(x, cap):
+    return x if cap is None else cap * torch.tanh(x / cap)
 
 
 def activate(config, x):
@@ -41,7 +55,10 @@ class Attention(nn.Module):
 
     def __init__(self, config, sizes):
         super().__init__()
-        self.scale = config.head_size**-0.5  # of the real sizes, where these are shrunk
+        self.cap = config.attention_softcap
+        self.scale = (
+            config.query_pre_attn_scalar or config.head_size
+        ) ** -0.5  # of the real sizes, where these are shrunk
         self.head = sizes["head"]
         self.groups = sizes.get("group", 1)
         key_width = sizes["kv_heads" if config.grouped else "heads"] * self.head
@@ -58,7 +75,8 @@ class Attention(nn.Module):
         if rotary is not None:
             cos, sin = rotary
             q, k = (x * cos + rotate_half(x) * sin for x in (q, k))
-        context = self.by_hand(q, k, v, mask) if self.eager else self.in_one(q, k, v, mask)
+        by_hand = self.eager or self.cap is not None
+        context = self.by_hand(q, k, v, mask) if by_hand else self.in_one(q, k, v, mask)
         return self.out(context.transpose(1, 2).flatten(2))
 
     def in_one(self, q, k, v, mask):
@@ -66,7 +84,7 @@ class Attention(nn.Module):
 
     def by_hand(self, q, k, v, mask):
         k, v = (x.repeat_interleave(self.groups, dim=1) for x in (k, v))
-        scores = q @ k.transpose(-1, -2) * self.scale
+        scores = capped(q @ k.transpose(-1, -2) * self.scale, self.cap)
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
         return scores.softmax(-1) @ v
@@ -129,26 +147,29 @@ class Layer(nn.Module):
 
     def __init__(self, config, sizes, cross=False):
         super().__init__()
-        self.pre = config.norm == "pre"
+        self.pre, sandwich = config.norm != "post", config.norm == "sandwich"
         self.self_attention = Attention(config, sizes)
         self.self_attention_norm = norm(config, sizes["model"])
         if cross:
             self.cross_attention = Attention(config, sizes)
             self.cross_attention_norm = norm(config, sizes["model"])
+        for part in ("self_attention", *(["cross_attention"] if cross else []), "ffn"):
+            self.add_module(f"{part}_post_norm", norm(config, sizes["model"]) if sandwich else nn.Identity())
         if getattr(config, "experts", None) is not None:
             self.experts = Experts(config, sizes)
         else:
             self.ffn = FeedForward(config, sizes)
         self.ffn_norm = norm(config, sizes["model"])
 
-    def residual(self, x, norm, part):
-        return x + part(norm(x)) if self.pre else norm(x + part(x))
+    def residual(self, x, name, part):
+        norm, post_norm = (getattr(self, f"{name}_{which}") for which in ("norm", "post_norm"))
+        return x + post_norm(part(norm(x))) if self.pre else norm(x + part(x))
 
     def forward(self, x, mask, memory=None, memory_mask=None, rotary=None):
-        x = self.residual(x, self.self_attention_norm, lambda y: self.self_attention(y, y, mask, rotary))
+        x = self.residual(x, "self_attention", lambda y: self.self_attention(y, y, mask, rotary))
         if memory is not None:
-            x = self.residual(x, self.cross_attention_norm, lambda y: self.cross_attention(y, memory, memory_mask))
-        return self.residual(x, self.ffn_norm, self.ffn if hasattr(self, "ffn") else self.experts)
+            x = self.residual(x, "cross_attention", lambda y: self.cross_attention(y, memory, memory_mask))
+        return self.residual(x, "ffn", self.ffn if hasattr(self, "ffn") else self.experts)
 
 
 class EncoderDecoder(nn.Module):
@@ -201,7 +222,7 @@ class EncoderClassifier(nn.Module):
         self.embedding = nn.ModuleDict({table: nn.Embedding(sizes[dim], d) for table, dim in rows.items()})
         self.embedding["norm"] = norm(config, d)
         self.encoder = nn.ModuleList(Layer(config, sizes) for _ in range(config.layers))
-        self.head = nn.ModuleDict({"norm": norm(config, d) if config.norm == "pre" else nn.Identity()})
+        self.head = nn.ModuleDict({"norm": norm(config, d) if config.norm != "post" else nn.Identity()})
         if config.task_head == "masked-lm":
             self.head["dense"], self.head["dense_norm"] = nn.Linear(d, d), norm(config, d)
             self.head["logits"] = Table(d, sizes["vocab"])
@@ -227,6 +248,8 @@ class Decoder(nn.Module):
     def __init__(self, config, sizes):
         super().__init__()
         d = sizes["model"]
+        self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+        self.windows, self.local, self.cap = config.windows or (None,), config.local_rotary, config.logits_softcap
         self.embedding = nn.ModuleDict({"tokens": nn.Embedding(sizes["vocab"], d)})
         if config.positions == "learned":
             self.embedding["positions"] = nn.Embedding(sizes["positions"], d)
@@ -238,15 +261,15 @@ class Decoder(nn.Module):
 
     def forward(self, batch):
         ids = batch["embedding.tokens.ids"]
-        x, rotary = self.embedding["tokens"](ids), None
+        x = self.embedding["tokens"](ids) * self.scale
         if "positions" in self.embedding:
             x = x + self.embedding["positions"](torch.arange(ids.shape[1]))
-        else:
-            rotary = batch["embedding.cos"], batch["embedding.sin"]
-        mask = attention_mask(batch.get("embedding.keep"), ids.shape[1])
-        for layer in self.decoder:
-            x = layer(x, mask, rotary=rotary)
-        return self.head["logits"](self.decoder_final_norm(x))
+        for layer, window in zip(self.decoder, itertools.cycle(self.windows), strict=False):
+            mask = attention_mask(batch.get("embedding.keep"), ids.shape[1], window)
+            prefix = "embedding.local_" if self.local and window else "embedding."
+            tables = None if "positions" in self.embedding else (batch[f"{prefix}cos"], batch[f"{prefix}sin"])
+            x = layer(x, mask, rotary=tables)
+        return capped(self.head["logits"](self.decoder_final_norm(x)), self.cap)
 
 
 def adapt(model, lora):
