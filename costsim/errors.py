@@ -1,6 +1,7 @@
 """The one error a user meets for bad input, and the nearest valid name that it offers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 MAX_MESSAGE = 600
@@ -36,6 +37,10 @@ class InputError(Exception):
         return "\n".join([*lines, *([f"and {more} more"] if more else [])])
 
 
+class UnreadError(Exception):
+    """What a check meets that reads a field that could not be read: its fault is told, and nothing follows from it."""
+
+
 def refuse(errors: Iterable[InputError]) -> None:
     """Raise all errors, if there are any, as one."""
     faults = [fault for error in errors for fault in error.faults]
@@ -43,13 +48,24 @@ def refuse(errors: Iterable[InputError]) -> None:
         raise InputError(*faults)
 
 
-def together(checks: Iterable[Callable[[], T]]) -> list[T]:
-    """The results of all checks. Raises InputError with what any of them refuses: one fault hides no other."""
+def apart(*checks: Callable[[], Iterable[T]]) -> Iterator[T]:
+    """What all checks find. One that reads what could not be read ends there, and the others go on."""
+    for check in checks:
+        with suppress(UnreadError):
+            yield from check()
+
+
+def together(checks: Iterable[Callable[[], T]], known: Iterable[InputError] = ()) -> list[T]:
+    """The results of all checks. Raises InputError with what is known and with what any of them refuses.
+
+    So one fault hides no other. A check that reads what could not be read has no result; then a fault is known.
+    """
     results: list[T] = []
-    errors: list[InputError] = []
+    errors = list(known)
     for check in checks:
         try:
-            results.append(check())
+            with suppress(UnreadError):
+                results.append(check())
         except InputError as error:
             errors.append(error)
     refuse(errors)

@@ -603,7 +603,7 @@ CASES = [
 SEVERAL = {  # cases in which more than one thing is wrong
     *("alias bomb", "file under 1 MB, one text", "key of 900,000 letters", "field path of 1,800 letters"),
     *("empty mapping", "anchor and alias", "level no format has", "level no format has, later", "level that falls"),
-    "level named twice",
+    *("level named twice", "number and level"),
 }
 
 

@@ -3,15 +3,18 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
+from itertools import pairwise
 
 from costsim.devices.energy import TABLES
-from costsim.errors import InputError, nearest, one_line
+from costsim.errors import InputError, UnreadError, apart, nearest, one_line, refuse
 from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
-from costsim.inputs.document import Document, parse_yaml
+from costsim.inputs.document import Document, Where, parse_yaml
 
 BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
 
@@ -99,30 +102,27 @@ class Hardware:
         return self.rates + (tuple(serial.rate(bits, bits) for bits in BIT_SERIAL_SHOWN) if serial else ())
 
 
-def _check_energy_table(document: Document, file: schema_hardware.Hardware) -> None:
-    """Raise InputError for a table that is none of those in `energy`."""
-    name = file.energy_table
-    if name is not None and name not in TABLES:
-        raise document.error(("energy_table",), f"unknown energy table {one_line(name)!r}{nearest(name, TABLES)}")
-
-
-def load_hardware(name: str) -> Hardware:
+def load_hardware(name: str, named_by: Document | None = None, at: Where = ()) -> Hardware:
     """The device of a profile: a path, or a shipped name with or without .yaml.
 
-    Raises InputError for a file that cannot be read, is of another schema version, or breaks the schema.
+    Raises InputError for a file that cannot be read, is of another schema version, or for all that is wrong in it; if
+    there is none, at the field of the document that names it.
     """
-    path = files.find(name, "hardware_profiles", "hardware profile")
+    try:
+        path = files.find(name, "hardware_profiles", "hardware profile")
+    except InputError as error:
+        raise named_by.error(at, str(error)) if named_by else error from None
     document = parse_yaml(files.read_text(path), str(path))
     _check_version(document)
-    file = schema.validate(schema_hardware.Hardware, document)
-    _check_sources(document, file)
-    _check_energy_table(document, file)
+    file, errors = schema.read(schema_hardware.Hardware, document)
+    checks = (_energy_table, _empty_sources, _unknown_sources, _second_rates, _falling_sizes)
+    refuse([*errors, *apart(*(partial(check, document, file) for check in checks))])
     return Hardware(
         name=path.stem,
         description=file.description,
         memory=file.memory,
-        rates=_rates(document, file),
-        bit_serial=_bit_serial(document, file),
+        rates=tuple(_rate(file, given) for given in file.rates),
+        bit_serial=_bit_serial(file),
         vector_op_per_s=_whole(file.vector_op_per_s),
         dram_bytes_per_s=_whole(file.dram_bytes_per_s),
         dram_bytes=_whole(file.dram_bytes),
@@ -136,7 +136,7 @@ def load_hardware(name: str) -> Hardware:
         mac_efficiency=_number(file.efficiency.mac) or 1.0,
         vector_efficiency=_number(file.efficiency.vector) or 1.0,
         dram_efficiency=_number(file.efficiency.dram) or 1.0,
-        gemm_efficiency=_curve(document, file),
+        gemm_efficiency=tuple((point.macs, point.value) for point in file.gemm_efficiency),
         unverified=frozenset(_dotted(at) for at, figure in _figures(file) if not figure.verified),
         source={_dotted(at): _source(file, figure) for at, figure in _figures(file)},
     )
@@ -154,9 +154,8 @@ At = tuple[str | int, ...]
 
 
 def _figures(section: schema.Strict, at: At = ()) -> Iterator[tuple[At, schema_hardware.Sourced]]:
-    """Every figure of a file and where it stands."""
-    for key in type(section).model_fields:
-        value = getattr(section, key)
+    """Every figure of a file that could be read, and where it stands."""
+    for key, value in vars(section).items():
         parts = enumerate(value) if isinstance(value, tuple) else [(None, value)]
         for index, part in parts:
             where = (*at, key) if index is None else (*at, key, index)
@@ -179,17 +178,6 @@ def _check_version(document: Document) -> None:
         raise document.error(("schema_version",), f"{expected} (see costsim schema hardware)")
 
 
-def _check_sources(document: Document, file: schema_hardware.Hardware) -> None:
-    for key, text in file.sources.items():
-        if not text.strip():
-            raise document.error(("sources", key), "expected what the source is, got nothing")
-    for at, figure in _figures(file):
-        for i, key in enumerate(figure.source):
-            if key not in file.sources:
-                known = nearest(key, file.sources, most=12)
-                raise document.error((*at, "source", i), f"{one_line(key)!r} is not in sources{known}")
-
-
 def _source(file: schema_hardware.Hardware, figure: schema_hardware.Sourced) -> str:
     """A figure's sources in full, then how it was got and what others say."""
     parts = [file.sources[key] for key in figure.source]
@@ -198,48 +186,65 @@ def _source(file: schema_hardware.Hardware, figure: schema_hardware.Sourced) -> 
     return "; ".join(parts)
 
 
-def _format(document: Document, at: At, name: str) -> Format:
-    """A format that multipliers know: element codes without scales."""
-    try:
-        format = parse_format(name)
-    except InputError as error:
-        raise document.error(at, str(error)) from None
-    if format.values != "float" or format.grid is not None or format.codebook:
-        raise document.error(at, f"{format.name} is nothing that a multiplier takes")
-    return format
-
-
-def _bit_serial(document: Document, file: schema_hardware.Hardware) -> BitSerial | None:
+def _bit_serial(file: schema_hardware.Hardware) -> BitSerial | None:
     given = file.bit_serial
     if given is None:
         return None
-    accumulator = _format(document, ("bit_serial", "accumulator"), given.accumulator)
-    return BitSerial(given.bit_product_per_s, accumulator, given.verified, _source(file, given))
+    return BitSerial(given.bit_product_per_s, parse_format(given.accumulator), given.verified, _source(file, given))
 
 
-def _rates(document: Document, file: schema_hardware.Hardware) -> tuple[Rate, ...]:
-    rates: list[Rate] = []
+def _rate(file: schema_hardware.Hardware, given: schema_hardware.MacRate) -> Rate:
+    a, b, accumulator = map(parse_format, (*given.operands, given.accumulator))
+    return Rate(a, b, accumulator, given.mac_per_s, given.verified, _source(file, given))
+
+
+# --- what no schema sees: each check may meet a profile that was read in part -----------------------------------------
+
+
+def _energy_table(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
+    """A table that is none of those in `energy`."""
+    name = file.energy_table
+    if name is not None and name not in TABLES:
+        yield document.error(("energy_table",), f"unknown energy table {one_line(name)!r}{nearest(name, TABLES)}")
+
+
+def _empty_sources(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
+    for key, text in file.sources.items():
+        if not text.strip():
+            yield document.error(("sources", key), "expected what the source is, got nothing")
+
+
+def _unknown_sources(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
+    """Keys of sources that are not there; which are there is known, whatever they say."""
+    known = document.data.get("sources")
+    if not isinstance(known, dict):
+        return
+    for at, figure in _figures(file):
+        for i, key in enumerate(vars(figure).get("source", ())):
+            if key not in known:
+                message = f"{one_line(key)!r} is not in sources{nearest(key, known, most=12)}"
+                yield document.error((*at, "source", i), message)
+
+
+def _second_rates(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
+    """Rates of formats that another has, in either order of the operands."""
     first: dict[tuple[str, ...], int] = {}
     for i, given in enumerate(file.rates):
-        at: At = ("rates", i)
-        a, b = (_format(document, (*at, "operands", j), name) for j, name in enumerate(given.operands))
-        accumulator = _format(document, (*at, "accumulator"), given.accumulator)
-        rate = Rate(a, b, accumulator, given.mac_per_s, given.verified, _source(file, given))
-        triple = (*sorted((a.name, b.name)), accumulator.name)
-        if triple in first:
-            raise document.error(at, f"a second rate of {rate.name}, after rates.{first[triple]}")
-        first[triple] = i
-        rates.append(rate)
-    return tuple(rates)
+        with suppress(UnreadError):
+            a, b, accumulator = (parse_format(name).name for name in (*given.operands, given.accumulator))
+            before = first.setdefault((*sorted((a, b)), accumulator), i)
+            if before != i:
+                yield document.error(("rates", i), f"a second rate of {a} x {b} + {accumulator}, after rates.{before}")
 
 
-def _curve(document: Document, file: schema_hardware.Hardware) -> tuple[tuple[int, float], ...]:
-    points = tuple((point.macs, point.value) for point in file.gemm_efficiency)
-    for i in range(1, len(points)):
-        if points[i][0] <= points[i - 1][0]:
-            message = f"expected more than the {points[i - 1][0]} before it, got {points[i][0]}"
-            raise document.error(("gemm_efficiency", i, "macs"), message)
-    return points
+def _falling_sizes(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
+    """Sizes of GEMMs that are not above those before them."""
+    macs = [vars(point).get("macs") for point in file.gemm_efficiency]
+    for i, (before, here) in enumerate(pairwise(macs), 1):
+        if before is not None and here is not None and here <= before:
+            yield document.error(
+                ("gemm_efficiency", i, "macs"), f"expected more than the {before} before it, got {here}"
+            )
 
 
 def _sums(rate: Rate, accumulator: Format, grid: bool) -> bool:

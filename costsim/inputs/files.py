@@ -8,7 +8,7 @@ import stat
 from itertools import count
 from pathlib import Path
 
-from costsim.errors import InputError, nearest, one_line
+from costsim.errors import Fault, InputError, nearest, one_line
 
 MAX_FILE_BYTES = 1_000_000
 PIPE_SECONDS = 5  # for the first byte of a pipe
@@ -66,6 +66,11 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
         return [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
     except csv.Error as error:
         raise InputError(f"{path}:{rows.line_num}: not valid CSV: {error}") from None
+
+
+def row_error(path: str | Path, line: int, message: str) -> InputError:
+    """The error for a line of a CSV file."""
+    return InputError(Fault(f"{path}:{line}: {message}", str(path), line))
 
 
 # --- files by name ----------------------------------------------------------------------------------------------------

@@ -5,13 +5,16 @@ pydantic ends here: the rest of the package reads these frozen objects as plain 
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from costsim.errors import Fault, InputError, near, nearest, one_line
+from costsim.errors import Fault, InputError, UnreadError, near, nearest, one_line, refuse
+from costsim.formats.format import Format
+from costsim.formats.named import parse_format
 from costsim.inputs.document import Document, Unreadable, Where, unreadable
 
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
@@ -23,6 +26,9 @@ Layers = Annotated[int, Field(ge=1, le=1000)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)]
+
+
+Clash = tuple[tuple[str | int, ...], str]  # of fields that do not go together: the place, and what is wrong
 
 
 class Strict(BaseModel):
@@ -45,15 +51,33 @@ class Strict(BaseModel):
         """What to write instead of a key that it does not have."""
         return nearest(key, cls.keys(), most=20)
 
+    if not TYPE_CHECKING:  # where it would hide from mypy what a section has
 
-def clash(section: Strict, faults: Iterable[tuple[tuple[str, ...], str]]) -> None:
-    """Raise what a section's own validator finds, if it finds anything: messages, each with the place of a field."""
-    details = [
-        InitErrorDetails(type=PydanticCustomError("value_error", "{fault}", {"fault": message}), loc=at, input=section)
-        for at, message in faults
-    ]
+        def __getattr__(self, name: str) -> Any:
+            """Raises UnreadError for a field of a section that was read in part."""
+            if name in type(self).model_fields:
+                raise UnreadError(name)
+            return super().__getattr__(name)
+
+
+def wrong(message: str) -> PydanticCustomError:
+    """What validators raise, in our words."""
+    return PydanticCustomError("value_error", "{message}", {"message": message})
+
+
+def clash(section: Strict, clashes: Iterable[Clash]) -> None:
+    """Raise what a section's own validator finds, if it finds anything, as pydantic wants it."""
+    details = [InitErrorDetails(type=wrong(message), loc=at, input=section) for at, message in clashes]
     if details:
         raise ValidationError.from_exception_data(type(section).__name__, details)
+
+
+def parsed(name: str) -> Format:
+    """The format of that name. Raises what pydantic takes as the fault of a field."""
+    try:
+        return parse_format(name)
+    except InputError as error:
+        raise wrong(str(error)) from None
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -110,15 +134,29 @@ def _message(error: Any) -> str:
 
 def validate(section: type[Section], document: Document, at: tuple[str, ...] = ()) -> Section:
     """The part of a document at `at` as a checked section. Raises InputError for all that is wrong, in file order."""
+    part, errors = read(section, document, at)
+    refuse(errors)
+    return part
+
+
+def read(section: type[Section], document: Document, at: tuple[str, ...] = ()) -> tuple[Section, list[InputError]]:
+    """The part of a document at `at` as a section, and the error for all that is wrong with it, if anything is.
+
+    Then the section has only the fields that are right, at any depth, to check more of it; others raise UnreadError.
+    """
     data: Any = document.data
-    for part in at:
-        data = data[part]
+    for key in at:
+        data = data[key]
     try:
-        return section.model_validate(data)
+        return section.model_validate(data), []
     except ValidationError as failure:
-        errors = _own(section, failure.errors(include_url=False))
-        faults = [_fault(section, error, document, at) for error in errors]
-        raise InputError(*unreadable(data), *faults) from None
+        errors = failure.errors(include_url=False)
+    own = _own(section, errors)
+    bad = [*(error["loc"] for error in errors), *_misspelt(section, errors)]
+    part, clashes = _part(section, data, bad)
+    faults = [*unreadable(data), *(_fault(section, error, document, at) for error in own)]
+    faults += [document.error((*at, *place), message).faults[0] for place, message in clashes]
+    return part, [InputError(*faults)]
 
 
 def _fault(section: type[Strict], error: Any, document: Document, at: tuple[str, ...]) -> Fault:
@@ -131,10 +169,15 @@ def _fault(section: type[Strict], error: Any, document: Document, at: tuple[str,
     return document.error((*at, *place), message).faults[0]
 
 
+def _misspelt(section: type[Strict], errors: list[Any]) -> set[Where]:
+    """The fields that unknown keys stand for."""
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+    return {(*loc[:-1], name) for loc in unknown for name in _owner(section, loc).meant(loc[-1])}
+
+
 def _own(section: type[Strict], errors: list[Any]) -> list[Any]:
     """Errors that follow from no other, as a field does that is missing because it is misspelt, or a list too short."""
-    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
-    misspelt = {(*loc[:-1], name) for loc in unknown for name in _owner(section, loc).meant(loc[-1])}
+    misspelt = _misspelt(section, errors)
     return [
         error
         for error in errors
@@ -158,3 +201,95 @@ def _sections(annotation: Any) -> Iterator[type[Strict]]:
         yield annotation
     for argument in get_args(annotation):
         yield from _sections(argument)
+
+
+# --- sections read in part --------------------------------------------------------------------------------------------
+
+
+def _part(section: type[Section], data: Any, bad: Iterable[Where]) -> tuple[Section, list[Clash]]:
+    """A section without its fields in which something is bad, and what of the others does not go together."""
+    values: dict[str, Any] = {}
+    clashes: list[Clash] = []
+    within = _by_first(bad)
+    for name, info in section.model_fields.items():
+        key = info.alias or name
+        if not isinstance(data, dict):
+            values[key] = _BAD
+        elif key in within:
+            values[key], more = _parts(info.annotation, data.get(key), within[key])
+            clashes += [((key, *at), message) for at, message in more]
+        elif key in data:
+            values[key] = getattr(_alone(section, name).model_validate({key: data[key]}), name)
+    construct: Any = section.model_construct  # for mypy, of a Strict
+    part: Section = construct(**values)
+    for name in [name for name, value in vars(part).items() if value is _BAD]:
+        del part.__dict__[name]
+    return part, clashes + _clashes(part)
+
+
+_BAD = object()  # what stands for a field that is left out
+
+
+def _parts(annotation: Any, data: Any, bad: list[Where]) -> tuple[Any, list[Clash]]:
+    """A field in which something is bad: a section or sections in part, if it has some and is not bad itself."""
+    section, several = next(_sections(annotation), None), "tuple[" in str(annotation)
+    if section is None or not isinstance(data, tuple if several else dict) or (several and () in bad):
+        return _BAD, []
+    if not several:
+        return _part(section, data, bad)
+    values: list[Strict] = []
+    clashes: list[Clash] = []
+    within = _by_first(bad)
+    for i, item in enumerate(data):
+        value, more = _part(section, item, within[i]) if i in within else (section.model_validate(item), [])
+        values.append(value)
+        clashes += [((i, *at), message) for at, message in more]
+    return tuple(values), clashes
+
+
+def without(section: Section, names: Iterable[str]) -> Section:
+    """A section as if some of its fields could not be read."""
+    part = section.model_copy()
+    for name in names:
+        part.__dict__.pop(name, None)
+    return part
+
+
+def whole(section: Section) -> Section:
+    """A section of plain fields. Raises UnreadError if one of them could not be read."""
+    for name in type(section).model_fields:
+        getattr(section, name)
+    return section
+
+
+def _by_first(places: Iterable[Where]) -> Mapping[Any, list[Where]]:
+    """Places by the section, or the list's item, that they lie in: what is left of them from there."""
+    within: dict[Any, list[Where]] = {}
+    for place in places:
+        if place:
+            within.setdefault(place[0], []).append(place[1:])
+    return within
+
+
+@cache
+def _alone(section: type[Strict], name: str) -> type[Strict]:
+    """A section with one field of another."""
+    info = section.model_fields[name]
+    field: Any = (info.annotation, info)
+    return create_model(section.__name__, __base__=Strict, **{name: field})
+
+
+def _clashes(part: Strict) -> list[Clash]:
+    """What a section's own validators refuse of what there is of it."""
+    clashes: list[Clash] = []
+    for validator in type(part).__pydantic_decorators__.model_validators.values():
+        if validator.info.mode == "after":
+            try:
+                validator.func(part)
+            except UnreadError:
+                continue
+            except PydanticCustomError as error:
+                clashes.append(((), error.message()))
+            except ValidationError as failure:
+                clashes += [(error["loc"], error["msg"]) for error in failure.errors(include_url=False)]
+    return clashes

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from costsim.inputs.schema import MAX_INTEGER, Count, Name, Positive, Strict
+from costsim.inputs.schema import MAX_INTEGER, Count, Name, Positive, Strict, parsed, wrong
 
 HARDWARE_VERSION = 1  # `schema_version` of hardware profiles
 
@@ -100,11 +100,22 @@ OrUnknown = Annotated[Figure | None, BeforeValidator(_known), Field(json_schema_
 PerSecond = Annotated[int, BeforeValidator(_whole), Field(ge=10**5, le=MAX_INTEGER)]
 
 
+def _code(name: str) -> str:
+    """The name of a format that multipliers know: element codes without scales."""
+    format = parsed(name)
+    if format.values != "float" or format.grid is not None or format.codebook:
+        raise wrong(f"{format.name} is nothing that a multiplier takes")
+    return name
+
+
+Code = Annotated[str, AfterValidator(_code)]
+
+
 class MacRate(Sourced):
     """How fast the device multiplies and accumulates in some formats. Either order of the operands is meant."""
 
-    operands: tuple[str, str] = Field(description="formats of the elements, without scales")
-    accumulator: str = Field(description="format of the sums")
+    operands: tuple[Code, Code] = Field(description="formats of the elements, without scales")
+    accumulator: Code = Field(description="format of the sums")
     mac_per_s: PerSecond = Field(description="MACs a second, dense; vendors count a MAC as 2 operations")
 
 
@@ -112,7 +123,7 @@ class BitSerial(Sourced):
     """A multiplier that takes the bits of integer operands one by one: A x B cycles for a MAC of A by B bits."""
 
     bit_product_per_s: PerSecond = Field(description="products of 1 by 1 bit a second")
-    accumulator: str = Field(default="int32", description="format of the sums")
+    accumulator: Code = Field(default="int32", description="format of the sums")
 
 
 class Efficiency(Measured):

@@ -2,31 +2,22 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from costsim.errors import InputError
+from costsim.errors import apart
 from costsim.formats.format import Format
-from costsim.formats.named import parse_format
-from costsim.inputs.schema import Count, Grade, Name, NonNegative, Strict, clash
+from costsim.inputs.schema import Clash, Count, Grade, Name, NonNegative, Strict, clash, parsed, wrong
 from costsim.names import Gemm, Operand, Values
 
 LEVEL = r"<([^<>]*)>"  # in a template, the number of that level
 
 
-def _parsed(name: str) -> Format:
-    """The format of that name. Raises ValueError as pydantic wants it."""
-    try:
-        return parse_format(name)
-    except InputError as error:
-        raise PydanticCustomError("value_error", "{error}", {"error": str(error)}) from None
-
-
 def _of_levels(template: str) -> Format:
     """The format of a template, but for the numbers of its levels, which are not known here."""
-    return _parsed(re.sub(LEVEL, "8", template))
+    return parsed(re.sub(LEVEL, "8", template))
 
 
 def _format(template: str) -> str:
@@ -37,13 +28,13 @@ def _format(template: str) -> str:
 def _accumulator(template: str) -> str:
     format = _of_levels(template)
     if format.values != "float":
-        raise PydanticCustomError("value_error", "{name} holds no sums of products", {"name": format.name})
+        raise wrong(f"{format.name} holds no sums of products")
     return template
 
 
 def _container(name: str) -> str:
     if name != "none":
-        _parsed(name)
+        parsed(name)
     return name
 
 
@@ -93,19 +84,25 @@ class Rule(Strict):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        clash(self, self._clashes())
+        of_copies = (partial(self._field_of_copies, name, words) for name, words in _FIELDS_OF_COPIES.items())
+        clash(self, apart(self._says_nothing, self._other_values, self._accumulator_of_copy, *of_copies))
         return self
 
-    def _clashes(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def _says_nothing(self) -> Iterator[Clash]:
         if (self.format, self.placement, self.scale_time, self.container, self.accumulator) == (None,) * 5:
             yield (), "expected a format (or a placement, scale_time, container or accumulator to change)"
+
+    def _other_values(self) -> Iterator[Clash]:
         if self.format is not None and (format := _of_levels(self.format)).values != self.values:
             yield ("format",), f"{format.name} holds {format.values} values, the rule is for {self.values}"
+
+    def _accumulator_of_copy(self) -> Iterator[Clash]:
         if self.accumulator is not None and self.copy_ is not None:
             yield ("accumulator",), "only what a GEMM writes has one, no copy; leave copy out"
-        for name, words in _FIELDS_OF_COPIES.items():
-            if getattr(self, name) is not None and self.copy_ is None:
-                yield (name,), f"only a copy has {words}; say copy: operand or copy: stash"
+
+    def _field_of_copies(self, name: str, words: str) -> Iterator[Clash]:
+        if getattr(self, name) is not None and self.copy_ is None:
+            yield (name,), f"only a copy has {words}; say copy: operand or copy: stash"
 
 
 class Plateau(Strict):

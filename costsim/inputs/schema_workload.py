@@ -3,9 +3,8 @@
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from costsim.inputs.schema import Count, Grade, Name, NonNegative, Positive, Rate, Strict
+from costsim.inputs.schema import Count, Grade, Name, NonNegative, Positive, Rate, Strict, wrong
 from costsim.inputs.schema_policy import Rule
 from costsim.names import AttentionPairs, Law, Scope, Traffic, Writes
 
@@ -53,7 +52,7 @@ class WorkloadCase(Strict):
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
         if not self.set and not self.rules:
-            raise PydanticCustomError("value_error", "expected set or rules", {})
+            raise wrong("expected set or rules")
         return self
 
 

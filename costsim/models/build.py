@@ -1,13 +1,12 @@
 """From a workload file to the graph of its training step: its sections, as the model's family has them, are checked."""
 
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 from costsim.errors import nearest, one_line, together
 from costsim.graph.graph import Graph
 from costsim.inputs.document import Document
-from costsim.inputs.schema import Strict, validate
+from costsim.inputs.schema import Strict, validate, whole
 from costsim.inputs.schema_workload import Workload
 from costsim.models.families import families, family, is_family
 from costsim.models.meeting import COUNTED
@@ -22,21 +21,15 @@ def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
     if not isinstance(name, str) or not is_family(name):
         raise document.error(("model", "family"), f"unknown model family {one_line(name)!r}{nearest(name, families())}")
     module = family(name)
-    model, batch = together(partial(validate, section, document, at) for section, at in _sections(module))
+    checks = {"model": module.Model, "batch": module.Batch}
+    model, batch = together(partial(_section, section, workload, document, at) for at, section in checks.items())
     return model, batch
 
 
-def _sections(module: ModuleType) -> tuple[tuple[type[Strict], tuple[str]], ...]:
-    """The sections of a family, each with its place in a workload file."""
-    return (module.Model, ("model",)), (module.Batch, ("batch",))
-
-
-def check_sections(document: Document) -> None:
-    """Check the model and the batch of a document whose other sections may be wrong. Raises InputError for both."""
-    model = document.data.get("model")
-    name = model.get("family") if isinstance(model, dict) else None
-    if isinstance(name, str) and is_family(name) and isinstance(document.data.get("batch"), dict):
-        together(partial(validate, section, document, at) for section, at in _sections(family(name)))
+def _section(section: type[Strict], workload: Workload, document: Document, at: str) -> Strict:
+    """The model or the batch. Raises InputError, or UnreadError if it has no fields."""
+    getattr(workload, at)
+    return validate(section, document, (at,))
 
 
 def padding(workload: Workload, document: Document) -> tuple[int, int] | None:
@@ -55,7 +48,7 @@ def build(workload: Workload, document: Document) -> Graph:
         return training_step(
             model,
             batch,
-            workload.optimizer,
+            whole(workload.optimizer),
             training.micro_batches,
             workload.label_smoothing,
             training.trainable,

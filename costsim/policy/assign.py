@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from costsim.errors import InputError
+from costsim.errors import InputError, refuse
 from costsim.formats.format import Format, contained
 from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
@@ -212,14 +212,16 @@ class _Rules:
         return fill(file, self.policy.error, ("accumulator",), file.accumulator, self.index)
 
     def check_all_matched(self, graph: Graph) -> None:
-        """Raise InputError for a rule that matched nothing and is not optional."""
+        """Raise InputError for all rules that matched nothing and are not optional."""
         all_trained = graph.trainable_parameters == graph.parameters
+        errors = []
         for i, rule in enumerate(self.policy.file.rules):
             if i not in self.matched and not rule.optional:
                 frozen = rule.trainable is False and all_trained
                 why = ", which freezes no weight (training.trainable does)" if frozen else ""
                 message = f"this rule matches nothing in the workload{why}; say optional: true if that is meant"
-                raise self.policy.error(("rules", i), message)
+                errors.append(self.policy.error(("rules", i), message))
+        refuse(errors)
 
 
 def _stored_format(rules: _Rules, candidate: Candidate, classes: Classes, number: int) -> Format:

@@ -1,60 +1,70 @@
 """What no schema sees of a policy: numbers that no format has, levels and phases that do not go together."""
 
 from collections.abc import Iterator, Set
+from contextlib import suppress
+from functools import partial
 
-from costsim.errors import InputError, refuse
+from costsim.errors import InputError, UnreadError, apart, near, refuse
 from costsim.inputs import schema_policy
 from costsim.inputs.document import Where
-from costsim.policy.levels import Fault, fill
+from costsim.policy.levels import Fault, fill, mentioned
 
 
 def check(file: schema_policy.Policy, fault: Fault) -> None:
     """Raise InputError for all that does not fit and that no schema sees; `fault` knows the places in files."""
-    refuse(_faults(file, fault))
+    refuse(faults(file, fault))
 
 
-def _faults(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
+def faults(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
+    """All that does not fit and that no schema sees, of a policy that may have been read in part."""
+    yield from apart(*(partial(faults_of, file, fault) for faults_of in (_names, _phases, _steps, _formats)))
+
+
+def _names(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
+    """Names that are given twice."""
+    assumptions = [assumption.name for assumption in file.assumptions if "name" in vars(assumption)]
+    if len(set(assumptions)) < len(assumptions):
+        yield fault(("assumptions",), "an assumption is named twice")
     if len(set(file.levels)) < len(file.levels):
         yield fault(("levels",), "a level is named twice")
     for name in file.levels:
         if name in file.numbers:
             yield fault(("numbers", name), "is the name of a level too")
-    whole = []  # phases that give each level a number
-    for i, phase in enumerate(file.phases):
-        yield from _phase_faults(file, fault, i)
-        if len(phase.levels) == len(file.levels):
-            whole.append(i)
-        else:
-            yield fault(("phases", i, "levels"), f"expected {len(file.levels)} numbers for {list(file.levels)}")
-    for i in whole:
-        if i - 1 in whole:
-            yield from _step_faults(file, fault, i)
-    templates: list[tuple[Where, str | None]] = [(("accumulator",), file.accumulator)]
-    for j, rule in enumerate(file.rules):
-        templates += [(("rules", j, "format"), rule.format), (("rules", j, "accumulator"), rule.accumulator)]
-    for i in whole:
-        for at, template in templates:
-            try:
-                fill(file, fault, at, template or "fp32", i)
-            except InputError as error:
-                yield error
 
 
-def check_used(file: schema_policy.Policy, mentioned: Set[str], fault: Fault) -> None:
-    """Raise InputError for levels and numbers that no format mentions: tables would show them as if they did something.
+def check_whole(file: schema_policy.Policy, elsewhere: Set[str], fault: Fault) -> None:
+    """Raise InputError for all that a policy says in vain or lacks, though it is not a part of another's."""
+    refuse(faults_of_whole(file, elsewhere, fault))
 
-    `mentioned` are those that the policy's formats mention, and those of the policies that it composes.
+
+def faults_of_whole(file: schema_policy.Policy, elsewhere: Set[str], fault: Fault) -> Iterator[InputError]:
+    """Levels and numbers that no format mentions, which tables would show as if they did something, and a missing log.
+
+    `elsewhere` are those that the policies that it composes mention.
     """
-    levels = [(("levels", i), "level", name) for i, name in enumerate(file.levels)]
+    yield from apart(partial(_unused, file, elsewhere, fault), partial(_without_log, file, fault))
+
+
+def _unused(file: schema_policy.Policy, elsewhere: Set[str], fault: Fault) -> Iterator[InputError]:
+    used, names = mentioned(file) | elsewhere, {*file.levels, *file.numbers}
+    misspelt = {name for unknown in used - names for name in near(unknown, names)}
+    levels: list[tuple[Where, str, str]] = [(("levels", i), "level", name) for i, name in enumerate(file.levels)]
     numbers = [(("numbers", name), "number", name) for name in file.numbers]
-    refuse(
-        fault(at, f"no format has the {kind} {name}; write <{name}> into one, or leave it out")
-        for at, kind, name in (*levels, *numbers)
-        if name not in mentioned
-    )
+    for at, kind, name in (*levels, *numbers):
+        if name not in used | misspelt:
+            yield fault(at, f"no format has the {kind} {name}; write <{name}> into one, or leave it out")
 
 
-def _phase_faults(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[InputError]:
+def _without_log(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
+    if file.loss_log is None and any(phase.until_plateau for phase in file.phases):
+        yield fault((), "until_plateau needs a loss_log (a CSV file with the header step,loss)")
+
+
+def _phases(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
+    yield from apart(*(partial(of, file, fault, i) for i in range(len(file.phases)) for of in (_end, _levels)))
+
+
+def _end(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[InputError]:
     """A phase that does not end, or ends though it is the last, or has nothing to say."""
     phase, at = file.phases[i], ("phases", i)
     ends = sum(end is not None for end in (phase.until_fraction, phase.until_step, phase.until_plateau))
@@ -62,15 +72,52 @@ def _phase_faults(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[
         yield fault(at, "expected one of until_fraction, until_step and until_plateau (only the last phase has no end)")
     if i + 1 == len(file.phases) and ends:
         yield fault(at, "the last phase has no end; leave until_fraction, until_step and until_plateau out")
+
+
+def _levels(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[InputError]:
+    """Levels that are too many or too few."""
     if i == 0 and not file.levels and "phases" in file.model_fields_set:
-        yield fault(at, "changes nothing, for the policy has no levels; leave phases out")
+        yield fault(("phases", i), "changes nothing, for the policy has no levels; leave phases out")
+    if len(file.phases[i].levels) != len(file.levels):
+        yield fault(("phases", i, "levels"), f"expected {len(file.levels)} numbers for {list(file.levels)}")
 
 
-def _step_faults(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[InputError]:
-    """Levels that are the same in phase i as before, or that fall though none may."""
-    at, before, now = ("phases", i, "levels"), file.phases[i - 1].levels, file.phases[i].levels
-    if file.levels and now == before:
-        yield fault(at, "changes nothing: these are the levels of the phase before")
-    for level, high, low in zip(file.levels, before, now, strict=True) if file.monotone else ():
-        if low < high:
-            yield fault(at, f"level {level} falls from {high} to {low}, but the policy is monotone")
+def _whole(file: schema_policy.Policy) -> list[int]:
+    """The phases that give each level a number."""
+    whole = []
+    for i, phase in enumerate(file.phases):
+        with suppress(UnreadError):
+            whole += [i] if len(phase.levels) == len(file.levels) else []
+    return whole
+
+
+def _steps(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
+    """Levels that are the same in a phase as before, or that fall though none may."""
+    whole = set(_whole(file))
+    for i in sorted(whole):
+        if i - 1 not in whole:
+            continue
+        at, before, now = ("phases", i, "levels"), file.phases[i - 1].levels, file.phases[i].levels
+        if file.levels and now == before:
+            yield fault(at, "changes nothing: these are the levels of the phase before")
+        for level, high, low in zip(file.levels, before, now, strict=True) if file.monotone else ():
+            if low < high:
+                yield fault(at, f"level {level} falls from {high} to {low}, but the policy is monotone")
+
+
+def _formats(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
+    """Formats that a phase's numbers make of templates, and that there are not."""
+    sections: list[tuple[Where, schema_policy.Policy | schema_policy.Rule]] = [((), file)]
+    sections += [(("rules", j), rule) for j, rule in enumerate(file.rules)]
+    places: dict[str, list[Where]] = {}  # by template
+    for at, section in sections:
+        for name in ("format", "accumulator"):
+            if template := vars(section).get(name):
+                places.setdefault(template, []).append((*at, name))
+    for i in _whole(file):
+        for template, of_template in places.items():
+            for at in of_template if "<" in template else ():
+                try:
+                    fill(file, fault, at, template, i)
+                except InputError as error:
+                    yield error

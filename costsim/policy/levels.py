@@ -14,14 +14,11 @@ Fault = Callable[[Where, str], InputError]  # the error for a field of a policy,
 
 
 def mentioned(file: schema_policy.Policy) -> frozenset[str]:
-    """The levels and numbers that the policy's formats mention, in whatever field, in cases of assumptions too."""
+    """The levels and numbers that the policy's formats mention, in cases of assumptions too."""
     cases = [case for assumption in file.assumptions for case in assumption.cases]
     rules = [*file.rules, *(rule for case in cases for rule in case.rules)]
-    texts = [
-        file.accumulator or "",
-        *(value for rule in rules for value in vars(rule).values() if isinstance(value, str)),
-    ]
-    return frozenset(name for text in texts for name in re.findall(LEVEL, text))
+    texts = [file.accumulator, *(text for rule in rules for text in (rule.format, rule.accumulator))]
+    return frozenset(name for text in set(texts) if text for name in re.findall(LEVEL, text))
 
 
 def fill(

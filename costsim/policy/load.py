@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from costsim.errors import InputError, one_line
+from costsim.errors import InputError, UnreadError, apart, one_line, refuse, together
 from costsim.inputs import files, schema_policy
 from costsim.inputs.document import Document, Where, parse_yaml, tuples
-from costsim.inputs.schema import validate
-from costsim.policy.check import check, check_used
+from costsim.inputs.schema import read, without
+from costsim.policy.check import check, check_whole, faults, faults_of_whole
 from costsim.policy.levels import mentioned
 from costsim.policy.policy import INHERITED, Assumption, Place, Policy, number_places
 
@@ -24,73 +25,104 @@ def find_policy(name: str, document: Document | None = None, at: Where = ()) -> 
     Raises InputError at the field of the document.
     """
     beside = Path(document.path) if document else None
+    find = partial(files.find, folder="policies", noun="policy", beside=beside)
     try:
         try:
-            return (files.find(name, "policies", "policy", beside),)
+            return (find(name),)
         except InputError:
             if "+" not in name:
                 raise
-            return tuple(files.find(part, "policies", "policy", beside) for part in name.split("+"))
+            return tuple(together(partial(find, part) for part in name.split("+")))
     except InputError as error:
-        raise document.error(at, str(error)) if document else error from None
+        if document is None:
+            raise
+        raise InputError(*(document.error(at, fault.text).faults[0] for fault in error.faults)) from None
+
+
+Known = dict[Path, Policy | InputError]  # what came of each file that was read
 
 
 def load_policies(paths: tuple[Path, ...]) -> Policy:
     """The policy of one file, or that of several composed in this order, named a+b. Raises InputError."""
     if len(paths) == 1:
         return load_policy(paths[0])
-    known: dict[Path, Policy] = {}
-    bases = [_read(path, (), known) for path in paths]
+    known: Known = {}
+    bases = together(partial(_read, path, (), known) for path in paths)
     name = "+".join(base.name for base in bases)
     recalled: dict[str, Any] = {"grade": "recalled"} if any(base.file.grade == "recalled" for base in bases) else {}
     setup = ", ".join(base.file.setup or base.name for base in bases)
     file = schema_policy.Policy(description=f"{name}, composed", setup=setup, **recalled)
     policy = _compose(Policy(name, file, Document("+".join(map(str, paths)), {})), bases)
     check(policy.file, policy.error)
-    return _all_used(policy)
+    check_whole(policy.file, policy.mentioned, policy.error)
+    return policy
 
 
 def load_policy(path: Path) -> Policy:
     """The policy of that file. Raises InputError, with the place in the file, for anything wrong."""
-    return _all_used(_read(path, (), {}))
+    return _read(path, (), {}, whole=True)
 
 
-def _all_used(policy: Policy) -> Policy:
-    """The policy as a whole, for a base may leave it to others: raises InputError for a level or number without use."""
-    check_used(policy.file, policy.mentioned, policy.error)
-    return policy
+def _read(path: Path, within: tuple[Path, ...], known: Known, whole: bool = False) -> Policy:
+    """The policy of a file, read once; `within` are the files that compose this one, which it may not in turn.
 
-
-def _read(path: Path, within: tuple[Path, ...], known: dict[Path, Policy]) -> Policy:
-    """The policy of a file, read once; `within` are the files that compose this one, which it may not in turn."""
+    `whole`: it is no part of another policy. Raises InputError, each time, for anything wrong.
+    """
     resolved = path.resolve()
     if resolved not in known:
-        document = parse_yaml(files.read_text(path), str(path))
-        known[resolved] = _of_document(path.stem, document, (*within, resolved), known)
-    return known[resolved]
+        try:
+            document = parse_yaml(files.read_text(path), str(path))
+            known[resolved] = _of_document(path.stem, document, (*within, resolved), known, whole)
+        except InputError as error:
+            known[resolved] = error
+    policy = known[resolved]
+    if isinstance(policy, InputError):
+        raise policy
+    return policy
 
 
 def make_policy(name: str, fields: Mapping[str, Any]) -> Policy:
     """The policy with the fields that its file would have. Raises InputError."""
-    return _all_used(_of_document(name, Document(f"{name} (Python)", tuples(dict(fields))), (), {}))
+    return _of_document(name, Document(f"{name} (Python)", tuples(dict(fields))), (), {}, whole=True)
 
 
-def _of_document(name: str, document: Document, within: tuple[Path, ...], known: dict[Path, Policy]) -> Policy:
-    """The policy of a file that is read, composed and checked. Raises InputError."""
-    policy = Policy(name, validate(schema_policy.Policy, document), document)
-    bases = []
-    for i, name in enumerate(policy.file.compose):
-        for base in find_policy(name, document, ("compose", i)):
-            if base.resolve() in within:
-                raise document.error(("compose", i), f"{one_line(name)} composes this policy in turn")
-            if len(within) > MOST_DEEP:
-                raise document.error(("compose", i), f"policies compose each other more than {MOST_DEEP} deep")
-            bases.append(_read(base, within, known))
-    policy = _compose(policy, bases)
-    if not policy.file.rules:
-        raise document.error(("rules",), "expected at least one rule")
-    check(policy.file, policy.error)
+def _of_document(name: str, document: Document, within: tuple[Path, ...], known: Known, whole: bool) -> Policy:
+    """The policy of a file that is read, composed and checked. Raises InputError for all that is wrong."""
+    file, errors = read(schema_policy.Policy, document)
+    policy = Policy(name, file, document)
+    try:
+        policy = _compose(policy, _bases(policy, within, known))
+    except (InputError, UnreadError) as error:  # then nobody knows what it has of others
+        errors += [error] if isinstance(error, InputError) else []
+        of_others = {"rules", "numbers"} | (set(INHERITED) - file.model_fields_set)
+        policy = replace(policy, file=without(file, of_others))
+    refuse([*errors, *apart(partial(_faults, policy, whole))])
     return policy
+
+
+def _faults(policy: Policy, whole: bool) -> Iterator[InputError]:
+    """What is wrong with a policy besides what its schema sees."""
+    yield from faults(policy.file, policy.error)
+    yield from faults_of_whole(policy.file, policy.mentioned, policy.error) if whole else ()
+    if not policy.file.rules:
+        yield policy.document.error(("rules",), "expected at least one rule")
+
+
+def _bases(policy: Policy, within: tuple[Path, ...], known: Known) -> list[Policy]:
+    """The policies that a policy composes. Raises InputError for all that are not there, or wrong in themselves."""
+
+    def base(i: int, name: str) -> list[Policy]:
+        return together(partial(of_path, i, name, path) for path in find_policy(name, policy.document, ("compose", i)))
+
+    def of_path(i: int, name: str, path: Path) -> Policy:
+        if path.resolve() in within:
+            raise policy.document.error(("compose", i), f"{one_line(name)} composes this policy in turn")
+        if len(within) > MOST_DEEP:
+            raise policy.document.error(("compose", i), f"policies compose each other more than {MOST_DEEP} deep")
+        return _read(path, within, known)
+
+    each = together(partial(base, i, name) for i, name in enumerate(policy.file.compose))
+    return [policy for of_name in each for policy in of_name]
 
 
 def _compose(policy: Policy, bases: list[Policy]) -> Policy:
@@ -109,7 +141,7 @@ def _compose(policy: Policy, bases: list[Policy]) -> Policy:
     for name in policy.file.numbers:
         inherited.pop(f"numbers.{name}", None)
     file = policy.file.model_copy(update=update)
-    used = mentioned(file).union(*(base.mentioned for base in bases))
+    used = frozenset[str]().union(*(mentioned(base.file) | base.mentioned for base in bases))
     assumptions = _composed_assumptions(policy, bases)
     return replace(policy, file=file, rule_places=places, inherited=inherited, assumptions=assumptions, mentioned=used)
 
@@ -131,11 +163,8 @@ def _composed_rules(policy: Policy, bases: list[Policy]) -> tuple[tuple[schema_p
 
 def _composed_assumptions(policy: Policy, bases: list[Policy]) -> tuple[Assumption, ...]:
     """The policy's assumptions and those of its bases: of one name, the policy's, else that of the last base."""
-    entries = enumerate(policy.file.assumptions)
-    own = [Assumption(entry, policy.document, ("assumptions", i)) for i, entry in entries]
-    by_name = {assumption.entry.name: assumption for assumption in own}
-    if len(by_name) < len(own):
-        raise policy.document.error(("assumptions",), "an assumption is named twice")
+    entries = ((i, entry) for i, entry in enumerate(policy.file.assumptions) if "name" in vars(entry))
+    by_name = {entry.name: Assumption(entry, policy.document, ("assumptions", i)) for i, entry in entries}
     for base in reversed(bases):
         for assumption in base.assumptions:
             by_name.setdefault(assumption.entry.name, assumption)

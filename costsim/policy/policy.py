@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from costsim.errors import InputError, nearest, one_line
+from costsim.errors import InputError, nearest, one_line, refuse
 from costsim.inputs import schema_policy
 from costsim.inputs.document import Document, Where, tuples
 from costsim.inputs.schema import validate
-from costsim.policy.check import check, check_used
+from costsim.policy.check import check, check_whole
 from costsim.policy.levels import fill, mentioned
 
 Place = tuple[Document, Where]  # of a field, in a file
@@ -40,7 +40,7 @@ class Policy:
     rule_places: tuple[Place, ...] = ()  # where each rule stands
     assumptions: tuple[Assumption, ...] = ()  # with those of composed policies
     inherited: Mapping[str, Place] = field(default_factory=dict)  # fields that other files say, and `numbers.NAME`
-    mentioned: frozenset[str] = frozenset()  # levels and numbers in its formats, and in those of what it composes
+    mentioned: frozenset[str] = frozenset()  # levels and numbers in formats of what it composes, or was made from
     widths: Widths | None = None  # numbers per layer or tensor
 
     def error(self, at: Where, message: str) -> InputError:
@@ -147,10 +147,10 @@ def _with_changes(policy: Policy, name: str, document: Document, changes: tuple[
         document=document,
         rule_places=places,
         inherited=inherited,
-        mentioned=policy.mentioned | mentioned(file),
+        mentioned=policy.mentioned | mentioned(policy.file),
     )
     check(result.file, result.error)
-    check_used(result.file, result.mentioned, result.error)
+    check_whole(result.file, result.mentioned, result.error)
     return result
 
 
@@ -188,15 +188,18 @@ def with_rules(policy: Policy, rules: tuple[schema_policy.Rule, ...], document: 
 
 
 def with_widths(policy: Policy, widths: Widths) -> Policy:
-    """The policy with numbers per layer or tensor. Raises InputError, with the line, for formats that do not exist."""
+    """The policy with numbers per layer or tensor. Raises InputError, with the lines, for formats that do not exist."""
     policy = replace(policy, widths=widths)
-    for name, numbers in widths.rows.items():
+    texts = (text for rule in policy.file.rules for text in (rule.format, rule.accumulator))
+    templates = dict.fromkeys(text for text in texts if text and "<" in text)
+    messages: dict[tuple[int, ...], str] = {}  # by numbers: what is wrong with them
+    for numbers in dict.fromkeys(widths.rows.values()):
         row = dict(zip(widths.columns, numbers, strict=True))
-        for i in range(len(policy.file.phases)):
-            for j, rule in enumerate(policy.file.rules):
-                try:
-                    for field, template in (("format", rule.format), ("accumulator", rule.accumulator)):
-                        fill(policy.file, policy.error, ("rules", j, field), template or "fp32", i, row)
-                except InputError as error:
-                    raise widths.error(name, str(error)) from None
+        try:
+            for template in templates:
+                for i in range(len(policy.file.phases)):
+                    fill(policy.file, policy.error, (), template, i, row)
+        except InputError as error:
+            messages[numbers] = str(error)
+    refuse(widths.error(name, messages[row]) for name, row in widths.rows.items() if row in messages)
     return policy

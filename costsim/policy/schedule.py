@@ -1,10 +1,11 @@
 """How long each phase of a policy lasts: by step, by fraction of the run, or until a recorded loss stops falling."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from costsim.errors import InputError, one_line
+from costsim.errors import InputError, one_line, refuse
 from costsim.inputs import files, schema_policy
 from costsim.policy.policy import Policy
 
@@ -12,26 +13,37 @@ LossLog = list[tuple[int, float]]  # (step, validation loss), steps rising
 
 
 def read_loss_log(path: Path) -> LossLog:
-    """A CSV file with the header `step,loss`. Raises InputError, with file and line, for anything else."""
+    """A CSV file with the header `step,loss`. Raises InputError, with file and line, for all that is wrong in it."""
     (_, header), *rows = files.read_csv(path) or [(1, [])]
+    errors: list[InputError] = []
     if header != ["step", "loss"]:
-        raise InputError(f"{path}:1: expected the header step,loss, got {one_line(','.join(header))!r}")
+        errors.append(files.row_error(path, 1, f"expected the header step,loss, got {one_line(','.join(header))!r}"))
     log: LossLog = []
     for line, row in rows:
-        place = f"{path}:{line}"
         try:
-            step_text, loss_text = row
-            step, loss = int(step_text), float(loss_text)
-        except ValueError:
-            raise InputError(f"{place}: expected a step and a loss, got {one_line(','.join(row))!r}") from None
-        if not math.isfinite(loss):
-            raise InputError(f"{place}: expected a finite loss, got {one_line(loss_text)}")
-        if step < 0 or (log and step <= log[-1][0]):
-            raise InputError(f"{place}: steps must rise, got {step}" + (f" after {log[-1][0]}" if log else ""))
-        log.append((step, loss))
-    if not log:
-        raise InputError(f"{path}: the loss log is empty")
+            step, loss = _step_and_loss(row)
+            if step < 0 or (log and step <= log[-1][0]):
+                raise ValueError(f"steps must rise, got {step}" + (f" after {log[-1][0]}" if log else ""))
+        except ValueError as error:
+            errors.append(files.row_error(path, line, str(error)))
+        else:
+            log.append((step, loss))
+    if not rows and not errors:
+        errors.append(InputError(f"{path}: the loss log is empty"))
+    refuse(errors)
     return log
+
+
+def _step_and_loss(row: Sequence[str]) -> tuple[int, float]:
+    """A row of a loss log. Raises ValueError."""
+    try:
+        step, loss = row
+        whole, number = int(step), float(loss)
+    except ValueError:
+        raise ValueError(f"expected a step and a loss, got {one_line(','.join(row))!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite loss, got {one_line(loss)}")
+    return whole, number
 
 
 class _Plateaus:
@@ -80,7 +92,8 @@ def schedule(policy: Policy, steps: int) -> list[int]:
     phases = policy.file.phases
     plateaus = _Plateaus(_loss_log(policy) if any(phase.until_plateau for phase in phases) else [])
     start = 0
-    lengths = []
+    lengths: list[int] = []
+    errors: list[InputError] = []
     for i, phase in enumerate(phases):
         end = steps
         if phase.until_fraction is not None:
@@ -91,7 +104,8 @@ def schedule(policy: Policy, steps: int) -> list[int]:
             plateau = plateaus.end(phase.until_plateau, start)
             end = steps if plateau is None else min(plateau, steps)
         if end < start:
-            raise policy.error(("phases", i), f"ends at step {end}, before it starts at step {start}")
+            errors.append(policy.error(("phases", i), f"ends at step {end}, before it starts at step {start}"))
         lengths.append(end - start)
-        start = end
+        start = max(start, end)
+    refuse(errors)
     return lengths

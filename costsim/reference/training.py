@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from costsim.cost.totals import sum_rows
-from costsim.errors import InputError
+from costsim.errors import InputError, refuse
 from costsim.inputs import files
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
@@ -110,10 +110,12 @@ def write_evaluations(path: Path, evaluations: Sequence[Evaluation], unigram_ent
 
 
 def read_evaluations(path: Path) -> tuple[list[Evaluation], float]:
-    """What `write_evaluations` wrote. Raises InputError with file and line."""
+    """What `write_evaluations` wrote. Raises InputError, with file and line, for all that is wrong in it."""
     (_, header), *rows = files.read_csv(path) or [(1, [])]
+    errors: list[InputError] = []
     if header != [*_COLUMNS, "unigram_entropy"] or not rows:
-        raise InputError(f"{path}:1: expected the header {','.join(_COLUMNS)},unigram_entropy and rows")
+        expected = f"expected the header {','.join(_COLUMNS)},unigram_entropy and rows"
+        errors.append(files.row_error(path, 1, expected))
     evaluations, entropy = [], 0.0
     for line, row in rows:
         try:
@@ -121,7 +123,8 @@ def read_evaluations(path: Path) -> tuple[list[Evaluation], float]:
             evaluations.append(Evaluation(policy, int(step), int(phase), float(training), float(validation)))
             entropy = float(unigram)
         except ValueError:
-            raise InputError(f"{path}:{line}: expected {', '.join(_COLUMNS)}, unigram_entropy") from None
+            errors.append(files.row_error(path, line, f"expected {', '.join(_COLUMNS)}, unigram_entropy"))
+    refuse(errors)
     return evaluations, entropy
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from costsim.cost.laws import LAWS
-from costsim.errors import InputError, nearest, one_line, together
+from costsim.errors import InputError, nearest, one_line, refuse, together
 from costsim.graph.fusion import MODELS
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.inputs.document import Document, Where, override, parse_yaml
-from costsim.models.build import build, check_sections
+from costsim.models.build import build
 from costsim.names import SCOPES, Law, Scope, Traffic, Writes
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy, with_widths
@@ -101,27 +101,36 @@ class Job:
 
 def read_workload(workload: str, assignments: Sequence[str] = ()) -> tuple[Path, Document, schema_workload.Workload]:
     """Read a workload file by path or shipped name, with `field=value` texts over its fields. Raises InputError."""
+    path, document, file, errors = _read(workload, assignments)
+    if errors:  # what else is wrong is told, too
+        together(_checks(Request(workload), file, document), errors)
+    return path, document, file
+
+
+def _read(
+    workload: str, assignments: Sequence[str]
+) -> tuple[Path, Document, schema_workload.Workload, list[InputError]]:
+    """A workload file, which has only those of its fields that are right, and what is wrong with the others."""
     path = files.find(workload, "workloads", "workload")
     document = override(parse_yaml(files.read_text(path), str(path)), assignments)
-    try:
-        return path, document, schema.validate(schema_workload.Workload, document)
-    except InputError:
-        together((partial(schema.validate, schema_workload.Workload, document), partial(check_sections, document)))
-        raise
+    return path, document, *schema.read(schema_workload.Workload, document)
+
+
+def _checks(request: Request, file: schema_workload.Workload, document: Document) -> list[Callable[[], Any]]:
+    """The parts of a job: the graph, policies, the baseline, devices with the buffer; none needs another."""
+    parts: tuple[Callable[..., Any], ...] = (_policies, _baseline, _devices)
+    return [partial(build, file, document), *(partial(part, request, file, document) for part in parts)]
 
 
 def prepare(request: Request) -> Job:
     """Read and check what is asked for: the workload, its policies, the convention, devices; build the graph.
 
-    Raises InputError, one line, for anything wrong in the input.
+    Raises InputError for all that is wrong in the input.
     """
-    path, document, file = read_workload(request.workload, request.assignments)
     _check_names(law=(request.law, LAWS), traffic=(request.traffic, MODELS), scope=(request.scope, SCOPES))
-    policies = _policies(request, file, document)
-    baseline = _baseline(request, file, document)
-    devices = _devices(request, file, document)
-    convention = _convention(request, file, baseline, devices)
-    graph = build(file, document)
+    path, document, file, errors = _read(request.workload, request.assignments)
+    graph, policies, baseline, (devices, buffer) = together(_checks(request, file, document), errors)
+    convention = _convention(request, file, baseline, buffer)
     distinct = _distinct([baseline, *policies])
     return Job(
         workload=path.stem,
@@ -169,9 +178,9 @@ def _load(name: str | Policy, workload: Document, where: Where | None) -> Policy
 def _policies(request: Request, file: schema_workload.Workload, document: Document) -> list[Policy]:
     """The policies asked for, else those of the workload, with the widths of a file if one is given."""
     if request.policies:
-        policies = [_load(name, document, None) for name in request.policies]
+        policies = together(partial(_load, name, document, None) for name in request.policies)
     else:
-        policies = [_load(name, document, ("policies", i)) for i, name in enumerate(file.policies)]
+        policies = together(partial(_load, name, document, ("policies", i)) for i, name in enumerate(file.policies))
     return policies if request.bits is None else _with_widths(policies, request.bits, search=not request.policies)
 
 
@@ -229,50 +238,57 @@ def _distinct(policies: Sequence[Policy]) -> dict[Path, Policy]:
 
 
 def _check_names(**given: tuple[str | None, Iterable[str]]) -> None:
-    """Raise InputError for a name that is none of those known."""
-    for kind, (name, known) in given.items():
-        if name is not None and name not in known:
-            raise InputError(f"unknown {kind} {one_line(name)!r}{nearest(name, known)}")
+    """Raise InputError for names that are none of those known."""
+    refuse(
+        InputError(f"unknown {kind} {one_line(name)!r}{nearest(name, known)}")
+        for kind, (name, known) in given.items()
+        if name is not None and name not in known
+    )
 
 
-def _convention(
-    request: Request, file: schema_workload.Workload, baseline: Policy, devices: tuple[Hardware, ...]
-) -> Convention:
-    traffic = file.traffic if request.traffic is None else request.traffic
-    buffer_bytes, buffer_of = _buffer(traffic, request.buffer_bytes, file, devices)
+Buffer = tuple[int | None, str]  # bytes on chip that traffic is tiled for, and of which device, "" if they were given
+
+
+def _convention(request: Request, file: schema_workload.Workload, baseline: Policy, buffer: Buffer) -> Convention:
     return Convention(
         law=file.law if request.law is None else request.law,
-        traffic=traffic,
+        traffic=_traffic(request, file),
         scope=file.scope if request.scope is None else request.scope,
         baseline=baseline.name,
         steps=file.training.steps,
         micro_batches=file.training.micro_batches,
-        buffer_bytes=buffer_bytes,
-        buffer_of=buffer_of,
+        buffer_bytes=buffer[0],
+        buffer_of=buffer[1],
         gemm_writes=file.gemm_writes,
     )
 
 
-def _devices(request: Request, file: schema_workload.Workload, document: Document) -> tuple[Hardware, ...]:
-    """The devices asked for, or those of the workload. Raises InputError for a profile that is none."""
-    if not request.hardware and not file.hardware:
-        return ()
-    from costsim.devices.profile import load_hardware
+def _traffic(request: Request, file: schema_workload.Workload) -> Traffic:
+    return file.traffic if request.traffic is None else request.traffic
 
+
+def _devices(
+    request: Request, file: schema_workload.Workload, document: Document
+) -> tuple[tuple[Hardware, ...], Buffer]:
+    """The devices asked for, or those of the workload, and the buffer. Raises InputError for profiles that are none."""
     devices: dict[str, Hardware] = {}
-    for i, name in enumerate(request.hardware or file.hardware):
-        try:
-            device = load_hardware(name)
-        except InputError as error:
-            raise error if request.hardware else document.error(("hardware", i), str(error)) from None
-        devices.setdefault(device.name, device)
-    return tuple(devices.values())
+    if request.hardware or file.hardware:
+        from costsim.devices.profile import load_hardware
+
+        if request.hardware:
+            loads = [partial(load_hardware, name) for name in request.hardware]
+        else:
+            loads = [partial(load_hardware, name, document, ("hardware", i)) for i, name in enumerate(file.hardware)]
+        for device in together(loads):
+            devices.setdefault(device.name, device)
+    distinct = tuple(devices.values())
+    return distinct, _buffer(_traffic(request, file), request.buffer_bytes, file, distinct)
 
 
 def _buffer(
     traffic: Traffic, given: int | None, file: schema_workload.Workload, devices: tuple[Hardware, ...]
-) -> tuple[int | None, str]:
-    """The bytes on chip that traffic is tiled for, and of which device, "" if they were given. Raises InputError."""
+) -> Buffer:
+    """The buffer that traffic is tiled for. Raises InputError."""
     if not MODELS[traffic].tiled:
         if given is not None:
             raise InputError(f"--buffer-bytes: only traffic tiled has a buffer, this is {traffic}; add --traffic tiled")
