@@ -16,6 +16,7 @@ from costsim.api import Plots, Results, Workload
 from costsim.cli import main
 from costsim.cli.commands import COMMANDS
 from costsim.inputs import files, schema_policy, schema_workload
+from costsim.models.families import families, family
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -170,7 +171,7 @@ def methods(*classes):
         ("commands", COMMANDS),
         ("python", [*costsim.__all__, *methods(Workload, Results, Plots)]),
         ("policies", fields(schema_policy.Policy, schema_policy.Rule, schema_policy.Phase, schema_policy.Plateau)),
-        ("workloads", fields(schema_workload.Workload)),
+        ("workloads", fields(schema_workload.Workload, *(family(name).Model for name in families()))),
     ],
 )
 def test_pages_name_all_that_there_is(page, names):
