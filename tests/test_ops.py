@@ -89,6 +89,13 @@ DIMS = {
     "layer_norm_grad_weights": ("abc abc ab ab", "c c"),
     "cross_entropy": ("abv ab", "- abv"),
     "cross_entropy_grad": ("- abv ab", "abv"),
+    "count_labels": ("ab", "-"),
+    "cross_entropy_chunk": ("abv ab -", "- abv"),
+    "cross_entropy_chunk_grad": ("- abv ab -", "abv"),
+    "cross_entropy_in_place": ("abv ab -", "- abv"),
+    "take_rows": ("bac", "ac"),
+    "put_rows": ("ac", "bac"),
+    "merge_rows": ("ab ab", "ab"),
     "accumulate": ("ab ab", "ab"),
     "square_sum": ("ab", "-"),
     "clip_factor": ("-", "-"),
@@ -96,6 +103,7 @@ DIMS = {
     "adam": ("ab ab ab ab", "ab ab ab"),
     "adamw": ("ab ab ab ab", "ab ab ab"),
 }
+_ENTROPY = {"smoothing": 0.1, "ignore": -1, "share": 0.5}
 PARAMS = {
     "mask_pairs": {"pairs": "window2"},
     "scale": {"factor": 3.0},
@@ -105,13 +113,18 @@ PARAMS = {
     "rms_norm": {"eps": 1e-5},
     "rms_norm_1p": {"eps": 1e-5},
     "shift": {"by": 1.0},
-    "cross_entropy": {"smoothing": 0.1, "ignore": -1, "share": 0.5},
-    "cross_entropy_grad": {"smoothing": 0.1, "ignore": -1, "share": 0.5},
+    **dict.fromkeys(
+        ("cross_entropy", "cross_entropy_grad", "cross_entropy_chunk", "cross_entropy_chunk_grad"), _ENTROPY
+    ),
+    "cross_entropy_in_place": _ENTROPY,
+    "count_labels": {"ignore": -1},
+    "take_rows": {"at": 1},
+    "put_rows": {"at": 1},
     "clip_factor": {"max_norm": 0.5},
     "adam": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1},
     "adamw": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1},
 }
-INTEGERS = {"ids": 5, "labels": 5}  # exclusive bounds
+INTEGERS = {"ids": 5, "labels": 5, "counted": 5}  # exclusive bounds
 
 
 def dims_of(text):
@@ -167,12 +180,14 @@ def stated_work(kind):
 
 # What counting scalars cannot run, counted by hand: a scatter-add adds each row once; drawing takes a random number and
 # a comparison per element; k passes over e numbers take k e comparisons; a lookup does nothing; a conversion is one an
-# element.
+# element; labels are integers; a view does nothing.
 BY_HAND = {
     "embed_grad": {"add": 2 * 3 * 4},
     "bernoulli": {"random": 6, "cmp": 6},
     "top_k": {"cmp": 2 * 3 * 4 * 2},
     "convert": {"convert": 2 * 3},
+    "count_labels": {"cmp": 2 * 3, "add": 2 * 3},
+    "merge_rows": {},
 }
 
 
@@ -262,9 +277,15 @@ def test_gradients_equal_finite_differences(name):
         operands[1][:] = True  # minus infinity has no difference quotient
     results = run(kind, operands)
     rng = np.random.default_rng(1)
-    used = {argument for rule in kind.grads for argument in rule.arguments}
+    used = {argument for rule in kind.grads for argument in rule.arguments}.union(kind.unit)
+
+    def draw_cotangent(shape):
+        return rng.normal(size=shape)
+
     cotangents = [
-        rng.normal(size=np.shape(r)) if f"d{o.name}" in used else np.zeros(np.shape(r))
+        (np.ones if f"d{o.name}" in kind.unit else draw_cotangent)(np.shape(r))
+        if f"d{o.name}" in used
+        else np.zeros(np.shape(r))
         for o, r in zip(kind.outputs, results, strict=True)
     ]
     for rule in kind.grads:

@@ -168,9 +168,16 @@ class _Counter:
 
     def is_operand(self, op: Op, move: Move) -> bool:
         """Whether a GEMM reads what is moved."""
-        root = self.graph.root[(op.inputs + op.outputs)[move.slot]]
-        reads = zip(self.graph.readers.get(root, ()), self.traffic(root).held, strict=True)
-        return any(reader.gemm is not None and held == move.copy for (reader, _), held in reads)
+        return self.is_read_by_gemm(self.graph.root[(op.inputs + op.outputs)[move.slot]], move.copy)
+
+    def is_read_by_gemm(self, name: str, copy: Held) -> bool:
+        """Whether a GEMM reads a tensor, or a view of it, or a copy of it."""
+        reads = zip(self.graph.readers.get(name, ()), self.traffic(name).held, strict=True)
+        return any(
+            reader.gemm is not None or (reader.kind.view and self.is_read_by_gemm(reader.outputs[0], None))
+            for (reader, _), held in reads
+            if held == copy
+        )
 
     def cast_times(self, op: Op, name: str, copy: Copy) -> int:
         """How often a quantize kernel runs in a step: as often as its source changes, or as the op that it is for."""
@@ -232,6 +239,8 @@ def count(
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []
     for alike in grouped.alike:
+        if alike.ops[0].kind.view:
+            continue
         if scope == "gemm":
             rows += counter.gemm_rows(alike, gemm_writes)
         elif narrowest_scope(alike.ops[0]) in scopes:

@@ -101,18 +101,20 @@ class _Life:
 
 def _lives(graph: Graph, assignment: Assignment, traffic: Traffic) -> dict[Key, _Life]:
     """Everything that is ever written to or read from memory, with the kernels that do so first and last."""
-    group, root = group_ops(graph, traffic), graph.root
+    group, root, place = group_ops(graph, traffic), graph.root, graph.place
     lives: dict[Key, _Life] = {}
     for op, row in each_op(count(graph, assignment, traffic)):
         kernel = group[op.position]
         names = op.inputs + op.outputs
         for move in row.moves:
             transient = move.copy is not None and move.copy.transient
-            key = Key(root[names[move.slot]], move.copy, kernel if transient else None)
+            name = (root if move.copy else place)[names[move.slot]]
+            key = Key(name, move.copy, kernel if transient else None)
             life = lives.get(key)
             if life is None:
                 writer = row.name(op) if move.written_bits else ""
-                life = lives[key] = _Life(kernel, kernel, writer, move.tensor(op))
+                shared = move.copy is None and name in graph.shared
+                life = lives[key] = _Life(kernel, kernel, writer, name if shared else move.tensor(op))
             life.last = kernel
             if move.read_bits:
                 life.reader = op
@@ -181,7 +183,7 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         if name in lasts and tensors[name].alias is None and Key(name, None) not in lives:
             lives[Key(name, None)] = _Life(0, end, "", name)
     copied = {key.name for key in lives if key.copy is not None and not key.transient}
-    logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.name == "cross_entropy"}
+    logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.input_names[:1] == ("logits",)}
     forward_end = max(group_ops(graph, traffic)[op.position] for op in graph.ops if op.phase == "forward")
     sizes: dict[tuple[Dims, int, Copy | None], int] = {}
     stored_as = assignment.classes.stored_as
@@ -192,11 +194,13 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         size = sizes.get(alike)
         if size is None:
             size = sizes[alike] = -(-stored_bits(graph, assignment, name, copy) // 8)
+        if copy is None and name in graph.shared:
+            size = max(-(-stored_bits(graph, assignment, part, None) // 8) for part in graph.shared[name])
         first = 0 if _from_start(graph, key) else life.first
         last = end if _to_end(graph, key, lasts) or reader is None else life.last  # unread: a result of the step
         component = _component(tensor, key, life, lasts, copied, logits)
         format = copy.format if copy else assignment.format(name)
-        kept = not key.transient and first <= forward_end and _for_backward(tensor, life)
+        kept = not key.transient and first <= forward_end < last and _for_backward(tensor, life)
         consumer = reader.name if reader else ""
         yield Stored(life.name, name, copy, format, component, size, first, last, life.producer, consumer, kept)
 

@@ -49,7 +49,7 @@ class Explanation:
 def _find(graph: Graph, deriver: Deriver, name: str) -> Derived | None:
     """The op of that name, or the quantize kernel; None if there is none under this assignment."""
     if not name.endswith(CAST):
-        op = next((op for op in graph.ops if op.name == name), None)
+        op = _op_named(graph, name)
         return None if op is None else deriver.op(op)
     readers = [op for op, _ in graph.readers.get(name.partition("@")[0], ())]
     return next((cast for op in readers for cast in deriver.casts(op) if cast.name == name), None)
@@ -60,11 +60,16 @@ def _op_of(graph: Graph, name: str) -> Op | None:
     if name.endswith(CAST):
         readers = graph.readers.get(name.partition("@")[0], ())
         return readers[0][0] if readers else None
-    return next((op for op in graph.ops if op.name == name), None)
+    return _op_named(graph, name)
+
+
+def _op_named(graph: Graph, name: str) -> Op | None:
+    """The op of that name; a view is none that does anything."""
+    return next((op for op in graph.ops if op.name == name and not op.kind.view), None)
 
 
 def _unknown(job: Job, name: str, others: tuple[str, ...]) -> InputError:
-    names = {op.name for op in job.graph.ops} | set(others)
+    names = {op.name for op in job.graph.ops if not op.kind.view} | set(others)
     if "@" in name:
         for policy in job.policies:
             for index in range(len(policy.file.phases)):

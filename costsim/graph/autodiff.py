@@ -13,6 +13,7 @@ from costsim.graph.builder import GraphBuilder, Segment
 from costsim.graph.graph import Graph, Op, Tensor
 from costsim.graph.kinds import GradRule
 from costsim.graph.ops import kind_of
+from costsim.graph.order import in_backward_order, move_behind, stretch
 from costsim.names import Gemm
 
 AFTER_FORWARD = ("recompute", "backward")  # phases that read the stash
@@ -64,6 +65,7 @@ class _Backward:
         for op in builder.ops:
             for name in op.inputs:
                 self.readers.setdefault(name, []).append(op)
+        self.rows: set[str] = set()  # gradients that have some rows, and are 0 in others
         self.open: list[tuple[Segment, dict[str, str]]] = []  # segments being walked; by forward tensor: the recomputed
 
     def _count_readers(self, loss: str) -> Counter[str]:
@@ -118,6 +120,9 @@ class _Backward:
     def _recompute(self, segment: Segment) -> None:
         """Append the ops that recompute what the backward of a segment reads."""
         b, depth = self.builder, len(self.open)
+        if segment.at_once:
+            self.open.append((segment, {}))
+            return
         plan = self._plan(segment, depth)
         recomputed: dict[str, str] = {}
         self.open.append((segment, recomputed))
@@ -183,16 +188,21 @@ class _Backward:
         done = self.parts[source] == self.expected[source]
         if source in self.gradient:
             name = f"{source}.grad" if done else f"{source}.grad.sum{self.parts[source]}"
-            gradient = self.builder.op(
-                "add",
-                self.gradient[source],
-                gradient,
-                name=f"{source}.grad.add{self.parts[source] - 1}",
-                outputs=[self.gradient_tensor(source, name)],
-            )
+            gradient = self._add(self.gradient[source], gradient, self.gradient_tensor(source, name))
         self.gradient[source] = gradient
         if done and self.builder.tensors[source].role == "weight":
             self.finished(source, gradient)
+
+    def _add(self, before: str, gradient: str, result: Tensor) -> str:
+        """Append the sum of two gradients: of rows that lie side by side, of a weight in a segment in place."""
+        kind, source = "add", result.name.rpartition(".grad")[0]
+        if {before, gradient} <= self.rows:
+            kind = "merge_rows"
+            self.rows.add(result.name)
+        elif self.open and result.role == "weight_gradient":
+            kind, result = "accumulate", result._replace(alias=before)
+        number = self.parts[source] - 1
+        return self.builder.op(kind, before, gradient, name=f"{source}.grad.add{number}", outputs=[result])
 
     def _apply(self, op: Op, rule: GradRule, names: dict[str, str]) -> None:
         """Append the op of one gradient rule, and hand its results to their tensors."""
@@ -214,6 +224,8 @@ class _Backward:
             gemm=gemm,
             **params,
         )
+        if kind_of(rule.kind).view:
+            self.rows.update(result.name for result in results)
         for source, result in zip(sources, results, strict=True):
             if source in self.needs:
                 self._receive(source, result.name)
@@ -244,11 +256,16 @@ def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], No
     state = _Backward(builder, loss, finished)
     if loss not in state.needs:
         raise ValueError("no weight is trainable")
-    forward_ops = list(builder.ops)
-    builder.phase = "backward"
+    builder.loss, builder.phase = loss, "backward"
+    made: dict[Segment, list[Op]] = {}
+    order = in_backward_order(builder)
     state.gradient[loss] = builder.tensor(state.gradient_tensor(loss, f"{loss}.grad"))
-    for op in reversed(forward_ops):
+    for op in order:
+        before = len(builder.ops)
         state.visit(op)
+        if segment := stretch(builder, op):
+            made.setdefault(segment, []).extend(builder.ops[before:])
+    move_behind(builder, made)
     builder.layer = builder.kernel = ""
 
 

@@ -25,6 +25,7 @@ class Segment(NamedTuple):
     keep: set[str]  # results kept, besides those that ops outside read
     kernel: bool  # whether the stretch is one kernel, and its backward another
     ops: list[Op]
+    at_once: bool = False  # whether its gradients are made right behind it: nothing is made again
 
     def __hash__(self) -> int:
         return id(self)
@@ -70,7 +71,8 @@ class GraphBuilder:
         self.phase = "forward"
         self.times = micro_batches
         self.layer = ""
-        self._prefix = ""
+        self.loss = ""
+        self._prefix = self._suffix = ""
 
     @contextmanager
     def scope(self, name: str, layer: bool = False) -> Iterator[None]:
@@ -83,13 +85,21 @@ class GraphBuilder:
         self._prefix, self.layer = before
 
     @contextmanager
-    def segment_if(self, wanted: bool, name: str, kernel: bool = False) -> Iterator[set[str]]:
+    def numbered(self, number: int) -> Iterator[None]:
+        """Have the names of ops made inside end with a number, so that rules for `name*` see them all."""
+        self._suffix = f".{number}"
+        yield
+        self._suffix = ""
+
+    @contextmanager
+    def segment_if(self, wanted: bool, name: str, kernel: bool = False, at_once: bool = False) -> Iterator[set[str]]:
         """If wanted, the backward recomputes the results made inside, but for those that the caller adds to the set.
 
-        With `kernel` the ops inside are one kernel, and those that recompute them and their backward another.
+        With `kernel` the ops inside are one kernel, and those that recompute them and their backward another. With
+        `at_once` all is kept, and the backward of the ops inside runs right behind them.
         """
         before = self._open, self.kernel
-        segment = Segment(self._prefix + name, set(), kernel, [])
+        segment = Segment(self._prefix + name, set(), kernel, [], at_once)
         if wanted:
             self._open = (*self._open, segment)
             self.kernel = segment.name if kernel else self.kernel
@@ -102,6 +112,10 @@ class GraphBuilder:
             raise ValueError(f"tensor {tensor.name!r} exists already")
         self.tensors[tensor.name] = tensor
         return tensor.name
+
+    def full_name(self, name: str) -> str:
+        """The name of an op, and of its first result, as the scope has it."""
+        return f"{self._prefix}{name}{self._suffix}"
 
     def given(self, name: str, dims: Dims, role: str = "data", values: Values = "float") -> str:
         """Add a tensor that no op writes: data, a weight, a state. The scope prefixes its name.
@@ -138,7 +152,7 @@ class GraphBuilder:
         input_dims = tuple([tensors[i].dims for i in inputs])
         given_dims = tuple([t.dims for t in outputs]) if outputs is not None else None if dims is None else (dims,)
         env, output_dims = _bound(record, input_dims, given_dims)
-        full_name = self._prefix + name
+        full_name = self.full_name(name)
         if outputs is None:
             outputs = self._results(record, full_name, output_dims)
         for tensor in outputs:
@@ -158,8 +172,9 @@ class GraphBuilder:
     def _results(self, kind: Kind, name: str, dims: Sequence[Dims]) -> list[Tensor]:
         """The tensors that an op of that name writes: the first has its name, others append the result's."""
         names = [f"{name}.{result.name}" if i else name for i, result in enumerate(kind.outputs)]
-        role = _ROLE_OF_PHASE[self.phase]
-        return [Tensor(names[i], dims[i], role, self.layer, kind.values) for i in range(len(names))]
+        gradients = {argument for rule in kind.grads if not rule.kind for argument in rule.arguments}
+        roles = ["gradient" if result.name in gradients else _ROLE_OF_PHASE[self.phase] for result in kind.outputs]
+        return [Tensor(names[i], dims[i], roles[i], self.layer, kind.values) for i in range(len(names))]
 
     def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True) -> str:
         """Append y = x w (+ b) and the weights: sums over the last `inner` dims of x, and appends the dims `outer`."""
@@ -207,4 +222,4 @@ class GraphBuilder:
 
     def build(self) -> Graph:
         """The finished graph."""
-        return Graph(self.sizes, self.tensors, tuple(self.ops), self.micro_batches, self.pairs)
+        return Graph(self.sizes, self.tensors, tuple(self.ops), self.micro_batches, self.pairs, self.loss)

@@ -79,7 +79,9 @@ UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # th
 
 
 def _sort(op: Op) -> str:
-    """The sort of an op, as patterns name it."""
+    """The sort of an op, as patterns name it; no pattern has a view, which is in no kernel."""
+    if op.kind.view:
+        return "view"
     if op.kind.is_contraction:
         return "gemm"
     if op.phase == "update":

@@ -72,6 +72,7 @@ class Graph:
     ops: tuple[Op, ...]
     micro_batches: int = 1
     pairs: Mapping[str, Pairs] = field(default_factory=dict)  # by name: which tokens meet in attention
+    loss: str = ""  # the tensor of which the backward makes the gradients
 
     @cached_property
     def producer(self) -> Mapping[str, Op]:
@@ -169,6 +170,42 @@ class Graph:
         return roots
 
     @cached_property
+    def _lies_in(self) -> Mapping[str, str]:
+        """By tensor that lies in the memory of another, which no op overwrites whole: the other."""
+        lies_in: dict[str, str] = {}
+        for op in self.ops:
+            if op.kind.lies_in:
+                names = dict(zip(op.kind.names, op.inputs + op.outputs, strict=True))
+                lies_in |= {names[part]: names[whole] for part, whole in op.kind.lies_in.items()}
+        return lies_in
+
+    @cached_property
+    def place(self) -> Mapping[str, str]:
+        """By tensor: as `root`, or the tensor of which it is a view or a part, or whose memory it takes over."""
+        if not self._lies_in:
+            return self.root
+        places: dict[str, str] = {}
+        for name in self.tensors:
+            place = self.root[name]
+            while place in self._lies_in:
+                place = self.root[self._lies_in[place]]
+            places[name] = place
+        return places
+
+    @cached_property
+    def shared(self) -> Mapping[str, Sequence[str]]:
+        """The tensors in each place that several have, where they are not updates of each other."""
+        shared: dict[str, list[str]] = {}
+        for name in self._lies_in:
+            shared.setdefault(self.place[name], [self.place[name]]).append(name)
+        return shared
+
+    @cached_property
+    def viewed(self) -> Mapping[str, str]:
+        """By result of a view: the tensor whose bits it has."""
+        return {name: op.inputs[0] for op in self.ops if op.kind.view for name in op.outputs}
+
+    @cached_property
     def readers(self) -> Mapping[str, Sequence[tuple[Op, int]]]:
         """The ops that read each tensor, as which operand, in order; tensors that nobody reads are missing."""
         readers: dict[str, list[tuple[Op, int]]] = {}
@@ -189,5 +226,5 @@ class Graph:
 
     @cached_property
     def maker(self) -> Mapping[str, Op]:
-        """The op that last writes each tensor's memory: for a weight, the update."""
-        return {self.root[name]: op for op in self.ops for name in op.outputs}
+        """The op that last writes each tensor's memory: for a weight, the update. A view writes nothing."""
+        return {self.root[name]: op for op in self.ops if not op.kind.view for name in op.outputs}

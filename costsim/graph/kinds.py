@@ -31,7 +31,7 @@ class Operand:
 class GradRule:
     """The op `kind` of the named arguments makes the gradients of some operands.
 
-    `kind == ""` passes the gradient through: the one argument is the gradient of the operand, without an op.
+    `kind == ""` makes no op: the one argument is the gradient of the operand, passed through or made by the op itself.
     """
 
     operands: tuple[str, ...]  # whose gradients are its results, in this order
@@ -54,6 +54,9 @@ class Kind:
     runtime: tuple[str, ...] = ()  # arguments given by whoever runs the op (step, shape, key)
     touches: Mapping[str, Pattern] | None = None  # by operand: the part of it that is read, if not all
     remake: Mapping[str, tuple[str, tuple[str, ...]]] | None = None  # by result: the op that recomputes it from others
+    lies_in: Mapping[str, str] | None = None  # by operand or result: another, in whose memory it lies
+    view: bool = False  # all lies in one memory, as it was: nothing is done or moved
+    unit: tuple[str, ...] = ()  # gradients of results that no rule takes, as they are 1: that of a step's loss
     values: Values = "float"  # of the results
     fuses: bool = True  # whether it may run in one kernel with the op before it
     contracted: tuple[tuple[int, ...], ...] = ()  # by operand of a contraction: the axes that are summed over
@@ -81,7 +84,7 @@ class Kind:
     @cached_property
     def results(self) -> tuple[tuple[str, str, bool], ...]:
         """By result: its name, its gradient's name, and whether a rule takes that gradient."""
-        used = {argument for rule in self.grads for argument in rule.arguments}
+        used = {argument for rule in self.grads for argument in rule.arguments}.union(self.unit)
         return tuple((result.name, f"d{result.name}", f"d{result.name}" in used) for result in self.outputs)
 
     @cached_property

@@ -11,6 +11,7 @@ from costsim.graph import builder
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.kinds import Dims
 from costsim.inputs.schema import Count, Positive, Rate, Strict
+from costsim.models.head import Head
 from costsim.models.meeting import Mask, counted, mask_scores, meeting, scores_dims
 
 Tokens = Annotated[int, Field(ge=1, le=10**9)]
@@ -66,6 +67,7 @@ class Transformer(Strict):
         default=False,
         description="norms op by op, and softmax outside of flash, are float32 in the code: tensors *.float32",
     )
+    head: Head = Head()
     checkpointing: Literal["none", "selective", "full"] = Field(
         default="none", description="made again for the backward: nothing, scores and softmax, or whole layers"
     )
@@ -353,10 +355,3 @@ def decoder_layer(
     x = residual_attention(b, config, "self_attention", x, None, Mask(keep, causal=True))
     x = residual_attention(b, config, "cross_attention", x, memory, Mask(memory_keep))
     return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
-
-
-def loss(b: GraphBuilder, logits: str, smoothing: float) -> str:
-    """Cross-entropy of `logits` [..., classes] with labels [...]; each micro-batch has its share of the sum."""
-    labels = b.given("labels", b.tensors[logits].dims[:-1], values="index")
-    share = 1 / b.micro_batches
-    return b.op("cross_entropy", logits, labels, name="cross_entropy", smoothing=smoothing, ignore=-1, share=share)

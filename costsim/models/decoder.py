@@ -16,12 +16,12 @@ from costsim.models.blocks import (
     activate,
     feed_forward,
     layers,
-    loss,
     norm,
     residual,
     residual_attention,
     softcap,
 )
+from costsim.models.head import words
 from costsim.models.meeting import Mask
 
 
@@ -169,5 +169,4 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
     with b.scope("head", layer=True):
         if not model.tied:
             table = b.given("logits.weight", ("vocab", "model"), role="weight")
-        logits = softcap(b, b.op("btd,vd->btv", x, table, name="logits"), model.logits_softcap)
-        return loss(b, logits, label_smoothing)
+        return words(b, model.head, x, table, label_smoothing, None, lambda y: softcap(b, y, model.logits_softcap))

@@ -7,7 +7,8 @@ from pydantic_core import PydanticCustomError
 
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Count, Layers, Rate
-from costsim.models.blocks import Padded, Transformer, activate, encoder_layer, layers, loss, norm
+from costsim.models.blocks import Padded, Transformer, activate, encoder_layer, layers, norm
+from costsim.models.head import loss, words
 
 
 class Model(Transformer):
@@ -35,6 +36,9 @@ class Model(Transformer):
 
     @model_validator(mode="after")
     def _classes_of_a_classifier(self) -> "Model":
+        if self.head.chunks > 1 and self.task_head != "masked-lm":
+            message = "head.chunks cuts logits of every token: task_head masked-lm has them"
+            raise PydanticCustomError("value_error", "{message}", {"message": message})
         if (self.classes is None) != (self.task_head == "masked-lm"):
             needs = "needs" if self.classes is None else "has no"
             raise PydanticCustomError(
@@ -90,13 +94,13 @@ def _classes(b: GraphBuilder, model: Model, x: str) -> str:
     return b.linear(x, "logits", ("classes",))
 
 
-def _words(b: GraphBuilder, model: Model, x: str, table: str) -> str:
-    """The logits of the vocabulary, [batch, tokens, vocab], for every token: the loss skips those without a label."""
+def _words(b: GraphBuilder, model: Model, x: str, table: str, smoothing: float) -> str:
+    """The loss of predicting the word of every token of x [batch, tokens, model] that has a label."""
     x = b.linear(x, "dense", ("model",))
     x = activate(b, model, x)
     x = norm(b, model, x, "dense_norm")
-    logits = b.op("btd,vd->btv", x, table, name="logits")
-    return b.op("add_bias", logits, b.given("logits.bias", ("vocab",), role="weight"), name="logits.add_bias")
+    bias = b.given("logits.bias", ("vocab",), role="weight")
+    return words(b, model.head, x, table, smoothing, bias)
 
 
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
@@ -108,6 +112,6 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
     with b.scope("head", layer=True):
         if model.norm != "post":
             x = norm(b, model, x, "norm")
-        masked = model.task_head == "masked-lm"
-        logits = _words(b, model, x, "embedding.tokens.weight") if masked else _classes(b, model, x)
-        return loss(b, logits, label_smoothing)
+        if model.task_head == "masked-lm":
+            return _words(b, model, x, "embedding.tokens.weight", label_smoothing)
+        return loss(b, _classes(b, model, x), label_smoothing)

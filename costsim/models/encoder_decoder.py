@@ -8,7 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Count, Layers, Strict
-from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer, layers, loss, norm
+from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer, layers, norm
+from costsim.models.head import words
 
 
 class Model(Transformer):
@@ -115,7 +116,5 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
         table = target_table
         if model.tied == "none":
             table = b.given("logits.weight", ("target_vocab", "model"), role="weight")
-        logits = b.op("btd,vd->btv", y, table, name="logits")
-        if model.logits_bias:
-            logits = b.op("add_bias", logits, b.given("logits.bias", ("target_vocab",)), name="logits.add_bias")
-        return loss(b, logits, label_smoothing)
+        bias = b.given("logits.bias", ("target_vocab",)) if model.logits_bias else None
+        return words(b, model.head, y, table, label_smoothing, bias)

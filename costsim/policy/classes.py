@@ -204,10 +204,10 @@ def _storage_classes(graph: Graph, match: _Matcher) -> tuple[list[Candidate], di
     stored, forms = Numbering(), Numbering()
     stored_as: dict[str, int] = {}
     form_of: dict[str, int] = {}
-    producer = graph.producer
+    producer, viewed = graph.producer, graph.viewed
     for name, (_, dims, role, layer, values, alias, trainable, recomputes) in graph.tensors.items():
-        if alias is not None:
-            number = stored_as[alias]  # written in place: one memory, one format
+        if (held := alias or viewed.get(name)) is not None:
+            number = stored_as[held]  # written in place, or a view: one memory, one format
         else:
             maker = producer.get(name)
             phase, gemm, op_name = (rule_phase(maker), maker.gemm, maker.original) if maker else (None, None, "")
@@ -223,7 +223,7 @@ def _naming(graph: Graph, match: _Matcher) -> Callable[[Op], Matched]:
     """By op: the globs by which rules can ask for copies of its operands.
 
     Rules about operands are about GEMMs, so a glob that matches one selects GEMMs alone, whatever else it matches. Ops
-    that write in place read no copies.
+    that write in place, or are views, read no copies.
     """
 
     def matched(op: Op) -> Matched:
@@ -234,7 +234,7 @@ def _naming(graph: Graph, match: _Matcher) -> Callable[[Op], Matched]:
     def naming(op: Op) -> Matched:
         if op.gemm:
             return matched(op)
-        in_place = any(graph.tensors[name].alias is not None for name in op.outputs)
+        in_place = op.kind.lies_in or any(graph.tensors[name].alias is not None for name in op.outputs)
         return Matched() if op.phase == "update" or in_place else matched(op) - of_gemms
 
     return naming

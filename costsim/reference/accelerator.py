@@ -64,7 +64,7 @@ class Accelerator:
     values: Values = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)  # by op, or by cast
     _dram: dict[Item, Array | Packed] = field(default_factory=dict)
-    _bits: dict[Item, int] = field(default_factory=dict)  # of what is in DRAM as pairs that meet
+    _bits: dict[Item, int] = field(default_factory=dict)  # of what is in DRAM as pairs that meet, or as a view
     _chip: dict[Item, Array] = field(default_factory=dict)
 
     def give(self, name: str, x: Array) -> None:
@@ -80,6 +80,9 @@ class Accelerator:
         """Run one op. `counts` is False where the op only starts a sum of gradients, which is no cost of a step."""
         if self.plan.starts_kernel(op):
             self._chip = {}
+        if op.kind.view:
+            self._view(op, micro)
+            return
         self._cast(op, micro, counts)
         record = self._record(op.name, counts)
         looked_up = [i for i in range(len(op.inputs)) if self._is_looked_up(op, i)]
@@ -98,6 +101,17 @@ class Accelerator:
         for item in self.plan.casts.get(op.position, {}):
             if item[1] is not None and item[1].transient:
                 del self._dram[item]
+
+    def _view(self, op: Op, micro: int) -> None:
+        """Have the results of a view in DRAM, where they are already: numbers as they are held, and no move."""
+        operands = [self._fetch((self.plan.graph.root[name], None))[0] for name in op.inputs]
+        results, _ = self.compute(op, operands, micro=micro)
+        for name, x in zip(op.outputs, results, strict=True):
+            item: Item = (name, None)
+            self.values[name] = self._dram[item] = x
+            format, axes = self.plan.format_of(item)
+            if self.measure and format is not None:
+                self._bits[item] = pack(self._ready(item, x), format, axes).bits
 
     def _record(self, name: str, counts: bool) -> Measured:
         """Where to note what an op or a cast does; nowhere that is looked at, if it is no cost of a step."""
@@ -198,4 +212,6 @@ class Accelerator:
     def _fetch(self, item: Item) -> tuple[Array, int]:
         """Numbers from DRAM, and how many bits they took."""
         stored = self._dram[item]
-        return (unpack(stored), self._bits.get(item, stored.bits)) if isinstance(stored, Packed) else (stored, 0)
+        if isinstance(stored, Packed):
+            return unpack(stored), self._bits.get(item, stored.bits)
+        return stored, self._bits.get(item, 0)

@@ -8,7 +8,6 @@ import numpy as np
 from costsim.graph.graph import Graph
 from costsim.reference.numpy_ops import Array
 
-
 _OF_ONE_PLUS = {"rms_norm_1p", "convert"}  # what reads the weight of a norm that scales by 1 + weight
 
 
@@ -35,8 +34,10 @@ def _bound(graph: Graph, name: str) -> int:
     for op, _ in graph.readers[name]:
         if op.kind.name == "embed":
             return graph.shape(op.inputs[0])[0]
-        if op.kind.name == "cross_entropy":
+        if op.kind.input_names[:2] == ("logits", "labels"):
             return graph.shape(op.inputs[0])[-1]
+        if op.kind.view:
+            return _bound(graph, op.outputs[0])
     return 1
 
 

@@ -100,7 +100,6 @@ class Executor:
         graph = self.graph
         given = [t.name for t in graph.tensors.values() if t.role == "data" and t.name not in graph.producer]
         ops = [op for op in graph.ops if op.phase in phases]
-        ends = [op.outputs[0] for op in ops if op.kind.name == "cross_entropy"]
         losses: list[float] = []
         number = 0
         for micro, batch in enumerate(batches):
@@ -109,7 +108,7 @@ class Executor:
             for op in ops:
                 starts = micro < graph.micro_batches - op.times  # the first gradient is the sum: nothing to add yet
                 accelerator.run(op, micro, counts=not starts)
-            losses += [float(accelerator.values[name]) for name in ends]
+            losses.append(float(accelerator.values[graph.loss]))
             number += 1
         if number != graph.micro_batches:
             raise ValueError(f"the graph takes {graph.micro_batches} micro-batches, got {number}")

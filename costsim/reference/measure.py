@@ -88,6 +88,8 @@ def compare(graph: Graph, predicted: dict[str, Spent], steps: list[dict[str, flo
     names: dict[str, list[str]] = {}
     times: Counter[str] = Counter()
     for op in graph.ops:
+        if op.kind.view:
+            continue  # it is in no kernel
         groups = (op.kind.name, "GEMMs" if op.kind.is_contraction else "others", "total")
         for group in groups:
             names.setdefault(group, []).append(op.name)

@@ -113,9 +113,8 @@ class TorchStep:
         last: dict[str, int] = {}
         for op in self.graph.ops:
             last |= {self.graph.root[name]: op.position for name in (*op.inputs, *op.outputs)}
-        losses = {op.outputs[0] for op in self.graph.ops if op.kind.name == "cross_entropy"}
         for name, position in last.items():
-            if name not in self._given and name not in losses:
+            if name not in self._given and name != self.graph.loss:
                 self._dead[position].append(name)
 
     def _run(self, op: Op, values: dict[str, Tensor]) -> None:
@@ -152,13 +151,12 @@ class TorchStep:
         seconds: defaultdict[str, float] = defaultdict(float)
         values = dict(self._given)
         torch.set_float32_matmul_precision("highest")  # not TF32
-        ends = [op.outputs[0] for op in self.graph.ops if op.kind.name == "cross_entropy"]
         try:
             with torch.no_grad():
                 for micro, batch in enumerate(self._batches):
                     values |= batch
                     self._phase(("forward", *AFTER_FORWARD), values, micro, seconds)
-                    self.losses += [float(values[name]) for name in ends]
+                    self.losses.append(float(values[self.graph.loss]))
                 self._phase(("update",), values, self.graph.micro_batches - 1, seconds)
         except torch.OutOfMemoryError:
             raise InputError(f"{self.device}: a step does not fit into memory; --set narrows the model") from None

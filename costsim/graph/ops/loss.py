@@ -7,10 +7,38 @@ from typing import Any
 from costsim.graph.ops.register import Array, np, op, total
 
 
-def _row_weights(labels: Array, ignore: int, share: float, dtype: Any) -> Array:
-    """share / (number of rows that count) for each row that counts, 0 for the others."""
-    counts = labels != ignore
-    return (counts * (share / max(int(counts.sum()), 1))).astype(dtype)
+def _row_weights(labels: Array, counted: int, ignore: int, share: float, dtype: Any) -> Array:
+    """share / counted for each row that counts, 0 for the others."""
+    return ((labels != ignore) * (share / max(counted, 1))).astype(dtype)
+
+
+def _counted(labels: Array, ignore: int) -> int:
+    """The number of rows that count."""
+    return int((labels != ignore).sum())
+
+
+def _cross_entropy(
+    logits: Array, labels: Array, counted: int, smoothing: float, ignore: int, share: float
+) -> tuple[Array, Array]:
+    """The loss of these rows, of so many that count in all, and logp."""
+    z = logits - np.maximum.reduce(logits, axis=-1, keepdims=True, initial=-np.inf)
+    logp = z - np.log(total(np.exp(z)))
+    weights = _row_weights(labels, counted, ignore, share, logits.dtype)
+    picked = np.take_along_axis(logp, np.where(labels == ignore, 0, labels)[..., None], -1)[..., 0]
+    rows = picked * (smoothing - 1) + total(logp)[..., 0] * (-smoothing / logits.shape[-1])
+    return np.add.reduce((rows * weights).reshape(-1), initial=0), logp
+
+
+def _cross_entropy_grad(
+    dloss: Array | None, logp: Array, labels: Array, counted: int, smoothing: float, ignore: int, share: float
+) -> Array:
+    """The gradient of the logits of these rows; dloss None is 1."""
+    weights = _row_weights(labels, counted, ignore, share, logp.dtype)
+    w = (weights if dloss is None else dloss * weights)[..., None]
+    dlogits = (np.exp(logp) - smoothing / logp.shape[-1]) * w
+    at = np.where(labels == ignore, 0, labels)[..., None]
+    np.put_along_axis(dlogits, at, np.take_along_axis(dlogits, at, -1) - w * (1 - smoothing), -1)
+    return dlogits
 
 
 @op(
@@ -26,12 +54,7 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float, ignore: int, s
 
     Keeps logp for the backward. Label smoothing as in torch.nn.functional.cross_entropy; `share` is 1 / micro-batches.
     """
-    z = logits - np.maximum.reduce(logits, axis=-1, keepdims=True, initial=-np.inf)
-    logp = z - np.log(total(np.exp(z)))
-    weights = _row_weights(labels, ignore, share, logits.dtype)
-    picked = np.take_along_axis(logp, np.where(labels == ignore, 0, labels)[..., None], -1)[..., 0]
-    rows = picked * (smoothing - 1) + total(logp)[..., 0] * (-smoothing / logits.shape[-1])
-    return np.add.reduce((rows * weights).reshape(-1), initial=0), logp
+    return _cross_entropy(logits, labels, _counted(labels, ignore), smoothing, ignore, share)
 
 
 @op(
@@ -44,8 +67,67 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float, ignore: int, s
 )
 def cross_entropy_grad(dloss: Array, logp: Array, labels: Array, smoothing: float, ignore: int, share: float) -> Array:
     """dlogits = (softmax - s/V) w, minus (1-s) w at the label, with w = dloss share / rows that count."""
-    w = (dloss * _row_weights(labels, ignore, share, logp.dtype))[..., None]
-    dlogits = (np.exp(logp) - smoothing / logp.shape[-1]) * w
-    at = np.where(labels == ignore, 0, labels)[..., None]
-    np.put_along_axis(dlogits, at, np.take_along_axis(dlogits, at, -1) - w * (1 - smoothing), -1)
-    return dlogits
+    return _cross_entropy_grad(dloss, logp, labels, _counted(labels, ignore), smoothing, ignore, share)
+
+
+# --- chunks of rows ---------------------------------------------------------------------------------------------------
+
+
+@op(
+    "labels[...] -> counted[]",
+    work={"...": {"cmp": 1, "add": 1}},
+    grads={"labels": None},
+    params=("ignore",),
+    values="index",
+    fuses=False,
+    torch="loss.count_labels",
+)
+def count_labels(labels: Array, ignore: int) -> Array:
+    """counted = how many rows are not labelled `ignore`: what the losses of all chunks of rows are divided by."""
+    return np.asarray((labels != ignore).sum())
+
+
+_CHUNK = "logits[... v], labels[...], counted[]"
+_CHUNK_PARAMS = ("smoothing", "ignore", "share")
+
+
+@op(
+    f"{_CHUNK} -> loss[], logp[... v]",
+    work={"... v": {"cmp": 1, "add": 4, "exp": 1}, "...": {"log": 1, "mul": 3, "add": 2}},
+    grads={"logits": "cross_entropy_chunk_grad(dloss, logp, labels, counted)", "labels": None, "counted": None},
+    params=_CHUNK_PARAMS,
+    fuses=False,
+    torch="loss.cross_entropy_chunk",
+)
+def cross_entropy_chunk(logits: Array, labels: Array, counted: Array, **params: Any) -> tuple[Array, Array]:
+    """What a chunk of rows adds to `cross_entropy` of all, of which so many are counted. Keeps logp."""
+    return _cross_entropy(logits, labels, int(counted), **params)
+
+
+@op(
+    "dloss[], logp[... v], labels[...], counted[] -> dlogits[... v]",
+    work={"... v": {"exp": 1, "add": 1, "mul": 1}, "...": {"mul": 2, "add": 1}},
+    grads={"dloss": None, "logp": None, "labels": None, "counted": None},
+    params=_CHUNK_PARAMS,
+    fuses=False,
+    torch="loss.cross_entropy_chunk_grad",
+)
+def cross_entropy_chunk_grad(dloss: Array, logp: Array, labels: Array, counted: Array, **params: Any) -> Array:
+    """As `cross_entropy_grad`, of a chunk of rows."""
+    return _cross_entropy_grad(dloss, logp, labels, int(counted), **params)
+
+
+@op(
+    f"{_CHUNK} -> loss[], grad[... v]",
+    work={"... v": {"cmp": 1, "add": 5, "exp": 2, "mul": 1}, "...": {"log": 1, "mul": 3, "add": 3}},
+    grads={"logits": "grad", "labels": None, "counted": None},
+    unit=("dloss",),
+    lies_in={"grad": "logits"},
+    params=_CHUNK_PARAMS,
+    fuses=False,
+    torch="loss.cross_entropy_in_place",
+)
+def cross_entropy_in_place(logits: Array, labels: Array, counted: Array, **params: Any) -> tuple[Array, Array]:
+    """`cross_entropy_chunk` and, in the memory of the logits, their gradient. Source: Hsu et al., arXiv:2410.10989."""
+    loss, logp = _cross_entropy(logits, labels, int(counted), **params)
+    return loss, _cross_entropy_grad(None, logp, labels, int(counted), **params)

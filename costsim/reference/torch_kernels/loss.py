@@ -5,16 +5,22 @@ from typing import Any
 from costsim.reference.torch_kernels.library import Tensor, aten, torch
 
 
-def _row_weights(labels: Tensor, ignore: int, share: float, dtype: Any) -> Tensor:
-    """share / (number of rows that count) for each row that counts, 0 for the others."""
-    counts = (labels != ignore).to(dtype)
-    return counts * (share / counts.sum().clamp(min=1))
+def _row_weights(labels: Tensor, counted: Tensor, ignore: int, share: float, dtype: Any) -> Tensor:
+    """share / counted for each row that counts, 0 for the others."""
+    return (labels != ignore).to(dtype) * (share / counted.to(dtype).clamp(min=1))
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, ignore: int, share: float) -> tuple[Tensor, Tensor]:
+def count_labels(labels: Tensor, ignore: int) -> Tensor:
+    """A comparison, and a sum."""
+    return (labels != ignore).sum()
+
+
+def cross_entropy_chunk(
+    logits: Tensor, labels: Tensor, counted: Tensor, smoothing: float, ignore: int, share: float
+) -> tuple[Tensor, Tensor]:
     """The logarithm of softmax, what is picked of it, and its sum if labels are smoothed."""
     logp = logits.log_softmax(-1)
-    weights = _row_weights(labels, ignore, share, logits.dtype)
+    weights = _row_weights(labels, counted, ignore, share, logits.dtype)
     picked = logp.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     rows = picked * (smoothing - 1)
     if smoothing:
@@ -22,11 +28,32 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, ignore: int,
     return (rows * weights).sum(), logp
 
 
-def cross_entropy_grad(
-    dloss: Tensor, logp: Tensor, labels: Tensor, smoothing: float, ignore: int, share: float
+def cross_entropy_chunk_grad(
+    dloss: Tensor, logp: Tensor, labels: Tensor, counted: Tensor, smoothing: float, ignore: int, share: float
 ) -> Tensor:
     """The gradient of logp, then that of the logits."""
-    weights = (dloss * _row_weights(labels, ignore, share, logp.dtype))[..., None]
+    weights = (dloss * _row_weights(labels, counted, ignore, share, logp.dtype))[..., None]
     dlogp = torch.zeros_like(logp) if not smoothing else (weights * (-smoothing / logp.shape[-1])).expand_as(logp)
     dlogp = dlogp.contiguous().scatter_add_(-1, labels.clamp(min=0)[..., None], weights * (smoothing - 1))
     return aten._log_softmax_backward_data(dlogp, logp, -1, logp.dtype)
+
+
+def cross_entropy_in_place(
+    logits: Tensor, labels: Tensor, counted: Tensor, smoothing: float, ignore: int, share: float
+) -> tuple[Tensor, Tensor]:
+    """Both; PyTorch has no kernel that overwrites the logits."""
+    loss, logp = cross_entropy_chunk(logits, labels, counted, smoothing, ignore, share)
+    one = torch.ones((), dtype=logits.dtype, device=logits.device)
+    return loss, cross_entropy_chunk_grad(one, logp, labels, counted, smoothing, ignore, share)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, ignore: int, share: float) -> tuple[Tensor, Tensor]:
+    """All rows as one chunk."""
+    return cross_entropy_chunk(logits, labels, count_labels(labels, ignore), smoothing, ignore, share)
+
+
+def cross_entropy_grad(
+    dloss: Tensor, logp: Tensor, labels: Tensor, smoothing: float, ignore: int, share: float
+) -> Tensor:
+    """All rows as one chunk."""
+    return cross_entropy_chunk_grad(dloss, logp, labels, count_labels(labels, ignore), smoothing, ignore, share)
