@@ -60,6 +60,15 @@ def test_losses_and_gradients_are_those_of_transformers(name, way, tmp_path):
         assert projection == pytest.approx(kept[1], abs=1e-6 * kept[0]), weight
 
 
+def test_the_shipped_workload_is_the_imported_config(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text(workload_of(Path(__file__).parent / "data" / "configs" / "gemma-2-2b.json").text)
+    shipped, imported = (prepare(Request(name)).file for name in ("gemma-2-2b", str(path)))
+    assert shipped.model.items() <= imported.model.items()
+    assert shipped.attention_pairs == imported.attention_pairs == "window"
+    assert prepare(Request("gemma-2-2b")).graph.parameters == 2_614_341_888
+
+
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 WAYS = {
