@@ -187,7 +187,7 @@ def test_the_file_is_complete(name, tmp_path):
     assert (job.baseline.name, job.convention.law, job.convention.traffic) == ("fp32", "product", "fused")
     assert (job.convention.scope, job.convention.steps) == ("step", 1000)
     module = family(job.file.model["family"])
-    left_out = {"lora", "experts", "tied", "kv_heads", "head_dim", "windows"}
+    left_out = {"lora", "experts", "head", "tied", "kv_heads", "head_dim", "windows"}
     left_out |= {"query_pre_attn_scalar", "attention_softcap", "logits_softcap"}
     assert set(module.Model.model_fields) - set(job.file.model) <= left_out
     assert set(module.Batch.model_fields) - set(job.file.batch) <= {"lengths"}
