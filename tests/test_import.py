@@ -656,12 +656,12 @@ def test_refused_in_one_line(case, tmp_path):
         ("model_type: gpt2\n", ":1:1: not valid JSON: expecting value"),
         ('["gpt2"]', ':1:1: expected an object, got ["gpt2"]'),
         *(
-            (f'{{"a": ["NaN {{[\\"", 3e300],\n "n_embd": {number}}}', f":2:{14 if '.' in number else 12}: {message}")
+            (f'{{"a": ["NaN {{[\\"", 3e300],\n "n_embd": {number}}}', f":2:12: {message}")
             for number, message in (
                 ("NaN", "not valid JSON: NaN is no JSON number"),
                 ("-Infinity", "not valid JSON: -Infinity is no JSON number"),
                 ("1" * 5000, "a number of 5000 digits is out of range"),
-                ("0." + "1" * 5000, "a number of 5000 digits is out of range"),
+                ("0." + "1" * 5000, "a number of 5001 digits is out of range"),
             )
         ),
         ("[" * 100_000, ":1:33: nested more than 32 deep"),
@@ -678,7 +678,7 @@ def test_bad_json(text, expected, tmp_path):
     path = write(tmp_path, text)
     with pytest.raises(InputError) as caught:
         workload_of(path)
-    assert str(caught.value).startswith(f"{path}{expected}")
+    assert any(fault.startswith(f"{path}{expected}") for fault in str(caught.value).split("\n"))
 
 
 def test_no_such_file(tmp_path):

@@ -115,7 +115,7 @@ def load_hardware(name: str, named_by: Document | None = None, at: Where = ()) -
     document = parse_yaml(files.read_text(path), str(path))
     _check_version(document)
     file, errors = schema.read(schema_hardware.Hardware, document)
-    checks = (_energy_table, _empty_sources, _unknown_sources, _second_rates, _falling_sizes)
+    checks = (_energy_table, _sources, _second_rates, _falling_sizes)
     refuse([*errors, *apart(*(partial(check, document, file) for check in checks))])
     return Hardware(
         name=path.stem,
@@ -208,17 +208,14 @@ def _energy_table(document: Document, file: schema_hardware.Hardware) -> Iterato
         yield document.error(("energy_table",), f"unknown energy table {one_line(name)!r}{nearest(name, TABLES)}")
 
 
-def _empty_sources(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
-    for key, text in file.sources.items():
-        if not text.strip():
-            yield document.error(("sources", key), "expected what the source is, got nothing")
-
-
-def _unknown_sources(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
-    """Keys of sources that are not there; which are there is known, whatever they say."""
+def _sources(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
+    """Sources that say nothing, and keys of sources that are not there; which are there is known, whatever they say."""
     known = document.data.get("sources")
     if not isinstance(known, dict):
         return
+    for key, text in known.items():
+        if isinstance(text, str) and not text.strip():
+            yield document.error(("sources", key), "expected what the source is, got nothing")
     for at, figure in _figures(file):
         for i, key in enumerate(vars(figure).get("source", ())):
             if key not in known:

@@ -60,7 +60,7 @@ def unreadable(data: Any) -> Iterator[Fault]:
     """What is wrong with all the values of some data that cannot be read."""
     if isinstance(data, Unreadable):
         yield data.fault
-    elif isinstance(data, (dict, tuple)):
+    elif isinstance(data, (dict, tuple, list)):
         for item in data.values() if isinstance(data, dict) else data:
             yield from unreadable(item)
 

@@ -150,7 +150,7 @@ def read(section: type[Section], document: Document, at: tuple[str, ...] = ()) -
     try:
         return section.model_validate(data), []
     except ValidationError as failure:
-        errors = failure.errors(include_url=False)
+        errors = [error for error in failure.errors(include_url=False) if not _only_seems_short(error)]
     own = _own(section, errors)
     bad = [*(error["loc"] for error in errors), *_misspelt(section, errors)]
     part, clashes = _part(section, data, bad)
@@ -169,6 +169,11 @@ def _fault(section: type[Strict], error: Any, document: Document, at: tuple[str,
     return document.error((*at, *place), message).faults[0]
 
 
+def _only_seems_short(error: Any) -> bool:
+    """Whether a list is too short only because pydantic counts no items that are wrong."""
+    return error["type"] == "too_short" and bool(len(error["input"]) >= error["ctx"]["min_length"])
+
+
 def _misspelt(section: type[Strict], errors: list[Any]) -> set[Where]:
     """The fields that unknown keys stand for."""
     unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
@@ -176,14 +181,12 @@ def _misspelt(section: type[Strict], errors: list[Any]) -> set[Where]:
 
 
 def _own(section: type[Strict], errors: list[Any]) -> list[Any]:
-    """Errors that follow from no other, as a field does that is missing because it is misspelt, or a list too short."""
+    """Errors that follow from no other, as a field does that is missing because it is misspelt."""
     misspelt = _misspelt(section, errors)
     return [
         error
         for error in errors
-        if not isinstance(error["input"], Unreadable)
-        and not (error["type"] == "missing" and error["loc"] in misspelt)
-        and not (error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"])
+        if not isinstance(error["input"], Unreadable) and not (error["type"] == "missing" and error["loc"] in misspelt)
     ]
 
 

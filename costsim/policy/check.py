@@ -1,5 +1,6 @@
 """What no schema sees of a policy: numbers that no format has, levels and phases that do not go together."""
 
+import re
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from functools import partial
@@ -7,7 +8,8 @@ from functools import partial
 from costsim.errors import InputError, UnreadError, apart, near, refuse
 from costsim.inputs import schema_policy
 from costsim.inputs.document import Where
-from costsim.policy.levels import Fault, fill, mentioned
+from costsim.inputs.schema_policy import LEVEL
+from costsim.policy.levels import Fault, fill, mentioned, unknown_level
 
 
 def check(file: schema_policy.Policy, fault: Fault) -> None:
@@ -75,10 +77,11 @@ def _end(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[InputErro
 
 
 def _levels(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[InputError]:
-    """Levels that are too many or too few."""
-    if i == 0 and not file.levels and "phases" in file.model_fields_set:
-        yield fault(("phases", i), "changes nothing, for the policy has no levels; leave phases out")
-    if len(file.phases[i].levels) != len(file.levels):
+    """Levels that are too many or too few, or phases of a policy that has none."""
+    if not file.levels:
+        if i == 0 and "phases" in file.model_fields_set:
+            yield fault(("phases", i), "changes nothing, for the policy has no levels; leave phases out")
+    elif len(file.phases[i].levels) != len(file.levels):
         yield fault(("phases", i, "levels"), f"expected {len(file.levels)} numbers for {list(file.levels)}")
 
 
@@ -106,18 +109,20 @@ def _steps(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
 
 
 def _formats(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
-    """Formats that a phase's numbers make of templates, and that there are not."""
+    """Formats of levels that there are not, and those that a phase's numbers make and that there are not."""
     sections: list[tuple[Where, schema_policy.Policy | schema_policy.Rule]] = [((), file)]
     sections += [(("rules", j), rule) for j, rule in enumerate(file.rules)]
-    places: dict[str, list[Where]] = {}  # by template
+    known, places = {*file.levels, *file.numbers}, []
     for at, section in sections:
-        for name in ("format", "accumulator"):
-            if template := vars(section).get(name):
-                places.setdefault(template, []).append((*at, name))
+        for field in ("format", "accumulator"):
+            template = vars(section).get(field) or ""
+            names = re.findall(LEVEL, template)
+            yield from (fault((*at, field), unknown_level(name, known)) for name in names if name not in known)
+            if names and known.issuperset(names):
+                places.append(((*at, field), template))
     for i in _whole(file):
-        for template, of_template in places.items():
-            for at in of_template if "<" in template else ():
-                try:
-                    fill(file, fault, at, template, i)
-                except InputError as error:
-                    yield error
+        for at, template in places:
+            try:
+                fill(file, fault, at, template, i)
+            except InputError as error:
+                yield error

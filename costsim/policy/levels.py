@@ -1,7 +1,7 @@
 """The formats that a rule's template stands for: `bfp<q0>` is bfp4 in a phase whose level q0 is 4."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from costsim.errors import InputError, nearest, one_line
 from costsim.formats.format import Format
@@ -21,6 +21,11 @@ def mentioned(file: schema_policy.Policy) -> frozenset[str]:
     return frozenset(name for text in set(texts) if text for name in re.findall(LEVEL, text))
 
 
+def unknown_level(name: str, known: Iterable[str]) -> str:
+    """What is wrong with a template that mentions what is neither a level nor a number."""
+    return f"unknown level or number {one_line(name)!r}{nearest(name, known)}"
+
+
 def fill(
     file: schema_policy.Policy, fault: Fault, at: Where, template: str, index: int, row: Mapping[str, int] | None = None
 ) -> Format:
@@ -34,7 +39,7 @@ def fill(
     names = re.findall(LEVEL, template)
     for name in names:
         if name not in known:
-            raise fault(at, f"unknown level or number {one_line(name)!r}{nearest(name, known)}")
+            raise fault(at, unknown_level(name, known))
     try:
         if names:
             at = ("phases", index, "levels") if names[0] in levels else ("numbers", names[0])
