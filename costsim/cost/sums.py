@@ -17,7 +17,7 @@ from costsim.formats.format import Format
 from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
-from costsim.policy.assign import Assignment
+from costsim.policy.assign import Chain
 from costsim.policy.classes import Axes
 
 INTEGER, FLOAT = parse_format("int32"), parse_format("fp32")
@@ -30,7 +30,7 @@ class Sums(NamedTuple):
     additions: Additions
 
 
-class _Factor(NamedTuple):
+class Factor(NamedTuple):
     """One of the two operands that a GEMM multiplies."""
 
     format: Format
@@ -39,12 +39,18 @@ class _Factor(NamedTuple):
     contracted: Axes  # over which the GEMM sums
 
 
-def sums(graph: Graph, assignment: Assignment, op: Op, macs: int) -> Sums:
-    """What a GEMM of so many MACs multiplies, and how it adds its products up."""
-    a, b = (_factor(graph, assignment, op, operand) for operand in (0, 1))
-    named = assignment.accumulator(op)
+def factor(graph: Graph, op: Op, operand: int, stored: Format, chain: Chain) -> Factor:
+    """An operand of a GEMM, of a tensor stored in a format, that is read through a chain of copies."""
+    dims, contracted = graph.tensors[op.inputs[operand]].dims, op.kind.contracted[operand]
+    if chain:
+        return Factor(chain[-1].format, dims, chain[-1].axes, contracted)
+    return Factor(stored, dims, stored.block_axes(len(dims)), contracted)
+
+
+def sums(graph: Graph, macs: int, named: Format | None, a: Factor, b: Factor) -> Sums:
+    """What a GEMM of so many MACs multiplies, and how it adds its products up, if named, in that format."""
     if named is None and a.format.whole and b.format.whole:
-        shares = [share for factor in (a, b) if (share := _blocks_of_products(graph, factor)) is not None]
+        shares = [share for each in (a, b) if (share := _blocks_of_products(graph, each)) is not None]
         # Whole, but where sums differ in length.
         of_blocks = max([-(-macs * blocks // products) for blocks, products in shares], default=0)
         additions = tuple([(format, n) for format, n in ((INTEGER, macs - of_blocks), (FLOAT, of_blocks)) if n])
@@ -53,17 +59,8 @@ def sums(graph: Graph, assignment: Assignment, op: Op, macs: int) -> Sums:
     return Sums((a.format, b.format, accumulator), ((accumulator, macs),))
 
 
-def _factor(graph: Graph, assignment: Assignment, op: Op, operand: int) -> _Factor:
-    name, chain = op.inputs[operand], assignment.chain(op, operand)
-    dims, contracted = graph.tensors[name].dims, op.kind.contracted[operand]
-    if chain:
-        return _Factor(chain[-1].format, dims, chain[-1].axes, contracted)
-    format = assignment.format(name)
-    return _Factor(format, dims, format.block_axes(len(dims)), contracted)
-
-
 @lru_cache(maxsize=1024)  # thousands of GEMMs multiply operands of a few shapes and formats
-def _blocks_of_products(graph: Graph, factor: _Factor) -> tuple[int, int] | None:
+def _blocks_of_products(graph: Graph, factor: Factor) -> tuple[int, int] | None:
     """How many blocks of an operand so many products of a sum meet; None if a whole sum has the same scales."""
     format, dims, axes, contracted = factor
     scales = [scale for scale in format.scales if not scale.of_tensor]

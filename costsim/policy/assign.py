@@ -5,7 +5,7 @@ a forward tensor) and an `operand` copy (what a GEMM multiplies, or what an op r
 which copies exist, in which format and where they live, and nothing else; the code knows no policy by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -130,7 +130,7 @@ def _is_among(value: object, values: frozenset[object]) -> bool:
     return not values.isdisjoint(value) if isinstance(value, frozenset) else ("" if value is None else value) in values
 
 
-def _selectors(policy: Policy) -> Selectors:
+def selectors_of(policy: Policy) -> Selectors:
     """The globs of a policy's rules, the numbers of elements that they name, and its widths."""
     rules = policy.file.rules
     layer, name, op = (tuple(sorted(set().union(*(_globs(rule, field) for rule in rules)))) for field in _GLOBS)
@@ -143,7 +143,7 @@ def _shapes(rule: schema_policy.Rule) -> bool:
     return any((rule.format, rule.container, rule.placement, rule.scale_time))
 
 
-class _Matching(dict[Candidate, tuple[int, ...]]):
+class Matching(dict[Candidate, tuple[int, ...]]):
     """By candidate: the numbers of the rules of a policy that match it, in any phase."""
 
     def __init__(self, policy: Policy) -> None:
@@ -154,15 +154,18 @@ class _Matching(dict[Candidate, tuple[int, ...]]):
         return matching
 
 
-_matching = lru_cache(maxsize=64)(_Matching)
+_matching = lru_cache(maxsize=64)(Matching)
 
 
-class _Rules:
-    """The rules of a policy in one phase, and the numbers of those that had a say so far."""
+class Rules:
+    """The rules of a policy in one phase, and the numbers of those that had a say so far.
 
-    def __init__(self, policy: Policy, index: int) -> None:
+    `matching` is that of another policy whose rules select the same.
+    """
+
+    def __init__(self, policy: Policy, index: int, matching: Matching | None = None) -> None:
         self.policy, self.index = policy, index
-        self.matching = _matching(policy)
+        self.matching = _matching(policy) if matching is None else matching
         self.formats: dict[tuple[int, str, tuple[int, ...]], Format] = {}
         self.matched: set[int] = set()
 
@@ -224,7 +227,7 @@ class _Rules:
         refuse(errors)
 
 
-def _stored_format(rules: _Rules, candidate: Candidate, classes: Classes, number: int) -> Format:
+def stored_format(rules: Rules, candidate: Candidate, classes: Classes, number: int) -> Format:
     """The format of the class of stored tensors with that number. Raises InputError if no rule gives one."""
     chosen = rules.choose(candidate)
     if chosen is not None:
@@ -259,10 +262,10 @@ def _axis_name(dims: Dims, axis: int) -> str:
     return f"{dims[axis]}{before + 1}" if before else dims[axis]
 
 
-class _Chains:
+class Chains:
     """Makes the chain of copies of each class of reads, without copies that equal their source."""
 
-    def __init__(self, graph: Graph, rules: _Rules, stored: Sequence[Format]) -> None:
+    def __init__(self, graph: Graph, rules: Rules, stored: Sequence[Format] | Mapping[int, Format]) -> None:
         self.graph, self.rules, self.stored = graph, rules, stored
 
     def extend(self, chain: Chain, read: Read, purpose: str, choice: _Choice, axes: Axes) -> Chain:
@@ -314,14 +317,14 @@ def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
     contracted dims. Boxes of all else that is stored lie along the last dim. Raises InputError for a tensor without a
     format and for a rule that matches nothing.
     """
-    rules, selectors = _Rules(policy, index), _selectors(policy)
+    rules, selectors = Rules(policy, index), selectors_of(policy)
     if policy.widths:
         policy.widths.check_names(
             {t.layer for t in graph.tensors.values()} if policy.widths.by == "layer" else graph.tensors
         )
     classes = classify(graph, selectors)
-    stored = [_stored_format(rules, candidate, classes, i) for i, candidate in enumerate(classes.stored)]
-    make = _Chains(graph, rules, stored).make
+    stored = [stored_format(rules, candidate, classes, i) for i, candidate in enumerate(classes.stored)]
+    make = Chains(graph, rules, stored).make
     chains = [make(read) for read in classes.reads]
     accumulators = [rules.accumulator(candidate) for candidate in classes.stored]
     rules.check_all_matched(graph)

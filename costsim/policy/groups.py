@@ -1,0 +1,89 @@
+"""Groups of tensors as variables: all that agree in some fields of a rule take one format, which is to be chosen."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from costsim.errors import InputError
+from costsim.formats.named import parse_format
+from costsim.graph.graph import Graph
+from costsim.inputs.document import Document, tuples
+from costsim.inputs.schema import validate
+from costsim.inputs.schema_policy import Policy as PolicyFile
+from costsim.policy.assign import Rules, selectors_of
+from costsim.policy.classes import Candidate, Read, classify
+from costsim.policy.policy import Policy, with_rules
+from costsim.policy.space import Space, Variable
+
+Varied = Literal["operand", "stash", "stored"]
+VARIED: tuple[Varied, ...] = ("operand", "stash", "stored")  # copies that GEMMs multiply, that are kept; tensors
+FIELDS = ("role", "layer", "gemm", "operand", "phase")  # of a rule, by which tensors can be told apart
+
+
+class Group(NamedTuple):
+    """Tensors, or reads of them, that take one format."""
+
+    varied: Varied
+    fields: tuple[tuple[str, str], ...]  # of a rule, with the value that all have; what has none is left out
+    placement: str | None  # as the policy has it
+    scale_time: str | None
+
+    @property
+    def name(self) -> str:
+        """Its name in tables and files."""
+        return "/".join((self.varied, *(value for _, value in self.fields)))
+
+    def rule(self, format: str) -> dict[str, Any]:
+        """The fields of the rule that gives it a format."""
+        rule: dict[str, Any] = {} if self.varied == "stored" else {"copy": self.varied}
+        rule |= {name: value if name in ("layer", "phase") else (value,) for name, value in self.fields}
+        said = {"placement": self.placement, "scale_time": self.scale_time}
+        return {**rule, "format": format, **{name: value for name, value in said.items() if value}}
+
+
+def groups_of(graph: Graph, policy: Policy, fields: Sequence[str], varied: Sequence[Varied]) -> list[Group]:
+    """The groups of floating-point tensors of a graph, and of reads, that some fields of rules tell apart."""
+    selectors = selectors_of(policy)
+    layers = tuple(sorted({op.layer for op in graph.ops} | {t.layer for t in graph.tensors.values()} - {""}))
+    seen = selectors._replace(layer=tuple(sorted({*selectors.layer, *layers}))) if "layer" in fields else selectors
+    classes, rules = classify(graph, seen), Rules(policy, 0)
+    groups: dict[Group, None] = {}
+    for what, candidate in _candidates(classes.stored, classes.reads, varied):
+        values = {
+            "role": candidate.role,
+            "layer": next((layer for layer in sorted(candidate.layer) if layer in layers), None),
+            "gemm": candidate.gemm,
+            "operand": candidate.operand,
+            "phase": candidate.phase,
+        }
+        told = tuple((name, value) for name in fields if (value := values[name]) is not None)
+        choice = rules.choose(candidate)
+        placed = (choice.placement or None, choice.scale_time) if choice and what != "stored" else (None, None)
+        groups.setdefault(Group(what, told, *placed))
+    return sorted(groups, key=lambda group: (VARIED.index(group.varied), len(group.fields)))
+
+
+def _candidates(
+    stored: Sequence[Candidate], reads: Sequence[Read], varied: Sequence[Varied]
+) -> Iterator[tuple[Varied, Candidate]]:
+    """What can take a format: operands of GEMMs, what is kept for the backward, tensors as they are stored."""
+    for read in reads:
+        if "operand" in varied and read.candidate.gemm is not None:
+            yield "operand", read.candidate._replace(copy_="operand")
+        if "stash" in varied and read.stashed:
+            yield "stash", read.candidate._replace(copy_="stash")
+    if "stored" in varied:
+        yield from (("stored", candidate) for candidate in stored if candidate.values == "float")
+
+
+def space_of(policy: Policy, groups: Sequence[Group], formats: Sequence[str]) -> Space:
+    """The space in which each group takes any of the formats. Raises InputError for one that holds no numbers."""
+    for name in formats:
+        if parse_format(name).values != "float":
+            raise InputError(f"--formats {name}: holds {parse_format(name).values} values, not numbers")
+    document = Document(
+        f"{policy.name} (groups)", tuples({"description": "", "rules": [g.rule(formats[0]) for g in groups]})
+    )
+    before = len(policy.file.rules)
+    policy = with_rules(policy, validate(PolicyFile, document).rules, document, ())
+    variables = (Variable(group.name, tuple(formats), (before + i,)) for i, group in enumerate(groups))
+    return Space(policy, tuple(variables))

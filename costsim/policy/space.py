@@ -1,0 +1,200 @@
+"""Policies that differ in a few choices: each variable gives rules their format, or a number of the policy its value.
+
+What a tensor is stored as, and the copies through which it is read, hang on a few of the variables only: on those of
+the rules that have a say. `outcomes` finds them, and works out each combination once.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from costsim.errors import InputError, nearest, one_line
+from costsim.formats.format import Format
+from costsim.graph.graph import Graph
+from costsim.inputs.schema_policy import LEVEL, Phase
+from costsim.policy.assign import Assignment, Chain, Chains, Matching, Rules, selectors_of, stored_format
+from costsim.policy.check import check
+from costsim.policy.classes import Candidate, Classes, Read, Selectors, classify
+from costsim.policy.policy import Policy
+
+T = TypeVar("T")
+
+Combination = tuple[int, ...]  # by variable: the place of a choice
+
+
+class Variable(NamedTuple):
+    """Something that can be chosen: the format of rules, by their numbers, or a level or number of the policy."""
+
+    name: str
+    choices: tuple[str, ...]  # names of formats, or whole numbers
+    rules: tuple[int, ...] = ()  # whose format it is; none: it is the policy's level or number of that name
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """All policies that one becomes as variables take their choices. Levels are then the same in all phases."""
+
+    policy: Policy
+    variables: tuple[Variable, ...]
+
+    def __post_init__(self) -> None:
+        known = (*self.policy.file.levels, *self.policy.file.numbers)
+        for variable in self.variables:
+            if not variable.rules and variable.name not in known:
+                hint = nearest(variable.name, known)
+                raise InputError(f"policy {self.policy.name}: no level or number {one_line(variable.name)!r}{hint}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many choices each variable has."""
+        return tuple(len(variable.choices) for variable in self.variables)
+
+    @cached_property
+    def of_rule(self) -> Mapping[int, int]:
+        """By number of a rule: the variable that is its format."""
+        return {rule: i for i, variable in enumerate(self.variables) for rule in variable.rules}
+
+    @cached_property
+    def of_number(self) -> Mapping[str, int]:
+        """By name of a level or number: its variable."""
+        return {variable.name: i for i, variable in enumerate(self.variables) if not variable.rules}
+
+    def point(self, chosen: Mapping[int, int], called: str = "") -> Policy:
+        """The policy with these choices, by variable; the others as the policy has them. Raises InputError."""
+        file = self.policy.file
+        words = {self.variables[i].name: self.variables[i].choices[choice] for i, choice in chosen.items()}
+        formats = {rule: words[self.variables[i].name] for rule, i in self.of_rule.items() if i in chosen}
+        update: dict[str, Any] = {
+            "rules": tuple(
+                rule.model_copy(update={"format": formats[i]}) if i in formats else rule
+                for i, rule in enumerate(file.rules)
+            ),
+            "numbers": {name: int(words[name]) if name in words else n for name, n in file.numbers.items()},
+        }
+        if any(name in words for name in file.levels):
+            levels = zip(file.levels, file.phases[0].levels, strict=True)
+            update["phases"] = (Phase(levels=tuple(int(words.get(name, level)) for name, level in levels)),)
+        policy = replace(self.policy, name=called or self.policy.name, file=file.model_copy(update=update))
+        check(policy.file, policy.error)
+        return policy
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes(Generic[T]):
+    """Something that hangs on a few variables: its distinct values, and which it has for each combination of them.
+
+    Combinations are in order, with the last variable the fastest.
+    """
+
+    variables: tuple[int, ...]
+    which: tuple[int, ...]
+    values: tuple[T, ...]
+
+
+def combinations(space: Space, variables: Sequence[int]) -> list[Combination]:
+    """Every combination of the choices of these variables, in order."""
+    return list(product(*(range(space.sizes[i]) for i in variables)))
+
+
+def outcomes(space: Space, variables: Sequence[int], value: Callable[[Mapping[int, int]], T]) -> Outcomes[T]:
+    """A value worked out for every combination of variables, and the variables among them on which it hangs."""
+    places: dict[T, int] = {}
+    which = [
+        places.setdefault(value(dict(zip(variables, combination, strict=True))), len(places))
+        for combination in combinations(space, variables)
+    ]
+    kept = list(variables)
+    for variable in variables:
+        at = kept.index(variable)
+        size, inner = space.sizes[variable], 1
+        for later in kept[at + 1 :]:
+            inner *= space.sizes[later]
+        first = [number for i, number in enumerate(which) if i // inner % size == 0]
+        spread = [
+            first[i // (inner * size) * inner + i % inner] for i in range(len(which))
+        ]  # what it would be if the variable had no say
+        if spread == which:
+            kept.pop(at)
+            which = first
+    return Outcomes(tuple(kept), tuple(which), tuple(places))
+
+
+class Family:
+    """The assignments of a space on a graph, in one phase: what each class is stored as, and how it is read."""
+
+    def __init__(self, graph: Graph, space: Space, index: int = 0) -> None:
+        self.graph, self.space, self.index = graph, space, index
+        self.selectors: Selectors = selectors_of(space.policy)
+        self.classes: Classes = classify(graph, self.selectors)
+        self._matching = Matching(space.policy)
+        self._rules: dict[tuple[tuple[int, int], ...], Rules] = {}
+        self.stored = [self._stored(i, candidate) for i, candidate in enumerate(self.classes.stored)]
+        self.chains = [self._chain(read) for read in self.classes.reads]
+        self.accumulators = [self._accumulator(candidate) for candidate in self.classes.stored]
+
+    def rules(self, chosen: Mapping[int, int]) -> Rules:
+        """The rules of the policy with these choices."""
+        key = tuple(chosen.items())
+        if key not in self._rules:
+            point = self.space.point(chosen)
+            self._rules[key] = Rules(point, min(self.index, len(point.file.phases) - 1), self._matching)
+        return self._rules[key]
+
+    def pick(self, of: Outcomes[T], chosen: Mapping[int, int]) -> T:
+        """The value for a combination that has at least the variables on which it hangs."""
+        place = 0
+        for i in of.variables:
+            place = place * self.space.sizes[i] + chosen[i]
+        return of.values[of.which[place]]
+
+    def outcomes(self, of: Sequence[Outcomes[Any]], value: Callable[[Mapping[int, int]], T]) -> Outcomes[T]:
+        """A value that hangs on others."""
+        variables = sorted({i for each in of for i in each.variables})
+        return outcomes(self.space, variables, value)
+
+    def assignment(self, chosen: Mapping[int, int]) -> Assignment:
+        """The assignment of a whole combination: the same as that of its policy."""
+        stored, chains, accumulators = (
+            [self.pick(each, chosen) for each in of] for of in (self.stored, self.chains, self.accumulators)
+        )
+        return Assignment(self.classes, stored, chains, accumulators, self.selectors)
+
+    def _variables(self, template: str | None) -> set[int]:
+        of_number = self.space.of_number
+        return {of_number[name] for name in re.findall(LEVEL, template or "") if name in of_number}
+
+    def _of_format(self, candidate: Candidate) -> set[int]:
+        """The variables that have a say in the format of a candidate: of the last rule that names one."""
+        for i in reversed(self._matching[candidate]):
+            template = self.space.policy.file.rules[i].format
+            if template is not None:
+                return {self.space.of_rule[i]} if i in self.space.of_rule else self._variables(template)
+        return set()
+
+    def _stored(self, number: int, candidate: Candidate) -> Outcomes[Format]:
+        variables = sorted(self._of_format(candidate))
+        return outcomes(
+            self.space, variables, lambda chosen: stored_format(self.rules(chosen), candidate, self.classes, number)
+        )
+
+    def _chain(self, read: Read) -> Outcomes[Chain]:
+        copies = [read.candidate._replace(copy_=copy) for copy in ("operand", "stash")]
+        of_stored = self.stored[read.stored]
+        variables = {i for candidate in copies for i in self._of_format(candidate)} | set(of_stored.variables)
+
+        def make(chosen: Mapping[int, int]) -> Chain:
+            stored: Format = self.pick(of_stored, chosen)
+            return Chains(self.graph, self.rules(chosen), {read.stored: stored}).make(read)
+
+        return outcomes(self.space, sorted(variables), make)
+
+    def _accumulator(self, candidate: Candidate) -> Outcomes[Format | None]:
+        rules = self.space.policy.file.rules
+        templates = [rules[i].accumulator for i in self._matching[candidate]] if candidate.gemm else []
+        variables = {
+            i for template in (*templates, self.space.policy.file.accumulator) for i in self._variables(template)
+        }
+        return outcomes(self.space, sorted(variables), lambda chosen: self.rules(chosen).accumulator(candidate))
