@@ -1,16 +1,17 @@
-"""A step compiled to tables: what it costs under any policy of a space, as sums over a few choices each.
+"""A step compiled to tables: what it costs under any policy of a space, as a sum of terms over a few choices each.
 
-A part of an op hangs on how one tensor is stored and read, its arithmetic on how two are: on two or three variables of
-the space each. So each part is counted once for every combination of those, by the very functions that `count` uses,
-and parts that hang on the same variables are one table. A policy then costs a lookup a table; all are exact integers.
+What a read costs hangs on the copies through which that op reads, the arithmetic of a GEMM on those of two operands: on
+two or three variables of the space each. What is made and written of a tensor is a question of whether any of its
+readers wants it. So there are two sorts of terms: a table has a count for every combination of its variables; an
+alternative has one count, if any of its conditions holds. Both are worked out by the very functions that `count` uses.
+A policy then costs a lookup a term; all are exact integers.
 
-int64 holds every sum, which is proved by the sum of each table's largest entries; where it does not, entries are
-Python integers.
+int64 holds every sum, which is proved by the sum of the largest entries; where it does not, they are Python integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -23,15 +24,16 @@ from costsim.cost.laws import LAWS, Law
 from costsim.cost.parts import Part, Parts
 from costsim.cost.row import narrowest_scope
 from costsim.cost.sums import factor, sums
-from costsim.cost.traffic import TensorTraffic, tensor_traffic
+from costsim.cost.traffic import Held, Reading, elsewhere, follow, tensor_traffic
 from costsim.formats.format import Format
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import SCOPES, Scope, Traffic, Writes
-from costsim.policy.assign import Chain
+from costsim.policy.assign import Chain, Copy
 from costsim.policy.space import Family, Outcomes, Space
 
 Integers = NDArray[Any]  # of int64, or of Python integers
+Points = NDArray[np.integer[Any]]  # [policies, variables]: the place of a choice
 
 
 class Counts(NamedTuple):
@@ -44,13 +46,6 @@ class Counts(NamedTuple):
     quantize: int = 0  # conversions of elements to another format
 
 
-class _Form(NamedTuple):
-    """How a tensor is stored, and by reader, through which copies it is read: all that a policy says of it."""
-
-    format: Format
-    chains: tuple[Chain, ...]
-
-
 class Table(NamedTuple):
     """Counts by combination of a few variables, with the last variable the fastest."""
 
@@ -58,149 +53,265 @@ class Table(NamedTuple):
     counts: Integers  # [combinations, what is counted]
 
 
+class Condition(NamedTuple):
+    """For which combinations of a few variables something is so."""
+
+    variables: tuple[int, ...]
+    holds: tuple[bool, ...]
+
+
+class Alternative(NamedTuple):
+    """Counts of what is there if any condition holds."""
+
+    conditions: frozenset[Condition]
+    counts: Integers  # [what is counted]
+
+
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """The tables of a step."""
+    """The terms of a step."""
 
     space: Space
     tables: tuple[Table, ...]
+    alternatives: tuple[Alternative, ...]
 
-    def evaluate(self, points: NDArray[np.integer[Any]]) -> Integers:
-        """Counts of policies, [points, what is counted]; a point is the place of a choice for each variable."""
+    def evaluate(self, points: Points) -> Integers:
+        """Counts of policies, [policies, what is counted]."""
         total = np.zeros((len(points), len(Counts._fields)), self.tables[0].counts.dtype if self.tables else np.int64)
         for variables, counts in self.tables:
-            total += counts.take(_places(self.space.sizes, variables, points), axis=0)
+            total += counts.take(self._places(variables, points), axis=0)
+        for conditions, counts in self.alternatives:
+            any_holds = np.zeros(len(points), bool)
+            for variables, holds in conditions:
+                any_holds |= np.array(holds).take(self._places(variables, points))
+            total += any_holds[:, None] * counts
         return total
 
     def one(self, combination: Sequence[int]) -> Counts:
         """The counts of one policy."""
         return Counts(*map(int, self.evaluate(np.array([combination]))[0]))
 
+    def _places(self, variables: Sequence[int], points: Points) -> NDArray[np.intp]:
+        """By policy: the place of its combination of these variables."""
+        places = np.zeros(len(points), np.intp)
+        for i in variables:
+            places = places * self.space.sizes[i] + points[:, i]
+        return places
 
-def _places(sizes: Sequence[int], variables: Sequence[int], points: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
-    """By point: the place of its combination in a table over these variables."""
-    places = np.zeros(len(points), np.intp)
-    for i in variables:
-        places = places * sizes[i] + points[:, i]
-    return places
 
+class _Reader(NamedTuple):
+    """An op that reads a tensor, as that operand; through which copies."""
 
-_MERGED = 4096  # tables of fewer combinations than this are merged: a lookup less, and still in the cache
+    op: Op
+    operand: int
+    chains: Outcomes[Chain]
 
 
 class _Compiler:
-    """Works out the tables of one graph under one convention."""
+    """Works out the terms of one graph under one convention. `writes`: those of scope gemm, None in other scopes."""
 
-    def __init__(self, graph: Graph, space: Space, index: int, traffic: Traffic, scope: Scope) -> None:
+    def __init__(self, graph: Graph, space: Space, index: int, traffic: Traffic, scope: Scope, writes: Writes) -> None:
         self.graph, self.space = graph, space
+        self.writes = writes if scope == "gemm" else None
+        self.scopes = SCOPES[: SCOPES.index(scope) + 1]
         self.family = Family(graph, space, index)
-        group = group_ops(graph, grouping(traffic, scope))
-        self.kernels = kernel_classes(graph, self.family.selectors, group)
+        self.kernels = kernel_classes(graph, self.family.selectors, group_ops(graph, grouping(traffic, scope)))
         self.parts = Parts(graph, self.kernels)
-        self.forms = {number: self._forms(name) for number, (name, _) in self.kernels.traffic.items()}
-        self.traffic: dict[tuple[int, _Form], TensorTraffic] = {}
         self.tables: dict[tuple[int, ...], Integers] = {}
+        self.alternatives: dict[frozenset[Condition], Integers] = {}
+        self.members: dict[int, int] = {}  # by class: how many tensors it has
+        for number in self.kernels.traffic_of.values():
+            self.members[number] = self.members.get(number, 0) + 1
 
-    def _forms(self, name: str) -> Outcomes[_Form]:
-        family, classes = self.family, self.family.classes
-        stored = family.stored[classes.stored_as[name]]
-        numbers = [classes.read_as.get((op.position, i)) for op, i in self.graph.readers.get(name, ())]
-        chains = [None if number is None else family.chains[number] for number in numbers]
+    # --- what hangs on what ---
 
-        def form(chosen: Mapping[int, int]) -> _Form:
-            read = tuple([() if chain is None else family.pick(chain, chosen) for chain in chains])
-            return _Form(family.pick(stored, chosen), read)
+    def stored(self, name: str) -> Outcomes[Format]:
+        """How a tensor is stored."""
+        return self.family.stored[self.family.classes.stored_as[name]]
 
-        return family.outcomes([stored, *(chain for chain in chains if chain is not None)], form)
+    def chains(self, op: Op, operand: int) -> Outcomes[Chain]:
+        """Through which copies an op reads."""
+        number = self.family.classes.read_as.get((op.position, operand))
+        return Outcomes((), (0,), ((),)) if number is None else self.family.chains[number]
 
-    def _traffic(self, name: str, form: _Form) -> TensorTraffic:
-        number = self.kernels.traffic_of[name]
-        if (number, form) not in self.traffic:
-            traffic = tensor_traffic(self.graph, name, form.format, form.chains, self.kernels.group)
-            self.traffic[number, form] = traffic
-        return self.traffic[number, form]
+    def readers(self, name: str) -> list[_Reader]:
+        """Who reads a tensor."""
+        return [_Reader(op, i, self.chains(op, i)) for op, i in self.graph.readers.get(name, ())]
+
+    # --- terms ---
 
     def add(self, of: Outcomes[Any], counts: Sequence[Counts]) -> None:
         """Add what has these counts, by its value."""
         if any(map(any, counts)):
             table = np.array(counts, object)[list(of.which)]
-            self.tables[of.variables] = self.tables[of.variables] + table if of.variables in self.tables else table
+            self.tables[of.variables] = self.tables.get(of.variables, 0) + table
 
-    def part(self, alike: Alike, slot: int, writes: Writes | None) -> None:
-        """Add what a tensor costs ops that are alike. `writes`: of scope gemm, else None."""
-        op = alike.ops[0]
-        name = (op.inputs + op.outputs)[slot]
-        root = self.graph.root[name]
-        of_name, of_root = (self.forms[self.kernels.traffic_of[each]] for each in (name, root))
-        if name == root:
-            forms: Outcomes[Any] = of_name
-            pairs = [(form, form) for form in of_name.values]
+    def add_if_any(self, conditions: Iterable[Outcomes[bool]], counts: Counts) -> None:
+        """Add what is there if any condition holds."""
+        possible = [condition for condition in conditions if any(condition.values)]
+        if any(not condition.variables for condition in possible):
+            self.add(Outcomes((), (0,), (None,)), [counts])
+        elif possible and any(counts):
+            key = frozenset(Condition(c.variables, tuple([c.values[i] for i in c.which])) for c in possible)
+            self.alternatives[key] = self.alternatives.get(key, 0) + np.array(counts, object)
+
+    # --- reads ---
+
+    def read(self, alike: Alike, slot: int) -> None:
+        """Add what ops that are alike read of an operand, with copies that they make, or have made for one kernel."""
+        op, family = alike.ops[0], self.family
+        name = op.inputs[slot]
+        stored, readers = self.stored(name), self.readers(name)
+        told = {self.graph.reader_number(op, slot)}  # of other readers it matters what they have on chip already
+        if alike.touched[slot]:
+            touches = self.kernels.touched_before(op, slot)
+            told |= {self.graph.reader_number(other, i) for other, i in touches if i < len(other.inputs)}
+
+        def count(chosen: Mapping[int, int]) -> Counts:
+            chains = [family.pick(reader.chains, chosen) if i in told else () for i, reader in enumerate(readers)]
+            traffic = tensor_traffic(self.graph, name, family.pick(stored, chosen), chains, self.kernels.group)
+            parts = [self.parts.read(alike, slot, traffic)]
+            if self.writes is None:
+                casts = self.parts.casts(alike, slot, traffic)
+                parts += [cast.part for cast in casts if cast.written.copy and cast.written.copy.transient]
+            return _of_parts(parts, len(alike.ops))
+
+        counts = family.outcomes([stored, *(readers[i].chains for i in told)], count)
+        self.add(counts, counts.values)
+
+    # --- what is made and written if any reader wants it ---
+
+    def when(self, name: str, wants: _Wants, format: Format | None = None) -> list[Outcomes[bool]]:
+        """By reader of a tensor that may want something: when it does; `format`: if the tensor is stored in that."""
+        stored, group, family = self.stored(name), self.kernels.group, self.family
+        conditions = []
+        for op, _, chains in self.readers(name):
+            readings = [follow(chain, name in self.graph.maker) for chain in chains.values]
+            so = [wants(op, reading, elsewhere(self.graph, name, op, reading, group)) for reading in readings]
+            if any(so):
+                condition = family.outcomes([chains], lambda chosen, of=chains, so=so: so[family.place(of, chosen)])
+                if format is not None and len(stored.values) > 1:
+                    in_format = family.outcomes([stored], lambda chosen: family.pick(stored, chosen) == format)
+                    condition = self.both(condition, in_format)
+                conditions.append(condition)
+        return conditions
+
+    def both(self, a: Outcomes[bool], b: Outcomes[bool]) -> Outcomes[bool]:
+        """When both are so."""
+        pick = self.family.pick
+        return self.family.outcomes([a, b], lambda chosen: pick(a, chosen) and pick(b, chosen))
+
+    def when_operand(self, name: str, held: Held, format: Format | None = None) -> list[Outcomes[bool]]:
+        """When a GEMM reads this of a tensor, and somebody does in another kernel than it was made in."""
+        gemms = self.when(name, lambda op, reading, _: op.gemm is not None and reading.held == held, format)
+        if all(
+            elsewhere(self.graph, name, op, follow((), True), self.kernels.group) for op, _, _ in self.readers(name)
+        ):
+            return gemms
+        others = self.when(name, lambda _, reading, outside: outside and reading.held == held, format)
+        return [self.both(gemm, other) for gemm in gemms for other in others]
+
+    def casts(self, name: str) -> None:
+        """Add the quantize kernels that make copies of a tensor once, for all tensors of its class."""
+        stored, times = self.stored(name), self.members[self.kernels.traffic_of[name]]
+        casts: dict[tuple[Copy, Held], tuple[Op, int]] = {}
+        for op, operand, chains in self.readers(name):
+            if self.counted(op):
+                every = [cast for chain in chains.values for cast in follow(chain, name in self.graph.maker).casts]
+                casts |= {cast: (op, operand) for cast in every if not cast[0].transient and cast not in casts}
+        for (copy, source), (op, operand) in casts.items():
+            formats = stored.values if source is None else stored.values[:1]
+            for format in formats if self.writes is None else formats[:1]:
+                cast = self.parts.cast(op, operand, format, copy, source)
+                if self.writes is not None:
+                    written = Counts(written_bits=times * cast.written.written_bits)
+                    self.add_if_any(
+                        self.when(name, lambda op, r, _, copy=copy: op.gemm is not None and r.held == copy), written
+                    )
+                    continue
+                conditions = self.when(
+                    name,
+                    lambda op, r, _, cast=(copy, source): self.counted(op) and cast in r.casts,
+                    format if source is None else None,
+                )
+                self.add_if_any(conditions, _of_parts([cast.part], times))
+
+    def written(self, alike: Alike, slot: int) -> None:
+        """Add what ops that are alike write of a result, and of the copies of the tensor in whose memory it lies."""
+        op, times = alike.ops[0], len(alike.ops)
+        if self.writes == "none":
+            return self.made(alike, slot)
+        name = op.outputs[slot - len(op.inputs)]
+        root, stored = self.graph.root[name], self.stored(name)
+        operands = self.writes == "operands" and op.gemm is None
+        counts = [
+            Counts(written_bits=times * self.parts.raw(op, slot, format).written_bits) for format in stored.values
+        ]
+        if operands:
+            for format, count in zip(stored.values, counts, strict=True):
+                self.add_if_any(self.when_operand(root, None, format), count)
+        elif root != name or not self.readers(name):
+            self.add(stored, counts)
         else:
-            pick = self.family.pick
-            forms = self.family.outcomes(
-                [of_name, of_root], lambda chosen: (pick(of_name, chosen), pick(of_root, chosen))
-            )
-            pairs = list(forms.values)
-        counts = []
-        for form, form_of_root in pairs:
-            traffic, traffic_of_root = self._traffic(name, form), self._traffic(root, form_of_root)
-            if slot < len(op.inputs):
-                own = self.parts.read(alike, slot, traffic)
-                casts = [cast.part for cast in self.parts.casts(alike, slot, traffic)]
-            else:
-                own, casts = self.parts.written(op, slot, traffic, traffic_of_root), []
-            counted = self._counted(op, own, casts, traffic_of_root, writes)
-            counts.append(_of_parts(counted, len(alike.ops)))
-        self.add(forms, counts)
+            for format, count in zip(stored.values, counts, strict=True):
+                self.add_if_any(self.when(name, _reads(None), format), count)
+        return self.made(alike, slot, operands)
 
-    def _counted(
-        self, op: Op, own: Part, casts: Sequence[Part], of_root: TensorTraffic, writes: Writes | None
-    ) -> Iterator[Part]:
-        """Of an op's parts, what a scope counts, as `count` says it."""
-        if writes is None:
-            yield own
-            yield from casts
+    def made(self, alike: Alike, slot: int, operands: bool = False) -> None:
+        """Add the copies that ops that are alike make along with a result. `operands`: only writes for GEMMs."""
+        op, times = alike.ops[0], len(alike.ops)
+        root = self.graph.root[op.outputs[slot - len(op.inputs)]]
+        if self.graph.maker[root] is not op:
             return
-        if op.gemm is not None:
-            yield own if writes != "none" else own._replace(moves=tuple(move for move in own.moves if move.read_bits))
-        if writes == "operands":
-            for part in casts if op.gemm is not None else (own, *casts):
-                operands = (m for m in part.moves if m.written_bits and self.parts.is_operand(op, m, of_root))
-                yield Part({}, tuple(operands))
+        every = (
+            copy for reader in self.readers(root) for chain in reader.chains.values for copy in follow(chain, True).made
+        )
+        for copy in dict.fromkeys(every):
+            work, move = self.parts.made(op, slot, copy, self.stored(root).values[0])
+            written = Counts(written_bits=times * move.written_bits)
+            if operands:
+                self.add_if_any(self.when_operand(root, copy), written)
+                continue
+            made = self.when(root, lambda _, reading, __, copy=copy: copy in reading.made)
+            self.add_if_any(made, Counts(quantize=times * work["quantize"]))
+            if self.writes != "none":
+                self.add_if_any(self.when(root, _reads(copy)), written)
+
+    # --- arithmetic ---
 
     def arithmetic(self, alike: Alike, law: Law) -> None:
         """Add the cost of the MACs of GEMMs that are alike."""
-        op, family, graph = alike.ops[0], self.family, self.graph
+        op, graph, pick = alike.ops[0], self.graph, self.family.pick
         macs, _ = graph.work(op)
         dims = graph.tensors[op.inputs[0]].dims
         summed = graph.elements(tuple([dims[axis] for axis in op.kind.contracted[0]]))
-        stored = [family.stored[family.classes.stored_as[name]] for name in op.inputs[:2]]
-        numbers = [family.classes.read_as.get((op.position, i)) for i in (0, 1)]
-        chains = [None if number is None else family.chains[number] for number in numbers]
-        named = family.accumulators[family.classes.stored_as[op.outputs[0]]]
+        operands = [(i, self.stored(op.inputs[i]), self.chains(op, i)) for i in (0, 1)]
+        named = self.family.accumulators[self.family.classes.stored_as[op.outputs[0]]]
 
         def price(chosen: Mapping[int, int]) -> int | None:
-            of = [
-                factor(
-                    graph, op, i, family.pick(stored[i], chosen), () if chain is None else family.pick(chain, chosen)
-                )
-                for i, chain in enumerate(chains)
-            ]
-            (a, b, _), additions = sums(graph, macs, family.pick(named, chosen), *of)
-            return law.cost(a, b, summed, macs, additions)
+            a, b = (factor(graph, op, i, pick(stored, chosen), pick(chain, chosen)) for i, stored, chain in operands)
+            pair, additions = sums(graph, macs, pick(named, chosen), a, b)
+            return law.cost(*pair[:2], summed, macs, additions)
 
-        prices = family.outcomes([named, *stored, *(chain for chain in chains if chain is not None)], price)
+        prices = self.family.outcomes([named, *(each for _, *both in operands for each in both)], price)
         times = len(alike.ops)
-        self.add(
-            prices,
-            [
-                Counts(unpriced_macs=times * macs) if each is None else Counts(priced=times * each)
-                for each in prices.values
-            ],
-        )
+        unpriced = Counts(unpriced_macs=times * macs)
+        self.add(prices, [unpriced if each is None else Counts(priced=times * each) for each in prices.values])
+
+    def counted(self, op: Op) -> bool:
+        """Whether the scope has the op, or of what it reads and writes what GEMMs read."""
+        return self.writes is not None or narrowest_scope(op) in self.scopes
 
 
-def _of_parts(parts: Iterator[Part], times: int) -> Counts:
+_Wants = Callable[[Op, Reading, bool], bool]  # of a reader: how it reads, and whether in another kernel
+
+
+def _reads(held: Held) -> _Wants:
+    """Whether a reader reads this from DRAM, itself in another kernel or by a pass before it."""
+    return lambda _, reading, outside: (outside and reading.held == held) or any(s == held for _, s in reading.casts)
+
+
+def _of_parts(parts: Iterable[Part], times: int) -> Counts:
     """The counts of so many times these parts."""
     read = written = quantize = 0
     for work, moves in parts:
@@ -214,51 +325,79 @@ def _of_parts(parts: Iterator[Part], times: int) -> Counts:
 def compile_step(
     graph: Graph, space: Space, traffic: Traffic, scope: Scope, gemm_writes: Writes, law: str, index: int = 0
 ) -> Compiled:
-    """The tables of a step in the phase of that index. Traffic without a buffer only: tiles hang on a whole kernel.
+    """The terms of a step in the phase of that index. Traffic without a buffer only: tiles hang on a whole kernel.
 
     Raises InputError for choices that do not fit.
     """
-    compiler = _Compiler(graph, space, index, traffic, scope)
-    scopes = SCOPES[: SCOPES.index(scope) + 1]
+    compiler = _Compiler(graph, space, index, traffic, scope, gemm_writes)
     for alike in compiler.kernels.alike:
         op = alike.ops[0]
-        if scope == "gemm" and op.gemm is None and gemm_writes != "operands":
+        if not compiler.counted(op):
             continue
-        if scope != "gemm" and narrowest_scope(op) not in scopes:
-            continue
-        for slot in range(len(op.inputs) + len(op.outputs)):
-            compiler.part(alike, slot, gemm_writes if scope == "gemm" else None)
+        if compiler.writes is None or op.gemm is not None:
+            for slot in range(len(op.inputs)):
+                compiler.read(alike, slot)
+        if compiler.writes in (None, "operands") or op.gemm is not None:
+            for slot in range(len(op.outputs)):
+                compiler.written(alike, len(op.inputs) + slot)
         if op.gemm is not None:
             compiler.arithmetic(alike, LAWS[law])
-    return Compiled(space, tuple(_merged(space.sizes, compiler.tables)))
+    if compiler.writes in (None, "operands"):
+        for name, _ in compiler.kernels.traffic.values():
+            compiler.casts(name)
+    return _merged(space, compiler.tables, compiler.alternatives)
 
 
-# --- fewer tables -----------------------------------------------------------------------------------------------------
+# --- fewer terms ------------------------------------------------------------------------------------------------------
+
+_MERGED = 4096  # tables of at most so many combinations are merged: a lookup less, and still in the cache
 
 
 def _widened(sizes: Sequence[int], table: Table, variables: tuple[int, ...]) -> Integers:
     """The counts of a table by combination of more variables, of which it has some, all in order."""
     shape = [sizes[i] if i in table.variables else 1 for i in variables]
-    counts = table.counts.reshape(*shape, table.counts.shape[-1])
-    whole = np.broadcast_to(counts, (*(sizes[i] for i in variables), table.counts.shape[-1]))
-    return whole.reshape(-1, table.counts.shape[-1])
+    counts = table.counts.reshape(*shape, -1)
+    whole = np.broadcast_to(counts, (*(sizes[i] for i in variables), counts.shape[-1]))
+    return whole.reshape(-1, counts.shape[-1])
 
 
-def _merged(sizes: Sequence[int], tables: Mapping[tuple[int, ...], Integers]) -> Iterator[Table]:
-    """Tables in which small ones are merged, as int64 if that holds every sum."""
+def _union(sizes: Sequence[int], parts: Iterable[Sequence[int]]) -> tuple[int, ...] | None:
+    """The variables of several tables, if one of them all is small enough."""
+    union = tuple(sorted({i for variables in parts for i in variables}))
+    return union if prod(sizes[i] for i in union) <= _MERGED else None
+
+
+def _as_table(sizes: Sequence[int], conditions: Iterable[Condition], counts: Integers, union: tuple[int, ...]) -> Table:
+    """An alternative as a table."""
+    holds = [_widened(sizes, Table(of, np.array(so)[:, None]), union) for of, so in conditions]
+    return Table(union, np.logical_or.reduce(holds).astype(object) * counts)
+
+
+def _merged(
+    space: Space, tables: Mapping[tuple[int, ...], Integers], alternatives: Mapping[frozenset[Condition], Integers]
+) -> Compiled:
+    """The terms, where small ones are merged, as int64 if that holds every sum."""
+    sizes, kept = space.sizes, []
+    every = [Table(*item) for item in tables.items()]
+    for conditions, counts in alternatives.items():
+        union = _union(sizes, (condition.variables for condition in conditions))
+        if union is None:
+            kept.append(Alternative(conditions, counts))
+        else:
+            every.append(_as_table(sizes, conditions, counts, union))
     merged: list[Table] = []
-    for variables, counts in sorted(tables.items(), key=lambda item: (-len(item[0]), item[0])):
-        table = Table(variables, counts)
+    for table in sorted(every, key=lambda table: (-len(table.variables), table.variables)):
         for i, other in enumerate(merged):
-            union = tuple(sorted({*variables, *other.variables}))
-            if set(variables) <= set(other.variables) or prod(sizes[v] for v in union) <= _MERGED:
+            union = _union(sizes, (table.variables, other.variables))
+            if union is not None:
                 merged[i] = Table(union, _widened(sizes, table, union) + _widened(sizes, other, union))
                 break
         else:
             merged.append(table)
-    largest = [
-        sum(int(max(column)) for column in columns) for columns in zip(*(t.counts.T for t in merged), strict=True)
-    ]
-    fits = all(bound < 2**63 for bound in largest)
-    for variables, counts in merged:
-        yield Table(variables, counts.astype(np.int64) if fits else counts)
+    largest = [table.counts.max(axis=0) for table in merged] + [counts for _, counts in kept]
+    dtype: Any = np.int64 if all(int(bound) < 2**63 for bound in np.sum(largest, axis=0)) else object
+    return Compiled(
+        space,
+        tuple(table._replace(counts=table.counts.astype(dtype)) for table in merged),
+        tuple(each._replace(counts=each.counts.astype(dtype)) for each in kept),
+    )

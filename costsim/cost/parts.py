@@ -86,7 +86,7 @@ class Parts:
         return Cast(phase, written, Part(self._making(copy, name, times), (*read, written)))
 
     def made(self, op: Op, slot: int, copy: Copy, format: Format) -> tuple[Work, Move]:
-        """The work of a copy that an op makes along with a result, of the tensor in whose memory that lies; its write."""
+        """Of a copy that an op makes along with a result (of the tensor in whose memory that lies): work, and write."""
         root, names = self.graph.root[op.outputs[slot - len(op.inputs)]], op.inputs + op.outputs
         of = names.index(root) if root in names else slot
         return self._making(copy, root, op.times), self._move(op, of, copy, format, op.times, True)

@@ -70,7 +70,8 @@ def tensor_traffic(
     for chain, (op, _) in zip(chains, graph.readers.get(name, ()), strict=True):
         reading = follow(chain, made_here)
         for copy in reading.made:
-            if first.setdefault(copy, copy) is copy:
+            if copy not in first:
+                first[copy] = copy
                 made.append(copy)
         casts.append([])
         for copy, source in reading.casts:

@@ -47,7 +47,7 @@ class Space:
                 hint = nearest(variable.name, known)
                 raise InputError(f"policy {self.policy.name}: no level or number {one_line(variable.name)!r}{hint}")
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """How many choices each variable has."""
         return tuple(len(variable.choices) for variable in self.variables)
@@ -64,6 +64,12 @@ class Space:
 
     def point(self, chosen: Mapping[int, int], called: str = "") -> Policy:
         """The policy with these choices, by variable; the others as the policy has them. Raises InputError."""
+        policy = self.unchecked(chosen)
+        check(policy.file, policy.error)
+        return replace(policy, name=called or policy.name)
+
+    def unchecked(self, chosen: Mapping[int, int]) -> Policy:
+        """As `point`; whether formats exist is seen as they are used."""
         file = self.policy.file
         words = {self.variables[i].name: self.variables[i].choices[choice] for i, choice in chosen.items()}
         formats = {rule: words[self.variables[i].name] for rule, i in self.of_rule.items() if i in chosen}
@@ -77,9 +83,7 @@ class Space:
         if any(name in words for name in file.levels):
             levels = zip(file.levels, file.phases[0].levels, strict=True)
             update["phases"] = (Phase(levels=tuple(int(words.get(name, level)) for name, level in levels)),)
-        policy = replace(self.policy, name=called or self.policy.name, file=file.model_copy(update=update))
-        check(policy.file, policy.error)
-        return policy
+        return replace(self.policy, file=file.model_copy(update=update))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +143,20 @@ class Family:
         """The rules of the policy with these choices."""
         key = tuple(chosen.items())
         if key not in self._rules:
-            point = self.space.point(chosen)
+            point = self.space.unchecked(chosen)
             self._rules[key] = Rules(point, min(self.index, len(point.file.phases) - 1), self._matching)
         return self._rules[key]
 
-    def pick(self, of: Outcomes[T], chosen: Mapping[int, int]) -> T:
-        """The value for a combination that has at least the variables on which it hangs."""
+    def place(self, of: Outcomes[Any], chosen: Mapping[int, int]) -> int:
+        """Which of the values it is for a combination that has at least the variables on which it hangs."""
         place = 0
         for i in of.variables:
             place = place * self.space.sizes[i] + chosen[i]
-        return of.values[of.which[place]]
+        return of.which[place]
+
+    def pick(self, of: Outcomes[T], chosen: Mapping[int, int]) -> T:
+        """The value for a combination that has at least the variables on which it hangs."""
+        return of.values[self.place(of, chosen)]
 
     def outcomes(self, of: Sequence[Outcomes[Any]], value: Callable[[Mapping[int, int]], T]) -> Outcomes[T]:
         """A value that hangs on others."""
