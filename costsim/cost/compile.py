@@ -1,29 +1,24 @@
-"""A step compiled to tables: what it costs under any policy of a space, as a sum of terms over a few choices each.
+"""A step compiled: what it costs under any policy of a space, as a sum of terms that hang on a few choices each.
 
 What a read costs hangs on the copies through which that op reads, the arithmetic of a GEMM on those of two operands: on
 two or three variables of the space each. What is made and written of a tensor is a question of whether any of its
-readers wants it. So there are two sorts of terms: a table has a count for every combination of its variables; an
-alternative has one count, if any of its conditions holds. Both are worked out by the very functions that `count` uses.
-A policy then costs a lookup a term; all are exact integers.
-
-int64 holds every sum, which is proved by the sum of the largest entries; where it does not, they are Python integers.
+readers wants it. Each term is worked out for all its combinations, by the very functions that `count` uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from costsim.cost.classes import Alike, kernel_classes
 from costsim.cost.laws import LAWS, Law
 from costsim.cost.parts import Part, Parts
 from costsim.cost.row import narrowest_scope
 from costsim.cost.sums import factor, sums
+from costsim.cost.terms import Alternative, Condition, Counts, Integers, Table, Terms
 from costsim.cost.traffic import Held, Reading, elsewhere, follow, tensor_traffic
 from costsim.formats.format import Format
 from costsim.graph.fusion import group_ops, grouping
@@ -31,72 +26,6 @@ from costsim.graph.graph import Graph, Op
 from costsim.names import SCOPES, Scope, Traffic, Writes
 from costsim.policy.assign import Chain, Copy
 from costsim.policy.space import Family, Outcomes, Space
-
-Integers = NDArray[Any]  # of int64, or of Python integers
-Points = NDArray[np.integer[Any]]  # [policies, variables]: the place of a choice
-
-
-class Counts(NamedTuple):
-    """What is counted of a step, as in `totals.Total`."""
-
-    priced: int = 0  # the MACs' cost under the law
-    unpriced_macs: int = 0  # MACs of which the law has no price
-    read_bits: int = 0
-    written_bits: int = 0
-    quantize: int = 0  # conversions of elements to another format
-
-
-class Table(NamedTuple):
-    """Counts by combination of a few variables, with the last variable the fastest."""
-
-    variables: tuple[int, ...]
-    counts: Integers  # [combinations, what is counted]
-
-
-class Condition(NamedTuple):
-    """For which combinations of a few variables something is so."""
-
-    variables: tuple[int, ...]
-    holds: tuple[bool, ...]
-
-
-class Alternative(NamedTuple):
-    """Counts of what is there if any condition holds."""
-
-    conditions: frozenset[Condition]
-    counts: Integers  # [what is counted]
-
-
-@dataclass(frozen=True, eq=False)
-class Compiled:
-    """The terms of a step."""
-
-    space: Space
-    tables: tuple[Table, ...]
-    alternatives: tuple[Alternative, ...]
-
-    def evaluate(self, points: Points) -> Integers:
-        """Counts of policies, [policies, what is counted]."""
-        total = np.zeros((len(points), len(Counts._fields)), self.tables[0].counts.dtype if self.tables else np.int64)
-        for variables, counts in self.tables:
-            total += counts.take(self._places(variables, points), axis=0)
-        for conditions, counts in self.alternatives:
-            any_holds = np.zeros(len(points), bool)
-            for variables, holds in conditions:
-                any_holds |= np.array(holds).take(self._places(variables, points))
-            total += any_holds[:, None] * counts
-        return total
-
-    def one(self, combination: Sequence[int]) -> Counts:
-        """The counts of one policy."""
-        return Counts(*map(int, self.evaluate(np.array([combination]))[0]))
-
-    def _places(self, variables: Sequence[int], points: Points) -> NDArray[np.intp]:
-        """By policy: the place of its combination of these variables."""
-        places = np.zeros(len(points), np.intp)
-        for i in variables:
-            places = places * self.space.sizes[i] + points[:, i]
-        return places
 
 
 class _Reader(NamedTuple):
@@ -189,26 +118,38 @@ class _Compiler:
             readings = [follow(chain, name in self.graph.maker) for chain in chains.values]
             so = [wants(op, reading, elsewhere(self.graph, name, op, reading, group)) for reading in readings]
             if any(so):
-                condition = family.outcomes([chains], lambda chosen, of=chains, so=so: so[family.place(of, chosen)])
+                condition = family.outcomes([chains], partial(self.so, chains, so))
                 if format is not None and len(stored.values) > 1:
                     in_format = family.outcomes([stored], lambda chosen: family.pick(stored, chosen) == format)
                     condition = self.both(condition, in_format)
                 conditions.append(condition)
         return conditions
 
+    def so(self, of: Outcomes[Any], so: Sequence[bool], chosen: Mapping[int, int]) -> bool:
+        """Whether what has these values has one for which something is so."""
+        return so[self.family.place(of, chosen)]
+
     def both(self, a: Outcomes[bool], b: Outcomes[bool]) -> Outcomes[bool]:
         """When both are so."""
         pick = self.family.pick
         return self.family.outcomes([a, b], lambda chosen: pick(a, chosen) and pick(b, chosen))
 
+    def when_read_by_gemm(self, name: str, held: Held, format: Format | None = None) -> list[Outcomes[bool]]:
+        """When a GEMM reads this of a tensor, or of a view of it."""
+        conditions = self.when(name, lambda op, reading, _: op.gemm is not None and reading.held == held, format)
+        for view in dict.fromkeys(op.outputs[0] for op, _, _ in self.readers(name) if op.kind.view):
+            seen = self.when(name, partial(_views, view, held), format)
+            conditions += [self.both(a, b) for a in seen for b in self.when_read_by_gemm(view, None)]
+        return conditions
+
     def when_operand(self, name: str, held: Held, format: Format | None = None) -> list[Outcomes[bool]]:
         """When a GEMM reads this of a tensor, and somebody does in another kernel than it was made in."""
-        gemms = self.when(name, lambda op, reading, _: op.gemm is not None and reading.held == held, format)
+        gemms = self.when_read_by_gemm(name, held, format)
         if all(
             elsewhere(self.graph, name, op, follow((), True), self.kernels.group) for op, _, _ in self.readers(name)
         ):
             return gemms
-        others = self.when(name, lambda _, reading, outside: outside and reading.held == held, format)
+        others = self.when(name, _reads(held), format)
         return [self.both(gemm, other) for gemm in gemms for other in others]
 
     def casts(self, name: str) -> None:
@@ -225,16 +166,14 @@ class _Compiler:
                 cast = self.parts.cast(op, operand, format, copy, source)
                 if self.writes is not None:
                     written = Counts(written_bits=times * cast.written.written_bits)
-                    self.add_if_any(
-                        self.when(name, lambda op, r, _, copy=copy: op.gemm is not None and r.held == copy), written
-                    )
+                    self.add_if_any(self.when_read_by_gemm(name, copy), written)
                     continue
-                conditions = self.when(
-                    name,
-                    lambda op, r, _, cast=(copy, source): self.counted(op) and cast in r.casts,
-                    format if source is None else None,
-                )
+                wants = partial(self._casts, (copy, source))
+                conditions = self.when(name, wants, format if source is None else None)
                 self.add_if_any(conditions, _of_parts([cast.part], times))
+
+    def _casts(self, cast: tuple[Copy, Held], op: Op, reading: Reading, _outside: bool) -> bool:
+        return self.counted(op) and cast in reading.casts
 
     def written(self, alike: Alike, slot: int) -> None:
         """Add what ops that are alike write of a result, and of the copies of the tensor in whose memory it lies."""
@@ -272,7 +211,7 @@ class _Compiler:
             if operands:
                 self.add_if_any(self.when_operand(root, copy), written)
                 continue
-            made = self.when(root, lambda _, reading, __, copy=copy: copy in reading.made)
+            made = self.when(root, partial(_makes, copy))
             self.add_if_any(made, Counts(quantize=times * work["quantize"]))
             if self.writes != "none":
                 self.add_if_any(self.when(root, _reads(copy)), written)
@@ -293,14 +232,16 @@ class _Compiler:
             pair, additions = sums(graph, macs, pick(named, chosen), a, b)
             return law.cost(*pair[:2], summed, macs, additions)
 
-        prices = self.family.outcomes([named, *(each for _, *both in operands for each in both)], price)
+        prices = self.family.outcomes(
+            [named, *(stored for _, stored, _ in operands), *(c for _, _, c in operands)], price
+        )
         times = len(alike.ops)
         unpriced = Counts(unpriced_macs=times * macs)
         self.add(prices, [unpriced if each is None else Counts(priced=times * each) for each in prices.values])
 
     def counted(self, op: Op) -> bool:
         """Whether the scope has the op, or of what it reads and writes what GEMMs read."""
-        return self.writes is not None or narrowest_scope(op) in self.scopes
+        return not op.kind.view and (self.writes is not None or narrowest_scope(op) in self.scopes)
 
 
 _Wants = Callable[[Op, Reading, bool], bool]  # of a reader: how it reads, and whether in another kernel
@@ -309,6 +250,14 @@ _Wants = Callable[[Op, Reading, bool], bool]  # of a reader: how it reads, and w
 def _reads(held: Held) -> _Wants:
     """Whether a reader reads this from DRAM, itself in another kernel or by a pass before it."""
     return lambda _, reading, outside: (outside and reading.held == held) or any(s == held for _, s in reading.casts)
+
+
+def _views(view: str, held: Held, op: Op, reading: Reading, _outside: bool) -> bool:
+    return view in op.outputs and reading.held == held
+
+
+def _makes(copy: Copy, _op: Op, reading: Reading, _outside: bool) -> bool:
+    return copy in reading.made
 
 
 def _of_parts(parts: Iterable[Part], times: int) -> Counts:
@@ -324,7 +273,7 @@ def _of_parts(parts: Iterable[Part], times: int) -> Counts:
 
 def compile_step(
     graph: Graph, space: Space, traffic: Traffic, scope: Scope, gemm_writes: Writes, law: str, index: int = 0
-) -> Compiled:
+) -> Terms:
     """The terms of a step in the phase of that index. Traffic without a buffer only: tiles hang on a whole kernel.
 
     Raises InputError for choices that do not fit.
@@ -345,59 +294,5 @@ def compile_step(
     if compiler.writes in (None, "operands"):
         for name, _ in compiler.kernels.traffic.values():
             compiler.casts(name)
-    return _merged(space, compiler.tables, compiler.alternatives)
-
-
-# --- fewer terms ------------------------------------------------------------------------------------------------------
-
-_MERGED = 4096  # tables of at most so many combinations are merged: a lookup less, and still in the cache
-
-
-def _widened(sizes: Sequence[int], table: Table, variables: tuple[int, ...]) -> Integers:
-    """The counts of a table by combination of more variables, of which it has some, all in order."""
-    shape = [sizes[i] if i in table.variables else 1 for i in variables]
-    counts = table.counts.reshape(*shape, -1)
-    whole = np.broadcast_to(counts, (*(sizes[i] for i in variables), counts.shape[-1]))
-    return whole.reshape(-1, counts.shape[-1])
-
-
-def _union(sizes: Sequence[int], parts: Iterable[Sequence[int]]) -> tuple[int, ...] | None:
-    """The variables of several tables, if one of them all is small enough."""
-    union = tuple(sorted({i for variables in parts for i in variables}))
-    return union if prod(sizes[i] for i in union) <= _MERGED else None
-
-
-def _as_table(sizes: Sequence[int], conditions: Iterable[Condition], counts: Integers, union: tuple[int, ...]) -> Table:
-    """An alternative as a table."""
-    holds = [_widened(sizes, Table(of, np.array(so)[:, None]), union) for of, so in conditions]
-    return Table(union, np.logical_or.reduce(holds).astype(object) * counts)
-
-
-def _merged(
-    space: Space, tables: Mapping[tuple[int, ...], Integers], alternatives: Mapping[frozenset[Condition], Integers]
-) -> Compiled:
-    """The terms, where small ones are merged, as int64 if that holds every sum."""
-    sizes, kept = space.sizes, []
-    every = [Table(*item) for item in tables.items()]
-    for conditions, counts in alternatives.items():
-        union = _union(sizes, (condition.variables for condition in conditions))
-        if union is None:
-            kept.append(Alternative(conditions, counts))
-        else:
-            every.append(_as_table(sizes, conditions, counts, union))
-    merged: list[Table] = []
-    for table in sorted(every, key=lambda table: (-len(table.variables), table.variables)):
-        for i, other in enumerate(merged):
-            union = _union(sizes, (table.variables, other.variables))
-            if union is not None:
-                merged[i] = Table(union, _widened(sizes, table, union) + _widened(sizes, other, union))
-                break
-        else:
-            merged.append(table)
-    largest = [table.counts.max(axis=0) for table in merged] + [counts for _, counts in kept]
-    dtype: Any = np.int64 if all(int(bound) < 2**63 for bound in np.sum(largest, axis=0)) else object
-    return Compiled(
-        space,
-        tuple(table._replace(counts=table.counts.astype(dtype)) for table in merged),
-        tuple(each._replace(counts=each.counts.astype(dtype)) for each in kept),
-    )
+    tables = tuple(Table(*item) for item in compiler.tables.items())
+    return Terms(space, tables, tuple(Alternative(*item) for item in compiler.alternatives.items()))

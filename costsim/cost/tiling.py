@@ -32,7 +32,7 @@ def _tiled(graph: Graph, row: Row, buffer_bits: int) -> Row:
     return row._replace(moves=tuple(moves))
 
 
-def tile_rows(graph: Graph, rows: Sequence[Row], buffer_bits: int) -> list[Row]:
+def tile_rows(graph: Graph, rows: Sequence[Row], buffer_bits: int) -> tuple[Row, ...]:
     """Rows of compulsory traffic with what a buffer of so many bits has to move again; none moves less than before.
 
     Sums that leave the chip are moved as `<result>@sums.<accumulator>`. Rows of a hand-written kernel may be split,
@@ -45,4 +45,4 @@ def tile_rows(graph: Graph, rows: Sequence[Row], buffer_bits: int) -> list[Row]:
             tiled += [row._replace(ops=ops, moves=moves) for moves, ops in written[i].items()]
         else:
             tiled.append(row if row.gemm is None else _tiled(graph, row, buffer_bits))
-    return tiled
+    return tuple(tiled)

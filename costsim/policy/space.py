@@ -165,9 +165,9 @@ class Family:
 
     def assignment(self, chosen: Mapping[int, int]) -> Assignment:
         """The assignment of a whole combination: the same as that of its policy."""
-        stored, chains, accumulators = (
-            [self.pick(each, chosen) for each in of] for of in (self.stored, self.chains, self.accumulators)
-        )
+        stored = [self.pick(each, chosen) for each in self.stored]
+        chains = [self.pick(each, chosen) for each in self.chains]
+        accumulators = [self.pick(each, chosen) for each in self.accumulators]
         return Assignment(self.classes, stored, chains, accumulators, self.selectors)
 
     def _variables(self, template: str | None) -> set[int]:

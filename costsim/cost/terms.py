@@ -1,0 +1,154 @@
+"""What is counted of any policy of a space, as a sum of terms, each a lookup; for one policy or millions of them.
+
+There are two sorts of terms. A table has a count for every combination of a few variables. An alternative has one,
+for policies for which any of its conditions holds: what is made or written if any reader wants it. All are exact
+integers.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from costsim.policy.space import Space
+
+Integers = NDArray[Any]  # of int64, or of Python integers
+Points = NDArray[np.integer[Any]]  # [policies, variables]: the place of a choice
+
+
+class Counts(NamedTuple):
+    """What is counted of a step, as in `totals.Total`."""
+
+    priced: int = 0  # the MACs' cost under the law
+    unpriced_macs: int = 0  # MACs of which the law has no price
+    read_bits: int = 0
+    written_bits: int = 0
+    quantize: int = 0  # conversions of elements to another format
+
+
+class Table(NamedTuple):
+    """Counts by combination of a few variables, with the last variable the fastest."""
+
+    variables: tuple[int, ...]
+    counts: Integers  # [combinations, what is counted]
+
+
+class Condition(NamedTuple):
+    """For which combinations of a few variables something is so."""
+
+    variables: tuple[int, ...]
+    holds: tuple[bool, ...]
+
+
+class Alternative(NamedTuple):
+    """Counts of what is there if any condition holds."""
+
+    conditions: frozenset[Condition]
+    counts: Integers  # [what is counted]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """What is counted under any policy of a space, as a sum of terms."""
+
+    space: Space
+    tables: tuple[Table, ...]
+    alternatives: tuple[Alternative, ...]
+
+    def evaluate(self, points: Points) -> Integers:
+        """Counts of policies, [policies, what is counted]."""
+        total = np.zeros((len(points), len(Counts._fields)), self.tables[0].counts.dtype if self.tables else np.int64)
+        for variables, counts in self.tables:
+            total += counts.take(self._places(variables, points), axis=0)
+        for conditions, counts in self.alternatives:
+            any_holds = np.zeros(len(points), bool)
+            for variables, holds in conditions:
+                any_holds |= np.array(holds).take(self._places(variables, points))
+            total += any_holds[:, None] * counts
+        return total
+
+    def one(self, combination: Sequence[int]) -> Counts:
+        """The counts of one policy."""
+        return Counts(*map(int, self.evaluate(np.array([combination]))[0]))
+
+    def _places(self, variables: Sequence[int], points: Points) -> NDArray[np.intp]:
+        """By policy: the place of its combination of these variables."""
+        places = np.zeros(len(points), np.intp)
+        for i in variables:
+            places = places * self.space.sizes[i] + points[:, i]
+        return places
+
+
+# --- fewer terms ------------------------------------------------------------------------------------------------------
+
+_MERGED = 4096  # tables of at most so many combinations are merged: a lookup less, and still in the cache
+
+
+def _widened(sizes: Sequence[int], table: Table, variables: tuple[int, ...]) -> Integers:
+    """The counts of a table by combination of more variables, of which it has some, all in order."""
+    shape = [sizes[i] if i in table.variables else 1 for i in variables]
+    counts = table.counts.reshape(*shape, -1)
+    whole = np.broadcast_to(counts, (*(sizes[i] for i in variables), counts.shape[-1]))
+    return whole.reshape(-1, counts.shape[-1])
+
+
+def _union(sizes: Sequence[int], parts: Iterable[Sequence[int]]) -> tuple[int, ...] | None:
+    """The variables of several tables, if one of them all is small enough."""
+    union = tuple(sorted({i for variables in parts for i in variables}))
+    return union if prod(sizes[i] for i in union) <= _MERGED else None
+
+
+def _as_table(sizes: Sequence[int], conditions: Iterable[Condition], counts: Integers, union: tuple[int, ...]) -> Table:
+    """An alternative as a table."""
+    holds = [_widened(sizes, Table(of, np.array(so)[:, None]), union) for of, so in conditions]
+    return Table(union, np.logical_or.reduce(holds).astype(object) * counts)
+
+
+def merged(terms: Terms) -> Terms:
+    """The same in fewer terms, to be evaluated in bulk; as int64 if that holds every sum.
+
+    It does if the sum of the largest entries of all terms does.
+    """
+    sizes, kept = terms.space.sizes, []
+    every = list(terms.tables)
+    for conditions, counts in terms.alternatives:
+        union = _union(sizes, (condition.variables for condition in conditions))
+        if union is None:
+            kept.append(Alternative(conditions, counts))
+        else:
+            every.append(_as_table(sizes, conditions, counts, union))
+    tables: list[Table] = []
+    for table in sorted(every, key=lambda table: (-len(table.variables), table.variables)):
+        for i, other in enumerate(tables):
+            union = _union(sizes, (table.variables, other.variables))
+            if union is not None:
+                tables[i] = Table(union, _widened(sizes, table, union) + _widened(sizes, other, union))
+                break
+        else:
+            tables.append(table)
+    largest = [table.counts.max(axis=0) for table in tables] + [counts for _, counts in kept]
+    dtype: Any = np.int64 if all(int(bound) < 2**63 for bound in np.sum(largest, axis=0)) else object
+    return Terms(
+        terms.space,
+        tuple(table._replace(counts=table.counts.astype(dtype)) for table in tables),
+        tuple(each._replace(counts=each.counts.astype(dtype)) for each in kept),
+    )
+
+
+def weighed(parts: Sequence[tuple[int, Terms]]) -> Terms:
+    """The terms of several steps, each so many times, under the same policy: of a run over all its phases."""
+    tables: dict[tuple[int, ...], Integers] = {}
+    alternatives: dict[frozenset[Condition], Integers] = {}
+    for steps, terms in parts:
+        for variables, counts in terms.tables:
+            tables[variables] = tables.get(variables, 0) + steps * counts
+        for conditions, counts in terms.alternatives:
+            alternatives[conditions] = alternatives.get(conditions, 0) + steps * counts
+    return Terms(
+        parts[0][1].space,
+        tuple(Table(*item) for item in tables.items()),
+        tuple(Alternative(*item) for item in alternatives.items()),
+    )
