@@ -109,6 +109,10 @@ def experts_step(**changes):
     return decoder_step(**{**LLAMA, **EXPERTS, **changes})
 
 
+def chunked_step(**changes):
+    return decoder_step(**{"head": {"chunks": 3, "backward": "at_once"}, **changes})
+
+
 STEPS = {
     "encoder-decoder": translation_step,
     "encoder-classifier": classifier_step,
@@ -116,6 +120,7 @@ STEPS = {
     "llama": llama_step,
     "experts": experts_step,
     "gemma": gemma_step,
+    "chunked": chunked_step,
 }
 
 

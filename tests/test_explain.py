@@ -45,7 +45,8 @@ def costsim(*args):
 def derived(graph, assignment, traffic, law="product"):
     """Every op and quantize kernel by name, derived op by op."""
     deriver = Deriver(graph, assignment, traffic, law)
-    return {its.name: its for op in graph.ops for its in (*deriver.casts(op), deriver.op(op))}
+    ops = [op for op in graph.ops if not op.kind.view]  # a view does nothing
+    return {its.name: its for op in ops for its in (*deriver.casts(op), deriver.op(op))}
 
 
 def rows_of(graph, assignment, traffic, scope="step"):

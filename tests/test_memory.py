@@ -44,13 +44,15 @@ def measured_peak(graph, assignment, traffic):
             at = next(kernel[other] for other in later if other in kernel)
             assert cast in seen.written_bits
         for tensor, bits in seen.written_bits.items():
-            root = graph.root.get(tensor, tensor)
+            root = graph.place.get(tensor, tensor)
             first.setdefault(root, at)
             last[root] = max(at, last.get(root, at))
-            size[root] = bits
-        for tensor in seen.read_bits:
-            root = graph.root.get(tensor, tensor)
+            size[root] = max(bits, size.get(root, 0))
+        for tensor, bits in seen.read_bits.items():
+            root = graph.place.get(tensor, tensor)
             last[root] = at
+            if root in graph.shared:  # written in pieces, read as a whole
+                size[root] = max(bits, size.get(root, 0))
             first.setdefault(root, 0)
     end = group[-1]
     for tensor in graph.tensors.values():
@@ -69,10 +71,12 @@ def measured_peak(graph, assignment, traffic):
             first[name] = 0  # copies that the last update left
             if graph.tensors[source].role in ("weight", "state"):
                 last[name] = end
-    read = {graph.root.get(t, t) for seen in ran.measured.values() for t in seen.read_bits}
+    read = {graph.place.get(t, t) for seen in ran.measured.values() for t in seen.read_bits}
+    again = {t.name: t.recomputes for t in graph.tensors.values() if t.recomputes}
+    done = read | set(again) | set(again.values())  # what else nobody reads is a result of the step
     live = [0] * (end + 1)
     for name in first:
-        for i in range(first[name], (last[name] if name in read else end) + 1):
+        for i in range(first[name], (last[name] if name in done else end) + 1):
             live[i] += -(-size[name] // 8)
     return max(live)
 
@@ -264,3 +268,13 @@ def test_every_format_has_the_policies(style):
 def test_families_have_memory():
     for family in STEPS:
         assert memory(STEPS[family](), assign(STEPS[family](), shipped_policy("fp32")), "fused").peak_bytes > 0
+
+
+@pytest.mark.parametrize("traffic", ["unfused", "fused"])
+def test_what_is_made_again_does_not_stay_where_nobody_reads_it(traffic):
+    """Statistics of norms in checkpointed layers: the backward reads those that it has made again."""
+    graph = decoder_step(checkpointing="full")
+    stored = memory(graph, assign(graph, shipped_policy("fp32")), traffic).stored
+    statistics = [p for p in stored if p.tensor.endswith((".mean", ".rstd")) and p.tensor.startswith("decoder.0")]
+    assert len(statistics) == 4
+    assert all(place.first == place.last for place in statistics)

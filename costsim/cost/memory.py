@@ -185,6 +185,8 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
     copied = {key.name for key in lives if key.copy is not None and not key.transient}
     logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.input_names[:1] == ("logits",)}
     forward_end = max(group_ops(graph, traffic)[op.position] for op in graph.ops if op.phase == "forward")
+    recomputed = {name: tensor.recomputes for name, tensor in tensors.items() if tensor.recomputes is not None}
+    made_again = {*recomputed, *recomputed.values()}  # no results of the step: the backward reads one of both
     sizes: dict[tuple[Dims, int, Copy | None], int] = {}
     stored_as = assignment.classes.stored_as
     for key, life in lives.items():
@@ -197,7 +199,8 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         if copy is None and name in graph.shared:
             size = max(-(-stored_bits(graph, assignment, part, None) // 8) for part in graph.shared[name])
         first = 0 if _from_start(graph, key) else life.first
-        last = end if _to_end(graph, key, lasts) or reader is None else life.last  # unread: a result of the step
+        unread = reader is None and name not in made_again  # a result of the step
+        last = end if unread or _to_end(graph, key, lasts) else life.last
         component = _component(tensor, key, life, lasts, copied, logits)
         format = copy.format if copy else assignment.format(name)
         kept = not key.transient and first <= forward_end < last and _for_backward(tensor, life)

@@ -96,6 +96,12 @@ def grouping(traffic: Traffic, scope: str) -> Traffic:
     return "unfused" if scope == "gemm" else traffic
 
 
+def kernel_starts(graph: Graph, traffic: Traffic) -> list[int]:
+    """The numbers of the kernels of a step, in order; a view runs in none."""
+    group = group_ops(graph, traffic)
+    return sorted({group[op.position] for op in graph.ops if not op.kind.view})
+
+
 @lru_cache(maxsize=8)
 def group_ops(graph: Graph, traffic: Traffic) -> tuple[int, ...]:
     """By position of the op: the kernel that it belongs to. Kernels are runs of consecutive ops.

@@ -10,6 +10,7 @@ from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Count, Strict
 from costsim.models.training_step import FieldError
 
+CHUNK_DIMS = ("chunk", "last_chunk")  # rows of all chunks but the last, and of the last
 _IGNORE = -1  # the label of rows that do not count
 
 
@@ -101,15 +102,15 @@ def _cut(b: GraphBuilder, chunks: int, x: str, labels: str) -> list[_Chunk]:
     if chunks > rows:
         raise FieldError(("model", "head", "chunks"), f"{chunks} chunks of {rows} rows (tokens of a micro-batch)")
     sizes = chunk_sizes(rows, chunks)
-    b.sizes |= {"chunk": sizes[0], "last_chunk": sizes[-1]}
+    b.sizes |= zip(CHUNK_DIMS, (sizes[0], sizes[-1]), strict=True)
     cut: list[_Chunk] = []
     for number in range(len(sizes)):
-        last = number == len(sizes) - 1
+        at = number if number < len(sizes) - 1 else -1
         views: list[str] = []
         for of, name in (("hidden", x), ("labels", labels)):
             whole = b.tensors[name]
-            dims = ("last_chunk" if last else "chunk", *whole.dims[len(b.tensors[labels].dims) :])
+            dims = (CHUNK_DIMS[at < 0], *whole.dims[len(b.tensors[labels].dims) :])
             view = whole._replace(name=f"{name}.rows.{number}", dims=dims)
-            views.append(b.op("take_rows", name, name=f"{of}.rows.{number}", outputs=[view], at=-1 if last else number))
+            views.append(b.op("take_rows", name, name=f"{of}.rows.{number}", outputs=[view], at=at))
         cut.append(_Chunk(number, *views))
     return cut

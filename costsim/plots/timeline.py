@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from costsim.cost.memory import COMPONENTS, Memory, of_policy
 from costsim.graph.autodiff import AFTER_FORWARD
-from costsim.graph.fusion import group_ops
+from costsim.graph.fusion import kernel_starts
 from costsim.graph.graph import Graph
 from costsim.names import Traffic
 from costsim.plots.style import COMPONENT_COLOURS, label, marks, short, si, starred
@@ -44,14 +44,16 @@ def thin(live: Sequence[Live], points: int) -> Steps:
 
 
 def regions(graph: Graph, traffic: Traffic) -> dict[str, tuple[int, int]]:
-    """The first kernel and the end (exclusive) of forward, of backward (with recomputation) and of update."""
-    starts = sorted(set(group_ops(graph, traffic)))
-    spans: dict[str, tuple[int, int]] = {}
-    for i, start in enumerate(starts):
+    """The first kernel and the end (exclusive) of forward, of backward (with recomputation) and of update.
+
+    What runs between ops of the forward is in it: gradients that are made at once.
+    """
+    ends: dict[str, int] = {}
+    for i, start in enumerate(kernel_starts(graph, traffic)):
         phase = graph.ops[start].phase
-        name = "backward" if phase in AFTER_FORWARD else phase
-        spans[name] = (spans.get(name, (i, i))[0], i + 1)
-    return spans
+        ends["backward" if phase in AFTER_FORWARD else phase] = i + 1
+    names = sorted(ends, key=ends.__getitem__)
+    return {name: (start, ends[name]) for start, name in zip([0, *map(ends.__getitem__, names)], names, strict=False)}
 
 
 def _areas(axes: Axes, steps: Steps, divisor: int) -> None:
@@ -105,7 +107,7 @@ def timeline(result: Result) -> Figure:
     traffic = job.convention.traffic
     memories = [of_policy(job.graph, counted.policy, traffic)[1] for counted in result.policies]
     highest = max(memory.peak_bytes for memory in memories)
-    kernels = len(set(group_ops(job.graph, traffic)))
+    kernels = len(kernel_starts(job.graph, traffic))
     divisor, prefix = si(highest)
     columns = 1 if count <= 3 else 2 if count <= 8 else 3
     rows = -(-count // columns)

@@ -4,6 +4,7 @@ The one has tiny dims, for `validate`; the other has real widths, for `measure`.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,9 +16,10 @@ from costsim.graph.pairs import Pairs
 from costsim.inputs import schema, schema_workload
 from costsim.inputs.document import override
 from costsim.models.build import build
+from costsim.models.head import CHUNK_DIMS, chunk_sizes
 from costsim.run.job import Job, with_fields
 
-LAYERS = 2
+LAYERS = CHUNKS = 2
 MICRO_BATCHES = 2
 PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 37)  # dims: odd, so that blocks of every size are cut off somewhere
 MOST_MACS = 5 * 10**10  # of a step: a second or two at the rates of a few cores, and as long for the other ops
@@ -38,12 +40,14 @@ def check_memory(
 
 
 def _few_layers(model: Mapping[str, Any]) -> dict[str, object]:
-    """The fields of a model section that leave few layers, but one of each window that the model has."""
+    """The fields of a model section that leave few layers, but one of each window that it has, and few chunks."""
     windows = tuple(dict.fromkeys((model.get("windows") or ())[: model.get("layers")]))
     least = max(LAYERS, len(windows))
     layers = {name: n for name, n in model.items() if name.endswith("layers") and isinstance(n, int)}
     fields: dict[str, object] = {f"model.{name}": least for name, n in layers.items() if n > least}
-    return fields | {"model.windows": json.dumps(windows)} if fields and windows else fields
+    fields |= {"model.windows": json.dumps(windows)} if fields and windows else {}
+    chunks = (model.get("head") or {}).get("chunks", 1)
+    return fields | {"model.head.chunks": CHUNKS} if chunks > CHUNKS else fields
 
 
 # --- of tiny dims -----------------------------------------------------------------------------------------------------
@@ -55,6 +59,15 @@ def _small_dims(sizes: Mapping[str, int]) -> dict[str, int]:
     spare = max(0, len(ordered) - len(PRIMES))
     small = {dim: PRIMES[max(0, i - spare)] for i, dim in enumerate(ordered)}
     return {dim: min(size, small[dim]) for dim, size in sizes.items()}
+
+
+def _small_chunks(graph: Graph, small: Mapping[str, int]) -> dict[str, int]:
+    """The dims of chunks of rows, which make up all rows."""
+    labels = next((op.inputs[0] for op in graph.ops if op.kind.name == "count_labels"), None)
+    if labels is None:
+        return {}
+    rows = math.prod(small[dim] for dim in graph.tensors[labels].dims)
+    return dict(zip(CHUNK_DIMS, chunk_sizes(rows, CHUNKS), strict=True))
 
 
 def _small_pairs(graph: Graph, small: Mapping[str, int]) -> dict[str, Pairs]:
@@ -72,7 +85,8 @@ def shrink(job: Job) -> Graph:
         fields.append(f"training.micro_batches={MICRO_BATCHES}")
     document = override(job.document, fields)
     graph = build(schema.validate(schema_workload.Workload, document), document)
-    small = _small_dims(graph.sizes)
+    small = _small_dims({dim: size for dim, size in graph.sizes.items() if dim not in CHUNK_DIMS})
+    small |= _small_chunks(graph, small)
     graph = replace(graph, sizes=small, pairs=_small_pairs(graph, small))
     lost = {(op.kind.name, op.phase) for op in job.graph.ops} - {(op.kind.name, op.phase) for op in graph.ops}
     if lost:

@@ -15,7 +15,7 @@ from costsim.cost.memory import COMPONENTS, Memory, memory
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Kernel, Spent
 from costsim.errors import InputError
-from costsim.graph.fusion import group_ops
+from costsim.graph.fusion import group_ops, kernel_starts
 from costsim.graph.graph import Graph
 from costsim.inputs import files
 from costsim.names import Traffic
@@ -41,7 +41,7 @@ class Live(NamedTuple):
 
 def live_parts(memory: Memory, graph: Graph, traffic: Traffic) -> list[Live]:
     """The live bytes by component, for every kernel of a step in order."""
-    starts = sorted(set(group_ops(graph, traffic)))
+    starts = kernel_starts(graph, traffic)
     change = {name: [0] * (starts[-1] + 2) for name in COMPONENTS}
     for place in memory.stored:
         change[place.component][place.first] += place.size_bytes
