@@ -24,7 +24,7 @@ FLOORS = [
     ["cost", "huggingface"],
     ["devices"],
     ["run"],
-    ["explain", "reference", "results"],
+    ["explain", "reference", "results", "search"],
     ["tables"],
     ["plots"],
     ["page", "api"],

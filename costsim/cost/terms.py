@@ -95,13 +95,13 @@ def _widened(sizes: Sequence[int], table: Table, variables: tuple[int, ...]) -> 
     return whole.reshape(-1, counts.shape[-1])
 
 
-def _union(sizes: Sequence[int], parts: Iterable[Sequence[int]]) -> tuple[int, ...] | None:
+def union_of(sizes: Sequence[int], parts: Iterable[Sequence[int]]) -> tuple[int, ...] | None:
     """The variables of several tables, if one of them all is small enough."""
     union = tuple(sorted({i for variables in parts for i in variables}))
     return union if prod(sizes[i] for i in union) <= _MERGED else None
 
 
-def _as_table(sizes: Sequence[int], conditions: Iterable[Condition], counts: Integers, union: tuple[int, ...]) -> Table:
+def as_table(sizes: Sequence[int], conditions: Iterable[Condition], counts: Integers, union: tuple[int, ...]) -> Table:
     """An alternative as a table."""
     holds = [_widened(sizes, Table(of, np.array(so)[:, None]), union) for of, so in conditions]
     return Table(union, np.logical_or.reduce(holds).astype(object) * counts)
@@ -115,15 +115,15 @@ def merged(terms: Terms) -> Terms:
     sizes, kept = terms.space.sizes, []
     every = list(terms.tables)
     for conditions, counts in terms.alternatives:
-        union = _union(sizes, (condition.variables for condition in conditions))
+        union = union_of(sizes, (condition.variables for condition in conditions))
         if union is None:
             kept.append(Alternative(conditions, counts))
         else:
-            every.append(_as_table(sizes, conditions, counts, union))
+            every.append(as_table(sizes, conditions, counts, union))
     tables: list[Table] = []
     for table in sorted(every, key=lambda table: (-len(table.variables), table.variables)):
         for i, other in enumerate(tables):
-            union = _union(sizes, (table.variables, other.variables))
+            union = union_of(sizes, (table.variables, other.variables))
             if union is not None:
                 tables[i] = Table(union, _widened(sizes, table, union) + _widened(sizes, other, union))
                 break
