@@ -1,1 +1,1 @@
-"""The best policy of a space: what is searched, the front of quality and cost, one optimum under budgets."""
+"""The best policy of a space: the front of quality and cost, one optimum under budgets."""
