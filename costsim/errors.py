@@ -80,6 +80,8 @@ def one_line(text: object, most: int = 60) -> str:
 
 def within(edits: int, name: str, other: str) -> bool:
     """Whether so many edits make one name the other: a letter added, left out, replaced or swapped with the next."""
+    if abs(len(name) - len(other)) > edits:
+        return False
     same = next((i for i, (a, b) in enumerate(zip(name, other, strict=False)) if a != b), min(len(name), len(other)))
     a, b = name[same:], other[same:]
     if not (edits and a and b):

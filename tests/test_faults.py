@@ -1,15 +1,18 @@
 """All that is wrong with a file is told at once; what would take for ever is refused before it starts."""
 
+import json
 import time
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from costsim.cli import main
 from costsim.errors import MAX_FAULTS, InputError, together
 from costsim.formats.named import parse_format
 from costsim.inputs.files import list_shipped
-from costsim.policy.load import load_policy
+from costsim.policy.load import find_policy, load_policy, make_policy
+from costsim.run.job import Request, prepare
 from costsim.run.sweep import MOST_POINTS, points
 
 WORKLOAD = list_shipped("workloads")["translation-small"].read_text()
@@ -116,6 +119,61 @@ def test_a_policy_may_be_composed_twice_where_it_does_not_compose_itself(tmp_pat
     (tmp_path / "d.yaml").write_text("description: x\ncompose: [a]\nrules: [{format: bf16}]\n")
     with pytest.raises(InputError, match="composes this policy in turn"):
         load_policy(tmp_path / "a.yaml")
+
+
+LONG = {  # by what is refused: a field of a workload or of a policy, its items, and what the refusal says
+    "policies": ("workload", ["fp32"] * 101, "expected at most 100 items"),
+    "policies, by the thousand": ("workload", ["fp32"] * 20_000, "expected at most 1000 items, got 20000"),
+    "hardware": ("workload", ["t4"] * 101, "expected at most 100 items"),
+    "compose": ("policy", ["fp32"] * 101, "expected at most 100 items"),
+    "rules": ("policy", [{"format": "fp32"}] * 1001, "expected at most 1000 items, got 1001"),
+    "phases": ("policy", [{"levels": [4]}] * 201, "expected at most 200 items"),
+    "assumptions": ("policy", [{"name": "a", "here": "b", "cases": [{"name": "c"}]}] * 101, "expected at most 100 items"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_is_too_long_is_refused(name, tmp_path):
+    sort, items, said = LONG[name]
+    field = name.partition(",")[0]
+    if sort == "workload":
+        data = {**yaml.safe_load(WORKLOAD), field: items}
+    else:
+        data = {"description": "x", "levels": ["a"], field: items}
+    path = tmp_path / "long.yaml"
+    path.write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in data.items()))
+    with pytest.raises(InputError) as caught:
+        prepare(Request(str(path))) if sort == "workload" else load_policy(path)
+    assert any(f" {field}: {said}" in fault for fault in str(caught.value).split("\n"))
+
+
+def test_a_composition_has_an_end(tmp_path):
+    """Of files at any depth, of rules in all, and of policies named together."""
+    for i in range(6):
+        inner = [f"p{i}-{j}" for j in range(50)] if i else [f"p{j}-0" for j in range(1, 6)]
+        (tmp_path / f"p{i}.yaml").write_text(f"description: x\ncompose: {json.dumps(inner)}\n")
+        for name in inner:
+            (tmp_path / f"{name}.yaml").write_text("description: x\nrules: [{format: fp32}]\n")
+    (tmp_path / "files.yaml").write_text("description: x\ncompose: [p1, p2, p3, p4, p5]\n")
+    with pytest.raises(InputError, match="composed of more than 200 files"):
+        load_policy(tmp_path / "files.yaml")
+    rules = json.dumps([{"format": "fp32"}] * 600)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(f"description: x\nrules: {rules}\n")
+    (tmp_path / "rules.yaml").write_text("description: x\ncompose: [a, b]\n")
+    with pytest.raises(InputError, match="compose: with those of the policies that it composes, 1200 rules"):
+        load_policy(tmp_path / "rules.yaml")
+    with pytest.raises(InputError, match="more than 32 policies"):
+        find_policy("+".join(["fp32"] * 33))
+
+
+def test_only_faults_that_are_told_get_hints():
+    """Tens of thousands of unknown keys: looking for what each may have meant would take minutes."""
+    keys = {f"colour{i}": 1 for i in range(900)}
+    with pytest.raises(InputError) as caught:
+        make_policy("x", {"description": "x", "rules": [{"format": "fp32", **keys}]})
+    hints = ["(known:" in fault.text for fault in caught.value.faults]
+    assert hints == [True] * MAX_FAULTS + [False] * (900 - MAX_FAULTS)
 
 
 def test_a_name_of_a_format_has_an_end():

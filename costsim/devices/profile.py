@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 
 from costsim.devices.energy import TABLES
-from costsim.errors import InputError, UnreadError, apart, nearest, one_line, refuse
+from costsim.errors import MAX_FAULTS, InputError, UnreadError, apart, nearest, one_line, refuse
 from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
@@ -216,11 +216,15 @@ def _sources(document: Document, file: schema_hardware.Hardware) -> Iterator[Inp
     for key, text in known.items():
         if isinstance(text, str) and not text.strip():
             yield document.error(("sources", key), "expected what the source is, got nothing")
-    for at, figure in _figures(file):
-        for i, key in enumerate(vars(figure).get("source", ())):
-            if key not in known:
-                message = f"{one_line(key)!r} is not in sources{nearest(key, known, most=12)}"
-                yield document.error((*at, "source", i), message)
+    unknown = [
+        ((*at, "source", i), key)
+        for at, figure in _figures(file)
+        for i, key in enumerate(vars(figure).get("source", ()))
+        if key not in known
+    ]
+    hints = {key: nearest(key, known, most=12) for _, key in unknown[:MAX_FAULTS]}  # others are not told
+    for at, key in unknown:
+        yield document.error(at, f"{one_line(key)!r} is not in sources{hints.get(key, '')}")
 
 
 def _second_rates(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:

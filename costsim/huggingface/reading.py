@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costsim.errors import Fault, InputError, UnreadError, nearest, one_line
+from costsim.errors import MAX_FAULTS, Fault, InputError, UnreadError, nearest, one_line
 from costsim.huggingface.adapters import ADAPTERS, TEXT_MODELS
 from costsim.huggingface.defaults import defaults_of, last_version_with
 from costsim.huggingface.fields import NO_EFFECT, Adapter, Fields, Head, Read, Windows, only, spell
@@ -182,7 +182,7 @@ def _given(config: Document, adapter: Adapter, heads: list[Head]) -> tuple[Value
             except UnreadError:
                 continue
         elif name not in free:
-            hint = nearest(name, {*free, *checks}, most=0)
+            hint = nearest(name, {*free, *checks}, most=0) if len(faults) < MAX_FAULTS else ""  # others are not told
             faults += config.error((name,), f"not understood, and it may change the architecture{hint}").faults
     return Values(full), faults
 

@@ -12,6 +12,7 @@ from costsim.errors import Fault, InputError, nearest, one_line
 
 MAX_DEPTH = 32
 MAX_EVENTS = 100_000
+MAX_ITEMS = 1_000  # of a list, and fields of a section
 
 Where = tuple[Hashable, ...]  # where in a document: keys and list indices
 
@@ -28,6 +29,12 @@ class Document:
     marks: Mapping[Where, tuple[int, int]] = field(default_factory=dict)  # 1-based line and column
     overrides: Mapping[Where, str] = field(default_factory=dict)
 
+    def place(self, at: Where) -> tuple[int, int]:
+        """Line and column of a field, or of the section that it is missing in."""
+        while at and at not in self.marks:
+            at = at[:-1]
+        return self.marks.get(at, (1, 1))
+
     def error(self, at: Where, message: str) -> InputError:
         """The error for a field: file, line, column, field, message; or the `--set` that touched it."""
         touching = {
@@ -41,10 +48,7 @@ class Document:
             within = at[len(max(above, key=len)) :] if above else ()
             sets = " ".join(f"--set {one_line(assignment)}" for assignment in blamed)
             return InputError(f"{sets}: {_dotted(within)}{message}")
-        known = at
-        while known and known not in self.marks:
-            known = known[:-1]
-        line, column = self.marks.get(known, (1, 1))
+        line, column = self.place(at)
         place = f":{line}:{column}" if self.marks else ""  # what was made in Python has no lines
         return InputError(Fault(f"{self.path}{place}: {_dotted(at)}{message}", self.path, line, column))
 
@@ -143,6 +147,9 @@ class _Reader:
 
     def build(self, node: yaml.Node, at: Where) -> Any:
         self.marks.setdefault(at, (node.start_mark.line + 1, node.start_mark.column + 1))
+        if isinstance(node, yaml.CollectionNode) and len(node.value) > MAX_ITEMS:
+            most = f"{_dotted(at)}expected at most {MAX_ITEMS} items, got {len(node.value)}"
+            return Unreadable(self.fault(node.start_mark, most))
         if isinstance(node, yaml.MappingNode):
             return self.build_mapping(node, at)
         if isinstance(node, yaml.SequenceNode):
@@ -198,6 +205,8 @@ def parse_yaml(text: str, path: str) -> Document:
     node, data, reader = _read(text, path, True)
     if data is None:
         raise InputError(f"{path}: the file is empty")
+    if isinstance(data, Unreadable):
+        raise InputError(data.fault)
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1:1: expected fields (`name: value`) at the top level")
     return Document(path, data, reader.marks)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from costsim.errors import Fault, InputError, UnreadError, near, nearest, one_line, refuse
+from costsim.errors import MAX_FAULTS, Fault, InputError, UnreadError, near, nearest, one_line, refuse
 from costsim.formats.format import Format
 from costsim.formats.named import parse_format
-from costsim.inputs.document import Document, Unreadable, Where, unreadable
+from costsim.inputs.document import MAX_ITEMS, Document, Unreadable, Where, unreadable
 
 MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
 
@@ -25,6 +25,7 @@ Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Layers = Annotated[int, Field(ge=1, le=1000)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Hundred = Field(max_length=100)  # of what each item takes a file to read, or a run
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)]
 
 
@@ -154,16 +155,17 @@ def read(section: type[Section], document: Document, at: tuple[str, ...] = ()) -
     own = _own(section, errors)
     bad = [*(error["loc"] for error in errors), *_misspelt(section, errors)]
     part, clashes = _part(section, data, bad)
-    faults = [*unreadable(data), *(_fault(section, error, document, at) for error in own)]
+    own.sort(key=lambda error: document.place((*at, *error["loc"])))
+    faults = [*unreadable(data), *(_fault(section, error, document, at, i < MAX_FAULTS) for i, error in enumerate(own))]
     faults += [document.error((*at, *place), message).faults[0] for place, message in clashes]
     return part, [InputError(*faults)]
 
 
-def _fault(section: type[Strict], error: Any, document: Document, at: tuple[str, ...]) -> Fault:
-    """One of pydantic's errors as ours, with its place."""
+def _fault(section: type[Strict], error: Any, document: Document, at: tuple[str, ...], hint: bool) -> Fault:
+    """One of pydantic's errors as ours, with its place; without a hint where it is not told, for hints take time."""
     place = error["loc"]
     if error["type"] == "extra_forbidden":
-        message = f"unknown key {one_line(place[-1])!r}{_owner(section, place).hint(place[-1])}"
+        message = f"unknown key {one_line(place[-1])!r}{_owner(section, place).hint(place[-1]) if hint else ''}"
     else:
         message = _message(error)
     return document.error((*at, *place), message).faults[0]
@@ -175,8 +177,8 @@ def _only_seems_short(error: Any) -> bool:
 
 
 def _misspelt(section: type[Strict], errors: list[Any]) -> set[Where]:
-    """The fields that unknown keys stand for."""
-    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+    """The fields that unknown keys stand for, of those keys that anybody may have written."""
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"][:MAX_ITEMS]
     return {(*loc[:-1], name) for loc in unknown for name in _owner(section, loc).meant(loc[-1])}
 
 

@@ -9,9 +9,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from costsim.errors import apart
 from costsim.formats.format import Format
-from costsim.inputs.schema import Clash, Count, Grade, Name, NonNegative, Strict, clash, parsed, wrong
+from costsim.inputs.schema import Clash, Count, Grade, Hundred, Name, NonNegative, Strict, clash, parsed, wrong
 from costsim.names import Gemm, Operand, Values
 
+MOST_PHASES = 200  # each is counted by itself
 LEVEL = r"<([^<>]*)>"  # in a template, the number of that level
 
 
@@ -38,6 +39,7 @@ def _container(name: str) -> str:
     return name
 
 
+Globs = Annotated[tuple[str, ...], Hundred]
 Template = Annotated[str, AfterValidator(_format)]  # the name of a format, with levels
 Accumulator = Annotated[str, AfterValidator(_accumulator)]
 Container = Annotated[str, AfterValidator(_container)]
@@ -66,8 +68,12 @@ class Rule(Strict):
     name: str | None = Field(default=None, description="glob over tensor names")
     op: str | None = Field(default=None, description="glob over names of ops that write it, or for copies read it")
     elements_at_least: Count | None = Field(default=None, description="the least number of elements of the tensor")
-    not_name: tuple[str, ...] = Field(default=(), description="globs over tensor names that it leaves alone")
-    not_op: tuple[str, ...] = Field(default=(), description="globs over names of ops that it leaves alone")
+    not_name: Annotated[tuple[str, ...], Hundred] = Field(
+        default=(), description="globs over tensor names that it leaves alone"
+    )
+    not_op: Annotated[tuple[str, ...], Hundred] = Field(
+        default=(), description="globs over names of ops that it leaves alone"
+    )
     format: Template | None = Field(default=None, description="a format name; <q0> stands for the number of level q0")
     placement: Literal["at_producer", "on_chip", "stored", "transient"] | None = None
     scale_time: Literal["current", "delayed"] | None = Field(
@@ -132,7 +138,7 @@ class PolicyCase(Strict):
     name: str
     rules: tuple[Rule, ...] = ()
     numbers: Numbers = Field(default={})
-    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] | None = None
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] | None = None
 
 
 class PolicyAssumption(Strict):
@@ -141,14 +147,14 @@ class PolicyAssumption(Strict):
     name: str
     here: str = Field(description="what the file assumes")
     grade: Grade = "ours"
-    cases: Annotated[tuple[PolicyCase, ...], Field(min_length=1)]
+    cases: Annotated[tuple[PolicyCase, ...], Field(min_length=1), Hundred]
 
 
 class Policy(Strict):
     """A policy file: formats by rules, levels by phases of training."""
 
     description: str
-    compose: tuple[str, ...] = Field(
+    compose: Annotated[tuple[str, ...], Hundred] = Field(
         default=(),
         description="policies whose rules come first; levels, phases and the like are theirs unless said here",
     )
@@ -159,15 +165,15 @@ class Policy(Strict):
         default=None,
         description="format in which GEMMs sum if no rule says it; by default as their products do",
     )
-    levels: tuple[Name, ...] = ()
+    levels: Annotated[tuple[Name, ...], Hundred] = ()
     numbers: Numbers = Field(
         default={}, description="numbers for format templates, the same in all phases; --bits may give others"
     )
     monotone: bool = Field(default=False, description="no level may fall from one phase to the next")
     loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
     rules: tuple[Rule, ...] = ()
-    phases: Annotated[tuple[Phase, ...], Field(min_length=1)] = (Phase(),)
-    assumptions: tuple[PolicyAssumption, ...] = Field(
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] = (Phase(),)
+    assumptions: Annotated[tuple[PolicyAssumption, ...], Hundred] = Field(
         default=(),
         description="moved one at a time by --by assumption; one replaces that of its name in what is composed",
     )

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from costsim.inputs.schema import Count, Grade, Name, NonNegative, Positive, Rate, Strict, wrong
+from costsim.inputs.schema import Count, Grade, Hundred, Name, NonNegative, Positive, Rate, Strict, wrong
 from costsim.inputs.schema_policy import Rule
 from costsim.names import AttentionPairs, Law, Scope, Traffic, Writes
 
@@ -26,7 +26,7 @@ class Training(Strict):
 
     steps: Count = Field(description="updates of the weights")
     micro_batches: Count = Field(default=1, description="forward and backward passes per update")
-    trainable: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    trainable: Annotated[tuple[str, ...], Field(min_length=1), Hundred] = Field(
         default=("*",), description="globs over names of weights; the others are frozen"
     )
 
@@ -62,7 +62,7 @@ class WorkloadAssumption(Strict):
     name: str
     here: str = Field(description="what the file assumes")
     grade: Grade = "ours"
-    cases: Annotated[tuple[WorkloadCase, ...], Field(min_length=1)]
+    cases: Annotated[tuple[WorkloadCase, ...], Field(min_length=1), Hundred]
 
 
 class Workload(Strict):
@@ -74,7 +74,7 @@ class Workload(Strict):
     training: Training
     optimizer: Optimizer
     label_smoothing: Rate = 0.0
-    policies: Annotated[tuple[str, ...], Field(min_length=1)]
+    policies: Annotated[tuple[str, ...], Field(min_length=1), Hundred]
     baseline: str
     attention_pairs: AttentionPairs = Field(
         default="square",
@@ -89,8 +89,10 @@ class Workload(Strict):
         default="gemms",
         description="writes that scope gemm counts: those of GEMMs, none, or also those of other ops that GEMMs read",
     )
-    hardware: tuple[str, ...] = Field(default=(), description="profiles on which time and energy are given")
+    hardware: Annotated[tuple[str, ...], Hundred] = Field(
+        default=(), description="profiles on which time and energy are given"
+    )
     published: tuple[Published, ...] = ()
-    assumptions: tuple[WorkloadAssumption, ...] = Field(
+    assumptions: Annotated[tuple[WorkloadAssumption, ...], Hundred] = Field(
         default=(), description="moved one at a time by --by assumption"
     )

@@ -10,13 +10,16 @@ from typing import Any
 
 from costsim.errors import InputError, UnreadError, apart, one_line, refuse, together
 from costsim.inputs import files, schema_policy
-from costsim.inputs.document import Document, Where, parse_yaml, tuples
+from costsim.inputs.document import MAX_ITEMS, Document, Where, parse_yaml, tuples
 from costsim.inputs.schema import read, without
 from costsim.policy.check import check, check_whole, faults, faults_of_whole
 from costsim.policy.levels import mentioned
 from costsim.policy.policy import INHERITED, Assumption, Place, Policy, number_places
 
 MOST_DEEP = 32  # policies that compose each other
+MOST_NAMED = 32  # as a+b
+MOST_FILES = 200  # that one policy is composed of, at any depth
+MOST_RULES = MAX_ITEMS  # of a policy with those that it composes
 
 
 def find_policy(name: str, document: Document | None = None, at: Where = ()) -> tuple[Path, ...]:
@@ -32,6 +35,8 @@ def find_policy(name: str, document: Document | None = None, at: Where = ()) -> 
         except InputError:
             if "+" not in name:
                 raise
+            if name.count("+") >= MOST_NAMED:
+                raise InputError(f"{one_line(name)}: more than {MOST_NAMED} policies") from None
             return tuple(together(partial(find, part) for part in name.split("+")))
     except InputError as error:
         if document is None:
@@ -71,6 +76,8 @@ def _read(path: Path, within: tuple[Path, ...], known: Known, whole: bool = Fals
     resolved = path.resolve()
     if resolved not in known:
         try:
+            if len(known) + len(within) > MOST_FILES:
+                raise InputError(f"{path}: a policy is composed of more than {MOST_FILES} files")
             document = parse_yaml(files.read_text(path), str(path))
             known[resolved] = _of_document(path.stem, document, (*within, resolved), known, whole)
         except InputError as error:
@@ -106,6 +113,9 @@ def _faults(policy: Policy, whole: bool) -> Iterator[InputError]:
     yield from faults_of_whole(policy.file, policy.mentioned, policy.error) if whole else ()
     if not policy.file.rules:
         yield policy.document.error(("rules",), "expected at least one rule")
+    if len(policy.file.rules) > MOST_RULES:
+        composed = f"with those of the policies that it composes, {len(policy.file.rules)} rules"
+        yield policy.document.error(("compose",), f"{composed}; expected at most {MOST_RULES}")
 
 
 def _bases(policy: Policy, within: tuple[Path, ...], known: Known) -> list[Policy]:
