@@ -24,6 +24,8 @@ from costsim.cost.count import count
 from costsim.cost.memory import memory, of_policy
 from costsim.cost.tiling import tile_rows
 from costsim.explain.derive import Deriver, differences
+from costsim.graph.autodiff import backward
+from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED
 from costsim.inputs import files
 from costsim.models import decoder
@@ -127,6 +129,18 @@ def test_every_op_reads_what_is_made_before_it(name, backward):
         assert op.position == position
         assert given.issuperset(op.inputs), op.name
         given.update(op.outputs)
+
+
+def test_a_gradient_in_place_is_of_the_loss_itself():
+    """The kernel that leaves it does not know what the loss is multiplied by later."""
+    b = GraphBuilder({"rows": 3, "vocab": 5})
+    weight = b.given("logits", ("rows", "vocab"), role="weight")
+    labels = b.given("labels", ("rows",), values="index")
+    counted = b.op("count_labels", labels, name="counted", ignore=-1)
+    params = {"smoothing": 0.0, "ignore": -1, "share": 1.0}
+    part = b.op("cross_entropy_in_place", weight, labels, counted, name="loss", **params)
+    with pytest.raises(ValueError, match="wants the gradient dloss to be 1"):
+        backward(b, b.op("scale", part, name="twice", factor=2.0), lambda *_: None)
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------

@@ -128,6 +128,8 @@ def _describe_kind(kind: Kind) -> str:
     for rule in kind.grads:
         made = f"{rule.kind}({', '.join(rule.arguments)})" if rule.kind else rule.arguments[0]
         lines.append(f"  gradient of {', '.join(rule.operands)}: {made}")
+    for part, whole in (kind.lies_in or {}).items():
+        lines.append(f"  {part} lies in the memory of {whole}{', and nothing is moved' if kind.view else ''}")
     return "\n".join(lines) + "\n"
 
 

@@ -58,6 +58,7 @@ class _Backward:
         self.builder = builder
         self.finished = finished
         self.needs = _needs_gradient(builder)
+        self.one = f"{loss}.grad"  # the gradient of the loss itself
         self.gradient: dict[str, str] = {}  # by tensor: the sum of its gradients so far
         self.parts: Counter[str] = Counter()  # by tensor: how many gradients that sums
         self.expected = self._count_readers(loss)
@@ -239,6 +240,8 @@ class _Backward:
             if output in self.gradient:
                 if not taken:
                     raise ValueError(f"{op.name}: {kind.name} has no rule for the gradient {gradient}")
+                if gradient in kind.unit and self.gradient[output] != self.one:
+                    raise ValueError(f"{op.name}: {kind.name} wants the gradient {gradient} to be 1")
                 names[gradient] = self.gradient[output]
         self._enter(op)
         self.builder.layer, self.builder.kernel = op.layer, self._kernel()
@@ -259,7 +262,7 @@ def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], No
     builder.loss, builder.phase = loss, "backward"
     made: dict[Segment, list[Op]] = {}
     order = in_backward_order(builder)
-    state.gradient[loss] = builder.tensor(state.gradient_tensor(loss, f"{loss}.grad"))
+    state.gradient[loss] = builder.tensor(state.gradient_tensor(loss, state.one))
     for op in order:
         before = len(builder.ops)
         state.visit(op)

@@ -186,10 +186,11 @@ class Graph:
             return self.root
         places: dict[str, str] = {}
         for name in self.tensors:
-            place = self.root[name]
-            while place in self._lies_in:
+            way, place = [name], self.root[name]
+            while place in self._lies_in and place not in places:
+                way.append(place)
                 place = self.root[self._lies_in[place]]
-            places[name] = place
+            places |= dict.fromkeys(way, places.get(place, place))
         return places
 
     @cached_property
