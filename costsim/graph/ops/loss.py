@@ -118,11 +118,11 @@ def cross_entropy_chunk_grad(dloss: Array, logp: Array, labels: Array, counted: 
 
 
 @op(
-    f"{_CHUNK} -> loss[], grad[... v]",
+    f"{_CHUNK} -> loss[], dlogits[... v]",
     work={"... v": {"cmp": 1, "add": 5, "exp": 2, "mul": 1}, "...": {"log": 1, "mul": 3, "add": 3}},
-    grads={"logits": "grad", "labels": None, "counted": None},
+    grads={"logits": "dlogits", "labels": None, "counted": None},
     unit=("dloss",),
-    lies_in={"grad": "logits"},
+    lies_in={"dlogits": "logits"},
     params=_CHUNK_PARAMS,
     fuses=False,
     torch="loss.cross_entropy_in_place",
