@@ -19,6 +19,10 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format can; costsim/formats/format.py
 Gemm = Literal["forward", "dgrad", "wgrad"]  # of a layer y = x w; costsim/graph/graph.py
 Operand = Literal["x", "w", "dy"]  # of its GEMMs
+# What a search varies: copies that GEMMs multiply, that are kept for the backward, tensors; costsim/policy/groups.py
+Varied = Literal["operand", "stash", "stored"]
+VARIED: tuple[Varied, ...] = get_args(Varied)
+COSTS = ("arithmetic_cost", "dram_bits", "quantize_ops")  # that a search knows, as records name them; costsim/search
 
 # What a row of a table is. Groupings divide the counts among the ops of a step: costsim/cost/totals.py.
 GROUPINGS = ("phase", "kind", "layer", "role", "tensor", "op", "pair", "gemm")

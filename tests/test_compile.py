@@ -18,9 +18,9 @@ from costsim.graph.fusion import UNTILED
 from costsim.graph.graph import GEMM_OPERANDS
 from costsim.models import decoder
 from costsim.models.training_step import training_step
-from costsim.names import SCOPES
+from costsim.names import SCOPES, VARIED
 from costsim.policy.assign import assign
-from costsim.policy.groups import VARIED, groups_of, space_of
+from costsim.policy.groups import groups_of, space_of
 from costsim.policy.space import Family, Space, Variable
 
 FORMATS = ("bfp4", "int8-row", "fp16")

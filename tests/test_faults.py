@@ -128,7 +128,11 @@ LONG = {  # by what is refused: a field of a workload or of a policy, its items,
     "compose": ("policy", ["fp32"] * 101, "expected at most 100 items"),
     "rules": ("policy", [{"format": "fp32"}] * 1001, "expected at most 1000 items, got 1001"),
     "phases": ("policy", [{"levels": [4]}] * 201, "expected at most 200 items"),
-    "assumptions": ("policy", [{"name": "a", "here": "b", "cases": [{"name": "c"}]}] * 101, "expected at most 100 items"),
+    "assumptions": (
+        "policy",
+        [{"name": "a", "here": "b", "cases": [{"name": "c"}]}] * 101,
+        "expected at most 100 items",
+    ),
 }
 
 

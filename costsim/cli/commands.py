@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, Place] = {
     "plot": Place("plot", "plot", "Draw WORKLOAD's results, or write a step as a trace."),
     "report": Place("report", "report", "Write WORKLOAD's results as one page: summary, tables that..."),
     "run": Place("run", "run", "Count WORKLOAD under its policies: a path, or a shipped name."),
+    "search": Place("search", "search", "Find the best bits for groups of WORKLOAD's tensors."),
     "schema": Place("shipped", "schema", "Print the JSON schema of a file, for editors and checks."),
     "show": Place("shipped", "show", "Print a shipped workload, policy or hardware profile with its..."),
     "validate": Place("validate", "validate", "Run WORKLOAD, shrunk, in NumPy with real quantizers, and..."),

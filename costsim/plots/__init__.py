@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from costsim.errors import InputError, nearest
 from costsim.inputs import files
-from costsim.plots import breakdown, comparison, memory, roofline, schedule, sensitivity, timeline
+from costsim.plots import breakdown, comparison, front, memory, roofline, schedule, sensitivity, timeline
 from costsim.plots.style import SETTINGS, drawable
 from costsim.run.simulate import Result
+from costsim.search.found import Found
 from costsim.tables.table import wrap
 
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}  # by style of file
@@ -41,6 +42,11 @@ def draw(result: Result, kind: str, **options: Any) -> Figure:
 def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
     """Draw one of PLOTS, which takes the options, into a file. Raises InputError as the plot and `write` do."""
     return write(lambda: draw(result, kind, **options), path)
+
+
+def save_front(found: Found, path: Path) -> Path:
+    """Draw what a search found into a file. Raises InputError as `write` does."""
+    return write(lambda: front.front(found), path)
 
 
 def write(make: Callable[[], Figure], path: Path) -> Path:

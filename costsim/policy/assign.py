@@ -20,7 +20,7 @@ from costsim.policy.classes import Axes, Candidate, Classes, Read, Selectors, cl
 from costsim.policy.levels import fill
 from costsim.policy.policy import Policy
 
-_DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
+DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 # Of copies that a pass of their own makes: where copies made from them can live, which are made no earlier.
 _MADE_LATER = {"stored": ("on_chip", "stored", "transient"), "transient": ("on_chip", "transient")}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
@@ -88,7 +88,7 @@ class Assignment:
         return chain[-1].format if chain else self.format(op.inputs[operand])
 
 
-class _Choice(NamedTuple):
+class Choice(NamedTuple):
     """The outcome of the rules: the format of the last that names one, as later rules change it."""
 
     format: Format
@@ -188,19 +188,19 @@ class Rules:
         except InputError as error:
             raise self.policy.error(("rules", i, "container"), str(error)) from None
 
-    def choose(self, candidate: Candidate) -> _Choice | None:
+    def choose(self, candidate: Candidate) -> Choice | None:
         """The format of the last matching rule that names one, as later rules change it; None if none names one."""
         chosen = None
         for i in self.matching[candidate]:
             rule = self.policy.file.rules[i]
             if rule.format is not None:
                 format = self.format(i, "format", rule.format, candidate.numbers)
-                chosen = _Choice(format, _DEFAULT_PLACEMENT.get(rule.copy_ or "", ""), "delayed", i)
+                chosen = Choice(format, DEFAULT_PLACEMENT.get(rule.copy_ or "", ""), "delayed", i)
             if chosen is not None and _shapes(rule):
                 self.matched.add(i)
                 format = self.contain(i, chosen.format, rule.container) if rule.container else chosen.format
                 placement, scale_time = rule.placement or chosen.placement, rule.scale_time or chosen.scale_time
-                chosen = _Choice(format, placement, scale_time, i)
+                chosen = Choice(format, placement, scale_time, i)
         return chosen
 
     def accumulator(self, candidate: Candidate) -> Format | None:
@@ -268,7 +268,7 @@ class Chains:
     def __init__(self, graph: Graph, rules: Rules, stored: Sequence[Format] | Mapping[int, Format]) -> None:
         self.graph, self.rules, self.stored = graph, rules, stored
 
-    def extend(self, chain: Chain, read: Read, purpose: str, choice: _Choice, axes: Axes) -> Chain:
+    def extend(self, chain: Chain, read: Read, purpose: str, choice: Choice, axes: Axes) -> Chain:
         """The chain with one more copy made from its end, unless that would be the same bits. Raises InputError."""
         format, placement, scale_time, rule = choice
         axes = _boxes(self.graph, format, read.dims, axes)

@@ -1,7 +1,7 @@
 """Groups of tensors as variables: all that agree in some fields of a rule take one format, which is to be chosen."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from costsim.errors import InputError
 from costsim.formats.named import parse_format
@@ -9,13 +9,12 @@ from costsim.graph.graph import Graph
 from costsim.inputs.document import Document, tuples
 from costsim.inputs.schema import validate
 from costsim.inputs.schema_policy import Policy as PolicyFile
-from costsim.policy.assign import Rules, selectors_of
+from costsim.names import VARIED, Varied
+from costsim.policy.assign import DEFAULT_PLACEMENT, Choice, Rules, selectors_of
 from costsim.policy.classes import Candidate, Read, classify
 from costsim.policy.policy import Policy, with_rules
 from costsim.policy.space import Space, Variable
 
-Varied = Literal["operand", "stash", "stored"]
-VARIED: tuple[Varied, ...] = ("operand", "stash", "stored")  # copies that GEMMs multiply, that are kept; tensors
 FIELDS = ("role", "layer", "gemm", "operand", "phase")  # of a rule, by which tensors can be told apart
 
 
@@ -24,7 +23,7 @@ class Group(NamedTuple):
 
     varied: Varied
     fields: tuple[tuple[str, str], ...]  # of a rule, with the value that all have; what has none is left out
-    placement: str | None  # as the policy has it
+    placement: str | None  # as the policy has it, where that is not the default
     scale_time: str | None
 
     @property
@@ -57,9 +56,16 @@ def groups_of(graph: Graph, policy: Policy, fields: Sequence[str], varied: Seque
         }
         told = tuple((name, value) for name in fields if (value := values[name]) is not None)
         choice = rules.choose(candidate)
-        placed = (choice.placement or None, choice.scale_time) if choice and what != "stored" else (None, None)
-        groups.setdefault(Group(what, told, *placed))
+        groups.setdefault(Group(what, told, *_placed(what, choice)))
     return sorted(groups, key=lambda group: (VARIED.index(group.varied), len(group.fields)))
+
+
+def _placed(varied: Varied, choice: Choice | None) -> tuple[str | None, str | None]:
+    """The placement and scale time of a copy, where they are not those that a rule with a format has by itself."""
+    if choice is None or varied == "stored":
+        return None, None
+    placement = None if choice.placement == DEFAULT_PLACEMENT[varied] else choice.placement
+    return placement, None if choice.scale_time == "delayed" else choice.scale_time
 
 
 def _candidates(

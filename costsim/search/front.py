@@ -18,8 +18,9 @@ import numpy as np
 
 from costsim.cost.terms import Alternative
 from costsim.errors import InputError
+from costsim.names import COSTS
 from costsim.search.interactions import Integers, Interactions, components
-from costsim.search.problem import COSTS, Point, Problem
+from costsim.search.problem import Point, Problem
 
 _LARGEST = 300_000  # combinations of a component that are enumerated
 

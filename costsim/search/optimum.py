@@ -19,8 +19,9 @@ import numpy as np
 
 from costsim.cost.terms import Condition
 from costsim.errors import InputError
+from costsim.names import COSTS
 from costsim.search.interactions import Interactions
-from costsim.search.problem import COSTS, Point, Problem
+from costsim.search.problem import Point, Problem
 
 _TRIES = 20  # to tighten budgets
 

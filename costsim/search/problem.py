@@ -19,7 +19,8 @@ from costsim.cost.terms import Counts, Terms, merged, weighed
 from costsim.cost.totals import Total
 from costsim.errors import InputError
 from costsim.graph.fusion import MODELS
-from costsim.policy.groups import Varied, groups_of, space_of
+from costsim.names import COSTS, Varied
+from costsim.policy.groups import groups_of, space_of
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
 from costsim.policy.space import Space
@@ -27,7 +28,6 @@ from costsim.run.job import Convention, Job
 from costsim.run.simulate import count_policy
 from costsim.search.sensitivity import Sensitivity
 
-COSTS = ("arithmetic_cost", "dram_bits", "quantize_ops")  # as records name them
 REDUCTIONS = {"arithmetic_reduction": "arithmetic_cost", "dram_reduction": "dram_bits"}
 
 
@@ -89,7 +89,7 @@ def prepare(
     """
     convention = job.convention
     if MODELS[convention.traffic].tiled:
-        raise InputError("--traffic tiled: a search counts traffic without a buffer; say unfused or fused")
+        raise InputError("traffic tiled: a search counts traffic without a buffer; say --traffic unfused or fused")
     groups = groups_of(job.graph, policy, fields, varied)
     space = space_of(policy, groups, formats)
     phases = list(schedule(policy, convention.steps))

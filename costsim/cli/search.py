@@ -1,0 +1,93 @@
+"""`costsim search`: the best bits for groups of tensors."""
+
+from typing import Any
+
+import click
+
+from costsim import names
+from costsim.cli.options import RATIOS, options, path_of
+from costsim.cli.output import echo_line, write
+
+
+@click.command()
+@click.argument("workload")
+@click.option("--policy", metavar="NAME", help="Policy whose formats are chosen anew.  [default: the baseline]")
+@click.option(
+    "--vary",
+    "varied",
+    multiple=True,
+    type=click.Choice(names.VARIED),
+    default=("operand",),
+    show_default=True,
+    help="What takes formats: what GEMMs multiply, what is kept for the backward, tensors; repeatable.",
+)
+@click.option(
+    "--group",
+    "groups",
+    default="role,gemm,operand",
+    show_default=True,
+    metavar="FIELD,...",
+    help="What tells groups apart: role, layer, gemm, operand, phase.",
+)
+@click.option("--formats", required=True, metavar="NAME,...", help="Formats to choose from.")
+@click.option("--sensitivity", type=click.Path(), metavar="CSV", help="What bits cost in quality: group,format,loss.")
+@click.option(
+    "--against",
+    type=click.Choice(names.COSTS),
+    default="arithmetic_cost",
+    show_default=True,
+    help="Cost of the front of loss and cost.",
+)
+@click.option(
+    "--minimise", type=click.Choice(("loss", *names.COSTS)), help="One policy, with the least of this.  [default: loss]"
+)
+@click.option("--at-most", multiple=True, metavar="FIELD=N", help="Budget of loss or of a cost; repeatable.")
+@click.option("--at-least", multiple=True, metavar="FIELD=N", help="Budget of dram_reduction, arithmetic_reduction.")
+@click.option("--points", type=click.IntRange(2, 99), default=12, show_default=True, help="Policies of a front shown.")
+@click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model.")
+@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
+@options(*RATIOS)
+@click.option("--format", "style", type=click.Choice(tuple(names.STYLES)), default="table", show_default=True)
+@click.option("--out", type=click.Path(), help="Folder for the policies, the table in all styles and the figure.")
+def search(style: str, out: str | None, **given: Any) -> None:
+    """Find the best bits for groups of WORKLOAD's tensors.
+
+    Without budgets: the front of loss and --against, the policies that no other beats. With --at-most or --at-least:
+    the one policy with the least loss that keeps them, or with the least of --minimise. Each is a policy file in --out
+    that `costsim run` takes.
+
+    \b
+    costsim search iwslt17-dsq --formats bfp4,bfp8,bfp16 --sensitivity s.csv
+    costsim search iwslt17-dsq --policy dsq --formats bfp4,bfp8 --sensitivity s.csv --at-least dram_reduction=2
+    costsim search iwslt17-dsq --policy dsq --vary operand --vary stash --group role,layer,gemm,operand
+      --formats bfp4,bfp8,bfp16 --sensitivity s.csv --at-most loss=0.1 --minimise dram_bits --out found
+    """
+    from costsim.run.job import Request, prepare
+    from costsim.search.found import Asked
+    from costsim.search.found import search as find
+    from costsim.tables import styles
+    from costsim.tables.search import document
+
+    if out is not None:
+        styles.check_folder(path_of(out))
+    job = {name: given.pop(name) for name in ("workload", "baseline", "law", "scope", "traffic", "assignments")}
+    found = find(prepare(Request(**job)), Asked(**given))
+    write(document(found), style)
+    if out is not None:
+        from costsim.plots import save_front
+
+        for path in (*styles.save(document(found), out), *_policies(found, path_of(out))):
+            echo_line(path)
+        if found.gap is None:
+            echo_line(save_front(found, path_of(out) / f"{found.problem.job.workload}-search.svg"))
+
+
+def _policies(found: Any, folder: Any) -> list[Any]:
+    """Write the policies that the table has."""
+    from costsim.inputs import files
+    from costsim.search.found import policy_text
+
+    return [
+        files.write(folder / f"{found.name(point)}.yaml", policy_text(found, point, folder).encode())
+        for point in found.shown
+    ]

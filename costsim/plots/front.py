@@ -1,0 +1,55 @@
+"""A figure of a search: how many times less than the baseline policies cost, over what they lose in quality."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from costsim.plots.style import COLOURS, GREY
+from costsim.search.found import Found
+from costsim.search.problem import REDUCTIONS
+from costsim.tables.table import printable
+
+_TITLES = {"arithmetic_reduction": "arithmetic", "dram_reduction": "DRAM traffic"}
+
+
+def _panel(axes: Axes, found: Found, field: str) -> None:
+    """The front, the policies that a table has, and those that give all groups one format."""
+    cost = REDUCTIONS[field]
+    line = [(float(p.loss or 0), float(ratio)) for p in found.points if (ratio := found.problem.reduction(p, cost))]
+    shown = [(float(p.loss or 0), float(ratio)) for p in found.shown if (ratio := found.problem.reduction(p, cost))]
+    axes.plot(*zip(*line, strict=True), color=COLOURS[0], linewidth=1, label=f"front of loss and {found.field}")
+    axes.plot(*zip(*shown, strict=True), "o", color=COLOURS[0], markersize=4, label="policies that are written")
+    for i, (format, point) in enumerate(found.uniform):
+        ratio = found.problem.reduction(point, cost)
+        if ratio is not None:
+            label = "all groups in one format" if not i else ""
+            axes.plot([float(point.loss or 0)], [float(ratio)], "x", color=COLOURS[1], markersize=6, label=label)
+            axes.annotate(printable(format), (float(point.loss or 0), float(ratio)), xytext=(4, -9),
+                          textcoords="offset points", fontsize=7)  # fmt: skip
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter("{x:g}")
+    losses = [float(p.loss or 0) for p in (*found.points, *(p for _, p in found.uniform))]
+    if min(losses) > 0 and max(losses) > 20 * min(losses):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    axes.set_xlabel("loss (sum over groups)")
+    axes.set_title(_TITLES[field] + ("" if cost == found.field else ", of the same policies"))
+    axes.grid(linewidth=0.3, color=GREY)
+
+
+def front(found: Found) -> Figure:
+    """A panel for arithmetic and one for DRAM traffic."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels: Any = figure.subplots(1, len(REDUCTIONS))
+    for axes, field in zip(panels, REDUCTIONS, strict=True):
+        _panel(axes, found, field)
+    convention = found.problem.job.convention
+    panels[0].set_ylabel(f"times less than {printable(convention.baseline)}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    groups = len(found.problem.space.variables)
+    figure.suptitle(f"{printable(found.problem.job.workload)}: {groups} groups; {convention.summary()}", fontsize=10)
+    return figure

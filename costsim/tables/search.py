@@ -1,0 +1,147 @@
+"""What a search found, as a document: a policy a row, and below, to compare, those that give all groups one format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from costsim.names import COSTS
+from costsim.results.records import Record
+from costsim.search.found import LOSS, Found
+from costsim.search.problem import REDUCTIONS, Point
+from costsim.tables.cells import short, three_digits
+from costsim.tables.document import Block, Document, Drawn, Heading, Notes
+from costsim.tables.table import Column, Table
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def record(found: Found, name: str, point: Point) -> Record:
+    """A policy's row: exact integers as decimal strings."""
+    reductions = {field: _number(found.problem.reduction(point, cost)) for field, cost in REDUCTIONS.items()}
+    costs = {field: str(cost) for field, cost in zip(COSTS, point.costs, strict=True)}
+    return {"policy": name, LOSS: _number(point.loss), **costs, **reductions}
+
+
+def _records(found: Found) -> list[Record]:
+    rows = [{**record(found, found.name(point), point), **found.formats(point)} for point in found.shown]
+    return rows + [{**record(found, f"all-{format}", point), **found.formats(point)} for format, point in found.uniform]
+
+
+_COLUMNS = (
+    Column("policy", "left"),
+    Column("loss"),
+    Column("arith x"),
+    Column("DRAM x"),
+    Column("quantize ops"),
+    Column("groups by format", "left"),
+)
+
+
+def _row(found: Found, name: str, point: Point) -> list[str]:
+    made = record(found, name, point)
+    numbers = [three_digits(made[LOSS]) if made[LOSS] is None or made[LOSS] >= 0.001 else f"{made[LOSS]:.2e}"]
+    numbers += [short(made[field]) for field in REDUCTIONS]
+    usage = ", ".join(f"{number} {format}" for format, number in found.usage(point))
+    return [name, *numbers, short(made["quantize_ops"]), usage]
+
+
+def _front(found: Found) -> Table:
+    return Table(_COLUMNS, [_row(found, found.name(point), point) for point in found.shown])
+
+
+def _uniform(found: Found) -> Table:
+    return Table(_COLUMNS, [_row(found, f"all-{format}", point) for format, point in found.uniform])
+
+
+def _choices(found: Found) -> Table:
+    """The format of each group under the one policy that is best."""
+    [point] = found.points
+    return Table(
+        [Column("group", "left"), Column("format", "left")], [list(row) for row in found.formats(point).items()]
+    )
+
+
+def notes(found: Found) -> list[str]:
+    """What the numbers are, and what is proved of them."""
+    convention = found.problem.job.convention
+    lines = [f"{convention.summary()}, {convention.steps} steps; x less than {convention.baseline}"]
+    groups, base = len(found.problem.space.variables), found.problem.space.policy.name
+    lines.append(f"{groups} groups of {base}, each in one format; losses of groups add up (an assumption)")
+    if found.gap is None:
+        lines.append(
+            f"a front of {len(found.points)} policies, {len(found.shown)} shown: none has less of both loss and "
+            f"{found.field} than the lines between them"
+        )
+    else:
+        asked = found.asked
+        under = [f"at most {text}" for text in asked.at_most] + [f"at least {text}" for text in asked.at_least]
+        proof = "proved" if found.gap < _PROVED else f"a better one is at most {100 * found.gap:.2g} % better"
+        lines.append(f"the least {found.field}{' with ' if under else ''}{', '.join(under)}: {proof}")
+    return lines
+
+
+_PROVED = 1e-9  # of a gap, relative: rounding of the solver
+
+
+def _blocks(found: Found) -> list[Block]:
+    blocks: list[Block] = [Drawn(_front(found)), Notes(notes(found))]
+    blocks += [Heading("all groups in one format"), Drawn(_uniform(found))]
+    return blocks if found.gap is None else [*blocks, Heading("formats"), Drawn(_choices(found))]
+
+
+def _screen(found: Found) -> list[list[Block]]:
+    first, lines, *others = _blocks(found)
+    pairs = zip(others[::2], others[1::2], strict=True)
+    return [[first, lines], *([heading, table] for heading, table in pairs)]
+
+
+def _paper(found: Found) -> list[Table]:
+    workload, baseline = found.problem.job.workload, found.problem.job.convention.baseline
+    under = f"({found.problem.job.convention.summary()}); \u00d7: times less than {baseline}"
+    label = f"tab:costsim-{workload}-search"
+    return [
+        replace(_front(found), label=label, caption=f"Policies found for {workload} {under}.", notes=notes(found)),
+        replace(
+            _uniform(found), label=f"{label}-uniform", caption=f"{workload} with all groups in one format {under}."
+        ),
+    ]
+
+
+def _data(found: Found) -> Mapping[str, Any]:
+    """All points of a front, not only those that a table shows."""
+    convention = found.problem.job.convention
+    shown: Sequence[Point] = found.shown
+    return {
+        "workload": found.problem.job.workload,
+        "baseline": convention.baseline,
+        "base": found.problem.space.policy.name,
+        "convention": convention.summary(),
+        "steps": convention.steps,
+        "minimised": found.field if found.gap is not None else None,
+        "front_of": None if found.gap is not None else [LOSS, found.field],
+        "gap": found.gap,
+        "groups": [variable.name for variable in found.problem.space.variables],
+        "points": [
+            {**record(found, found.name(point) if point in shown else "", point), "formats": found.formats(point)}
+            for point in found.points
+        ],
+        "uniform": [record(found, f"all-{format}", point) for format, point in found.uniform],
+        "notes": notes(found),
+    }
+
+
+def document(found: Found) -> Document:
+    """A search."""
+    return Document(
+        stem=f"{found.problem.job.workload}-search",
+        screen=partial(_screen, found),
+        page=partial(_blocks, found),
+        paper=partial(_paper, found),
+        data=partial(_data, found),
+        records=partial(_records, found),
+    )
