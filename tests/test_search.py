@@ -260,7 +260,7 @@ def test_a_policy_made_of_several(tmp_path):
     job = prepare(Request("iwslt17-dsq", assignments=one_layer("iwslt17-dsq")))
     from costsim.search.found import policy_text
 
-    found = search(job, asked)
+    found = search(job, asked, None)
     text = yaml.safe_load(policy_text(found, found.points[0], tmp_path))
     assert text["compose"] == ["w8-channel", "a8-token"]
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(text))

@@ -6,7 +6,7 @@ import click
 
 from costsim import names
 from costsim.cli.options import RATIOS, options, path_of
-from costsim.cli.output import echo_line, write
+from costsim.cli.output import echo_line, progress, write
 
 
 @click.command()
@@ -30,7 +30,12 @@ from costsim.cli.output import echo_line, write
     help="What tells groups apart: role, layer, gemm, operand, phase.",
 )
 @click.option("--formats", required=True, metavar="NAME,...", help="Formats to choose from.")
-@click.option("--sensitivity", type=click.Path(), metavar="CSV", help="What bits cost in quality: group,format,loss.")
+@click.option(
+    "--sensitivity",
+    type=click.Path(),
+    metavar="CSV",
+    help="What bits cost in quality: group,format,loss; or `reference`, which measures a proxy in NumPy.",
+)
 @click.option(
     "--against",
     type=click.Choice(names.COSTS),
@@ -71,23 +76,47 @@ def search(style: str, out: str | None, **given: Any) -> None:
     if out is not None:
         styles.check_folder(path_of(out))
     job = {name: given.pop(name) for name in ("workload", "baseline", "law", "scope", "traffic", "assignments")}
-    found = find(prepare(Request(**job)), Asked(**given))
+    prepared, asked = prepare(Request(**job)), Asked(**given)
+    table = _table(prepared, asked)
+    found = find(prepared, asked, table)
     write(document(found), style)
     if out is not None:
-        from costsim.plots import save_front
-
-        for path in (*styles.save(document(found), out), *_policies(found, path_of(out))):
+        for path in _save(found, table, path_of(out)):
             echo_line(path)
-        if found.gap is None:
-            echo_line(save_front(found, path_of(out) / f"{found.problem.job.workload}-search.svg"))
 
 
-def _policies(found: Any, folder: Any) -> list[Any]:
-    """Write the policies that the table has."""
+def _table(job: Any, asked: Any) -> Any:
+    """What bits cost in quality: as a file says, or as it is measured, which takes a run a group and format."""
+    from pathlib import Path
+
+    from costsim.search.found import MEASURED, base_of, names_of
+    from costsim.search.sensitivity import Sensitivity, read_sensitivity
+
+    if asked.sensitivity is None:
+        return None
+    if asked.sensitivity != MEASURED:
+        return read_sensitivity(Path(asked.sensitivity))
+    from costsim.reference.noise import gradient_noise, runs
+
+    given = (job, base_of(job, asked), *names_of(asked))
+    with progress(runs(*given)) as bar:
+        return Sensitivity(MEASURED, gradient_noise(*given, tick=lambda: bar.update(1)), {})
+
+
+def _save(found: Any, table: Any, folder: Any) -> list[Any]:
+    """Write the table in all styles, the policies that it has, the figure of a front, and losses that were measured."""
     from costsim.inputs import files
-    from costsim.search.found import policy_text
+    from costsim.plots import save_front
+    from costsim.search.found import MEASURED, policy_text
+    from costsim.search.sensitivity import csv_text
+    from costsim.tables import styles
+    from costsim.tables.search import document
 
-    return [
-        files.write(folder / f"{found.name(point)}.yaml", policy_text(found, point, folder).encode())
-        for point in found.shown
-    ]
+    paths = styles.save(document(found), str(folder))
+    for point in found.shown:
+        text = policy_text(found, point, folder)
+        paths.append(files.write(folder / f"{found.name(point)}.yaml", text.encode()))
+    workload = found.problem.job.workload
+    if table is not None and found.asked.sensitivity == MEASURED:
+        paths.append(files.write(folder / f"{workload}-sensitivity.csv", csv_text(table).encode()))
+    return paths if found.gap is not None else [*paths, save_front(found, folder / f"{workload}-search.svg")]

@@ -24,9 +24,10 @@ from costsim.search.front import front
 from costsim.search.interactions import interactions
 from costsim.search.optimum import Budget, optimum
 from costsim.search.problem import REDUCTIONS, Point, Problem, problem
-from costsim.search.sensitivity import read_sensitivity
+from costsim.search.sensitivity import Sensitivity
 
 LOSS = "loss"
+MEASURED = "reference"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Asked:
     groups: str  # fields of rules that tell groups apart
     varied: Sequence[str]
     formats: str
-    sensitivity: str | None  # a CSV file
+    sensitivity: str | None  # where the losses come from, for notes: a CSV file, or MEASURED
     against: str  # the cost of a front
     minimise: str | None
     at_most: Sequence[str]  # FIELD=NUMBER
@@ -86,18 +87,24 @@ class Found:
         return [(format, number[format]) for format in self.problem.space.variables[0].choices if number[format]]
 
 
-def search(job: Job, asked: Asked) -> Found:
-    """Search. Raises InputError for what cannot be searched, and for budgets that no policy keeps, before long work."""
-    groups, varied, formats = _names(asked)
-    base = job.baseline if asked.policy is None else load_policies(find_policy(asked.policy))
-    table = None if asked.sensitivity is None else read_sensitivity(Path(asked.sensitivity))
+def base_of(job: Job, asked: Asked) -> Policy:
+    """The policy whose formats are chosen anew. Raises InputError if there is none of that name."""
+    return job.baseline if asked.policy is None else load_policies(find_policy(asked.policy))
+
+
+def search(job: Job, asked: Asked, table: Sensitivity | None) -> Found:
+    """Search. `table`: what bits cost in quality, if somebody says.
+
+    Raises InputError for what cannot be searched, and for budgets that no policy keeps.
+    """
+    groups, varied, formats = names_of(asked)
     budgets = [
         *(_split("--at-most", text) for text in asked.at_most),
         *(_split("--at-least", text) for text in asked.at_least),
     ]
     if table is None and (not asked.minimise or LOSS in (asked.minimise, *(name for name, _, _ in budgets))):
         raise InputError("--sensitivity: say what bits cost in quality; without it there is only --minimise COST")
-    posed = problem(job, base, groups, varied, formats, table)
+    posed = problem(job, base_of(job, asked), groups, varied, formats, table)
     parts = interactions(posed.terms)
     if asked.minimise is None and not budgets:
         return Found(posed, asked, asked.against, tuple(front(posed, parts, asked.against)), None)
@@ -106,7 +113,7 @@ def search(job: Job, asked: Asked) -> Found:
     return Found(posed, asked, field, (best.point,), best.gap)
 
 
-def _names(asked: Asked) -> tuple[list[str], list[Varied], list[str]]:
+def names_of(asked: Asked) -> tuple[list[str], list[Varied], list[str]]:
     """The fields, what is varied and the formats, checked. Raises InputError for all that are none."""
     groups, formats = (
         [part.strip() for part in text.split(",") if part.strip()] for text in (asked.groups, asked.formats)

@@ -61,6 +61,12 @@ def read_sensitivity(path: Path) -> Sensitivity:
     return Sensitivity(str(path), losses, places)
 
 
+def csv_text(table: Sensitivity) -> str:
+    """A table as the CSV file that `read_sensitivity` reads."""
+    rows = [f"{group},{format},{float(loss)!r}" for (group, format), loss in table.losses.items()]
+    return "\n".join([",".join(_HEADER), *rows]) + "\n"
+
+
 def _number(text: str) -> Fraction | None:
     """A decimal number of at most 40 characters, exactly."""
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from costsim.names import COSTS
 from costsim.results.records import Record
-from costsim.search.found import LOSS, Found
+from costsim.search.found import LOSS, MEASURED, Found
 from costsim.search.problem import REDUCTIONS, Point
 from costsim.tables.cells import short, three_digits
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes
@@ -72,6 +72,11 @@ def notes(found: Found) -> list[str]:
     lines = [f"{convention.summary()}, {convention.steps} steps; x less than {convention.baseline}"]
     groups, base = len(found.problem.space.variables), found.problem.space.policy.name
     lines.append(f"{groups} groups of {base}, each in one format; losses of groups add up (an assumption)")
+    if found.asked.sensitivity == MEASURED:
+        lines.append(
+            "loss is a proxy: noise over signal that a format leaves in the gradients of all weights, of a shrunken "
+            "copy with random weights and data, measured in NumPy"
+        )
     if found.gap is None:
         lines.append(
             f"a front of {len(found.points)} policies, {len(found.shown)} shown: none has less of both loss and "
