@@ -4,6 +4,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from costsim.plots.style import COLOURS, GREY
 from costsim.search.found import Found
@@ -33,6 +34,7 @@ def _panel(axes: Axes, found: Found, field: str) -> None:
     losses = [float(p.loss or 0) for p in (*found.points, *(p for _, p in found.uniform))]
     if min(losses) > 0 and max(losses) > 20 * min(losses):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(numticks=5))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     axes.set_xlabel("loss (sum over groups)")

@@ -12,9 +12,10 @@ from fractions import Fraction
 import numpy as np
 
 from costsim.errors import InputError
+from costsim.graph.graph import Graph
 from costsim.names import Varied
 from costsim.policy.assign import assign
-from costsim.policy.groups import groups_of, space_of
+from costsim.policy.groups import Group, groups_of, space_of
 from costsim.policy.policy import Policy
 from costsim.reference.accuracy import gradient_of
 from costsim.reference.draw import draw_batch, draw_weights
@@ -42,13 +43,7 @@ def gradient_noise(
     """
     graph = shrink(job)
     check_memory(graph)
-    groups = groups_of(graph, policy, fields, varied)
-    missing = {group.name for group in groups_of(job.graph, policy, fields, varied)} - {group.name for group in groups}
-    if missing:
-        raise InputError(
-            f"--sensitivity reference: runs a copy of few layers, which has no {sorted(missing)[0]}; "
-            "leave layer out of --group"
-        )
+    groups = _groups(job, graph, policy, fields, varied)
     space = space_of(policy, groups, [*(format for format in formats if format != EXACT), EXACT])
     rng = np.random.default_rng(seed)
     weights = {name: weight.astype(np.float32) for name, weight in draw_weights(graph, rng).items()}
@@ -66,14 +61,28 @@ def gradient_noise(
     choices = space.variables[0].choices
     exact = {i: len(choices) - 1 for i in range(len(groups))}
     signal = gradients(exact)
-    size = sum(float(np.vdot(g, g)) for g in signal)
+    size = _square(signal)
     noise = {(group.name, EXACT): Fraction(0) for group in groups if EXACT in formats}
     for i, group in enumerate(groups):
         for k, format in enumerate(choices[:-1]):
-            of_format = gradients({**exact, i: k})
-            square = sum(float(np.vdot(a - b, a - b)) for a, b in zip(of_format, signal, strict=True))
-            noise[group.name, format] = Fraction(f"{square / size:.{_DIGITS - 1}e}")
+            errors = [a - b for a, b in zip(gradients({**exact, i: k}), signal, strict=True)]
+            noise[group.name, format] = Fraction(f"{_square(errors) / size:.{_DIGITS - 1}e}")
     return noise
+
+
+def _square(arrays: Sequence[Array]) -> float:
+    """The square of the 2-norm of some arrays together."""
+    return sum(float(np.vdot(array, array)) for array in arrays)
+
+
+def _groups(job: Job, graph: Graph, policy: Policy, fields: Sequence[str], varied: Sequence[Varied]) -> list[Group]:
+    """The groups of a shrunken copy. Raises InputError if it lacks some of the workload's."""
+    groups = groups_of(graph, policy, fields, varied)
+    missing = {group.name for group in groups_of(job.graph, policy, fields, varied)} - {group.name for group in groups}
+    if missing:
+        has_no = f"runs a copy of few layers, which has no {min(missing)}"
+        raise InputError(f"--sensitivity reference: {has_no}; leave layer out of --group")
+    return groups
 
 
 def runs(job: Job, policy: Policy, fields: Sequence[str], varied: Sequence[Varied], formats: Sequence[str]) -> int:
