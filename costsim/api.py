@@ -110,7 +110,7 @@ class Workload:
             raise InputError("sweep: expected at least one value of each field")
         listed = {name: _listed(options.pop(name, ())) for name in ("policies", "hardware")}
         swept = sweep.run(where, workload=self.path, assignments=self.assignments, **listed, **options)
-        return Results(frame.of_results(swept), tuple(result for _, result in swept))
+        return Results(frame.of_results(swept), sweep.without_points(swept))
 
 
 def _listed(names: Any) -> Any:
@@ -132,11 +132,12 @@ def _columns(record: Record) -> dict[str, Any]:
 class Results:
     """The results of runs. `table` is tidy: a row per op, policy, phase and device; `results.frame.COLUMNS` names all.
 
-    `runs` are what the table, figures and exports are made of; none if the table was read from a file.
+    `runs` are what the table, figures and exports are made of; none if the table was read from a file. Those of a sweep
+    are counted again when they are asked for, but for the first few: a run takes megabytes.
     """
 
     table: pd.DataFrame
-    runs: tuple[simulate.Result, ...] = ()
+    runs: Sequence[simulate.Result] = ()
 
     def by(self, what: str = "policy") -> pd.DataFrame:
         """Totals of the run, exact, a row per policy and group (and device): policy, phase, kind, layer, op, pair, ...

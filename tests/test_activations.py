@@ -175,7 +175,7 @@ def rendered(job, style, *lists):
 
 
 def test_every_style_lists_every_tensor(small):
-    rows = peaks.rows(small, peaks.Asked(batches=(1, 2)))
+    rows = peaks.rows(small, peaks.Asked(batches=(1, 2)), lambda row: row)
     expected = [(row, entry) for row in rows for entry in kept.listed(row, "activations")]
     lines = rendered(small, "csv", "activations").splitlines()
     assert len(lines) == 1 + len(expected)
@@ -195,7 +195,7 @@ def test_every_style_lists_every_tensor(small):
 
 
 def test_layers_add_up_to_the_whole(small):
-    for row in peaks.rows(small, peaks.Asked()):
+    for row in peaks.rows(small, peaks.Asked(), lambda row: row):
         layers = kept.by_layer(kept.listed(row, "activations"))
         assert list(layers) == ["embedding", "decoder.0", "decoder.1", "decoder.final", "head"]
         total = sum(int(entry["bytes"]) for entries in layers.values() for entry in entries)

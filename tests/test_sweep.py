@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import weakref
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 import costsim
 from costsim.cli import main
 from costsim.errors import InputError
+from costsim.plots import sweep as sweep_plot
 from costsim.results import frame, records
 from costsim.run import peaks, simulate, sweep
 from costsim.run.job import Request, prepare
@@ -100,6 +102,42 @@ def test_every_format_shows_every_point(swept, by, style):
         assert max(map(len, text.splitlines())) <= 80
 
 
+class RowWithReferences(peaks.Row):
+    __slots__ = ("__weakref__",)
+
+
+@pytest.mark.parametrize("style", ["table", "json", "csv", "latex", "svg", "frame", "memory"])
+def test_results_of_a_long_sweep_are_not_kept(style, monkeypatch):
+    """Each point is counted once for a view, and its result, which takes megabytes, is let go."""
+    made, alive = [], []
+
+    def watched(make):
+        def watch(*arguments):
+            result = make(*arguments)
+            made.append(weakref.ref(result))
+            alive.append(sum(reference() is not None for reference in made))
+            return result
+
+        return watch
+
+    monkeypatch.setattr(sweep, "KEPT", 3)
+    monkeypatch.setattr(sweep, "execute", watched(simulate.execute))
+    monkeypatch.setattr(peaks, "Row", watched(RowWithReferences))
+    where = sweep.points([f"batch={','.join(map(str, range(1, 13)))}"])
+    options = {"workload": "glue-mrpc-dsq", "policies": ["fp32"], "assignments": ["model.layers=1"]}
+    if style == "memory":
+        asked = peaks.Asked(places=sweep.places(where, **options))
+        render(memory_tables.document(prepare(Request(**options)), asked), "table")
+    elif style == "frame":
+        assert len(set(frame.of_results(sweep.run(where, **options))["batch.sequences"])) == 12
+    elif style == "svg":
+        sweep_plot.sweep(sweep.run(where, **options))
+    else:
+        render(sweep_tables.document(sweep.run(where, **options)), style)
+    assert len(made) == 12
+    assert max(alive) <= 5
+
+
 def test_memory_of_a_sweep():
     job = prepare(Request("gpt2-small", ["bf16-mixed"]))
     places = sweep.places(sweep.points(["model.layers=1,2"]), workload="gpt2-small", policies=["bf16-mixed"])
@@ -107,7 +145,7 @@ def test_memory_of_a_sweep():
     rows = json.loads(render(memory_tables.document(job, asked), "json"))["rows"]
     for row, layers in zip(rows, (1, 2), strict=True):
         one = prepare(Request("gpt2-small", ["bf16-mixed"], assignments=[f"model.layers={layers}"]))
-        alone = peaks.rows(one, peaks.Asked())[0]
+        alone = peaks.rows(one, peaks.Asked(), lambda row: row)[0]
         assert row["model.layers"] == layers
         assert row["peak_memory_bytes"] == str(alone.memory.peak_bytes)
         assert row["parameters"] == alone.job.graph.parameters

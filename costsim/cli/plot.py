@@ -76,13 +76,11 @@ def _save_sweep(sweep: tuple[str, ...], out: str | None, /, **job: Any) -> Any:
     """Draw a sweep; another ending is refused before anything is counted."""
     from costsim import plots
     from costsim.plots import sweep as sweep_plot
-    from costsim.run import simulate
     from costsim.run import sweep as sweeping
 
     places = sweeping.places(sweeping.points(sweep), **job)
     path = path_of(f"{places[0][1].workload}-sweep.svg" if out is None else out)
-    results = ((point, simulate.execute(prepared)) for point, prepared in places)
-    return plots.write(lambda: sweep_plot.sweep(list(results)), path)
+    return plots.write(lambda: sweep_plot.sweep(sweeping.results(places)), path)
 
 
 _OPTIONS = {  # of one kind of plot each, with a hint for errors

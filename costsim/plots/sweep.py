@@ -11,7 +11,7 @@ from costsim.plots.reductions import Reduction, reductions
 from costsim.plots.style import COLOURS, drawable, marks, starred
 from costsim.results.records import Record, reduction_records
 from costsim.run.simulate import Result
-from costsim.run.sweep import Point, convention, value
+from costsim.run.sweep import Swept, convention, value
 
 _MARKERS = "osD^vPX*"
 
@@ -50,15 +50,19 @@ def _axes(axes: Axes, title: str, field: str) -> None:
     axes.grid(linewidth=0.3)
 
 
-def sweep(results: Sequence[tuple[Point, Result]]) -> Figure:
-    """Lines over the swept field, a panel a cost, at one scale. Raises InputError unless one field is swept."""
-    results = [(point, drawable(result)) for point, result in results]
-    point, first = results[0]
+def sweep(results: Swept) -> Figure:
+    """Lines over the swept field, a panel a cost, at one scale. Raises InputError unless one field is swept.
+
+    Goes through the results once.
+    """
+    point, first = results[0][0], drawable(results[0][1])
     if len(point) != 1:
         raise InputError(f"plot sweep: takes one --sweep, got {', '.join(point) or 'none'}")
     [field] = point
-    values = [value(point[field]) for point, _ in results]
-    rows = [{record["policy"]: record for record in reduction_records(result)} for _, result in results]
+    values, rows = list[Any](), list[dict[str, Record]]()
+    for point, result in results:
+        values.append(value(point[field]))
+        rows.append({record["policy"]: record for record in reduction_records(drawable(result))})
     panels = reductions(first.job.hardware, "peak memory of a step")
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)

@@ -8,6 +8,7 @@ it can be written to JSON, CSV or Parquet and read back unchanged without the re
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -140,18 +141,44 @@ def of_results(results: Sequence[tuple[Mapping[str, str], Result]]) -> pd.DataFr
 
     Each result's baseline is in it, also if it was not asked for.
     """
-    records: list[dict[str, Any]] = []
     swept = [name for name in results[0][0] if name not in COLUMNS]
+    columns: dict[str, Any] = {name: _Integers() if sort == "count" else [] for name, sort in COLUMNS.items()}
+    columns |= {name: [] for name in swept}
+    texts: dict[Any, Any] = {}  # each text once, for they repeat from point to point
     for point, result in results:
         fields = {name: point[name] for name in swept}
         policies = {counted.policy.name: counted for counted in (*result.policies, result.baseline)}
         for counted in policies.values():
-            records += [{**record, **fields} for record in _policy_records(result, counted)]
-    return typed({name: [record.get(name) for record in records] for name in (*COLUMNS, *swept)})
+            for record in _policy_records(result, counted):
+                for name, column in columns.items():
+                    entry = record.get(name) if name in COLUMNS else fields[name]
+                    column.append(texts.setdefault(entry, entry) if isinstance(entry, str) else entry)
+    return typed(columns)
+
+
+class _Integers(Sequence[int]):
+    """Integers in 8 bytes each, where they fit: a sweep has millions."""
+
+    def __init__(self) -> None:
+        self._packed: array[int] | list[int] = array("q")
+
+    def append(self, value: int) -> None:
+        """Add one at the end."""
+        if isinstance(self._packed, array) and not -(2**63) <= value < 2**63:
+            self._packed = self._packed.tolist()
+        self._packed.append(value)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._packed[index]
+
+    def __len__(self) -> int:
+        return len(self._packed)
 
 
 def _exact(values: Sequence[Any]) -> Any:
     """Integers, 64 bits where they fit, else Python's own."""
+    if isinstance(values, _Integers) and isinstance(values[:0], array):
+        return pd.array(values[:], dtype="int64")
     whole = [None if value is None else int(value) for value in values]
     known = [value for value in whole if value is not None]
     if all(-(2**63) <= value < 2**63 for value in known):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from costsim.cost.memory import Memory, of_policy
 from costsim.errors import InputError
@@ -11,7 +12,9 @@ from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
 from costsim.run.batch import largest_batch, with_batch
 from costsim.run.job import Job
-from costsim.run.sweep import NOWHERE, Point
+from costsim.run.sweep import NOWHERE, Places, Point
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Asked:
     accumulation: int | None = None
     capacity_bytes: int | None = None
     reserve_bytes: int = 0
-    places: Sequence[tuple[Point, Job]] = ()  # of a sweep, instead of the one job
+    places: Places = ()  # of a sweep, instead of the one job
     lists: Sequence[str] = ()  # of `tables.kept.LISTS`: what is listed tensor by tensor
 
 
@@ -70,18 +73,20 @@ def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
     return dram_bytes
 
 
-def rows(job: Job, asked: Asked) -> list[Row]:
-    """A row per policy, point of a sweep and batch size. Raises InputError for what does not fit the workload."""
-    places = asked.places or [(NOWHERE, job)]
-    batches = [[with_batch(there, sequences, asked.accumulation) for sequences in asked.batches] for _, there in places]
-    made = []
-    for policy in job.policies:
-        for (point, there), jobs in zip(places, batches, strict=True):
+def rows(job: Job, asked: Asked, line: Callable[[Row], T]) -> list[T]:
+    """What a table needs of each policy, point of a sweep and batch size, in this order; a row itself takes megabytes.
+
+    Raises InputError for what does not fit the workload.
+    """
+    made: dict[Policy, list[T]] = {policy: [] for policy in job.policies}
+    for point, there in asked.places or [(NOWHERE, job)]:
+        jobs = [with_batch(there, sequences, asked.accumulation) for sequences in asked.batches]
+        for policy, lines in made.items():
             largest = None
             if asked.capacity_bytes is not None:
                 room = asked.capacity_bytes - asked.reserve_bytes
                 largest = largest_batch(there, policy, room, asked.accumulation or 1)
             for batch in jobs:
                 phase, memory = of_policy(batch.graph, policy, batch.convention.traffic)
-                made.append(Row(policy, phase, batch, memory, largest, point))
-    return made
+                lines.append(line(Row(policy, phase, batch, memory, largest, point)))
+    return [line for lines in made.values() for line in lines]

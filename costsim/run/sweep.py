@@ -1,9 +1,10 @@
 """Sweeps: the same run at every combination of values of some fields of a workload."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from costsim.errors import InputError, one_line
 from costsim.graph.fusion import UNTILED
@@ -44,7 +45,7 @@ def points(sweeps: Sequence[str]) -> list[Point]:
 
 
 def check_number(fields: Mapping[str, Sequence[object]]) -> None:
-    """Raise InputError, before any point is made, if there are too many: the result of each is kept."""
+    """Raise InputError, before any point is made, if there are too many."""
     number = math.prod(map(len, fields.values()))
     if number > MOST_POINTS:
         sizes = " x ".join(str(len(values)) for values in fields.values())
@@ -77,19 +78,83 @@ def at(point: Point, **options: Any) -> Job:
         raise InputError(message) from None
 
 
-def places(where: Sequence[Point], **options: Any) -> list[tuple[Point, Job]]:
-    """The jobs at some points, all checked. Raises InputError."""
-    return [(point, at(point, **options)) for point in where]
+T = TypeVar("T")
+KEPT = 16  # items of a lazy sequence
 
 
-def run(where: Sequence[Point], **options: Any) -> list[tuple[Point, Result]]:
+class Lazy(Sequence[T]):
+    """A sequence whose items are made whenever they are asked for; only the first few are kept.
+
+    A result takes megabytes, so whoever goes through a long sweep takes what is needed of each point and lets it go.
+    What goes through it twice makes it twice.
+    """
+
+    def __init__(self, make: Callable[[int], T], length: int) -> None:
+        self._make, self._length = make, length
+        self._first: dict[int, T] = {}
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(self._length)[index]]
+        i = range(self._length)[index]
+        item = self._first[i] if i in self._first else self._make(i)
+        if i < KEPT:
+            self._first[i] = item
+        return item
+
+    def __len__(self) -> int:
+        return self._length
+
+
+Places = Sequence[tuple[Point, Job]]
+Swept = Sequence[tuple[Point, Result]]
+
+
+def places(where: Sequence[Point], **options: Any) -> Places:
+    """The jobs at some points; all are checked at once. Raises InputError."""
+    jobs = Lazy(partial(_place, where, options), len(where))
+    for _ in jobs:
+        pass
+    return jobs
+
+
+def _place(where: Sequence[Point], options: Mapping[str, Any], i: int) -> tuple[Point, Job]:
+    return where[i], at(where[i], **options)
+
+
+def results(there: Places) -> Swept:
+    """The results of the jobs at some points, each counted when it is asked for."""
+    return Lazy(partial(_result, there), len(there))
+
+
+def _result(there: Places, i: int) -> tuple[Point, Result]:
+    point, job = there[i]
+    return point, execute(job)
+
+
+def run(where: Sequence[Point], **options: Any) -> Swept:
     """The results at some points. All points are checked before the first is counted. Raises InputError."""
-    return [(point, execute(job)) for point, job in places(where, **options)]
+    return results(places(where, **options))
 
 
-def convention(results: Sequence[tuple[Point, Result]]) -> str:
+def without_points(swept: Swept) -> Sequence[Result]:
+    """The results alone."""
+    return Lazy(partial(_alone, swept), len(swept))
+
+
+def _alone(swept: Swept, i: int) -> Result:
+    return swept[i][1]
+
+
+def convention(results: Swept) -> str:
     """The convention that all points share, in a line; what is swept reads `as swept`."""
-    (swept, first), *_ = results
+    swept, first = results[0]
     shared = first.job.convention
     traffic = shared.traffic if "buffer_bytes" in swept else shared.traffic_label
     fields = {"law": shared.law, "traffic": traffic, "scope": shared.scope}

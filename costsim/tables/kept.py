@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from costsim.cost.memory import Memory, Stored
@@ -95,22 +95,35 @@ def is_partial(memory: Memory) -> bool:
     return 100 * lacking > sum(place.size_bytes for place in memory.activations)
 
 
-def tables(rows: Sequence[Row], names: Sequence[str]) -> Iterator[tuple[str, str, Table]]:
-    """The tables of some of LISTS, row by row: the name of the list, the line above, the table."""
+class Of(NamedTuple):
+    """Whose lists these are."""
+
+    name: str  # the policy, and the point of a sweep
+    sequences: int
+    peak: str  # where it is
+    lists: Mapping[str, list[Record]]  # by names of LISTS
+
+
+def of_row(row: Row, names: Iterable[str]) -> Of:
+    """Some of the lists of a row."""
+    peak = f"{row.memory.peak_op.name}, {row.memory.peak_op.phase}"
+    return Of(row.name, row.sequences, peak, {name: listed(row, name) for name in names})
+
+
+def tables(rows: Iterable[Of]) -> Iterator[tuple[str, str, Table]]:
+    """The tables of lists, row by row: the name of the list, the line above, the table."""
     for row in rows:
-        for name in names:
-            its = listed(row, name)
-            peak = f"{row.memory.peak_op.name}, {row.memory.peak_op.phase}"
-            total = sum(int(record["bytes"]) for record in its)
-            heading = LISTS[name].heading.format(name=row.name, batch=row.sequences, peak=peak, bytes=total)
-            yield name, heading, LISTS[name].table(its)
+        for name, records in row.lists.items():
+            total = sum(int(record["bytes"]) for record in records)
+            heading = LISTS[name].heading.format(name=row.name, batch=row.sequences, peak=row.peak, bytes=total)
+            yield name, heading, LISTS[name].table(records)
 
 
-def csv_records(row: Row, names: Sequence[str], of: Record) -> list[Record]:
+def csv_records(lists: Mapping[str, list[Record]], of: Record) -> list[Record]:
     """A record per tensor for a CSV file, beginning with `of`, which says whose it is."""
     nothing: Record = {**dict.fromkeys(("name", "layer", "shape", "producer", "consumer", "format"), ""), "bytes": "0"}
     return [
         {**of, "list": name, **record, "shape": _shape(record)}
-        for name in names
-        for record in listed(row, name) or [nothing]
+        for name, records in lists.items()
+        for record in records or [nothing]
     ]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from costsim.cost.memory import COMPONENTS
 from costsim.models.build import sections
 from costsim.results.records import Record
 from costsim.run.job import Job
 from costsim.run.peaks import Asked, Row, rows
+from costsim.run.sweep import Point
 from costsim.tables import kept, warnings
 from costsim.tables.cells import gigabytes
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes
@@ -59,28 +60,72 @@ def in_force(job: Job) -> Record:
 _COMPONENTS = ("weight", "master", "grad", "state", "stash", "logit", "temp")  # COMPONENTS, short
 
 
-def _table(listed: Sequence[Row]) -> Table:
+class _Line(NamedTuple):
+    """What a table needs of a row, which itself takes megabytes."""
+
+    policy: str
+    name: str  # of the policy, and the point of a sweep
+    point: Point
+    sequences: int
+    record: Record
+    sizes: Sequence[int]  # bytes of components, and the peak
+    parameters: int
+    trainable: int
+    in_force: Record
+    mask_bits: int
+    peak: str  # where it is
+    partial: bool  # whether at the peak much is lacking of what the forward keeps
+    warnings: tuple[list[str], list[str]]
+    kept: kept.Of
+
+
+def _line(row: Row, asked: Asked, lists: Iterable[str]) -> _Line:
+    graph, op = row.job.graph, row.memory.peak_op
+    return _Line(
+        policy=row.policy.name,
+        name=row.name,
+        point=row.point,
+        sequences=row.sequences,
+        record=record(row, asked),
+        sizes=[*(row.memory.components[name] for name in COMPONENTS), row.memory.peak_bytes],
+        parameters=graph.parameters,
+        trainable=graph.trainable_parameters,
+        in_force=in_force(row.job),
+        mask_bits=row.mask_bits,
+        peak=f"the peak of {row.policy.name} is at {op.name} ({op.phase})",
+        partial=kept.is_partial(row.memory),
+        warnings=warnings.of_memory(row),
+        kept=kept.of_row(row, lists),
+    )
+
+
+def _lines(job: Job, asked: Asked, lists: Iterable[str] = ()) -> list[_Line]:
+    """The lines of a table, with the lists asked for and others. Raises InputError as `rows`."""
+    names = tuple(lists) or asked.lists
+    return rows(job, asked, partial(_line, asked=asked, lists=names))
+
+
+def _table(listed: Sequence[_Line]) -> Table:
     first = listed[0]
     heads = [Column("policy", "left"), *columns(first.point), *map(Column, ("batch", *_COMPONENTS, "peak"))]
     full, shown = [], []
-    for row in listed:
-        sizes = [*(row.memory.components[name] for name in COMPONENTS), row.memory.peak_bytes]
-        cells = [*row.point.values(), str(row.sequences), *map(gigabytes, sizes)]
-        full.append([row.policy.name, *cells])
-        shown.append([composed(row.policy.name, 13), *cells])
+    for line in listed:
+        cells = [*line.point.values(), str(line.sequences), *map(gigabytes, line.sizes)]
+        full.append([line.policy, *cells])
+        shown.append([composed(line.policy, 13), *cells])
     table = Table(heads, full, shown)
-    one = len({(row.point.get("batch.sequences"), row.sequences) for row in listed}) == 1
+    one = len({(line.point.get("batch.sequences"), line.sequences) for line in listed}) == 1
     return without(table, "batch") if first.point and (one or "batch.sequences" in first.point) else table
 
 
-def _in_force_line(listed: Sequence[Row]) -> str:
-    choices = [in_force(row.job) for row in listed]
+def _in_force_line(listed: Sequence[_Line]) -> str:
+    choices = [line.in_force for line in listed]
     either = {name: " or ".join(dict.fromkeys(str(choice[name]) for choice in choices)) for name in choices[0]}
     written = {
         part: " or ".join(dict.fromkeys("fused" if choice[f"fused_{part}"] else "op by op" for choice in choices))
         for part in ("activation", "norm")
     }
-    masks = sorted({row.mask_bits for row in listed} - {0})
+    masks = sorted({line.mask_bits for line in listed} - {0})
     return (
         f"in force: attention {either['attention']}, checkpointing {either['checkpointing']}, "
         f"activation {written['activation']}, norm {written['norm']}, traffic {either['traffic']} (what it keeps "
@@ -89,43 +134,48 @@ def _in_force_line(listed: Sequence[Row]) -> str:
     )
 
 
-def _where(row: Row) -> str:
-    op = row.memory.peak_op
-    return f"the peak of {row.policy.name} is at {op.name} ({op.phase})"
+def _warnings(listed: Sequence[_Line]) -> list[str]:
+    """The warnings of all lines, each once."""
+    return list(dict.fromkeys(text for i in (0, 1) for line in listed for text in line.warnings[i]))
 
 
-def notes(listed: Sequence[Row], asked: Asked) -> list[str]:
+def notes(listed: Sequence[_Line], asked: Asked) -> list[str]:
     """The lines under a table: warnings, what is in force, where the peaks are, what fits."""
-    lines = warnings.of_memory(listed)
+    lines = _warnings(listed)
     lines += [f"GB (10^9 bytes) at the peak of a step, by last use; {_parameters(listed)}", _in_force_line(listed)]
-    lines += dict.fromkeys(map(_where, listed))
-    if any(kept.is_partial(row.memory) for row in listed):
+    lines += dict.fromkeys(line.peak for line in listed)
+    if any(line.partial for line in listed):
         lines.append("stash is what a peak has of what the forward keeps; --activations lists all that it keeps")
     if asked.reserve_bytes:
         lines.append(f"{asked.reserve_bytes} bytes are reserved for what is not modelled")
     else:
         lines.append("fragmentation, workspaces and communication are left out; --reserve-bytes stands for them")
     if asked.capacity_bytes is not None:
-        for name, largest in {row.name: row.largest_batch for row in listed}.items():
-            rows_of = [row for row in listed if row.name == name]
-            fits = [str(row.sequences) for row in rows_of if record(row, asked)["fits"]]
-            lines.append(
-                f"{name}: of these, batch {', '.join(fits) or '(none)'} fits into {asked.capacity_bytes} bytes; "
-                f"at most {largest} sequences do" + ("" if fits else f"; {_largest(rows_of[0])}")
-            )
+        by_name: dict[str, list[_Line]] = {}
+        for line in listed:
+            by_name.setdefault(line.name, []).append(line)
+        lines += [_what_fits(name, of_name, asked.capacity_bytes) for name, of_name in by_name.items()]
     return lines
 
 
-def _largest(row: Row) -> str:
+def _what_fits(name: str, listed: Sequence[_Line], capacity_bytes: int) -> str:
+    """Which batches of a policy, at a point of a sweep, fit."""
+    fits = [str(line.sequences) for line in listed if line.record["fits"]]
+    return (
+        f"{name}: of these, batch {', '.join(fits) or '(none)'} fits into {capacity_bytes} bytes; "
+        f"at most {listed[-1].record['largest_batch']} sequences do" + ("" if fits else f"; {_largest(listed[0])}")
+    )
+
+
+def _largest(line: _Line) -> str:
     """The component that takes most of a peak."""
-    name, size = max(row.memory.components.items(), key=lambda component: component[1])
-    return f"the most is in {name.replace('_', ' ')}, {size} bytes at batch {row.sequences}"
+    size, name = max(zip(line.sizes, COMPONENTS, strict=False), key=lambda component: component[0])
+    return f"the most is in {name.replace('_', ' ')}, {size} bytes at batch {line.sequences}"
 
 
-def _parameters(listed: Sequence[Row]) -> str:
+def _parameters(listed: Sequence[_Line]) -> str:
     """How many parameters there are and how many are trained; of a sweep that changes them, from and to."""
-    graphs = [row.job.graph for row in listed]
-    every, trained = [graph.parameters for graph in graphs], [graph.trainable_parameters for graph in graphs]
+    every, trained = [line.parameters for line in listed], [line.trainable for line in listed]
 
     def span(numbers: Sequence[int]) -> str:
         return f"{min(numbers)}" + (f" to {max(numbers)}" if max(numbers) > min(numbers) else "")
@@ -133,62 +183,53 @@ def _parameters(listed: Sequence[Row]) -> str:
     return f"{span(every)} parameters" + (f", {span(trained)} trained" if trained != every else "")
 
 
-def _screen(listed: Sequence[Row], asked: Asked) -> list[list[Block]]:
+def _screen(job: Job, asked: Asked) -> list[list[Block]]:
+    listed = _lines(job, asked)
     groups: list[list[Block]] = [[Drawn(_table(listed), dense)], [Notes(notes(listed, asked))]]
-    return groups + [[Heading(heading), Drawn(table)] for _, heading, table in kept.tables(listed, asked.lists)]
+    return groups + [
+        [Heading(heading), Drawn(table)] for _, heading, table in kept.tables(line.kept for line in listed)
+    ]
 
 
-def _page(listed: Sequence[Row], asked: Asked) -> list[Block]:
-    return [block for group in _screen(listed, asked) for block in group]
+def _page(job: Job, asked: Asked) -> list[Block]:
+    return [block for group in _screen(job, asked) for block in group]
 
 
-def _paper(workload: str, listed: Sequence[Row], asked: Asked) -> list[Table]:
-    label = f"tab:costsim-{workload}-memory"
-    caption = f"Memory at the peak of a training step of {workload} by component, in GB."
+def _paper(job: Job, asked: Asked) -> list[Table]:
+    listed = _lines(job, asked)
+    label = f"tab:costsim-{job.workload}-memory"
+    caption = f"Memory at the peak of a training step of {job.workload} by component, in GB."
     tables = [replace(_table(listed), label=label, caption=caption, notes=notes(listed, asked))]
-    for i, (name, heading, table) in enumerate(kept.tables(listed, asked.lists)):
+    for i, (name, heading, table) in enumerate(kept.tables(line.kept for line in listed)):
         number = i // len(asked.lists) + 1
-        tables.append(replace(table, label=f"{label}-{name}-{number}", caption=f"{workload}: {heading}."))
+        tables.append(replace(table, label=f"{label}-{name}-{number}", caption=f"{job.workload}: {heading}."))
     return tables
 
 
-def _sizes(job: Job) -> Record:
-    return {"parameters": job.graph.parameters, "trainable_parameters": job.graph.trainable_parameters}
-
-
-def _data(workload: str, listed: Sequence[Row], asked: Asked) -> Mapping[str, Any]:
+def _data(job: Job, asked: Asked) -> Mapping[str, Any]:
     """Exact integers as decimal strings but for `parameters`."""
+    listed = _lines(job, asked, kept.LISTS)
     return {
-        "workload": workload,
-        **shared([_sizes(row.job) for row in listed]),
-        "convention": shared([in_force(row.job) for row in listed]),
+        "workload": job.workload,
+        **shared([{"parameters": line.parameters, "trainable_parameters": line.trainable} for line in listed]),
+        "convention": shared([line.in_force for line in listed]),
         "components": list(COMPONENTS),
-        "warnings": warnings.of_memory(listed),
-        "rows": [
-            {**record(row, asked), "mask_bits": row.mask_bits, **{name: kept.listed(row, name) for name in kept.LISTS}}
-            for row in listed
-        ],
+        "warnings": _warnings(listed),
+        "rows": [{**line.record, "mask_bits": line.mask_bits, **line.kept.lists} for line in listed],
     }
 
 
-def _records(listed: Sequence[Row], asked: Asked) -> list[Record]:
+def _records(job: Job, asked: Asked) -> list[Record]:
     """The rows; or the tensors that are listed, each with the policy and what else tells rows apart."""
     made = []
-    for row in listed:
-        full = record(row, asked)
-        of = {name: full[name] for name in ("policy", *row.point, "phase", "batch", "micro_batches")}
-        made += kept.csv_records(row, asked.lists, of) if asked.lists else [full]
+    for line in _lines(job, asked):
+        of = {name: line.record[name] for name in ("policy", *line.point, "phase", "batch", "micro_batches")}
+        made += kept.csv_records(line.kept.lists, of) if asked.lists else [line.record]
     return made
 
 
 def document(job: Job, asked: Asked) -> Document:
-    """The memory of a job's policies. Raises InputError as `rows`."""
-    listed = rows(job, asked)
-    return Document(
-        stem=f"{job.workload}-memory",
-        screen=partial(_screen, listed, asked),
-        page=partial(_page, listed, asked),
-        paper=partial(_paper, job.workload, listed, asked),
-        data=partial(_data, job.workload, listed, asked),
-        records=partial(_records, listed, asked),
-    )
+    """The memory of a job's policies. Views raise InputError as `rows`."""
+    views = {"screen": _screen, "page": _page, "paper": _paper, "data": _data, "records": _records}
+    made: dict[str, Any] = {name: partial(view, job, asked) for name, view in views.items()}
+    return Document(stem=f"{job.workload}-memory", **made)

@@ -9,23 +9,22 @@ from typing import Any
 
 from costsim.results.records import Record, convention, full_records
 from costsim.run.simulate import Result
-from costsim.run.sweep import Point, value
+from costsim.run.sweep import Point, Swept, value
 from costsim.run.sweep import convention as convention_line
 from costsim.tables import warnings
 from costsim.tables.document import Block, Document, Drawn, Notes
 from costsim.tables.run import remarks, stem, table_of
 from costsim.tables.table import Column, Rows, Table
 
-Swept = Sequence[tuple[Point, Result]]
-
 
 def records(swept: Swept, by: str) -> list[Record]:
     """The rows of an export, each with its point's fields after the columns of names."""
+    return [row for point, result in swept for row in _rows(point, result, by)]
+
+
+def _rows(point: Point, result: Result, by: str) -> list[Record]:
     names = ["policy"] if by in ("policy", "reduction") else ["policy", by]
-    rows = []
-    for point, result in swept:
-        rows += [{**{name: row[name] for name in names}, **values(point), **row} for row in full_records(result, by)]
-    return rows
+    return [{**{name: row[name] for name in names}, **values(point), **row} for row in full_records(result, by)]
 
 
 def values(point: Point) -> Record:
@@ -39,25 +38,25 @@ def shared(records: Sequence[Mapping[str, Any]]) -> Record:
     return {name: entry for name, entry in first.items() if all(other.get(name) == entry for other in others)}
 
 
-def _joined(swept: Swept, by: str, paper: bool = False) -> Table:
-    return join([table_of(result, by, paper) for _, result in swept], [point for point, _ in swept])
-
-
 def _fields(swept: Swept) -> str:
     return ", ".join(swept[0][0])
 
 
-def _remarks(swept: Swept, by: str) -> list[str]:
-    """Each remark of the points once."""
-    lines = list(dict.fromkeys(line for _, result in swept for line in remarks(result, by)))
+def _drawn(swept: Swept, by: str, paper: bool = False) -> tuple[Table, list[str]]:
+    """The tables of all points as one, and each remark of the points once; goes through the points once."""
+    tables, where, lines = list[Table](), list[Point](), dict[str, None]()
+    for point, result in swept:
+        tables.append(table_of(result, by, paper))
+        where.append(point)
+        lines |= dict.fromkeys(remarks(result, by))
     if swept[0][1].job.hardware and by != "reduction":
-        lines.append("times and energies of a sweep: --by reduction, or --format csv")
-    return lines
+        lines["times and energies of a sweep: --by reduction, or --format csv"] = None
+    return join(tables, where), list(lines)
 
 
 def _blocks(swept: Swept, by: str, paper: bool = False) -> list[Block]:
-    lines = [f"swept: {_fields(swept)}", convention_line(swept), *_remarks(swept, by)]
-    return [Drawn(_joined(swept, by, paper)), Notes(lines)]
+    table, lines = _drawn(swept, by, paper)
+    return [Drawn(table), Notes([f"swept: {_fields(swept)}", convention_line(swept), *lines])]
 
 
 def _screen(swept: Swept, by: str) -> list[list[Block]]:
@@ -68,24 +67,26 @@ def _paper(swept: Swept, by: str) -> list[Table]:
     workload = swept[0][1].job.workload
     title = "Reductions" if by == "reduction" else "Arithmetic and DRAM traffic"
     over = "" if by in ("policy", "reduction") else f" by {by}"
-    table = replace(
-        _joined(swept, by, paper=True),
-        label=f"tab:costsim-{workload}-{by}-sweep",
-        caption=f"{title}{over} of {workload} over {_fields(swept)} ({convention_line(swept)}).",
-        notes=_remarks(swept, by),
-    )
-    return [table]
+    table, lines = _drawn(swept, by, paper=True)
+    label = f"tab:costsim-{workload}-{by}-sweep"
+    caption = f"{title}{over} of {workload} over {_fields(swept)} ({convention_line(swept)})."
+    return [replace(table, label=label, caption=caption, notes=lines)]
 
 
 def _data(swept: Swept, by: str) -> Mapping[str, Any]:
+    rows, conventions, lines = list[Record](), list[Record](), dict[str, None]()
+    for point, result in swept:
+        rows += _rows(point, result, by)
+        conventions.append(convention(result))
+        lines |= dict.fromkeys(warnings.of_run(result, "reduction"))
     job = swept[0][1].job
     return {
         "workload": job.workload,
         "baseline": job.convention.baseline,
-        "convention": shared([convention(result) for _, result in swept]),
+        "convention": shared(conventions),
         "swept": list(swept[0][0]),
-        "warnings": list(dict.fromkeys(line for _, result in swept for line in warnings.of_run(result, "reduction"))),
-        "rows": records(swept, by),
+        "warnings": list(lines),
+        "rows": rows,
         "published": [],  # those are of the workload as it is
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from costsim.cost.memory import Memory, of_policy
@@ -60,11 +60,10 @@ def _attention_dropout(job: Job) -> Iterator[str]:
         )
 
 
-def of_memory(rows: Sequence[Row]) -> list[str]:
-    """The warnings for a table of memory, each once."""
-    lines = [line for row in rows for line in (*_unfrozen(row.job, [row.policy]), *_attention_dropout(row.job))]
-    lines += [line for row in rows for line in copies(row.job, row.policy, row.memory)]
-    return list(dict.fromkeys(lines))
+def of_memory(row: Row) -> tuple[list[str], list[str]]:
+    """The warnings for a row of a table of memory: of what is asked, which come first, and of its copies."""
+    asked = [*_unfrozen(row.job, [row.policy]), *_attention_dropout(row.job)]
+    return asked, list(copies(row.job, row.policy, row.memory))
 
 
 def of_run(result: Result, by: str) -> list[str]:
