@@ -25,7 +25,7 @@ from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import SCOPES, Scope, Traffic, Writes
 from costsim.policy.assign import Chain, Copy
-from costsim.policy.space import Family, Outcomes, Space
+from costsim.policy.space import Outcomes, Space
 
 
 class _Reader(NamedTuple):
@@ -43,7 +43,7 @@ class _Compiler:
         self.graph, self.space = graph, space
         self.writes = writes if scope == "gemm" else None
         self.scopes = SCOPES[: SCOPES.index(scope) + 1]
-        self.family = Family(graph, space, index)
+        self.family = space.family(graph, index)
         self.kernels = kernel_classes(graph, self.family.selectors, group_ops(graph, grouping(traffic, scope)))
         self.parts = Parts(graph, self.kernels)
         self.tables: dict[tuple[int, ...], Integers] = {}
@@ -239,6 +239,35 @@ class _Compiler:
         unpriced = Counts(unpriced_macs=times * macs)
         self.add(prices, [unpriced if each is None else Counts(priced=times * each) for each in prices.values])
 
+    # --- all of them ---
+
+    def all_traffic(self) -> None:
+        """Add what is moved, with the copies that are made."""
+        gemms_alone = self.writes in ("gemms", "none")
+        for alike in self.kernels.alike:
+            op = alike.ops[0]
+            if not self.counted(op) or (gemms_alone and op.gemm is None):
+                continue
+            if self.writes is None or op.gemm is not None:
+                for slot in range(len(op.inputs)):
+                    self.read(alike, slot)
+            for slot in range(len(op.outputs)):
+                self.written(alike, len(op.inputs) + slot)
+        if not gemms_alone:
+            for name, _ in self.kernels.traffic.values():
+                self.casts(name)
+
+    def all_arithmetic(self, law: Law) -> None:
+        """Add the cost of all MACs."""
+        for alike in self.kernels.alike:
+            if alike.ops[0].gemm is not None and not alike.ops[0].kind.view:
+                self.arithmetic(alike, law)
+
+    def terms(self) -> Terms:
+        """What was added."""
+        tables = tuple(Table(*item) for item in self.tables.items())
+        return Terms(self.space, tables, tuple(Alternative(*item) for item in self.alternatives.items()))
+
     def counted(self, op: Op) -> bool:
         """Whether the scope has the op, or of what it reads and writes what GEMMs read."""
         return not op.kind.view and (self.writes is not None or narrowest_scope(op) in self.scopes)
@@ -279,20 +308,22 @@ def compile_step(
     Raises InputError for choices that do not fit.
     """
     compiler = _Compiler(graph, space, index, traffic, scope, gemm_writes)
-    for alike in compiler.kernels.alike:
-        op = alike.ops[0]
-        if not compiler.counted(op):
-            continue
-        if compiler.writes is None or op.gemm is not None:
-            for slot in range(len(op.inputs)):
-                compiler.read(alike, slot)
-        if compiler.writes in (None, "operands") or op.gemm is not None:
-            for slot in range(len(op.outputs)):
-                compiler.written(alike, len(op.inputs) + slot)
-        if op.gemm is not None:
-            compiler.arithmetic(alike, LAWS[law])
-    if compiler.writes in (None, "operands"):
-        for name, _ in compiler.kernels.traffic.values():
-            compiler.casts(name)
-    tables = tuple(Table(*item) for item in compiler.tables.items())
-    return Terms(space, tables, tuple(Alternative(*item) for item in compiler.alternatives.items()))
+    compiler.all_traffic()
+    compiler.all_arithmetic(LAWS[law])
+    return compiler.terms()
+
+
+def compile_traffic(
+    graph: Graph, space: Space, traffic: Traffic, scope: Scope, gemm_writes: Writes, index: int = 0
+) -> Terms:
+    """Those of `compile_step` that are not arithmetic."""
+    compiler = _Compiler(graph, space, index, traffic, scope, gemm_writes)
+    compiler.all_traffic()
+    return compiler.terms()
+
+
+def compile_arithmetic(graph: Graph, space: Space, law: str, index: int = 0) -> Terms:
+    """Those of `compile_step` that are arithmetic: of GEMMs, which all scopes have, and which no traffic changes."""
+    compiler = _Compiler(graph, space, index, "unfused", "gemm", "gemms")
+    compiler.all_arithmetic(LAWS[law])
+    return compiler.terms()

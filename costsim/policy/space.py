@@ -62,6 +62,23 @@ class Space:
         """By name of a level or number: its variable."""
         return {variable.name: i for i, variable in enumerate(self.variables) if not variable.rules}
 
+    def of_template(self, template: str | None) -> set[int]:
+        """The variables whose numbers a format mentions."""
+        return {self.of_number[name] for name in re.findall(LEVEL, template or "") if name in self.of_number}
+
+    def condition(self, _rule: int) -> frozenset[int]:
+        """The variables that say whether the policy has the rule of that number at all."""
+        return frozenset()
+
+    def rules(self, chosen: Mapping[int, int], index: int, matching: Matching) -> Rules:
+        """The rules of the policy with these choices, in the phase of that index."""
+        point = self.unchecked(chosen)
+        return Rules(point, min(index, len(point.file.phases) - 1), matching)
+
+    def family(self, graph: Graph, index: int) -> "Family":
+        """The assignments of the policies on a graph, in the phase of that index. Raises InputError."""
+        return Family(graph, self, index)
+
     def point(self, chosen: Mapping[int, int], called: str = "") -> Policy:
         """The policy with these choices, by variable; the others as the policy has them. Raises InputError."""
         policy = self.unchecked(chosen)
@@ -143,8 +160,7 @@ class Family:
         """The rules of the policy with these choices."""
         key = tuple(chosen.items())
         if key not in self._rules:
-            point = self.space.unchecked(chosen)
-            self._rules[key] = Rules(point, min(self.index, len(point.file.phases) - 1), self._matching)
+            self._rules[key] = self.space.rules(chosen, self.index, self._matching)
         return self._rules[key]
 
     def place(self, of: Outcomes[Any], chosen: Mapping[int, int]) -> int:
@@ -159,9 +175,17 @@ class Family:
         return of.values[self.place(of, chosen)]
 
     def outcomes(self, of: Sequence[Outcomes[Any]], value: Callable[[Mapping[int, int]], T]) -> Outcomes[T]:
-        """A value that hangs on others."""
+        """A value that hangs on others, and is worked out once for each combination of theirs."""
         variables = sorted({i for each in of for i in each.variables})
-        return outcomes(self.space, variables, value)
+        known: dict[tuple[int, ...], T] = {}
+
+        def of_places(chosen: Mapping[int, int]) -> T:
+            places = tuple([self.place(each, chosen) for each in of])
+            if places not in known:
+                known[places] = value(chosen)
+            return known[places]
+
+        return outcomes(self.space, variables, of_places)
 
     def assignment(self, chosen: Mapping[int, int]) -> Assignment:
         """The assignment of a whole combination: the same as that of its policy."""
@@ -170,23 +194,28 @@ class Family:
         accumulators = [self.pick(each, chosen) for each in self.accumulators]
         return Assignment(self.classes, stored, chains, accumulators, self.selectors)
 
-    def _variables(self, template: str | None) -> set[int]:
-        of_number = self.space.of_number
-        return {of_number[name] for name in re.findall(LEVEL, template or "") if name in of_number}
-
     def _of_format(self, candidate: Candidate) -> set[int]:
-        """The variables that have a say in the format of a candidate: of the last rule that names one."""
+        """The variables that have a say in a candidate's format: of the last rule that surely names one, and later."""
+        variables: set[int] = set()
         for i in reversed(self._matching[candidate]):
-            template = self.space.policy.file.rules[i].format
+            condition, template = self.space.condition(i), self.space.policy.file.rules[i].format
+            variables |= condition
             if template is not None:
-                return {self.space.of_rule[i]} if i in self.space.of_rule else self._variables(template)
-        return set()
+                of_rule = self.space.of_rule
+                variables |= {of_rule[i]} if i in of_rule else self.space.of_template(template)
+                if not condition:
+                    break
+        return variables
+
+    def _of_rules(self, variables: set[int], value: Callable[[Mapping[int, int]], T]) -> Outcomes[T]:
+        """Something that rules say, by the variables that have a say in it. Raises InputError for what does not fit."""
+        return outcomes(self.space, sorted(variables), value)
 
     def _stored(self, number: int, candidate: Candidate) -> Outcomes[Format]:
-        variables = sorted(self._of_format(candidate))
-        return outcomes(
-            self.space, variables, lambda chosen: stored_format(self.rules(chosen), candidate, self.classes, number)
-        )
+        def make(chosen: Mapping[int, int]) -> Format:
+            return stored_format(self.rules(chosen), candidate, self.classes, number)
+
+        return self._of_rules(self._of_format(candidate), make)
 
     def _chain(self, read: Read) -> Outcomes[Chain]:
         copies = [read.candidate._replace(copy_=copy) for copy in ("operand", "stash")]
@@ -197,12 +226,12 @@ class Family:
             stored: Format = self.pick(of_stored, chosen)
             return Chains(self.graph, self.rules(chosen), {read.stored: stored}).make(read)
 
-        return outcomes(self.space, sorted(variables), make)
+        return self._of_rules(variables, make)
 
     def _accumulator(self, candidate: Candidate) -> Outcomes[Format | None]:
-        rules = self.space.policy.file.rules
-        templates = [rules[i].accumulator for i in self._matching[candidate]] if candidate.gemm else []
-        variables = {
-            i for template in (*templates, self.space.policy.file.accumulator) for i in self._variables(template)
-        }
-        return outcomes(self.space, sorted(variables), lambda chosen: self.rules(chosen).accumulator(candidate))
+        space, rules = self.space, self.space.policy.file.rules
+        naming = [i for i in self._matching[candidate] if rules[i].accumulator] if candidate.gemm else []
+        variables = space.of_template(space.policy.file.accumulator).union(
+            *(space.condition(i) | space.of_template(rules[i].accumulator) for i in naming)
+        )
+        return self._of_rules(variables, lambda chosen: self.rules(chosen).accumulator(candidate))

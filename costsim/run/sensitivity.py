@@ -22,7 +22,7 @@ from costsim.run.job import Job, with_fields
 from costsim.run.simulate import count_policy
 
 AS_SHIPPED = "as shipped"
-_CONVENTION = {"scope": SCOPES, "traffic": UNTILED, "law": tuple(LAWS)}
+CONVENTION = {"scope": SCOPES, "traffic": UNTILED, "law": tuple(LAWS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def _with_case(job: Job, case: WorkloadCase, at: Where) -> Job:
 
 def _jobs(job: Job) -> Iterator[tuple[_Case, Job]]:
     """The job under each other convention, and under each case of the workload's assumptions."""
-    for field, values in _CONVENTION.items():
+    for field, values in CONVENTION.items():
         here = getattr(job.convention, field)
         for value in values:
             if value != here:

@@ -1,0 +1,55 @@
+"""`costsim reconcile`: which assumptions would explain the figures of a paper."""
+
+from typing import Any
+
+import click
+
+from costsim import names
+from costsim.cli.options import WORKLOAD, options
+from costsim.cli.output import chosen_style, write
+
+
+def _tolerance(ctx: click.Context, param: click.Parameter, text: str) -> Any:
+    """A part of one from a text in percent, or a number: 1%, 0.01."""
+    import re
+    from fractions import Fraction
+
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(%?)", text.strip())
+    part = Fraction(match[1]) / (100 if match[2] else 1) if match else None
+    if part is None or not 0 < part < 1:
+        message = f"expected a tolerance above 0 and below 100 %, such as 1% or 0.01, got {text!r}"
+        raise click.BadParameter(message, ctx=ctx, param=param)
+    return part
+
+
+@click.command()
+@options(*WORKLOAD)
+@click.option("--within", default="1%", show_default=True, callback=_tolerance, help="How near counts as a hit.")
+@click.option(
+    "--assumption", "named", multiple=True, metavar="NAME", help="Vary this, and no other than those; repeatable."
+)
+@click.option("--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="Hits listed.")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(tuple(names.STYLES)),
+    help="Output format.  [default: table, or the ending of --out]",
+)
+@click.option("--out", type=click.Path(), help="File to write (.tex .md .csv .json .txt), or folder for all of them.")
+def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, out: str | None, **job: Any) -> None:
+    """Try all combinations of WORKLOAD's assumptions: which give all figures that its paper states?
+
+    All of the workload's assumptions, of its policies' that have published figures, and scope, traffic and law are
+    varied at once. Without --assumption, cases that alone move no figure by half of --within stay as shipped.
+
+    \b
+    costsim reconcile iwslt17-dsq
+    costsim reconcile iwslt17-dsq --within 5% --top 20
+    costsim reconcile iwslt17-dsq --assumption law --assumption "shared exponent"
+    """
+    from costsim.run.job import Request, prepare
+    from costsim.search.reconcile import reconcile as combine
+    from costsim.tables.reconcile import document
+
+    style = chosen_style(style, out)
+    write(document(combine(prepare(Request(**job)), within, named, top)), style, out)

@@ -1,0 +1,257 @@
+"""All combinations of assumptions at once, against each combination run by itself, to the last digit."""
+
+from dataclasses import replace
+from fractions import Fraction
+from itertools import product
+from math import isnan
+
+import numpy as np
+import pytest
+from conftest import one_layer
+
+from costsim.errors import InputError
+from costsim.policy.policy import with_case, with_rules
+from costsim.run.job import Request, prepare, with_fields
+from costsim.run.simulate import count_policy
+from costsim.search.combinations import Combinations, axes_of
+from costsim.search.reconcile import reconcile
+
+ONE = Fraction(1, 100)
+
+
+def one_by_one(job, axes, chosen):
+    """Both ratios of the only published policy in one combination, run by itself; None if that is not possible."""
+    [policy] = job.published_policies
+    texts = [text for axis, case in zip(axes, chosen, strict=True) for text in axis.sets[case]]
+    fields = [text.partition("=")[0] for text in texts]
+    if len(fields) > len(set(fields)):
+        return None
+    traffic = dict(text.split("=") for text in texts if text.startswith("traffic="))
+    try:
+        changed = with_fields(job, [text for text in texts if not text.startswith("traffic=")])
+        convention = replace(changed.convention, **traffic)
+        baseline = job.baseline
+        for assumption in policy.assumptions:
+            for axis, case in zip(axes, chosen, strict=True):
+                if axis.name == assumption.entry.name and axis.policies and case:
+                    policy = with_case(policy, assumption, case - 1)
+        for a, entry in enumerate(job.file.assumptions):
+            for axis, case in zip(axes, chosen, strict=True):
+                if axis.name == entry.name and axis.policies is None and case and entry.cases[case - 1].rules:
+                    at = ("assumptions", a, "cases", case - 1)
+                    policy, baseline = (
+                        with_rules(each, entry.cases[case - 1].rules, job.document, at) for each in (policy, baseline)
+                    )
+        base, own = (count_policy(changed.graph, each, convention).total for each in (baseline, policy))
+    except InputError:
+        return None
+    return tuple(None if ratio is None else float(ratio) for ratio in own.reductions(base))
+
+
+def all_at_once(of):
+    """Both ratios of the only published policy, by combination; None where that is not possible."""
+    [policy] = of.policies
+    sizes = [len(of.axes[i].cases) for i in of.inner]
+    results = {}
+    for outer in product(*(range(len(of.axes[i].cases)) for i in of.outer)):
+        setting = of.setting(outer)
+        shape = of.shape(setting.shape) if setting else None
+        arrays = None
+        if shape:
+            quantities = ("arithmetic_reduction", "dram_reduction")
+            arrays = [np.broadcast_to(of.ratios(setting, quantity, policy.name), sizes) for quantity in quantities]
+            fits = np.broadcast_to(shape.fits, sizes)
+        for inner in product(*map(range, sizes)):
+            chosen = dict(zip(of.inner, inner, strict=True))
+            if any(chosen.get(i, case) != case for i, case in zip(of.outer, outer, strict=True)):
+                continue  # an axis that is both has one case
+            chosen |= dict(zip(of.outer, outer, strict=True))
+            both = None
+            if arrays and fits[inner]:
+                both = tuple(None if isnan(value) else float(value) for value in (array[inner] for array in arrays))
+            results[tuple(chosen[i] for i in range(len(of.axes)))] = both
+    return results
+
+
+def agree(job, *named):
+    axes = axes_of(job, job.published_policies, named)
+    of = Combinations(job, tuple(job.published_policies), tuple(axes))
+    results = all_at_once(of)
+    assert len(results) == of.number
+    for chosen, both in results.items():
+        assert both == one_by_one(job, axes, chosen), chosen
+    return results
+
+
+def small(*assignments, policies=("dsq",)):
+    fields = [*one_layer("iwslt17-dsq"), "model.d_model=32", "model.ffn_dim=48", "model.source_vocab=40"]
+    fields += ["model.target_vocab=40", "batch.sequences=4", "batch.source_tokens=5", "batch.target_tokens=5"]
+    return prepare(Request("iwslt17-dsq", policies, assignments=[*fields, *assignments]))
+
+
+def names(job):
+    [policy] = job.published_policies
+    return [assumption.entry.name for assumption in policy.assumptions]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        ("reading of the levels", "ends of the phases", "placement of copies"),
+        ("dy is moved at", "attention's backward", "output head", "writes in scope gemm", "scope"),
+        ("law", "sums, under law energy", "shared exponent"),
+        ("micro-batches per update", "sentences per batch", "tokens a sentence", "scope"),
+    ],
+)
+def test_every_combination_is_what_it_is_by_itself(named):
+    agree(small(), *named)
+
+
+# --- hits -------------------------------------------------------------------------------------------------------------
+
+FEW = ("traffic", "ends of the phases", "output head", "attention's backward", "writes in scope gemm")
+
+
+def published(*stated, policy="dsq"):
+    quantities = ("arithmetic_reduction", "dram_reduction")
+    entries = [
+        f"{{quantity: {quantity}, policy: {policy}, stated: {number}, source: x}}"
+        for quantity, number in zip(quantities, stated, strict=False)
+    ]
+    return f"published=[{', '.join(entries)}]"
+
+
+@pytest.fixture(scope="module")
+def few():
+    job = small(published(20, 2.2))
+    return job, agree(job, *FEW)
+
+
+def test_hits_are_those_of_the_combinations_that_are_right(few):
+    job, results = few
+    known = {chosen: both for chosen, both in results.items() if both and None not in both}
+    found = reconcile(job, Fraction(1, 10), FEW, most=1000)
+    right = {chosen: (abs(both[0] / 20 - 1) <= 0.1, abs(both[1] / 2.2 - 1) <= 0.1) for chosen, both in known.items()}
+    hits = {chosen for chosen, so in right.items() if all(so)}
+    assert found.combinations == len(results)
+    assert found.tried == len(known)
+    assert 0 < found.hits == len(hits) < len(known)
+    assert found.alone == tuple(sum(so[i] for so in right.values()) for i in (0, 1))
+    assert found.ranges == tuple((min(v[i] for v in known.values()), max(v[i] for v in known.values())) for i in (0, 1))
+    assert found.by_rates == pytest.approx(found.alone[0] * found.alone[1] / len(known))
+    shipped = (0,) * len(found.axes)
+    assert found.shipped == known[shipped]
+
+    def idle(chosen):
+        without = [(*chosen[:i], 0, *chosen[i + 1 :]) for i in range(len(chosen)) if chosen[i]]
+        return any(known.get(other) == known[chosen] for other in without)
+
+    needed = {chosen for chosen in hits if not idle(chosen)}
+    assert 0 < found.needed == len(needed) < len(hits)
+    named = {
+        tuple((axis.name, axis.cases[n].name) for axis, n in zip(found.axes, chosen, strict=True) if n): known[chosen]
+        for chosen in needed
+    }
+    listed = {tuple((d.assumption, d.case) for d in hit.departures): hit.ratios for hit in found.listed}
+    assert listed == named
+
+
+def test_the_order_goes_by_grade_and_then_by_error():
+    found = reconcile(small(published(20, 2.2)), Fraction(1, 5), most=1000)
+    keys = [
+        (*([d.grade for d in hit.departures].count(grade) for grade in ("stated", "inferred", "fitted")), hit.error)
+        for hit in found.listed
+    ]
+    ours = [sum(d.grade in ("ours", "recalled") for d in hit.departures) for hit in found.listed]
+    keys = [(*key[:3], n, key[3]) for key, n in zip(keys, ours, strict=True)]
+    assert len(keys) > 10
+    assert keys == sorted(keys)
+    for hit in found.listed:
+        assert hit.error == max(abs(ratio / stated - 1) for ratio, stated in zip(hit.ratios, (20, 2.2), strict=True))
+
+
+def test_without_names_cases_that_move_nothing_alone_stay_as_shipped():
+    found = reconcile(small(published(20, 2.2)), Fraction(1, 5))
+    assert not reconcile(small(published(20, 2.2)), ONE, ["traffic"]).left_out
+    assert "traffic: fused" in found.left_out
+    assert "traffic" not in {axis.name for axis in found.axes}
+    assert {axis.name for axis in found.axes} >= {"law", "scope", "ends of the phases", "shared exponent"}
+
+
+def test_pairs_that_interact_are_what_the_two_do_by_themselves(few):
+    job, results = few
+    found = reconcile(job, ONE, FEW)
+    assert found.interactions
+    for pair in found.interactions:
+        places = []
+        for departure in pair.departures:
+            [i] = [i for i, axis in enumerate(found.axes) if axis.name == departure.assumption]
+            places.append((i, [case.name for case in found.axes[i].cases].index(departure.case)))
+
+        def ratio(*moves, figure=pair.figure):
+            chosen = [0] * len(found.axes)
+            for i, case in moves:
+                chosen[i] = case
+            return results[tuple(chosen)][figure]
+
+        alone = tuple(ratio(place) / ratio() for place in places)
+        assert (pair.alone, pair.together) == (alone, ratio(*places) / ratio())
+        assert abs(pair.factor - 1) > 1e-9
+
+
+def test_one_figure_is_enough():
+    found = reconcile(small(published(19.2)), ONE, ("ends of the phases",))
+    assert [tuple(d.case for d in hit.departures) for hit in found.listed] == [
+        ("all at the first levels",)
+    ] or found.hits
+
+
+# --- cases that clash -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A policy of one's own, and the job of a small workload in which it has published figures."""
+    monkeypatch.chdir(tmp_path)
+
+    def job(text, *assignments):
+        (tmp_path / "mine.yaml").write_text(text)
+        return small(published(20, 2.2, policy="mine"), *assignments, policies=["mine.yaml"])
+
+    return job
+
+
+CLASHING = """\
+description: x
+levels: [q]
+numbers: {box: 16, wide: 4}
+rules:
+  - {format: bfp<q>-box<box>}
+  - {copy: operand, format: bfp<wide>, placement: at_producer}
+phases: [{until_fraction: 0.5, levels: [2]}, {levels: [4]}]
+assumptions:
+  - {name: width, here: "4", cases: [{name: none, numbers: {wide: 0}}, {name: "8", numbers: {wide: 8}}]}
+  - name: stash
+    here: none
+    cases:
+      - {name: stored, rules: [{copy: stash, format: bfp<wide>-box32, placement: stored}]}
+      - {name: of nothing, rules: [{copy: stash, format: bfp4, name: nobody.*}]}
+      - {name: not needed, rules: [{copy: stash, format: bfp4, name: nobody.*, optional: true}]}
+  - {name: copies, here: at once, cases: [{name: later, rules: [{copy: operand, placement: stored}]}]}
+  - name: phases
+    here: two
+    cases:
+      - {name: overlapping, phases: [{until_step: 90, levels: [2]}, {until_step: 50, levels: [4]}, {levels: [8]}]}
+      - {name: three, phases: [{until_step: 50, levels: [2]}, {until_step: 90, levels: [4]}, {levels: [8]}]}
+"""
+
+
+def test_what_is_not_possible_is_told_apart(own):
+    results = agree(own(CLASHING), "width", "stash", "copies", "phases")
+    assert {both is None for both in results.values()} == {True, False}
+
+
+def test_two_cases_of_one_field_clash(own):
+    job = small(published(20, 2.2))
+    results = agree(job, "sentences per batch", "tokens a sentence")
+    assert [both for chosen, both in results.items() if all(chosen)] == [None] * 6
