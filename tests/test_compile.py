@@ -25,15 +25,17 @@ from costsim.policy.space import Family, Space, Variable
 
 FORMATS = ("bfp4", "int8-row", "fp16")
 CONVENTIONS = [
-    *((traffic, scope, "gemms") for traffic in UNTILED for scope in SCOPES),
-    ("unfused", "gemm", "none"),
-    ("unfused", "gemm", "operands"),
+    *((traffic, scope, ("gemms", ())) for traffic in UNTILED for scope in SCOPES),
+    ("unfused", "gemm", ("none", ())),
+    ("unfused", "gemm", ("operands", ())),
+    ("unfused", "gemm", ("gemms", ("head.*", "*attention.scores"))),
+    ("unfused", "gemm", ("operands", ("*fc1*", "*attention.context*"))),
 ]
 steps = lru_cache(lambda family, **changes: STEPS[family](**changes))
 
 
-def counted(graph, policy, traffic, scope, writes, law):
-    rows = count(graph, assign(graph, policy), traffic, scope, writes)
+def counted(graph, policy, traffic, scope, of_gemms, law):
+    rows = count(graph, assign(graph, policy), traffic, scope, *of_gemms)
     total = sum_rows(rows, law)
     unpriced = sum(len(row.ops) * row.macs for row in rows if row.pair and row.cost(LAWS[law]) is None)
     return Counts(total.priced, unpriced, total.read_bits, total.written_bits, total.vector.get("quantize", 0))
@@ -42,13 +44,13 @@ def counted(graph, policy, traffic, scope, writes, law):
 def agree(graph, space, conventions=CONVENTIONS, laws=("product", "energy"), tried=4, seed=0):
     draw = random.Random(seed)
     policies = [tuple(draw.randrange(size) for size in space.sizes) for _ in range(tried)]
-    for (traffic, scope, writes), law in product(conventions, laws):
-        terms = compile_step(graph, space, traffic, scope, writes, law)
+    for (traffic, scope, of_gemms), law in product(conventions, laws):
+        terms = compile_step(graph, space, traffic, scope, of_gemms, law)
         table = merged(terms).evaluate(np.array(policies))
         for chosen, evaluated in zip(policies, table.tolist(), strict=True):
             policy = space.point(dict(enumerate(chosen)))
-            expected = counted(graph, policy, traffic, scope, writes, law)
-            assert Counts(*evaluated) == terms.one(chosen) == expected, (traffic, scope, writes, law, chosen)
+            expected = counted(graph, policy, traffic, scope, of_gemms, law)
+            assert Counts(*evaluated) == terms.one(chosen) == expected, (traffic, scope, of_gemms, law, chosen)
 
 
 # Every shipped policy as the base of a space, on one family each.

@@ -1,6 +1,8 @@
 """All combinations of assumptions at once, against each combination run by itself, to the last digit."""
 
+import json
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from itertools import product
 from math import isnan
@@ -11,8 +13,9 @@ from conftest import one_layer
 
 from costsim.errors import InputError
 from costsim.policy.policy import with_case, with_rules
+from costsim.results.records import records
 from costsim.run.job import Request, prepare, with_fields
-from costsim.run.simulate import count_policy
+from costsim.run.simulate import count_policy, execute
 from costsim.search.combinations import Combinations, axes_of
 from costsim.search.reconcile import reconcile
 
@@ -255,3 +258,19 @@ def test_two_cases_of_one_field_clash(own):
     job = small(published(20, 2.2))
     results = agree(job, "sentences per batch", "tokens a sentence")
     assert [both for chosen, both in results.items() if all(chosen)] == [None] * 6
+
+
+# --- GEMMs left out ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("globs", [("head.*",), ("*attention.scores", "*attention.context.d?"), ("encoder.0.ffn.fc1",)])
+def test_gemms_left_out_are_those_of_these_names(globs):
+    whole, part = small(), small(f"gemms_left_out=[{', '.join(map(json.dumps, globs))}]")
+    rows, left = ({row["op"]: row for row in records(execute(job), "op")} for job in (whole, part))
+    assert set(rows) - set(left) == {name for name in rows if any(fnmatchcase(name, glob) for glob in globs)} != set()
+    for name, row in left.items():
+        assert {key: row[key] for key in ("macs", "dram_bits")} == {
+            key: rows[name][key] for key in ("macs", "dram_bits")
+        }
+    assert f"scope gemm (without {', '.join(globs)})" in part.convention.summary()
+    assert execute(part).policies[0].total.dram_bits == sum(int(row["dram_bits"]) for row in left.values())

@@ -37,10 +37,10 @@ def _tolerance(ctx: click.Context, param: click.Parameter, text: str) -> Any:
 )
 @click.option("--out", type=click.Path(), help="File to write (.tex .md .csv .json .txt), or folder for all of them.")
 def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, out: str | None, **job: Any) -> None:
-    """Try all combinations of WORKLOAD's assumptions: which give all figures that its paper states?
+    """Find which assumptions of WORKLOAD give its published figures.
 
-    All of the workload's assumptions, of its policies' that have published figures, and scope, traffic and law are
-    varied at once. Without --assumption, cases that alone move no figure by half of --within stay as shipped.
+    All combinations are tried, of the workload's assumptions, of those of policies with published figures, and of
+    scope, traffic and law: which give all figures at once? Without --assumption, cases that alone move no figure by half of --within stay as shipped.
 
     \b
     costsim reconcile iwslt17-dsq

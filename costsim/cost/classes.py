@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -29,6 +30,19 @@ class Alike(NamedTuple):
     place: tuple[object, ...]  # the class of the op, and which of its reads repeat another
     touched: tuple[Touched, ...]  # by operand
     ops: list[Op]
+
+
+Globs = tuple[str, ...]
+
+
+def is_counted(op: Op, left_out: Globs) -> bool:
+    """Whether scope gemm has an op: a GEMM whose name matches none of these globs."""
+    return op.gemm is not None and not any(fnmatchcase(op.original, glob) for glob in left_out)
+
+
+def telling(selectors: Selectors, left_out: Globs) -> Selectors:
+    """The selectors that tell ops apart by these globs too."""
+    return selectors._replace(op=tuple(sorted({*selectors.op, *left_out}))) if left_out else selectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)

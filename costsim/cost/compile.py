@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costsim.cost.classes import Alike, kernel_classes
+from costsim.cost.classes import Alike, Globs, is_counted, kernel_classes, telling
 from costsim.cost.laws import LAWS, Law
 from costsim.cost.parts import Part, Parts
 from costsim.cost.row import narrowest_scope
@@ -27,6 +27,8 @@ from costsim.names import SCOPES, Scope, Traffic, Writes
 from costsim.policy.assign import Chain, Copy
 from costsim.policy.space import Outcomes, Space
 
+OfGemms = tuple[Writes, Globs]  # what scope gemm counts: which writes, and names of the GEMMs that it leaves out
+
 
 class _Reader(NamedTuple):
     """An op that reads a tensor, as that operand; through which copies."""
@@ -39,12 +41,16 @@ class _Reader(NamedTuple):
 class _Compiler:
     """Works out the terms of one graph under one convention. `writes`: those of scope gemm, None in other scopes."""
 
-    def __init__(self, graph: Graph, space: Space, index: int, traffic: Traffic, scope: Scope, writes: Writes) -> None:
+    def __init__(
+        self, graph: Graph, space: Space, index: int, traffic: Traffic, scope: Scope, of_gemms: OfGemms
+    ) -> None:
         self.graph, self.space = graph, space
-        self.writes = writes if scope == "gemm" else None
+        self.writes = of_gemms[0] if scope == "gemm" else None
+        self.left_out = of_gemms[1] if scope == "gemm" else ()
         self.scopes = SCOPES[: SCOPES.index(scope) + 1]
         self.family = space.family(graph, index)
-        self.kernels = kernel_classes(graph, self.family.selectors, group_ops(graph, grouping(traffic, scope)))
+        selectors = telling(self.family.selectors, self.left_out)
+        self.kernels = kernel_classes(graph, selectors, group_ops(graph, grouping(traffic, scope)))
         self.parts = Parts(graph, self.kernels)
         self.tables: dict[tuple[int, ...], Integers] = {}
         self.alternatives: dict[frozenset[Condition], Integers] = {}
@@ -136,7 +142,7 @@ class _Compiler:
 
     def when_read_by_gemm(self, name: str, held: Held, format: Format | None = None) -> list[Outcomes[bool]]:
         """When a GEMM reads this of a tensor, or of a view of it."""
-        conditions = self.when(name, lambda op, reading, _: op.gemm is not None and reading.held == held, format)
+        conditions = self.when(name, lambda op, reading, _: self.gemm(op) and reading.held == held, format)
         for view in dict.fromkeys(op.outputs[0] for op, _, _ in self.readers(name) if op.kind.view):
             seen = self.when(name, partial(_views, view, held), format)
             conditions += [self.both(a, b) for a in seen for b in self.when_read_by_gemm(view, None)]
@@ -182,7 +188,7 @@ class _Compiler:
             return self.made(alike, slot)
         name = op.outputs[slot - len(op.inputs)]
         root, stored = self.graph.root[name], self.stored(name)
-        operands = self.writes == "operands" and op.gemm is None
+        operands = self.writes == "operands" and not self.gemm(op)
         counts = [
             Counts(written_bits=times * self.parts.raw(op, slot, format).written_bits) for format in stored.values
         ]
@@ -246,9 +252,9 @@ class _Compiler:
         gemms_alone = self.writes in ("gemms", "none")
         for alike in self.kernels.alike:
             op = alike.ops[0]
-            if not self.counted(op) or (gemms_alone and op.gemm is None):
+            if not self.counted(op) or (gemms_alone and not self.gemm(op)):
                 continue
-            if self.writes is None or op.gemm is not None:
+            if self.writes is None or self.gemm(op):
                 for slot in range(len(op.inputs)):
                     self.read(alike, slot)
             for slot in range(len(op.outputs)):
@@ -260,13 +266,17 @@ class _Compiler:
     def all_arithmetic(self, law: Law) -> None:
         """Add the cost of all MACs."""
         for alike in self.kernels.alike:
-            if alike.ops[0].gemm is not None and not alike.ops[0].kind.view:
+            if self.gemm(alike.ops[0]) and not alike.ops[0].kind.view:
                 self.arithmetic(alike, law)
 
     def terms(self) -> Terms:
         """What was added."""
         tables = tuple(Table(*item) for item in self.tables.items())
         return Terms(self.space, tables, tuple(Alternative(*item) for item in self.alternatives.items()))
+
+    def gemm(self, op: Op) -> bool:
+        """Whether it is a GEMM, and none that scope gemm leaves out."""
+        return is_counted(op, self.left_out)
 
     def counted(self, op: Op) -> bool:
         """Whether the scope has the op, or of what it reads and writes what GEMMs read."""
@@ -301,29 +311,29 @@ def _of_parts(parts: Iterable[Part], times: int) -> Counts:
 
 
 def compile_step(
-    graph: Graph, space: Space, traffic: Traffic, scope: Scope, gemm_writes: Writes, law: str, index: int = 0
+    graph: Graph, space: Space, traffic: Traffic, scope: Scope, of_gemms: OfGemms, law: str, index: int = 0
 ) -> Terms:
     """The terms of a step in the phase of that index. Traffic without a buffer only: tiles hang on a whole kernel.
 
     Raises InputError for choices that do not fit.
     """
-    compiler = _Compiler(graph, space, index, traffic, scope, gemm_writes)
+    compiler = _Compiler(graph, space, index, traffic, scope, of_gemms)
     compiler.all_traffic()
     compiler.all_arithmetic(LAWS[law])
     return compiler.terms()
 
 
 def compile_traffic(
-    graph: Graph, space: Space, traffic: Traffic, scope: Scope, gemm_writes: Writes, index: int = 0
+    graph: Graph, space: Space, traffic: Traffic, scope: Scope, of_gemms: OfGemms, index: int = 0
 ) -> Terms:
     """Those of `compile_step` that are not arithmetic."""
-    compiler = _Compiler(graph, space, index, traffic, scope, gemm_writes)
+    compiler = _Compiler(graph, space, index, traffic, scope, of_gemms)
     compiler.all_traffic()
     return compiler.terms()
 
 
-def compile_arithmetic(graph: Graph, space: Space, law: str, index: int = 0) -> Terms:
-    """Those of `compile_step` that are arithmetic: of GEMMs, which all scopes have, and which no traffic changes."""
-    compiler = _Compiler(graph, space, index, "unfused", "gemm", "gemms")
+def compile_arithmetic(graph: Graph, space: Space, law: str, left_out: Globs = (), index: int = 0) -> Terms:
+    """Those of `compile_step` that are arithmetic: of GEMMs, in any scope but for those left out, and any traffic."""
+    compiler = _Compiler(graph, space, index, "unfused", "gemm", ("gemms", left_out))
     compiler.all_arithmetic(LAWS[law])
     return compiler.terms()

@@ -8,7 +8,7 @@ traffic, as of a buffer of any size; `tiling` adds what a finite one has to move
 from collections.abc import Callable
 from functools import lru_cache
 
-from costsim.cost.classes import Alike, KernelClasses, kernel_classes
+from costsim.cost.classes import Alike, Globs, KernelClasses, is_counted, kernel_classes, telling
 from costsim.cost.laws import Additions
 from costsim.cost.parts import NO_WORK, Parts, added, bits_of
 from costsim.cost.row import Move, Row, narrowest_scope
@@ -43,10 +43,11 @@ def _parts(graph: Graph, kernels: KernelClasses) -> Parts:
 class _Counter:
     """Turns ops into rows. What is alike, here or in another phase, is worked out once."""
 
-    def __init__(self, graph: Graph, assignment: Assignment, kernels: KernelClasses) -> None:
-        self.graph, self.assignment, self.kernels = graph, assignment, kernels
+    def __init__(
+        self, graph: Graph, assignment: Assignment, kernels: KernelClasses, memo: _Memo, left_out: Globs
+    ) -> None:
+        self.graph, self.assignment, self.kernels, self.memo, self.left_out = graph, assignment, kernels, memo, left_out
         self.parts = _parts(graph, kernels)
-        self.memo = _memo(graph, assignment.selectors)
         self.states = {number: self.state(*traffic) for number, traffic in kernels.traffic.items()}
 
     def chains(self, name: str) -> list[tuple[Copy, ...]]:
@@ -112,7 +113,7 @@ class _Counter:
 
     def gemm_rows(self, alike: Alike, writes: Writes) -> list[Row]:
         """Of ops that are alike, what scope `gemm` counts: GEMMs, and as many of the writes as are asked for."""
-        gemm = alike.ops[0].gemm is not None
+        gemm = is_counted(alike.ops[0], self.left_out)
         own = self._known(self.own, alike) if gemm else []
         if writes == "none":
             return [row._replace(moves=tuple([move for move in row.moves if move.read_bits])) for row in own]
@@ -135,7 +136,7 @@ class _Counter:
         """Whether a GEMM reads a tensor, or a view of it, or a copy of it."""
         reads = zip(self.graph.readers.get(name, ()), self.traffic(name).held, strict=True)
         return any(
-            reader.gemm is not None or (reader.kind.view and self.is_read_by_gemm(reader.outputs[0], None))
+            is_counted(reader, self.left_out) or (reader.kind.view and self.is_read_by_gemm(reader.outputs[0], None))
             for (reader, _), held in reads
             if held == copy
         )
@@ -156,18 +157,21 @@ def count(
     traffic: Traffic = "unfused",
     scope: str = "step",
     gemm_writes: Writes = "gemms",
+    gemms_left_out: Globs = (),
 ) -> tuple[Row, ...]:
     """Work and DRAM bits of every op of the scope, over one training step (all micro-batches); a row for all alike.
 
     Raw tensors that only copies stand for are not written. A cast kernel counts before the first op that reads it (of a
     stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
     nothing to fuse, and `gemm_writes` says which writes it has: those of GEMMs, none, or also what other ops write and
-    GEMMs read, in rows of their own.
+    GEMMs read, in rows of their own. It has no GEMM whose name matches a glob of `gemms_left_out`.
 
     Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
     """
-    grouped = kernel_classes(graph, assignment.selectors, group_ops(graph, grouping(traffic, scope)))
-    counter = _Counter(graph, assignment, grouped)
+    left_out = gemms_left_out if scope == "gemm" else ()
+    selectors = telling(assignment.selectors, left_out)
+    grouped = kernel_classes(graph, selectors, group_ops(graph, grouping(traffic, scope)))
+    counter = _Counter(graph, assignment, grouped, _memo(graph, selectors), left_out)
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []
     for alike in grouped.alike:

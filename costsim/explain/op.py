@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from costsim.cost.classes import is_counted
 from costsim.cost.row import Row, narrowest_scope
 from costsim.errors import InputError, one_line
 from costsim.explain.derive import Derived, Deriver, differences
@@ -170,10 +171,11 @@ def _over_the_run(sections: list[Section]) -> tuple[Step, ...]:
     return tuple(run)
 
 
-def _narrowest(name: str, op: Op) -> Scope:
-    """The first scope that an op is in; quantize kernels are no GEMMs."""
+def _narrowest(name: str, op: Op, job: Job) -> Scope:
+    """The first scope that an op is in; quantize kernels are no GEMMs, and some are left out."""
     narrowest = narrowest_scope(op)
-    return "layer" if name.endswith(CAST) and narrowest == "gemm" else narrowest
+    left_out = name.endswith(CAST) or not is_counted(op, job.convention.gemms_left_out)
+    return "layer" if left_out and narrowest == "gemm" else narrowest
 
 
 def explain(job: Job, name: str, others: tuple[str, ...] = ()) -> Explanation:
@@ -184,7 +186,7 @@ def explain(job: Job, name: str, others: tuple[str, ...] = ()) -> Explanation:
     op = _op_of(job.graph, name)
     if op is None:
         raise _unknown(job, name, others)
-    scope = max(_narrowest(name, op), job.convention.scope, key=SCOPES.index)
+    scope = max(_narrowest(name, op, job), job.convention.scope, key=SCOPES.index)
     by_policy = {policy.name: list(_sections(job, scope, policy, name)) for policy in job.policies}
     sections = tuple(section for phases in by_policy.values() for section in phases)
     if not sections:

@@ -89,6 +89,9 @@ class Workload(Strict):
         default="gemms",
         description="writes that scope gemm counts: those of GEMMs, none, or also those of other ops that GEMMs read",
     )
+    gemms_left_out: Annotated[tuple[str, ...], Hundred] = Field(
+        default=(), description="globs over names of matrix products that scope gemm leaves out"
+    )
     hardware: Annotated[tuple[str, ...], Hundred] = Field(
         default=(), description="profiles on which time and energy are given"
     )

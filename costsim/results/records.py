@@ -286,6 +286,7 @@ def convention(result: Result) -> Record:
         **({"buffer_bytes": chosen.buffer_bytes, "buffer_of": chosen.buffer_of or None} if chosen.tiled else {}),
         "scope": chosen.scope,
         **({"gemm_writes": chosen.gemm_writes} if chosen.scope == "gemm" else {}),
+        **({"gemms_left_out": list(left)} if chosen.scope == "gemm" and (left := chosen.gemms_left_out) else {}),
         "steps": chosen.steps,
         "micro_batches": chosen.micro_batches,
         "baseline": chosen.baseline,

@@ -56,6 +56,7 @@ class Convention:
     buffer_bytes: int | None = None  # on chip, of traffic models that tile for one
     buffer_of: str = ""  # the device whose buffer that is; none if its size was given
     gemm_writes: Writes = "gemms"  # that scope gemm counts
+    gemms_left_out: tuple[str, ...] = ()  # of scope gemm: globs over names
 
     @property
     def tiled(self) -> bool:
@@ -67,8 +68,16 @@ class Convention:
         return f"law {self.law}, traffic {self.traffic_label}, scope {self.scope_label(scope or self.scope)}"
 
     def scope_label(self, scope: Scope) -> str:
-        """The scope, and which writes it counts if those are not its ops'."""
-        return scope + _WRITES[self.gemm_writes] if scope == "gemm" else scope
+        """The scope, which writes it counts if those are not its ops', and which GEMMs it leaves out."""
+        if scope != "gemm":
+            return scope
+        without = f" (without {', '.join(self.gemms_left_out)})" if self.gemms_left_out else ""
+        return f"{scope}{_WRITES[self.gemm_writes]}{without}"
+
+    @property
+    def of_gemms(self) -> tuple[Writes, tuple[str, ...]]:
+        """What scope gemm counts, as `count` takes it."""
+        return self.gemm_writes, self.gemms_left_out
 
     @property
     def traffic_label(self) -> str:
@@ -161,6 +170,7 @@ def with_fields(job: Job, assignments: Sequence[str]) -> Job:
         steps=training.steps,
         micro_batches=training.micro_batches,
         gemm_writes=file.gemm_writes,
+        gemms_left_out=file.gemms_left_out,
     )
     return replace(job, file=file, document=document, graph=build(file, document), convention=convention)
 
@@ -260,6 +270,7 @@ def _convention(request: Request, file: schema_workload.Workload, baseline: Poli
         buffer_bytes=buffer[0],
         buffer_of=buffer[1],
         gemm_writes=file.gemm_writes,
+        gemms_left_out=file.gemms_left_out,
     )
 
 

@@ -64,7 +64,7 @@ class Result:
 
 def count_step(graph: Graph, assignment: Assignment, convention: Convention) -> CountedPhase:
     """One step under a convention. Raises InputError if a buffer is too small for any tile."""
-    rows = count(graph, assignment, convention.traffic, convention.scope, convention.gemm_writes)
+    rows = count(graph, assignment, convention.traffic, convention.scope, *convention.of_gemms)
     return CountedPhase(1, tiled(graph, rows, convention.buffer_bytes if convention.tiled else None), rows)
 
 
@@ -89,7 +89,7 @@ def totals_everywhere(graph: Graph, policy: Policy, convention: Convention) -> d
     for index, steps in enumerate(schedule(policy, convention.steps)):
         assignment = assign(graph, policy, index)
         rows = {traffic: count(graph, assignment, traffic) for traffic in models}
-        alone = count(graph, assignment, "unfused", "gemm", convention.gemm_writes)
+        alone = count(graph, assignment, "unfused", "gemm", *convention.of_gemms)
         for traffic in models:
             buffer = convention.buffer_bytes if MODELS[traffic].tiled else None
             gemms = sum_rows(tiled(graph, alone, buffer), convention.law)

@@ -27,7 +27,7 @@ from costsim.run.sensitivity import CONVENTION
 from costsim.search.grid import Grids, Truths
 
 Ratios = NDArray[np.float64]  # NaN where a law is not defined
-_OF_CONVENTION = ("law", "scope", "traffic", "gemm_writes")
+_OF_CONVENTION = ("law", "scope", "traffic", "gemm_writes", "gemms_left_out")
 _AS_SHIPPED = Case("as shipped")
 
 
@@ -215,12 +215,13 @@ class Combinations:
         shape = self.shape(setting.shape)
         assert shape is not None
         convention = self._convention(shape, setting)
+        gemm = convention.scope == "gemm"  # in which nothing fuses, and which alone asks what it has of GEMMs
         if quantity == "arithmetic_reduction":
-            key: tuple[object, ...] = (quantity, policy, setting.shape, convention.law)
+            left_out = convention.gemms_left_out if gemm else ()
+            key: tuple[object, ...] = (quantity, policy, setting.shape, convention.law, left_out)
         else:
-            gemm = convention.scope == "gemm"  # in which nothing fuses, and which alone asks for writes
-            traffic, writes = ("unfused", convention.gemm_writes) if gemm else (convention.traffic, "gemms")
-            key = (quantity, policy, setting.shape, convention.scope, traffic, writes)
+            traffic, of_gemms = ("unfused", convention.of_gemms) if gemm else (convention.traffic, ("gemms", ()))
+            key = (quantity, policy, setting.shape, traffic, convention.scope, of_gemms)
         if key not in self._ratios:
             base, own = (self._counted(shape, of, quantity, key[3:]) for of in ("", policy))
             self._ratios[key] = _divided(base, own)
@@ -230,15 +231,24 @@ class Combinations:
         """A total by combination; as Python's integers, and None where it is not defined, if some are not."""
         grids = shape.grids[key]
         if quantity != "arithmetic_reduction":
-            scope, traffic, writes = how
-            return self._lift(key, grids.moved(traffic, scope, writes))
+            return self._lift(key, grids.moved(*how))
         priced, unpriced = grids.arithmetic(*how)
         if unpriced.any():
             priced = np.where(unpriced > 0, None, priced.astype(object))  # type: ignore[call-overload]
         return self._lift(key, priced)
 
     def _convention(self, shape: _Shape, setting: Setting) -> Convention:
-        return replace(shape.job.convention, **setting.convention)  # type: ignore[arg-type]
+        fields: dict[str, Any] = dict(setting.convention)
+        if "gemms_left_out" in fields:
+            text = fields["gemms_left_out"]
+            if text not in self._globs:
+                self._globs[text] = with_fields(self.job, (f"gemms_left_out={text}",)).file.gemms_left_out
+            fields["gemms_left_out"] = self._globs[text]
+        return replace(shape.job.convention, **fields)
+
+    @cached_property
+    def _globs(self) -> dict[str, tuple[str, ...]]:
+        return {}
 
 
 def _divided(base: NDArray[Any], own: NDArray[Any]) -> Ratios:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.cost.compile import compile_arithmetic, compile_traffic
+from costsim.cost.classes import Globs
+from costsim.cost.compile import OfGemms, compile_arithmetic, compile_traffic
 from costsim.cost.terms import Counts, Terms
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
-from costsim.names import Scope, Traffic, Writes
+from costsim.names import Scope, Traffic
 from costsim.policy.cases import Cases, Clash
 from costsim.policy.schedule import schedule
 
@@ -107,17 +108,17 @@ class Grids:
                     fits[where] &= ~_spread(part.sizes, variables, np.array(so))
         return self._over_phases(fits, lambda of, lengths: np.logical_and.reduce([of[place] for place in lengths]))
 
-    def arithmetic(self, law: str) -> tuple[Integers, Integers]:
+    def arithmetic(self, law: str, left_out: Globs) -> tuple[Integers, Integers]:
         """The cost of the MACs of a run, and of how many MACs it is not defined; by combination."""
-        terms = compile_arithmetic(self.graph, self.space, law)
+        terms = compile_arithmetic(self.graph, self.space, law, left_out)
         return self._of_run(sum_of(terms, PRICED, self.steps)), self._of_run(sum_of(terms, UNPRICED, self.steps))
 
-    def moved(self, traffic: Traffic, scope: Scope, writes: Writes) -> Integers:
+    def moved(self, traffic: Traffic, scope: Scope, of_gemms: OfGemms) -> Integers:
         """The bits that cross the DRAM interface in a run, by combination."""
         parts = []
         for where, part in self.slices:
             try:
-                terms = compile_traffic(self.graph, part, traffic, scope, writes)
+                terms = compile_traffic(self.graph, part, traffic, scope, of_gemms)
                 parts.append((where, sum_of(terms, MOVED, self.steps)))
             except InputError:  # it fits nowhere
                 continue

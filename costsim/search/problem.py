@@ -101,7 +101,7 @@ def prepare(
 
 def _compiled(job: Job, space: Space, index: int) -> Terms:
     of: Convention = job.convention
-    return compile_step(job.graph, space, of.traffic, of.scope, of.gemm_writes, of.law, index)
+    return compile_step(job.graph, space, of.traffic, of.scope, of.of_gemms, of.law, index)
 
 
 def problem(
