@@ -125,7 +125,7 @@ def test_a_format_one_bit_off_is_found(monkeypatch):
 
 def test_a_skipped_copy_is_found(monkeypatch):
     traffic = counting.tensor_traffic
-    monkeypatch.setattr(counting, "tensor_traffic", lambda *given: replace(traffic(*given), copies=[]))
+    monkeypatch.setattr(counting, "tensor_traffic", lambda *given: traffic(*given)._replace(copies=[]))
     counting._memo.cache_clear()
     differences = check().checks[0].differences
     counting._memo.cache_clear()

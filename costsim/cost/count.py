@@ -5,7 +5,6 @@ what several ops of a group read is read once. Everything else is the same for a
 traffic, as of a buffer of any size; `tiling` adds what a finite one has to move again.
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 
 from costsim.cost.classes import Alike, Globs, KernelClasses, is_counted, kernel_classes, telling
@@ -17,14 +16,15 @@ from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import SCOPES, Traffic, Writes
-from costsim.policy.assign import Assignment, Copy
-from costsim.policy.classes import Selectors
+from costsim.policy.assign import Assignment, Chain, Copy
+from costsim.policy.classes import Classes, Selectors
 
 
 class _Memo:
     """What is known of a graph from before, under any policy with the same selectors: little differs between phases."""
 
     def __init__(self) -> None:
+        self.chains: dict[Chain, int] = {}  # each one's number
         self.states: dict[object, int] = {}
         self.traffic: dict[int, TensorTraffic] = {}
         self.rows: dict[object, list[Row]] = {}
@@ -40,6 +40,26 @@ def _parts(graph: Graph, kernels: KernelClasses) -> Parts:
     return Parts(graph, kernels)
 
 
+_Form = tuple[int, object, int, tuple[int, ...]]
+
+
+@lru_cache(maxsize=16)
+def _forms(graph: Graph, kernels: KernelClasses, classes: Classes) -> list[_Form]:
+    """Of each class of tensors: its number, what tells it from others, and the classes as which it is stored and read.
+
+    Of reads there is one a reader, -1 for those without copies.
+    """
+    return [
+        (
+            number,
+            history,
+            classes.stored_as[name],
+            tuple([classes.read_as.get((op.position, i), -1) for op, i in graph.readers.get(name, ())]),
+        )
+        for number, (name, history) in kernels.traffic.items()
+    ]
+
+
 class _Counter:
     """Turns ops into rows. What is alike, here or in another phase, is worked out once."""
 
@@ -48,79 +68,80 @@ class _Counter:
     ) -> None:
         self.graph, self.assignment, self.kernels, self.memo, self.left_out = graph, assignment, kernels, memo, left_out
         self.parts = _parts(graph, kernels)
-        self.states = {number: self.state(*traffic) for number, traffic in kernels.traffic.items()}
+        self.states = self._states()
+        self.of_class = _OfClass(self)
 
-    def chains(self, name: str) -> list[tuple[Copy, ...]]:
-        """By reader of a tensor: the copies through which it reads."""
-        return [self.assignment.chain(op, i) for op, i in self.graph.readers.get(name, ())]
-
-    def state(self, name: str, history: object) -> int:
-        """A number for what a class of tensors is under this assignment: its format and its readers' copies."""
-        key = (history, self.assignment.format(name).name, tuple(self.chains(name)))
-        return self.memo.states.setdefault(key, len(self.memo.states))
+    def _states(self) -> dict[int, int]:
+        """By class of tensors: a number for what it is under this assignment, in its format and its readers' copies."""
+        memo, formats = self.memo, [format.name for format in self.assignment.stored]
+        chains = [memo.chains.setdefault(chain, len(memo.chains)) for chain in (*self.assignment.chains, ())]
+        states = {}
+        for number, history, stored, reads in _forms(self.graph, self.kernels, self.assignment.classes):
+            key = (history, formats[stored], tuple([chains[read] for read in reads]))  # -1: the last, which is empty
+            states[number] = memo.states.setdefault(key, len(memo.states))
+        return states
 
     def traffic(self, name: str) -> TensorTraffic:
         """How a tensor is read and what of it is written."""
-        state = self.states[self.kernels.traffic_of[name]]
-        traffic = self.memo.traffic.get(state)
-        if traffic is None:
-            format, group = self.assignment.format(name), self.kernels.group
-            traffic = self.memo.traffic[state] = tensor_traffic(self.graph, name, format, self.chains(name), group)
-        return traffic
+        return self.of_class[self.kernels.traffic_of[name]]
 
     def rows(self, alike: Alike) -> list[Row]:
         """The counts of ops that are alike, after those of the quantize kernels that they need."""
-        return [*self._known(self.casts, alike), *self._known(self.own, alike)]
-
-    def _known(self, count: Callable[[Alike], list[Row]], alike: Alike) -> list[Row]:
-        """Rows of ops that are alike, from before if there are such."""
         accumulator = self.assignment.accumulator(alike.ops[0])
-        states = tuple([self.states[number] for number in alike.tensors])
-        key = (count.__name__, alike.place, alike.touched, states, accumulator)
+        key = (alike.place, alike.touched, tuple([self.states[number] for number in alike.tensors]), accumulator)
         rows = self.memo.rows.get(key)
         if rows is None:
-            rows = self.memo.rows[key] = count(alike)
-        return rows if not rows or rows[-1].ops is alike.ops else [row._replace(ops=alike.ops) for row in rows]
+            rows = self.memo.rows[key] = self._count(alike)
+        return rows if rows[-1].ops is alike.ops else [row._replace(ops=alike.ops) for row in rows]
 
-    def own(self, alike: Alike) -> list[Row]:
-        """The counts of ops that are alike."""
-        op, graph, assignment = alike.ops[0], self.graph, self.assignment
+    def _count(self, alike: Alike) -> list[Row]:
+        op, graph, assignment, parts = alike.ops[0], self.graph, self.assignment, self.parts
+        traffic = [self.of_class[number] for number in alike.tensors]  # of inputs, then two of each output
+        rows: list[Row] = []
+        moves: list[Move] = []
         macs, work = graph.work(op)
-        parts = [self.parts.read(alike, slot, self.traffic(name)) for slot, name in enumerate(op.inputs)]
-        for slot, name in enumerate(op.outputs, len(op.inputs)):
-            parts.append(self.parts.written(op, slot, self.traffic(name), self.traffic(graph.root[name])))
-        for part in parts:
+        slots = len(op.inputs)
+        for slot in range(slots):
+            if traffic[slot].cast:
+                rows += self._casts(alike, slot, traffic[slot])
+            part = parts.read(alike, slot, traffic[slot])
             work = added(work, part.work)
+            moves += part.moves
+        for slot in range(slots, slots + len(op.outputs)):
+            at = 2 * slot - slots
+            part = parts.written(op, slot, traffic[at], traffic[at + 1])
+            work = added(work, part.work)
+            moves += part.moves
         pair, summed = None, 0
         additions: Additions = ()
         if op.gemm is not None:
             dims = graph.tensors[op.inputs[0]].dims
             summed = graph.elements(tuple([dims[axis] for axis in op.kind.contracted[0]]))
-            a, b = (factor(graph, op, i, assignment.format(op.inputs[i]), assignment.chain(op, i)) for i in (0, 1))
+            a, b = (factor(graph, op, i, traffic[i].format, assignment.chain(op, i)) for i in (0, 1))
             pair, additions = sums(graph, macs, assignment.accumulator(op), a, b)
         what = (op.kind.name, op.phase, op.gemm, graph.tensors[op.outputs[0]].role)
-        moves = tuple([move for part in parts for move in part.moves])
-        return [Row(alike.ops, None, *what, macs, summed, pair, additions, work, moves)]
-
-    def casts(self, alike: Alike) -> list[Row]:
-        """Quantize kernels of their own before ops that are alike."""
-        rows = []
-        for slot, name in enumerate(alike.ops[0].inputs):
-            role = self.graph.tensors[name].role
-            for phase, written, (work, moves) in self.parts.casts(alike, slot, self.traffic(name)):
-                rows.append(Row(alike.ops, written, "cast", phase, None, role, 0, 0, None, (), work, moves))
+        rows.append(Row(alike.ops, None, *what, macs, summed, pair, additions, work, tuple(moves)))
         return rows
+
+    def _casts(self, alike: Alike, slot: int, traffic: TensorTraffic) -> list[Row]:
+        """Quantize kernels of their own before ops that are alike, for one operand."""
+        role = self.graph.tensors[alike.ops[0].inputs[slot]].role
+        return [
+            Row(alike.ops, written, "cast", phase, None, role, 0, 0, None, (), work, moves)
+            for phase, written, (work, moves) in self.parts.casts(alike, slot, traffic)
+        ]
 
     def gemm_rows(self, alike: Alike, writes: Writes) -> list[Row]:
         """Of ops that are alike, what scope `gemm` counts: GEMMs, and as many of the writes as are asked for."""
         gemm = is_counted(alike.ops[0], self.left_out)
-        own = self._known(self.own, alike) if gemm else []
+        if not gemm and writes != "operands":
+            return []
+        rows = self.rows(alike)
+        own, others = (rows[-1:], rows[:-1]) if gemm else ([], rows)
         if writes == "none":
             return [row._replace(moves=tuple([move for move in row.moves if move.read_bits])) for row in own]
-        if writes == "operands":
-            others = self._known(self.casts, alike) if gemm else self.rows(alike)
-            return [*(row for row in map(self.operands, others) if row.moves), *own]
-        return own
+        written = map(self.operands, others) if writes == "operands" else ()
+        return [*(row for row in written if row.moves), *own]
 
     def operands(self, row: Row) -> Row:
         """Of a row, nothing but the writes of what GEMMs read."""
@@ -140,6 +161,25 @@ class _Counter:
             for (reader, _), held in reads
             if held == copy
         )
+
+
+class _OfClass(dict[int, TensorTraffic]):
+    """By class of tensors: how they are read and what of them is written, under the assignment of a counter."""
+
+    def __init__(self, counter: _Counter) -> None:
+        self.counter = counter
+
+    def __missing__(self, number: int) -> TensorTraffic:
+        counter = self.counter
+        known, state = counter.memo.traffic, counter.states[number]
+        traffic = known.get(state)
+        if traffic is None:
+            name, assignment = counter.kernels.traffic[number][0], counter.assignment
+            chains = [assignment.chain(op, i) for op, i in counter.graph.readers.get(name, ())]
+            format, group = assignment.format(name), counter.kernels.group
+            traffic = known[state] = tensor_traffic(counter.graph, name, format, chains, group)
+        self[number] = traffic
+        return traffic
 
 
 def stored_bits(graph: Graph, assignment: Assignment, name: str, copy: Copy | None) -> int:

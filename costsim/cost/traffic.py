@@ -19,6 +19,7 @@ class TensorTraffic(NamedTuple):
     casts: Sequence[Sequence[tuple[Copy, Held]]]  # by reader: copies that passes make before it, from what
     copies: Sequence[tuple[Copy, bool]]  # made along with the tensor, and whether they are written
     written: bool  # whether the tensor itself is
+    cast: bool  # whether there are casts
 
 
 class Reading(NamedTuple):
@@ -84,4 +85,4 @@ def tensor_traffic(
         if elsewhere(graph, name, op, reading, group):
             outside.add(reading.held)
     copies = [(copy, copy in outside) for copy in made]
-    return TensorTraffic(format, held, on_chip, casts, copies, not held or None in outside)
+    return TensorTraffic(format, held, on_chip, casts, copies, not held or None in outside, any(casts))
