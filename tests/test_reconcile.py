@@ -9,8 +9,10 @@ from math import isnan
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import one_layer
 
+from costsim.cli import main
 from costsim.errors import InputError
 from costsim.policy.policy import with_case, with_rules
 from costsim.results.records import records
@@ -274,3 +276,79 @@ def test_gemms_left_out_are_those_of_these_names(globs):
         }
     assert f"scope gemm (without {', '.join(globs)})" in part.convention.summary()
     assert execute(part).policies[0].total.dram_bits == sum(int(row["dram_bits"]) for row in left.values())
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def costsim(*arguments):
+    done = CliRunner().invoke(main, ["reconcile", *arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+    return done
+
+
+SMALL_JOB = [
+    "iwslt17-dsq",
+    *(f"--set={field}" for field in one_layer("iwslt17-dsq")),
+    "--policy=dsq",
+    "--assumption=ends of the phases",
+    "--assumption=shared exponent",
+    "--assumption=writes in scope gemm",
+]
+
+
+def test_every_style_has_hits_and_what_chance_gives(tmp_path):
+    done = costsim(*SMALL_JOB, "--within", "10%", "--out", str(tmp_path / "all"))
+    assert done.exit_code == 0
+    texts = {path.suffix: path.read_text() for path in (tmp_path / "all").iterdir()}
+    assert set(texts) == {".txt", ".json", ".csv", ".md", ".tex"}
+    data = json.loads(texts[".json"])
+    assert (data["tried"], data["within"]) == (72, 0.1)
+    assert 0 < data["hits"] == data["hits_without_idle_departures"] == len(data["listed"])
+    for hit in data["listed"]:
+        assert hit["error"] <= 0.1
+        assert all(departure["case"] for departure in hit["departures"])
+    for ending in (".txt", ".md", ".tex"):
+        text = " ".join(texts[ending].split())
+        assert f"{data['hits']} of 72 combinations give all figures within 10" in text
+        assert "by chance, roughly" in text
+        assert "no evidence" in text
+    assert len(texts[".csv"].splitlines()) == 1 + len(data["listed"])
+
+
+def test_none_is_said_to_be_none():
+    done = costsim(*SMALL_JOB, "--within", "0.01%")
+    assert "none of 72 combinations gives all figures within 0.01 %" in done.output
+    assert "nearest, " in done.output
+    rows = costsim(*SMALL_JOB, "--within", "0.0001", "--format", "csv").output.splitlines()
+    assert [row.split(",")[0] for row in rows] == ["hit", "none"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["iwslt17-dsq", "--within", "near"], "expected a tolerance above 0 and below 100 %"),
+        (["iwslt17-dsq", "--within", "0"], "expected a tolerance above 0 and below 100 %"),
+        (["iwslt17-dsq", "--within", "100%"], "expected a tolerance above 0 and below 100 %"),
+        (["iwslt17-dsq", "--within", "nan"], "expected a tolerance above 0 and below 100 %"),
+        (["gpt2-small"], "gpt2-small: no published figures"),
+        (["iwslt17-dsq", "--policy", "stash-bfp"], "published figures are of dsq, none of stash-bfp"),
+        (["iwslt17-dsq", "--policy", "dsk"], "policy 'dsk': no such file, nor a shipped policy"),
+        (["iwslt17-dsk"], "iwslt17-dsk"),
+        (["iwslt17-dsq", "--assumption", "lew"], "--assumption: no assumption 'lew'; did you mean 'law'?"),
+        (["iwslt17-dsq", "--traffic", "tiled", "--set", "buffer_bytes=65536"], "traffic tiled is not varied"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, monkeypatch):
+    monkeypatch.setattr(Combinations, "shape", None)  # nothing is counted
+    done = costsim(*arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+    assert "Traceback" not in done.output
+
+
+def test_too_many_combinations_are_told_with_their_counts(monkeypatch):
+    monkeypatch.setattr("costsim.search.reconcile.MOST", 10)
+    counts = r"^12 combinations \(4 ends of the phases x 3 placement of copies\), of at most 10: .*--assumption NAME"
+    with pytest.raises(InputError, match=counts):
+        reconcile(small(), ONE, ["ends of the phases", "placement of copies"])

@@ -40,7 +40,8 @@ def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, 
     """Find which assumptions of WORKLOAD give its published figures.
 
     All combinations are tried, of the workload's assumptions, of those of policies with published figures, and of
-    scope, traffic and law: which give all figures at once? Without --assumption, cases that alone move no figure by half of --within stay as shipped.
+    scope, traffic and law: which give all figures at once? Without --assumption, cases that alone move no figure by
+    0.5 % stay as shipped.
 
     \b
     costsim reconcile iwslt17-dsq

@@ -19,7 +19,7 @@ from costsim.policy.assign import Matching, Rules
 from costsim.policy.classes import Candidate
 from costsim.policy.levels import fill
 from costsim.policy.policy import Place, Policy
-from costsim.policy.space import Family, Outcomes, Space, T, Variable, combinations, outcomes
+from costsim.policy.space import Family, Outcomes, Space, T, Variable, combinations, tabled
 
 Levels = tuple[int, ...]
 
@@ -223,8 +223,8 @@ class CaseFamily(Family):
         if any(fails):
             self.clashes.append(Clash(tuple(ordered), fails))
         fitting = next(result for result in results if not isinstance(result, InputError))
-        each = iter([fitting if isinstance(result, InputError) else result for result in results])
-        return outcomes(self.space, ordered, lambda _: next(each))
+        values = [fitting if isinstance(result, InputError) else result for result in results]
+        return tabled(self.space, ordered, values)
 
     def _in_vain(self) -> Iterator[Clash]:
         """The cases with a rule that matches nothing in the graph."""

@@ -122,11 +122,15 @@ def combinations(space: Space, variables: Sequence[int]) -> list[Combination]:
 
 def outcomes(space: Space, variables: Sequence[int], value: Callable[[Mapping[int, int]], T]) -> Outcomes[T]:
     """A value worked out for every combination of variables, and the variables among them on which it hangs."""
+    return tabled(
+        space, variables, [value(dict(zip(variables, each, strict=True))) for each in combinations(space, variables)]
+    )
+
+
+def tabled(space: Space, variables: Sequence[int], values: Sequence[T]) -> Outcomes[T]:
+    """Values that are known for every combination of variables, in order."""
     places: dict[T, int] = {}
-    which = [
-        places.setdefault(value(dict(zip(variables, combination, strict=True))), len(places))
-        for combination in combinations(space, variables)
-    ]
+    which = [places.setdefault(value, len(places)) for value in values]
     kept = list(variables)
     for variable in variables:
         at = kept.index(variable)
@@ -177,15 +181,27 @@ class Family:
     def outcomes(self, of: Sequence[Outcomes[Any]], value: Callable[[Mapping[int, int]], T]) -> Outcomes[T]:
         """A value that hangs on others, and is worked out once for each combination of theirs."""
         variables = sorted({i for each in of for i in each.variables})
+        every = combinations(self.space, variables)
         known: dict[tuple[int, ...], T] = {}
+        values = []
+        for combination, *places in zip(every, *(self._places(each, variables, every) for each in of), strict=True):
+            key = tuple(places)
+            if key not in known:
+                known[key] = value(dict(zip(variables, combination, strict=True)))
+            values.append(known[key])
+        return tabled(self.space, variables, values)
 
-        def of_places(chosen: Mapping[int, int]) -> T:
-            places = tuple([self.place(each, chosen) for each in of])
-            if places not in known:
-                known[places] = value(chosen)
-            return known[places]
-
-        return outcomes(self.space, variables, of_places)
+    def _places(self, of: Outcomes[Any], variables: Sequence[int], every: Sequence[Combination]) -> Sequence[int]:
+        """Which of its values something has for each combination of variables, among which are its own."""
+        if of.variables == tuple(variables):
+            return of.which
+        if not of.variables:
+            return (of.which[0],) * len(every)
+        steps, step = [], 1
+        for i in reversed(of.variables):
+            steps.append((variables.index(i), step))
+            step *= self.space.sizes[i]
+        return [of.which[sum([combination[at] * n for at, n in steps])] for combination in every]
 
     def assignment(self, chosen: Mapping[int, int]) -> Assignment:
         """The assignment of a whole combination: the same as that of its policy."""

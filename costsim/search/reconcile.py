@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import combinations as pairs_of
 from math import log, prod
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ from costsim.run.sensitivity import outcomes
 from costsim.search.combinations import Axis, Combinations, Ratios, Setting, axes_of
 
 MOST = 10**8  # combinations
+LEAST = Fraction(1, 200)  # of a figure; cases that alone move none by so much are not varied unless their name is given
+_PAIRS = 4  # interactions listed for each figure
 # How far it is from what is known to depart from an assumption: one step of a grade weighs more than any number of the
 # next. Nobody knows what is ours or recalled better than the cases do.
 GRADES = ("stated", "inferred", "fitted", "ours")
@@ -67,7 +69,7 @@ class Reconciliation:
 
     job: Job
     axes: tuple[Axis, ...]
-    left_out: tuple[str, ...]  # cases that were not varied, as they alone hardly move a figure
+    left_out: tuple[str, ...]  # cases that were not varied, as they hardly move a figure
     figures: tuple[Published, ...]
     shipped: tuple[float, ...]  # by figure: the ratio with everything as shipped
     within: Fraction
@@ -76,6 +78,7 @@ class Reconciliation:
     hits: int
     needed: int  # hits of which each departure changes a figure
     listed: tuple[Hit, ...]  # the first of those
+    nearest: Hit | None  # the combination with the least error, if any is possible
     alone: tuple[int, ...]  # by figure: combinations that give it, whatever the others
     ranges: tuple[tuple[float, float], ...]  # by figure: the least and the largest ratio
     interactions: tuple[Interaction, ...]
@@ -122,11 +125,11 @@ class _Search:
         self.tried = self.hits = self.needed = 0
         self.alone = [0] * len(figures)
         self.spans = [(float("inf"), 0.0)] * len(figures)
-        self.seen: set[int] = set()  # arrays of which the range is known
         base = len(of.axes) + 1
         weight = {grade: base ** (len(GRADES) - 1 - i) for i, grade in enumerate(GRADES)}
         self.weights = [weight.get(axis.grade, 1) for axis in of.axes]
         self.batches: list[_Batch] = []
+        self.nearest: tuple[float, int, NDArray[Any]] = (float("inf"), 0, np.zeros(0))  # error, setting, places
 
     @cached_property
     def fixed(self) -> dict[int, int]:
@@ -167,14 +170,22 @@ class _Search:
             for each in ratios:
                 defined = defined & ~np.isnan(each)
             self.tried += _count(defined, sizes)
-            right = [np.abs(r / f.stated - 1) <= self.within for r, f in zip(ratios, self.figures, strict=True)]
+            errors = [np.abs(r / f.stated - 1) for r, f in zip(ratios, self.figures, strict=True)]
             hit = defined
-            for i, (own, ratio) in enumerate(zip(right, ratios, strict=True)):
+            for i, (error, ratio) in enumerate(zip(errors, ratios, strict=True)):
+                own = error <= self.within
                 self.alone[i] += _count(own & defined, sizes)
                 hit = hit & own
                 self.span(i, ratio, defined)
+            self.approach(number, np.where(defined, reduce(np.maximum, errors), np.inf))
             if hit.any():
                 self.add(number, setting, np.argwhere(np.broadcast_to(hit, sizes)), ratios)
+
+    def approach(self, number: int, errors: NDArray[np.float64]) -> None:
+        """Take the least error of a setting into account, of those alike the first."""
+        least = int(errors.argmin())
+        if (error := float(errors.flat[least])) < self.nearest[0]:
+            self.nearest = error, number, np.array(np.unravel_index(least, errors.shape))
 
     def span(self, i: int, ratios: Ratios, defined: NDArray[np.bool_]) -> None:
         """Take the range of a figure's ratios into account."""
@@ -233,15 +244,19 @@ class _Search:
         ]
         by_number = {batch.setting: batch for batch in self.batches}
         for _, error, number, i in sorted(keys)[:most]:
-            setting, places = self.settings[number], by_number[number].places[i]
-            assert setting is not None
-            ratios = tuple(float(_at(each, places[None])[0]) for each in self.ratios(setting))
-            yield Hit(self.departures(setting, places), ratios, error)
+            yield self.hit(number, by_number[number].places[i], error)
 
-    def departures(self, setting: Setting, places: Sequence[int]) -> tuple[Departure, ...]:
+    def hit(self, number: int, places: NDArray[Any], error: float) -> Hit:
+        """A combination of that setting."""
+        setting = self.settings[number]
+        assert setting is not None
+        ratios = tuple(float(_at(each, places[None])[0]) for each in self.ratios(setting))
+        return Hit(self.departures(setting, places), ratios, error)
+
+    def departures(self, setting: Setting, places: NDArray[Any]) -> tuple[Departure, ...]:
         """What a combination departs from."""
         of = self.of
-        chosen = dict(zip(of.inner, map(int, places), strict=True)) | dict(zip(of.outer, setting.chosen, strict=True))
+        chosen = dict(zip(of.inner, places.tolist(), strict=True)) | dict(zip(of.outer, setting.chosen, strict=True))
         return tuple(_departure(of.axes[i], chosen[i]) for i in sorted(chosen) if chosen[i])
 
     # --- two departures ---
@@ -258,21 +273,22 @@ class _Search:
         value = float(_at(self.cut(of.ratios(setting, figure.quantity, figure.policy), setting), places)[0])
         return value if bool(_at(fits, places)[0]) and value == value else None
 
-    def interactions(self, most: int) -> list[Interaction]:
-        """The pairs of departures that interact most, in one figure or another."""
-        moves = [(i, case) for i, axis in enumerate(self.of.axes) for case in range(1, len(axis.cases))]
-        found = []
-        for f in range(len(self.figures)):
-            shipped = self.ratio(f, {})
-            alone = {move: self.ratio(f, dict([move])) for move in moves}
-            for a, b in pairs_of(moves, 2):
-                both = self.ratio(f, dict([a, b])) if a[0] != b[0] and alone[a] and alone[b] else None
-                one, other = alone[a], alone[b]
-                if both and shipped and one and other:
-                    named = (_departure(self.of.axes[a[0]], a[1]), _departure(self.of.axes[b[0]], b[1]))
-                    found.append(Interaction(f, named, (one / shipped, other / shipped), both / shipped))
-        found.sort(key=lambda each: -abs(log(each.factor)))
-        return [each for each in found[:most] if abs(log(each.factor)) > 1e-9]
+    def interactions(self, i: int, most: int) -> list[Interaction]:
+        """The pairs of assumptions that interact most in a figure, by those of their cases that do."""
+        moves = [(axis, case) for axis, of in enumerate(self.of.axes) for case in range(1, len(of.cases))]
+        shipped, alone = self.ratio(i, {}), {move: self.ratio(i, dict([move])) for move in moves}
+        strongest: dict[tuple[int, int], Interaction] = {}
+        for a, b in pairs_of([move for move in moves if alone[move]], 2):
+            both = self.ratio(i, dict([a, b])) if a[0] != b[0] else None
+            one, other = alone[a], alone[b]
+            if both and shipped and one and other:
+                named = (_departure(self.of.axes[a[0]], a[1]), _departure(self.of.axes[b[0]], b[1]))
+                pair = Interaction(i, named, (one / shipped, other / shipped), both / shipped)
+                known = strongest.setdefault((a[0], b[0]), pair)
+                if abs(log(pair.factor)) > abs(log(known.factor)):
+                    strongest[a[0], b[0]] = pair
+        ordered = sorted(strongest.values(), key=lambda each: -abs(log(each.factor)))
+        return [each for each in ordered[:most] if abs(log(each.factor)) > 1e-9]
 
 
 def _departure(axis: Axis, case: int) -> Departure:
@@ -307,14 +323,14 @@ def _figures(job: Job) -> tuple[Published, ...]:
     return figures
 
 
-def _moving(job: Job, axes: Sequence[Axis], within: Fraction) -> tuple[list[Axis], list[str]]:
-    """The axes without cases that alone move no figure by half of the tolerance, and the names of those cases."""
-    base: dict[str, Any] = {}
+def _moving(job: Job, axes: Sequence[Axis]) -> tuple[list[Axis], list[str]]:
+    """The axes without cases that alone move no figure by LEAST, and the names of those cases."""
+    base: dict[str, tuple[Fraction | None, ...]] = {}
     moved: set[tuple[str, str]] = set()
     for outcome in outcomes(job):
         ratios = (outcome.arithmetic_reduction, outcome.dram_reduction)
         shipped = base.setdefault(outcome.policy, ratios)
-        if any(a is None or b is None or abs(a / b - 1) > within / 2 for a, b in zip(ratios, shipped, strict=True)):
+        if any(a is None or not b or abs(a / b - 1) >= LEAST for a, b in zip(ratios, shipped, strict=True)):
             moved.add((outcome.assumption, outcome.case))
     left, kept = [], []
     for axis in axes:
@@ -329,14 +345,14 @@ def _moving(job: Job, axes: Sequence[Axis], within: Fraction) -> tuple[list[Axis
 def reconcile(job: Job, within: Fraction, named: Sequence[str] = (), most: int = 10) -> Reconciliation:
     """Try all combinations of the assumptions of a job and of its policies with published figures.
 
-    `named`: only these assumptions; without, all of them, but no case that alone moves no figure by half of the
-    tolerance. `most` hits are listed. Raises InputError.
+    `named`: only these assumptions; without, all of them, but no case that alone moves no figure by LEAST. `most` hits
+    are listed. Raises InputError.
     """
     figures = _figures(job)
     policies = tuple(job.published_policies)
     axes, left = axes_of(job, policies, named), list[str]()
     if not named:
-        axes, left = _moving(job, axes, within)
+        axes, left = _moving(job, axes)
     of = Combinations(job, policies, tuple(axes))
     if of.number > MOST:
         sizes = " x ".join(f"{len(axis.cases)} {axis.name}" for axis in axes)
@@ -359,5 +375,6 @@ def reconcile(job: Job, within: Fraction, named: Sequence[str] = (), most: int =
         listed=tuple(search.first(most)),
         alone=tuple(search.alone),
         ranges=tuple(search.spans),
-        interactions=tuple(search.interactions(5)),
+        nearest=search.hit(search.nearest[1], search.nearest[2], search.nearest[0]) if search.tried else None,
+        interactions=tuple(pair for i in range(len(figures)) for pair in search.interactions(i, _PAIRS)),
     )

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from costsim.results.records import FIGURES, Record
-from costsim.search.reconcile import GRADES, Departure, Hit, Interaction, Reconciliation
+from costsim.search.reconcile import GRADES, LEAST, Departure, Hit, Interaction, Reconciliation
 from costsim.tables.cells import percent, signed
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Source
 from costsim.tables.table import Column, Table, wrap
@@ -94,6 +94,10 @@ def _verdict(of: Reconciliation) -> str:
 def notes(of: Reconciliation) -> list[str]:
     """How many were tried, what chance would give, and in which order hits are."""
     lines = [_verdict(of)]
+    if not of.hits and of.nearest:
+        departures = "; ".join(map(_text, of.nearest.departures)) or "nothing"
+        figures = ", ".join(f"{ratio:.2f}x {_name(of, i)}" for i, ratio in enumerate(of.nearest.ratios))
+        lines.append(f"nearest, {percent(of.nearest.error)} % off: {figures}, with {departures}")
     alone = ", ".join(
         f"{_name(of, i)} {percent(count / of.tried) if of.tried else 0} %" for i, count in enumerate(of.alone)
     )
@@ -111,8 +115,9 @@ def notes(of: Reconciliation) -> list[str]:
     if impossible := of.combinations - of.tried:
         lines.append(f"{impossible} more are not possible: cases that clash, or a law that is not defined")
     if of.left_out:
+        least = f"{float(100 * LEAST):g} %"
         lines.append(
-            f"as shipped throughout, for alone they move no figure by {float(50 * of.within):g} %: "
+            f"as shipped, for alone they move no figure by {least} (--assumption NAME varies them): "
             + "; ".join(of.left_out)
         )
     lines.append(
@@ -178,7 +183,8 @@ def _hit_record(of: Reconciliation, number: int, hit: Hit) -> Record:
 def _records(of: Reconciliation) -> list[Record]:
     """A row for each hit that is listed; without hits, one that says so."""
     rows = [_hit_record(of, number, hit) for number, hit in enumerate(of.listed, 1)]
-    return rows or [_hit_record(of, 0, Hit((), (), 0.0)) | {"hit": "none", "error": None}] if of.figures else rows
+    none = Hit((), (float("nan"),) * len(of.figures), 0.0)
+    return rows or [dict.fromkeys(_hit_record(of, 0, none)) | {"hit": "none"}]
 
 
 def _pair_record(of: Reconciliation, pair: Interaction) -> Record:
@@ -227,6 +233,9 @@ def _data(of: Reconciliation) -> Mapping[str, Any]:
             _hit_record(of, number, hit) | {"departures": _departures(hit.departures)}
             for number, hit in enumerate(of.listed, 1)
         ],
+        "nearest": None
+        if of.nearest is None
+        else _hit_record(of, 0, of.nearest) | {"departures": _departures(of.nearest.departures)},
         "interactions": [_pair_record(of, pair) for pair in of.interactions],
     }
 
