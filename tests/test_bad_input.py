@@ -855,3 +855,21 @@ def test_mutated_files_run_or_are_refused(fuzz_folder, found):
 @given(mutated(SECTIONS))
 def test_mutated_widths_and_assumptions_run_or_are_refused(fuzz_folder, found):
     check_run_or_refused(fuzz_folder, *found)
+
+
+def test_all_clashes_of_a_model_are_told():
+    """Those that its family and all Transformers share: none hides the next."""
+    clashes = {
+        "heads=7": "does not divide into 7 heads",
+        "kv_heads=3": "do not divide into 3 kv_heads",
+        "norm_kind=layer": "zero_centered_norm is of RMS norms",
+        "fused_norm=false": "a layer norm comes as one kernel only",
+        "zero_centered_norm=true": "zero_centered_norm is of RMS norms",
+        "positions=learned": "local_rotary is of rotary positions",
+        "local_rotary=true": "local_rotary is of rotary positions",
+    }
+    sets = [argument for field in clashes for argument in ("--set", f"model.{field}")]
+    result = CliRunner().invoke(main, ["run", "llama-2-7b", *sets])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == len(set(clashes.values()))
+    assert all(message in result.stderr for message in clashes.values())

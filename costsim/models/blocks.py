@@ -1,16 +1,17 @@
 """Parts that all Transformer families share. Their dims are batch, model, heads, head, ffn and the lengths."""
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from costsim.errors import apart
 from costsim.graph import builder
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.kinds import Dims
-from costsim.inputs.schema import Count, Positive, Rate, Strict
+from costsim.inputs.schema import Clash, Count, Positive, Rate, Strict, clash
 from costsim.models.head import Head
 from costsim.models.meeting import Mask, counted, mask_scores, meeting, scores_dims
 
@@ -74,21 +75,27 @@ class Transformer(Strict):
     lora: Lora | None = None
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> "Transformer":
-        clash = None
-        if self.head_dim is None and self.d_model % self.heads:
-            clash = f"d_model {self.d_model} does not divide into {self.heads} heads"
-        elif self.kv_heads is not None and self.heads % self.kv_heads:
-            clash = f"{self.heads} heads do not divide into {self.kv_heads} kv_heads"
-        elif self.norm_kind == "layer" and not self.fused_norm:
-            clash = "a layer norm comes as one kernel only: fused_norm must be true"
-        elif self.norm_kind == "layer" and self.zero_centered_norm:
-            clash = "zero_centered_norm is of RMS norms: say norm_kind: rms"
-        elif self.zero_centered_norm and not self.fused_norm and not self.upcast:
-            clash = "zero_centered_norm op by op is float32, as transformers has it: say upcast: true"
-        if clash:
-            raise PydanticCustomError("value_error", "{clash}", {"clash": clash})
+    def _goes_together(self) -> Self:
+        clash(self, apart(self._heads_divide, self._kv_heads_divide, self._fused_norms, self._zero_centered_norms))
         return self
+
+    def _heads_divide(self) -> Iterator[Clash]:
+        if self.head_dim is None and self.d_model % self.heads:
+            yield (), f"d_model {self.d_model} does not divide into {self.heads} heads"
+
+    def _kv_heads_divide(self) -> Iterator[Clash]:
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            yield (), f"{self.heads} heads do not divide into {self.kv_heads} kv_heads"
+
+    def _fused_norms(self) -> Iterator[Clash]:
+        if self.norm_kind == "layer" and not self.fused_norm:
+            yield (), "a layer norm comes as one kernel only: fused_norm must be true"
+
+    def _zero_centered_norms(self) -> Iterator[Clash]:
+        if self.zero_centered_norm and self.norm_kind == "layer":
+            yield (), "zero_centered_norm is of RMS norms: say norm_kind: rms"
+        elif self.zero_centered_norm and not self.fused_norm and not self.upcast:
+            yield (), "zero_centered_norm op by op is float32, as transformers has it: say upcast: true"
 
     @property
     def head_size(self) -> int:

@@ -1,14 +1,15 @@
 """Decoder-only Transformers: GPT-2, Llama and their like, with dense feed-forward layers or a mixture of experts."""
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
-from costsim.inputs.schema import Count, Layers, Positive, Strict
+from costsim.inputs.schema import Clash, Count, Layers, Positive, Strict, clash
 from costsim.models.blocks import (
     Padded,
     Rotary,
@@ -65,17 +66,21 @@ class Model(Transformer):
     experts: Experts | None = None
 
     @model_validator(mode="after")
-    def _fits(self) -> "Model":
-        clash = None
-        if self.positions == "rotary" and self.head_size % 2:
-            clash = f"rotary positions turn pairs, but a head has {self.head_size} elements"
-        elif self.experts and self.ffn_bias:
-            clash = "experts have no biases: say ffn_bias: false"
-        elif self.local_rotary and self.positions != "rotary":
-            clash = "local_rotary is of rotary positions: say positions: rotary"
-        if clash:
-            raise PydanticCustomError("value_error", "{clash}", {"clash": clash})
+    def _fits(self) -> Self:
+        clash(self, apart(self._pairs_to_turn, self._biases_of_experts, self._rotary_of_windows))
         return self
+
+    def _pairs_to_turn(self) -> Iterator[Clash]:
+        if self.positions == "rotary" and self.head_size % 2:
+            yield (), f"rotary positions turn pairs, but a head has {self.head_size} elements"
+
+    def _biases_of_experts(self) -> Iterator[Clash]:
+        if self.experts and self.ffn_bias:
+            yield (), "experts have no biases: say ffn_bias: false"
+
+    def _rotary_of_windows(self) -> Iterator[Clash]:
+        if self.local_rotary and self.positions != "rotary":
+            yield (), "local_rotary is of rotary positions: say positions: rotary"
 
 
 class Batch(Padded):

@@ -1,12 +1,13 @@
 """Encoder-only Transformers: BERT and RoBERTa with the head of a sentence task, or of masked language modelling."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
+from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
-from costsim.inputs.schema import Count, Layers, Rate
+from costsim.inputs.schema import Clash, Count, Layers, Rate, clash
 from costsim.models.blocks import Padded, Transformer, activate, encoder_layer, layers, norm
 from costsim.models.head import loss, words
 
@@ -35,16 +36,17 @@ class Model(Transformer):
     )
 
     @model_validator(mode="after")
-    def _classes_of_a_classifier(self) -> "Model":
-        if self.head.chunks > 1 and self.task_head != "masked-lm":
-            message = "head.chunks cuts logits of every token: task_head masked-lm has them"
-            raise PydanticCustomError("value_error", "{message}", {"message": message})
-        if (self.classes is None) != (self.task_head == "masked-lm"):
-            needs = "needs" if self.classes is None else "has no"
-            raise PydanticCustomError(
-                "value_error", "task_head {head} {needs} classes", {"head": self.task_head, "needs": needs}
-            )
+    def _fits(self) -> Self:
+        clash(self, apart(self._chunks_of_logits, self._classes_of_a_classifier))
         return self
+
+    def _chunks_of_logits(self) -> Iterator[Clash]:
+        if self.head.chunks > 1 and self.task_head != "masked-lm":
+            yield (), "head.chunks cuts logits of every token: task_head masked-lm has them"
+
+    def _classes_of_a_classifier(self) -> Iterator[Clash]:
+        if (self.classes is None) != (self.task_head == "masked-lm"):
+            yield (), f"task_head {self.task_head} {'needs' if self.classes is None else 'has no'} classes"
 
 
 class Batch(Padded):
