@@ -24,6 +24,8 @@ from costsim.search.interactions import Interactions
 from costsim.search.problem import Point, Problem
 
 _TRIES = 20  # to tighten budgets
+_ROUGHLY = 0.1  # the gap with which the first policy will do
+_CLOSE = 100  # times the optimum: as far as what was known may be from it, to be proved to nine digits and more
 
 
 class Budget(NamedTuple):
@@ -155,8 +157,8 @@ class _Model:
     ) -> tuple[tuple[int, ...], float] | None:
         """The choices with the least of a field, and the gap; None if no policy keeps the budgets.
 
-        `known`: what a policy is known to reach. Then the field is in units of a thousandth of that, as the solver
-        takes what differs by less than 1e-6 for the same.
+        `known`: what a policy is known to reach; the optimum is sought only then, before that a policy near it. The
+        field is in units of a thousandth of that, as the solver takes what differs by less than 1e-6 for the same.
         """
         optimize, sparse = _scipy("optimize"), _scipy("sparse")
         coefficients, constant, divided_by = self.function(field)
@@ -178,7 +180,7 @@ class _Model:
             integrality=(np.arange(self.program.columns) < self.integers).astype(int),
             bounds=optimize.Bounds(0, upper),
             constraints=constraints,
-            options={"mip_rel_gap": 0.0},
+            options={"mip_rel_gap": 0.0 if known else _ROUGHLY},
         )
         if result.x is None:
             return None
@@ -227,7 +229,7 @@ def optimum(problem: Problem, parts: Interactions, field: str, budgets: Sequence
         reached = spent(problem, point, field)
         if max(over, default=0) > 0:
             limits = [limit - 2 * max(0, more) for limit, more in zip(limits, over, strict=True)]
-        elif reached <= 0 or known == reached:
+        elif reached <= 0 or (known is not None and known <= _CLOSE * reached):
             return Optimum(point, solved[1])
         else:
             known = float(reached)
@@ -239,13 +241,22 @@ def _infeasible(problem: Problem, model: _Model, budgets: Sequence[Budget]) -> I
     kept: list[tuple[str, float]] = []
     for budget in budgets:
         for others, under in (([], ""), (kept, " under the budgets before it")):
-            solved = model.solve(budget.field, others)
-            [best] = problem.points([solved[0]]) if solved else [None]
+            best = _least(problem, model, budget.field, others)
             if best is not None and spent(problem, best, budget.field) > budget.limit:
                 reach = _reach(problem, best, budget)
                 return InputError(f"{budget.words}: no policy of these groups and formats does{under}; {reach}")
         kept.append((budget.field, float(budget.limit)))
     return InputError("no policy keeps all budgets")
+
+
+def _least(problem: Problem, model: _Model, field: str, budgets: Sequence[tuple[str, float]]) -> Point | None:
+    """The policy with the least of a field under budgets, up to rounding; None if no policy keeps them."""
+    near = model.solve(field, budgets)
+    if near is None:
+        return None
+    [point] = problem.points([near[0]])
+    best = model.solve(field, budgets, float(spent(problem, point, field)))
+    return problem.points([best[0]])[0] if best else point
 
 
 def _reach(problem: Problem, best: Point, budget: Budget) -> str:
