@@ -9,7 +9,7 @@ from typing import Any
 
 from costsim.results.records import FIGURES, Record
 from costsim.search.reconcile import GRADES, LEAST, Departure, Hit, Interaction, Reconciliation
-from costsim.tables.cells import percent, signed
+from costsim.tables.cells import percent, short, signed
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Source
 from costsim.tables.table import Column, Table, wrap
 
@@ -101,7 +101,7 @@ def notes(of: Reconciliation) -> list[str]:
     alone = ", ".join(
         f"{_name(of, i)} {percent(count / of.tried) if of.tried else 0} %" for i, count in enumerate(of.alone)
     )
-    spans = ", ".join(f"{_name(of, i)} {low:.2f}x to {high:.4g}x" for i, (low, high) in enumerate(of.ranges))
+    spans = ", ".join(f"{_name(of, i)} {short(low)}x to {short(high)}x" for i, (low, high) in enumerate(of.ranges))
     if len(of.figures) > 1:
         lines.append(
             f"by chance, roughly: {_rough(of.by_rates)}, if figures were independent and each right as often as it is "
