@@ -30,7 +30,7 @@ from costsim.policy.policy import Policy
 from costsim.results import frame, frame_files
 from costsim.results.records import Record, records
 from costsim.run import simulate, sweep
-from costsim.run.job import read_workload
+from costsim.run.job import Request, prepare, read_workload
 from costsim.tables import styles
 from costsim.tables.run import document
 from costsim.tables.table import flat
@@ -38,7 +38,10 @@ from costsim.tables.table import flat
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["InputError", "Policy", "Results", "Workload", "load", "load_policy", "make_policy", "read"]
+    from costsim.search.found import Found
+    from costsim.search.sensitivity import Sensitivity
+
+__all__ = ["InputError", "Policy", "Results", "Search", "Workload", "load", "load_policy", "make_policy", "read"]
 
 
 def load(workload: str | Path, fields: Mapping[str, object] | None = None) -> Workload:
@@ -94,6 +97,42 @@ class Workload:
         )
         return Results(frame.of_results([({}, result)]), (result,))
 
+    def search(
+        self,
+        formats: Sequence[str],
+        sensitivity: str | Path | pd.DataFrame | None = None,
+        budgets: Sequence[str] = (),
+        policy: str | None = None,
+        groups: Sequence[str] = ("role", "gemm", "operand"),
+        vary: Sequence[str] = ("operand",),
+        **options: Any,
+    ) -> Search:
+        """The best policies that give groups of tensors these formats: a front, or with budgets the one that is best.
+
+        `sensitivity`: a CSV file, a table with the columns group, format and loss, or "reference". Budgets are texts,
+        "dram_reduction >= 2", "loss <= 0.1". Options: `against`, `minimise` and `points` of `costsim search`, and
+        `baseline`, `law`, `traffic` and `scope`. Raises InputError.
+        """
+        from costsim.search import found  # few sessions search
+        from costsim.search.sensitivity import of_rows
+
+        chosen = {name: options.pop(name) for name in ("against", "minimise", "points") if name in options}
+        job = prepare(Request(self.path, assignments=self.assignments, **options))
+        named = ",".join(map(str, _listed(groups))), _listed(vary), ",".join(map(str, _listed(formats)))
+        given = isinstance(sensitivity, pd.DataFrame)
+        asked = found.Asked(
+            policy,
+            *named,
+            sensitivity=None if sensitivity is None or given else str(sensitivity),
+            at_most=[text.replace("<=", "=") for text in _listed(budgets) if ">=" not in text],
+            at_least=[text.replace(">=", "=") for text in _listed(budgets) if ">=" in text],
+            **chosen,
+        )
+        table = found.losses_of(job, asked)
+        if isinstance(sensitivity, pd.DataFrame):
+            table = of_rows(sensitivity[["group", "format", "loss"]].itertuples(index=False, name=None))
+        return Search(found.search(job, asked, table), table)
+
     def sweep(self, fields: Mapping[str, Iterable[object]], **options: Any) -> Results:
         """Run at every combination of values of some fields, into one table that has them as columns.
 
@@ -111,6 +150,52 @@ class Workload:
         listed = {name: _listed(options.pop(name, ())) for name in ("policies", "hardware")}
         swept = sweep.run(where, workload=self.path, assignments=self.assignments, **listed, **options)
         return Results(frame.of_results(swept), sweep.without_points(swept))
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What a search found."""
+
+    found: Found
+    losses: Sensitivity | None
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per policy that is shown: loss, costs and reductions, and the format of each group."""
+        from costsim.tables.search import record
+
+        rows = [
+            {**_columns(record(self.found, self.found.name(point), point)), **self.found.formats(point)}
+            for point in self.found.shown
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def policies(self) -> list[Policy]:
+        """The policies of the table, for `Workload.run`."""
+        space = self.found.problem.space
+        return [space.point(dict(enumerate(point.chosen)), self.found.name(point)) for point in self.found.shown]
+
+    def plot(self) -> Figure:
+        """The front, beside the policies that give all groups one format."""
+        from costsim.plots import draw_front
+
+        return draw_front(self.found)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the policies, the table in all styles and the figure to a folder. Raises InputError."""
+        from costsim.plots import save_search
+
+        return save_search(self.found, self.losses, Path(folder))
+
+    def __repr__(self) -> str:
+        return self.to_text()
+
+    def to_text(self) -> str:
+        """What `costsim search` prints."""
+        from costsim.tables.search import document as of_search
+
+        return styles.render(of_search(self.found), "table")
 
 
 def _listed(names: Any) -> Any:

@@ -6,11 +6,13 @@ import random
 from fractions import Fraction
 from itertools import product
 
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
 from conftest import one_layer
 
+import costsim
 from costsim.cli import main
 from costsim.errors import InputError
 from costsim.names import COSTS
@@ -267,3 +269,36 @@ def test_a_policy_made_of_several(tmp_path):
     policy = load_policies((tmp_path / "p.yaml",))
     again = prepare(Request("iwslt17-dsq", policies=[policy], assignments=one_layer("iwslt17-dsq")))
     assert execute(again).policies[0].total.dram_bits == found.points[0].costs[1]
+
+
+# --- in Python --------------------------------------------------------------------------------------------------------
+
+
+def test_in_python(tmp_path, job):
+    """A table of one's own; the policies run to the same integers; a point of the front for a budget is no worse."""
+    made = losses(job, load_policies_named("dsq"), 2)
+    table = pd.DataFrame([(*key, float(loss)) for key, loss in made.items()], columns=["group", "format", "loss"])
+    workload = costsim.load("iwslt17-dsq", {"model.encoder_layers": 1, "model.decoder_layers": 1})
+    search = workload.search(FORMATS, table, policy="dsq", points=4)
+    assert list(search.table["policy"]) == [policy.name for policy in search.policies]
+    total = workload.run(search.policies).by("policy").set_index("policy")
+    for row in search.table.to_dict("records"):
+        assert row["dram_bits"] == total.loc[row["policy"], "dram_bits"]
+        assert row["arithmetic_cost"] == total.loc[row["policy"], "arithmetic_cost"]
+    best = workload.search(FORMATS, table, ["arithmetic_reduction >= 3", "loss <= 1"], policy="dsq")
+    assert best.table.loc[0, "arithmetic_reduction"] >= 3
+    assert "proved" in best.to_text()
+    names = {path.name for path in search.save(tmp_path)}
+    assert {"iwslt17-dsq-01.yaml", "iwslt17-dsq-search.svg"} < names
+    assert len(search.plot().axes) == 2
+    with pytest.raises(InputError, match="unknown group 'x'"):
+        workload.search(FORMATS, pd.DataFrame({"group": ["x"], "format": ["bfp4"], "loss": [1.0]}), policy="dsq")
+    with pytest.raises(InputError, match="expected a number, got nan"):
+        workload.search(FORMATS, table.assign(loss=float("nan")), policy="dsq")
+
+
+def test_out_is_a_folder(tmp_path):
+    result = cost("--formats", "bfp4,bfp8", "--minimise", "dram_bits", "--out", tmp_path / "found.csv")
+    assert result.exit_code == 2
+    assert "expected a folder" in result.stderr
+    assert not list(tmp_path.iterdir())

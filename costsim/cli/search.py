@@ -67,56 +67,25 @@ def search(style: str, out: str | None, **given: Any) -> None:
     costsim search iwslt17-dsq --policy dsq --vary operand --vary stash --group role,layer,gemm,operand
       --formats bfp4,bfp8,bfp16 --sensitivity s.csv --at-most loss=0.1 --minimise dram_bits --out found
     """
+    from costsim.errors import InputError
     from costsim.run.job import Request, prepare
-    from costsim.search.found import Asked
+    from costsim.search.found import Asked, losses_of, runs_to_measure
     from costsim.search.found import search as find
     from costsim.tables import styles
     from costsim.tables.search import document
 
     if out is not None:
         styles.check_folder(path_of(out))
+        if styles.style_of(out):
+            raise InputError(f"--out {out}: a search writes several files, so expected a folder")
     job = {name: given.pop(name) for name in ("workload", "baseline", "law", "scope", "traffic", "assignments")}
     prepared, asked = prepare(Request(**job)), Asked(**given)
-    table = _table(prepared, asked)
+    with progress(runs_to_measure(prepared, asked)) as bar:
+        table = losses_of(prepared, asked, lambda: bar.update(1))
     found = find(prepared, asked, table)
     write(document(found), style)
     if out is not None:
-        for path in _save(found, table, path_of(out)):
+        from costsim.plots import save_search
+
+        for path in save_search(found, table, path_of(out)):
             echo_line(path)
-
-
-def _table(job: Any, asked: Any) -> Any:
-    """What bits cost in quality: as a file says, or as it is measured, which takes a run a group and format."""
-    from pathlib import Path
-
-    from costsim.search.found import MEASURED, base_of, names_of
-    from costsim.search.sensitivity import Sensitivity, read_sensitivity
-
-    if asked.sensitivity is None:
-        return None
-    if asked.sensitivity != MEASURED:
-        return read_sensitivity(Path(asked.sensitivity))
-    from costsim.reference.noise import gradient_noise, runs
-
-    given = (job, base_of(job, asked), *names_of(asked))
-    with progress(runs(*given)) as bar:
-        return Sensitivity(MEASURED, gradient_noise(*given, tick=lambda: bar.update(1)), {})
-
-
-def _save(found: Any, table: Any, folder: Any) -> list[Any]:
-    """Write the table in all styles, the policies that it has, the figure of a front, and losses that were measured."""
-    from costsim.inputs import files
-    from costsim.plots import save_front
-    from costsim.search.found import MEASURED, policy_text
-    from costsim.search.sensitivity import csv_text
-    from costsim.tables import styles
-    from costsim.tables.search import document
-
-    paths = styles.save(document(found), str(folder))
-    for point in found.shown:
-        text = policy_text(found, point, folder)
-        paths.append(files.write(folder / f"{found.name(point)}.yaml", text.encode()))
-    workload = found.problem.job.workload
-    if table is not None and found.asked.sensitivity == MEASURED:
-        paths.append(files.write(folder / f"{workload}-sensitivity.csv", csv_text(table).encode()))
-    return paths if found.gap is not None else [*paths, save_front(found, folder / f"{workload}-search.svg")]

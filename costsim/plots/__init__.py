@@ -14,7 +14,10 @@ from costsim.inputs import files
 from costsim.plots import breakdown, comparison, front, memory, roofline, schedule, sensitivity, timeline
 from costsim.plots.style import SETTINGS, drawable
 from costsim.run.simulate import Result
-from costsim.search.found import Found
+from costsim.search.found import MEASURED, Found, policy_text
+from costsim.search.sensitivity import Sensitivity, csv_text
+from costsim.tables import styles
+from costsim.tables.search import document as search_document
 from costsim.tables.table import wrap
 
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}  # by style of file
@@ -44,9 +47,28 @@ def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
     return write(lambda: draw(result, kind, **options), path)
 
 
-def save_front(found: Found, path: Path) -> Path:
-    """Draw what a search found into a file. Raises InputError as `write` does."""
-    return write(lambda: front.front(found), path)
+def draw_front(found: Found) -> Figure:
+    """Draw what a search found."""
+    with mpl.rc_context(SETTINGS):
+        return front.front(found)
+
+
+def save_search(found: Found, table: Sensitivity | None, folder: Path) -> list[Path]:
+    """Write what a search found to a folder, and return the files.
+
+    The table in all styles, the policies that it has, the figure of a front, and losses if they were measured. Raises
+    InputError if that cannot be.
+    """
+    paths = styles.save(search_document(found), str(folder))
+    for point in found.shown:
+        text = policy_text(found, point, folder)
+        paths.append(files.write(folder / f"{found.name(point)}.yaml", text.encode()))
+    workload = found.problem.job.workload
+    if table is not None and found.asked.sensitivity == MEASURED:
+        paths.append(files.write(folder / f"{workload}-sensitivity.csv", csv_text(table).encode()))
+    if found.gap is None:
+        paths.append(write(lambda: front.front(found), folder / f"{workload}-search.svg"))
+    return paths
 
 
 def write(make: Callable[[], Figure], path: Path) -> Path:

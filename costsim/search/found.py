@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +24,7 @@ from costsim.search.front import front
 from costsim.search.interactions import interactions
 from costsim.search.optimum import Budget, optimum
 from costsim.search.problem import REDUCTIONS, Point, Problem, problem
-from costsim.search.sensitivity import Sensitivity
+from costsim.search.sensitivity import Sensitivity, read_sensitivity
 
 LOSS = "loss"
 MEASURED = "reference"
@@ -38,12 +38,12 @@ class Asked:
     groups: str  # fields of rules that tell groups apart
     varied: Sequence[str]
     formats: str
-    sensitivity: str | None  # where the losses come from, for notes: a CSV file, or MEASURED
-    against: str  # the cost of a front
-    minimise: str | None
-    at_most: Sequence[str]  # FIELD=NUMBER
-    at_least: Sequence[str]
-    points: int  # of a front that are shown
+    sensitivity: str | None = None  # where the losses come from: a CSV file, or MEASURED
+    against: str = COSTS[0]  # the cost of a front
+    minimise: str | None = None
+    at_most: Sequence[str] = ()  # FIELD=NUMBER
+    at_least: Sequence[str] = ()
+    points: int = 12  # of a front that are shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,29 @@ class Found:
 def base_of(job: Job, asked: Asked) -> Policy:
     """The policy whose formats are chosen anew. Raises InputError if there is none of that name."""
     return job.baseline if asked.policy is None else load_policies(find_policy(asked.policy))
+
+
+def runs_to_measure(job: Job, asked: Asked) -> int:
+    """How often `losses_of` calls `tick`."""
+    if asked.sensitivity != MEASURED:
+        return 0
+    from costsim.reference.noise import runs  # which few searches need
+
+    return runs(job, base_of(job, asked), *names_of(asked))
+
+
+def losses_of(job: Job, asked: Asked, tick: Callable[[], None] = lambda: None) -> Sensitivity | None:
+    """What bits cost in quality: as a file says, or as it is measured, a run a group and format; None if nobody says.
+
+    Raises InputError for a file that cannot be read or is wrong, and for what cannot be measured.
+    """
+    if asked.sensitivity is None:
+        return None
+    if asked.sensitivity != MEASURED:
+        return read_sensitivity(Path(asked.sensitivity))
+    from costsim.reference.noise import gradient_noise
+
+    return Sensitivity(MEASURED, gradient_noise(job, base_of(job, asked), *names_of(asked), tick=tick), {})
 
 
 def search(job: Job, asked: Asked, table: Sensitivity | None) -> Found:

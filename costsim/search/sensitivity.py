@@ -1,6 +1,7 @@
 """What bits cost in quality: a table of somebody's own, a loss for each group of tensors and format."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,12 +18,16 @@ class Sensitivity:
 
     path: str
     losses: Mapping[tuple[str, str], Fraction]  # by group and format
-    lines: Mapping[tuple[str, str], int]
+    lines: Mapping[tuple[str, str], int]  # of a file; those of a table in Python have none
+
+    def _error(self, key: tuple[str, str], message: str) -> InputError:
+        line = self.lines.get(key)
+        return InputError(f"{self.path}: {message}") if line is None else files.row_error(self.path, line, message)
 
     def of(self, groups: Sequence[str], formats: Sequence[str]) -> list[list[Fraction]]:
         """The losses of groups, by format. Raises InputError for all that are missing, and for groups that are none."""
         errors = [
-            files.row_error(self.path, self.lines[key], f"unknown group {one_line(key[0])!r}{nearest(key[0], groups)}")
+            self._error(key, f"unknown group {one_line(key[0])!r}{nearest(key[0], groups)}")
             for key in self.losses
             if key[0] not in groups
         ]
@@ -32,6 +37,16 @@ class Sensitivity:
                 errors.append(InputError(f"{self.path}: no loss for group {group} in {', '.join(missing)}"))
         refuse(errors)
         return [[self.losses[group, format] for format in formats] for group in groups]
+
+
+def of_rows(rows: Iterable[tuple[str, str, float]]) -> Sensitivity:
+    """A table of rows of a group, a format and a loss. Raises InputError for a loss that is no finite number."""
+    losses = {}
+    for group, format, loss in rows:
+        if not math.isfinite(loss):
+            raise InputError(f"sensitivity: {one_line(group)} in {one_line(format)}: expected a number, got {loss}")
+        losses[str(group), str(format)] = Fraction(str(float(loss)))
+    return Sensitivity("sensitivity", losses, {})
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
