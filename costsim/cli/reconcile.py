@@ -6,7 +6,7 @@ import click
 
 from costsim import names
 from costsim.cli.options import WORKLOAD, options
-from costsim.cli.output import chosen_style, write
+from costsim.cli.output import chosen_style, progress, write
 
 
 def _tolerance(ctx: click.Context, param: click.Parameter, text: str) -> Any:
@@ -52,4 +52,7 @@ def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, 
     from costsim.tables.reconcile import document
 
     style = chosen_style(style, out)
-    write(document(combine(prepare(Request(**job)), within, named, top)), style, out)
+    prepared = prepare(Request(**job))
+    with progress(100) as bar:
+        found = combine(prepared, within, named, top, bar.update)
+    write(document(found), style, out)

@@ -6,7 +6,7 @@ many were tried, and how many would be expected by chance, belong to the result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, reduce
@@ -158,10 +158,11 @@ class _Search:
         of = self.of
         return tuple(1 if n in self.fixed else len(of.axes[i].cases) for n, i in enumerate(of.inner))
 
-    def run(self) -> None:
-        """Go through all settings."""
-        sizes = self.sizes()
+    def run(self, tick: Callable[[int], object]) -> None:
+        """Go through all settings; `tick` is told of each percent of them."""
+        sizes, every = self.sizes(), len(self.settings)
         for number, setting in enumerate(self.settings):
+            tick(100 * (number + 1) // every - 100 * number // every)
             fits = self.fits(setting)
             if setting is None or fits is None:
                 continue
@@ -342,11 +343,17 @@ def _moving(job: Job, axes: Sequence[Axis]) -> tuple[list[Axis], list[str]]:
     return kept, left
 
 
-def reconcile(job: Job, within: Fraction, named: Sequence[str] = (), most: int = 10) -> Reconciliation:
+def reconcile(
+    job: Job,
+    within: Fraction,
+    named: Sequence[str] = (),
+    most: int = 10,
+    tick: Callable[[int], object] = lambda _: None,
+) -> Reconciliation:
     """Try all combinations of the assumptions of a job and of its policies with published figures.
 
     `named`: only these assumptions; without, all of them, but no case that alone moves no figure by LEAST. `most` hits
-    are listed. Raises InputError.
+    are listed, and `tick` is told of each percent that is done. Raises InputError.
     """
     figures = _figures(job)
     policies = tuple(job.published_policies)
@@ -360,7 +367,7 @@ def reconcile(job: Job, within: Fraction, named: Sequence[str] = (), most: int =
             f"{of.number} combinations ({sizes}), of at most {MOST}: choose some with --assumption NAME, repeatable"
         )
     search = _Search(of, figures, float(within))
-    search.run()
+    search.run(tick)
     return Reconciliation(
         job=job,
         axes=tuple(axes),
