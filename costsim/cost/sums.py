@@ -59,17 +59,20 @@ def sums(graph: Graph, macs: int, named: Format | None, a: Factor, b: Factor) ->
     return Sums((a.format, b.format, accumulator), ((accumulator, macs),))
 
 
-@lru_cache(maxsize=1024)  # thousands of GEMMs multiply operands of a few shapes and formats
 def _blocks_of_products(graph: Graph, factor: Factor) -> tuple[int, int] | None:
     """How many blocks of an operand so many products of a sum meet; None if a whole sum has the same scales."""
     format, dims, axes, contracted = factor
-    scales = [scale for scale in format.scales if not scale.of_tensor]
-    if not scales:
+    if not format.blocked:
         return None
     if not set(axes) <= set(contracted):
         return 1, 1  # blocks lie across the sum: each product has scales of its own
-    if set(axes) == set(contracted):
-        scales = [scale for scale in scales if scale.contracted is not None]  # the others span the whole sum
     runs = graph.runs(dims, tuple([dims[axis] for axis in axes]))
+    return _smallest_blocks(format, runs, len(axes) == len(contracted))
+
+
+@lru_cache(maxsize=1024)  # thousands of GEMMs multiply operands of a few shapes and formats
+def _smallest_blocks(format: Format, runs: tuple[tuple[int, int], ...], whole: bool) -> tuple[int, int] | None:
+    """The smallest blocks of such runs and their elements; if runs are whole sums, None where blocks are as long."""
+    scales = [scale for scale in format.scales if not scale.of_tensor and not (whole and scale.contracted is None)]
     blocks = [sum(times * scale.blocks(run, 1)[1] for run, times in runs) for scale in scales]
     return (max(blocks), sum(run * times for run, times in runs)) if blocks else None
