@@ -44,8 +44,8 @@ def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, 
     0.5 % stay as shipped.
 
     \b
-    costsim reconcile iwslt17-dsq --within 20% --assumption law --assumption "ends of the phases" --top 20
-    costsim reconcile iwslt17-dsq --assumption "dy is moved at" --assumption "shared exponent" --format json
+    costsim reconcile iwslt17-dsq --within 20% --assumption law --top 20
+    costsim reconcile iwslt17-dsq --assumption law --assumption "shared exponent"
     """
     from costsim.run.job import Request, prepare
     from costsim.search.reconcile import reconcile as combine

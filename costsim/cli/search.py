@@ -62,10 +62,9 @@ def search(style: str, out: str | None, **given: Any) -> None:
     that `costsim run` takes.
 
     \b
-    costsim search iwslt17-dsq --formats bfp4,bfp8,bfp16 --sensitivity s.csv
-    costsim search iwslt17-dsq --policy dsq --formats bfp4,bfp8 --sensitivity s.csv --at-least dram_reduction=2
-    costsim search iwslt17-dsq --policy dsq --vary operand --vary stash --group role,layer,gemm,operand
-      --formats bfp4,bfp8,bfp16 --sensitivity s.csv --at-most loss=0.1 --minimise dram_bits --out found
+    costsim search iwslt17-dsq --formats bfp4,bfp8 --sensitivity reference
+    costsim search iwslt17-dsq --formats bfp4,bfp8 --sensitivity reference --out d
+    costsim search iwslt17-dsq --formats bfp4,bfp8 --minimise dram_bits
     """
     from costsim.errors import InputError
     from costsim.run.job import Request, prepare

@@ -1,1 +1,1 @@
-"""The best policy of a space: the front of quality and cost, one optimum under budgets."""
+"""The best policy of a space, and the assumptions that would explain a paper's figure."""
