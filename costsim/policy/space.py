@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from costsim.errors import InputError, nearest, one_line
 from costsim.formats.format import Format
 from costsim.graph.graph import Graph
+from costsim.inputs.document import Document
 from costsim.inputs.schema_policy import LEVEL, Phase
 from costsim.policy.assign import Assignment, Chain, Chains, Matching, Rules, selectors_of, stored_format
 from costsim.policy.check import check
@@ -83,7 +84,7 @@ class Space:
         """The policy with these choices, by variable; the others as the policy has them. Raises InputError."""
         policy = self.unchecked(chosen)
         check(policy.file, policy.error)
-        return replace(policy, name=called or policy.name)
+        return replace(policy, name=called, document=Document(f"{called} (Python)", {})) if called else policy
 
     def unchecked(self, chosen: Mapping[int, int]) -> Policy:
         """As `point`; whether formats exist is seen as they are used."""
