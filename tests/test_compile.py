@@ -118,6 +118,23 @@ def test_groups_tell_apart_what_is_asked():
     assert layers == {op.layer for op in graph.ops if op.gemm}
 
 
+@pytest.mark.parametrize("name", ["bf16-mixed", "fp8-block", "w8a8", "dsq", "qlora"])
+def test_groups_are_told_apart_and_leave_copies_where_they_are(name):
+    """Each group has a name of its own and a say; with the policy's own formats nothing but formats would change."""
+    graph, policy = steps("llama"), shipped_policy(name)
+    for fields in (("gemm", "operand"), ("gemm",), ("role",), ()):
+        groups = groups_of(graph, policy, fields, ("operand", "stash"))
+        assert len({group.name for group in groups}) == len(groups)
+        space = space_of(policy, groups, FORMATS)
+        family, before = Family(graph, space), assign(graph, policy)
+        say = {i for chain in family.chains for i in chain.variables}
+        assert say == set(range(len(groups)))
+        after = family.assignment(dict.fromkeys(say, 0))
+        for old, new in zip(before.chains, after.chains, strict=True):
+            places = {copy.purpose: copy.placement for copy in old}
+            assert all(places.get(copy.purpose, copy.placement) == copy.placement for copy in new)
+
+
 def test_formats_without_numbers_are_refused():
     graph, policy = steps("decoder"), shipped_policy("fp32")
     with pytest.raises(InputError, match="mask8: holds mask values, not numbers"):

@@ -1,6 +1,6 @@
 """Groups of tensors as variables: all that agree in some fields of a rule take one format, which is to be chosen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 from costsim.errors import InputError
@@ -10,7 +10,7 @@ from costsim.inputs.document import Document, tuples
 from costsim.inputs.schema import validate
 from costsim.inputs.schema_policy import Policy as PolicyFile
 from costsim.names import VARIED, Varied
-from costsim.policy.assign import DEFAULT_PLACEMENT, Choice, Rules, selectors_of
+from costsim.policy.assign import DEFAULT_PLACEMENT, selectors_of
 from costsim.policy.classes import Candidate, Read, classify
 from costsim.policy.policy import Policy, with_rules
 from costsim.policy.space import Space, Variable
@@ -18,13 +18,14 @@ from costsim.policy.space import Space, Variable
 FIELDS = ("role", "layer", "gemm", "operand", "phase")  # of a rule, by which tensors can be told apart
 
 
+Fields = tuple[tuple[str, str], ...]  # of a rule, with the value that all have; what has none is left out
+
+
 class Group(NamedTuple):
     """Tensors, or reads of them, that take one format."""
 
     varied: Varied
-    fields: tuple[tuple[str, str], ...]  # of a rule, with the value that all have; what has none is left out
-    placement: str | None  # as the policy has it, where that is not the default
-    scale_time: str | None
+    fields: Fields
 
     @property
     def name(self) -> str:
@@ -35,8 +36,7 @@ class Group(NamedTuple):
         """The fields of the rule that gives it a format."""
         rule: dict[str, Any] = {} if self.varied == "stored" else {"copy": self.varied}
         rule |= {name: value if name in ("layer", "phase") else (value,) for name, value in self.fields}
-        said = {"placement": self.placement, "scale_time": self.scale_time}
-        return {**rule, "format": format, **{name: value for name, value in said.items() if value}}
+        return {**rule, "format": format}
 
 
 def groups_of(graph: Graph, policy: Policy, fields: Sequence[str], varied: Sequence[Varied]) -> list[Group]:
@@ -44,7 +44,7 @@ def groups_of(graph: Graph, policy: Policy, fields: Sequence[str], varied: Seque
     selectors = selectors_of(policy)
     layers = tuple(sorted({op.layer for op in graph.ops} | {t.layer for t in graph.tensors.values()} - {""}))
     seen = selectors._replace(layer=tuple(sorted({*selectors.layer, *layers}))) if "layer" in fields else selectors
-    classes, rules = classify(graph, seen), Rules(policy, 0)
+    classes = classify(graph, seen)
     groups: dict[Group, None] = {}
     for what, candidate in _candidates(classes.stored, classes.reads, varied):
         values = {
@@ -54,18 +54,25 @@ def groups_of(graph: Graph, policy: Policy, fields: Sequence[str], varied: Seque
             "operand": candidate.operand,
             "phase": candidate.phase,
         }
-        told = tuple((name, value) for name in fields if (value := values[name]) is not None)
-        choice = rules.choose(candidate)
-        groups.setdefault(Group(what, told, *_placed(what, choice)))
+        groups[Group(what, tuple((name, value) for name in fields if (value := values[name])))] = None
     return sorted(groups, key=lambda group: (VARIED.index(group.varied), len(group.fields)))
 
 
-def _placed(varied: Varied, choice: Choice | None) -> tuple[str | None, str | None]:
-    """The placement and scale time of a copy, where they are not those that a rule with a format has by itself."""
-    if choice is None or varied == "stored":
-        return None, None
-    placement = None if choice.placement == DEFAULT_PLACEMENT[varied] else choice.placement
-    return placement, None if choice.scale_time == "delayed" else choice.scale_time
+def _placing(policy: Policy, varied: Set[str]) -> Iterator[dict[str, Any]]:
+    """The policy's rules about copies once more, of which only the places are left: another format changes no place."""
+    for rule in policy.file.rules:
+        if rule.copy_ is not None and rule.copy_ in varied:
+            own = rule.model_dump(by_alias=True, exclude_defaults=True)
+            default = (DEFAULT_PLACEMENT[rule.copy_], _SCALE_TIME) if rule.format else (None, None)
+            said = {"placement": rule.placement or default[0], "scale_time": rule.scale_time or default[1]}
+            placed = {name: value for name, value in said.items() if value}
+            if placed:
+                left = {name: value for name, value in own.items() if name not in _NOT_OF_PLACES}
+                yield {**left, **placed, "optional": True}
+
+
+_SCALE_TIME = "delayed"  # of a copy of which no rule says it
+_NOT_OF_PLACES = ("format", "container", "accumulator", "placement", "scale_time", "optional")
 
 
 def _candidates(
@@ -82,14 +89,16 @@ def _candidates(
 
 
 def space_of(policy: Policy, groups: Sequence[Group], formats: Sequence[str]) -> Space:
-    """The space in which each group takes any of the formats. Raises InputError for one that holds no numbers."""
+    """The space in which each group takes any of the formats, and copies stay where the policy has them.
+
+    Raises InputError for a format that holds no numbers.
+    """
     for name in formats:
         if parse_format(name).values != "float":
             raise InputError(f"--formats {name}: holds {parse_format(name).values} values, not numbers")
-    document = Document(
-        f"{policy.name} (groups)", tuples({"description": "", "rules": [g.rule(formats[0]) for g in groups]})
-    )
     before = len(policy.file.rules)
+    rules = [*(group.rule(formats[0]) for group in groups), *_placing(policy, {group.varied for group in groups})]
+    document = Document(f"{policy.name} (groups)", tuples({"description": "", "rules": rules}))
     policy = with_rules(policy, validate(PolicyFile, document).rules, document, ())
     variables = (Variable(group.name, tuple(formats), (before + i,)) for i, group in enumerate(groups))
     return Space(policy, tuple(variables))

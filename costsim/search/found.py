@@ -194,12 +194,12 @@ def policy_text(found: Found, point: Point, folder: Path) -> str:
     posed = found.problem
     base, space = posed.space.policy, posed.space
     formats = found.formats(point)
-    own = [rule for variable in space.variables for rule in variable.rules]
+    first = min(space.of_rule)  # those of groups, and then those that leave copies where they are
     rules = []
-    for number in own:
-        fields: Mapping[str, Any] = base.file.rules[number].model_dump(by_alias=True, exclude_defaults=True)
-        name = space.variables[space.of_rule[number]].name
-        rules.append({**_plain(fields), "format": formats[name]})
+    for number, rule in enumerate(base.file.rules[first:], first):
+        fields = _plain(rule.model_dump(by_alias=True, exclude_defaults=True))
+        variable = space.of_rule.get(number)
+        rules.append(fields if variable is None else {**fields, "format": formats[space.variables[variable].name]})
     fields = {
         "description": f"found by costsim search for {posed.job.workload}: {_words(found, point)}",
         "compose": _base_names(base, folder),
