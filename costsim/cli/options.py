@@ -74,6 +74,18 @@ RATIOS = (
     click.option("--scope", type=click.Choice(names.SCOPES), help="Which ops count."),
 )
 
+OUTPUT = (
+    click.option(
+        "--format",
+        "style",
+        type=click.Choice(tuple(names.STYLES)),
+        help="Output format.  [default: table, or the ending of --out]",
+    ),
+    click.option(
+        "--out", type=click.Path(), help="File to write (.tex .md .csv .json .txt), or folder for all of them."
+    ),
+)
+
 
 def options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Options that several commands share, as one decorator."""

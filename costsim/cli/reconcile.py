@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from costsim import names
-from costsim.cli.options import WORKLOAD, options
+from costsim.cli.options import OUTPUT, WORKLOAD, options
 from costsim.cli.output import chosen_style, progress, write
 
 
@@ -29,13 +28,7 @@ def _tolerance(ctx: click.Context, param: click.Parameter, text: str) -> Any:
     "--assumption", "named", multiple=True, metavar="NAME", help="Vary this, and no other than those; repeatable."
 )
 @click.option("--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="Hits listed.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(tuple(names.STYLES)),
-    help="Output format.  [default: table, or the ending of --out]",
-)
-@click.option("--out", type=click.Path(), help="File to write (.tex .md .csv .json .txt), or folder for all of them.")
+@options(*OUTPUT)
 def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, out: str | None, **job: Any) -> None:
     """Find which assumptions of WORKLOAD give its published figures.
 

@@ -6,20 +6,14 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SWEEP, WORKLOAD, options
+from costsim.cli.options import BUFFER, HARDWARE, OUTPUT, RATIOS, SWEEP, WORKLOAD, options
 from costsim.cli.output import chosen_style, echo_line, write
 
 
 @click.command()
 @options(*WORKLOAD, *SWEEP, *BUFFER, *RATIOS, *HARDWARE)
 @click.option("--by", type=click.Choice(names.BY), default="policy", show_default=True, help="What a row is.")
-@click.option(
-    "--format",
-    "style",
-    type=click.Choice(tuple(names.STYLES)),
-    help="Output format.  [default: table, or the ending of --out]",
-)
-@click.option("--out", type=click.Path(), help="File to write (.tex .md .csv .json .txt), or folder for all of them.")
+@options(*OUTPUT)
 @click.option(
     "--assert", "expected", multiple=True, metavar="EXPR", help="Exit with 1 unless dsq.dram_reduction > 2; repeatable."
 )
