@@ -17,7 +17,7 @@ from costsim.cost.classes import Alike, Globs, is_counted, kernel_classes, telli
 from costsim.cost.laws import LAWS, Law
 from costsim.cost.parts import Part, Parts
 from costsim.cost.row import narrowest_scope
-from costsim.cost.sums import factor, sums
+from costsim.cost.sums import factor, summed, sums
 from costsim.cost.terms import Alternative, Condition, Counts, Integers, Table, Terms
 from costsim.cost.traffic import Held, Reading, elsewhere, follow, tensor_traffic
 from costsim.formats.format import Format
@@ -228,15 +228,14 @@ class _Compiler:
         """Add the cost of the MACs of GEMMs that are alike."""
         op, graph, pick = alike.ops[0], self.graph, self.family.pick
         macs, _ = graph.work(op)
-        dims = graph.tensors[op.inputs[0]].dims
-        summed = graph.elements(tuple([dims[axis] for axis in op.kind.contracted[0]]))
+        products = summed(graph, op)
         operands = [(i, self.stored(op.inputs[i]), self.chains(op, i)) for i in (0, 1)]
         named = self.family.accumulators[self.family.classes.stored_as[op.outputs[0]]]
 
         def price(chosen: Mapping[int, int]) -> int | None:
             a, b = (factor(graph, op, i, pick(stored, chosen), pick(chain, chosen)) for i, stored, chain in operands)
             pair, additions = sums(graph, macs, pick(named, chosen), a, b)
-            return law.cost(*pair[:2], summed, macs, additions)
+            return law.cost(*pair[:2], products, macs, additions)
 
         prices = self.family.outcomes(
             [named, *(stored for _, stored, _ in operands), *(c for _, _, c in operands)], price

@@ -11,7 +11,7 @@ from costsim.cost.classes import Alike, Globs, KernelClasses, is_counted, kernel
 from costsim.cost.laws import Additions
 from costsim.cost.parts import NO_WORK, Parts, added, bits_of
 from costsim.cost.row import Move, Row, narrowest_scope
-from costsim.cost.sums import factor, sums
+from costsim.cost.sums import factor, summed, sums
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
@@ -112,15 +112,14 @@ class _Counter:
             part = parts.written(op, slot, traffic[at], traffic[at + 1])
             work = added(work, part.work)
             moves += part.moves
-        pair, summed = None, 0
+        pair, products = None, 0
         additions: Additions = ()
         if op.gemm is not None:
-            dims = graph.tensors[op.inputs[0]].dims
-            summed = graph.elements(tuple([dims[axis] for axis in op.kind.contracted[0]]))
+            products = summed(graph, op)
             a, b = (factor(graph, op, i, traffic[i].format, assignment.chain(op, i)) for i in (0, 1))
             pair, additions = sums(graph, macs, assignment.accumulator(op), a, b)
         what = (op.kind.name, op.phase, op.gemm, graph.tensors[op.outputs[0]].role)
-        rows.append(Row(alike.ops, None, *what, macs, summed, pair, additions, work, tuple(moves)))
+        rows.append(Row(alike.ops, None, *what, macs, products, pair, additions, work, tuple(moves)))
         return rows
 
     def _casts(self, alike: Alike, slot: int, traffic: TensorTraffic) -> list[Row]:

@@ -47,6 +47,12 @@ def factor(graph: Graph, op: Op, operand: int, stored: Format, chain: Chain) -> 
     return Factor(stored, dims, stored.block_axes(len(dims)), contracted)
 
 
+def summed(graph: Graph, op: Op) -> int:
+    """How many products a GEMM adds up for an element of its result."""
+    dims = graph.tensors[op.inputs[0]].dims
+    return graph.elements(tuple([dims[axis] for axis in op.kind.contracted[0]]))
+
+
 def sums(graph: Graph, macs: int, named: Format | None, a: Factor, b: Factor) -> Sums:
     """What a GEMM of so many MACs multiplies, and how it adds its products up, if named, in that format."""
     if named is None and a.format.whole and b.format.whole:

@@ -21,6 +21,7 @@ from costsim.policy.levels import fill
 from costsim.policy.policy import Policy
 
 DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
+DEFAULT_SCALE_TIME = "delayed"
 # Of copies that a pass of their own makes: where copies made from them can live, which are made no earlier.
 _MADE_LATER = {"stored": ("on_chip", "stored", "transient"), "transient": ("on_chip", "transient")}
 _DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
@@ -195,7 +196,7 @@ class Rules:
             rule = self.policy.file.rules[i]
             if rule.format is not None:
                 format = self.format(i, "format", rule.format, candidate.numbers)
-                chosen = Choice(format, DEFAULT_PLACEMENT.get(rule.copy_ or "", ""), "delayed", i)
+                chosen = Choice(format, DEFAULT_PLACEMENT.get(rule.copy_ or "", ""), DEFAULT_SCALE_TIME, i)
             if chosen is not None and _shapes(rule):
                 self.matched.add(i)
                 format = self.contain(i, chosen.format, rule.container) if rule.container else chosen.format

@@ -10,7 +10,7 @@ from costsim.inputs.document import Document, tuples
 from costsim.inputs.schema import validate
 from costsim.inputs.schema_policy import Policy as PolicyFile
 from costsim.names import VARIED, Varied
-from costsim.policy.assign import DEFAULT_PLACEMENT, selectors_of
+from costsim.policy.assign import DEFAULT_PLACEMENT, DEFAULT_SCALE_TIME, selectors_of
 from costsim.policy.classes import Candidate, Read, classify
 from costsim.policy.policy import Policy, with_rules
 from costsim.policy.space import Space, Variable
@@ -63,7 +63,7 @@ def _placing(policy: Policy, varied: Set[str]) -> Iterator[dict[str, Any]]:
     for rule in policy.file.rules:
         if rule.copy_ is not None and rule.copy_ in varied:
             own = rule.model_dump(by_alias=True, exclude_defaults=True)
-            default = (DEFAULT_PLACEMENT[rule.copy_], _SCALE_TIME) if rule.format else (None, None)
+            default = (DEFAULT_PLACEMENT[rule.copy_], DEFAULT_SCALE_TIME) if rule.format else (None, None)
             said = {"placement": rule.placement or default[0], "scale_time": rule.scale_time or default[1]}
             placed = {name: value for name, value in said.items() if value}
             if placed:
@@ -71,7 +71,6 @@ def _placing(policy: Policy, varied: Set[str]) -> Iterator[dict[str, Any]]:
                 yield {**left, **placed, "optional": True}
 
 
-_SCALE_TIME = "delayed"  # of a copy of which no rule says it
 _NOT_OF_PLACES = ("format", "container", "accumulator", "placement", "scale_time", "optional")
 
 

@@ -26,7 +26,7 @@ class Interactions:
 
 
 def costs(counts: Integers) -> Integers:
-    """The costs among what is counted, along the last axis, as `problem.costs_of`."""
+    """The costs among what is counted, along the last axis, in the order of COSTS."""
     at = Counts._fields.index
     moved = counts[..., at("read_bits")] + counts[..., at("written_bits")]
     return np.stack([counts[..., at("priced")], moved, counts[..., at("quantize")]], axis=-1)

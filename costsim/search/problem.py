@@ -26,6 +26,7 @@ from costsim.policy.schedule import schedule
 from costsim.policy.space import Space
 from costsim.run.job import Convention, Job
 from costsim.run.simulate import count_policy
+from costsim.search.interactions import costs
 from costsim.search.sensitivity import Sensitivity
 
 REDUCTIONS = {"arithmetic_reduction": "arithmetic_cost", "dram_reduction": "dram_bits"}
@@ -56,8 +57,10 @@ class Problem:
 
     def points(self, chosen: Sequence[tuple[int, ...]]) -> list[Point]:
         """Policies with their costs."""
-        counts = [Counts(*row) for row in self._merged.evaluate(np.array(chosen, np.intp)).tolist()]
-        return [Point(each, costs_of(of), self.loss(each)) for each, of in zip(chosen, counts, strict=True)]
+        counts = self._merged.evaluate(np.array(chosen, np.intp)).astype(object)  # of which two are added
+        return [
+            Point(each, tuple(of), self.loss(each)) for each, of in zip(chosen, costs(counts).tolist(), strict=True)
+        ]
 
     def loss(self, chosen: Sequence[int]) -> Fraction | None:
         """What a policy loses in quality; None if nobody says."""
@@ -69,11 +72,6 @@ class Problem:
         """How many times less a policy costs than the baseline; None if it costs nothing."""
         at = COSTS.index(cost)
         return Fraction(self.baseline[at], point.costs[at]) if point.costs[at] else None
-
-
-def costs_of(counts: Counts) -> tuple[int, ...]:
-    """The costs among what is counted, in the order of COSTS."""
-    return counts.priced, counts.read_bits + counts.written_bits, counts.quantize
 
 
 def _costs_of_total(total: Total) -> tuple[int, ...]:
