@@ -1,6 +1,6 @@
 """How fields of Hugging Face configs are read and checked: what tables are made of, and what holds of any config.
 
-The tables, one for each `model_type`, are in adapters.py.
+The tables, one for each `model_type`, are in adapters/
 """
 
 import json
