@@ -24,6 +24,23 @@ Varied = Literal["operand", "stash", "stored"]
 VARIED: tuple[Varied, ...] = get_args(Varied)
 COSTS = ("arithmetic_cost", "dram_bits", "quantize_ops")  # that a search knows, as records name them; costsim/search
 
+# What a figure of a recipe is of: costsim/run/figures.py.
+Quantity = Literal[
+    "arithmetic_reduction",
+    "dram_reduction",
+    "memory_reduction",
+    "kept_reduction",
+    "weight_reduction",
+    "state_reduction",
+    "bytes_per_parameter",
+    "state_bytes_per_parameter",
+    "weights_and_states_gib",
+    "bits_per_element",
+    "scale_bits_per_element",
+    "share_of_linear_macs",
+    "update_overhead",
+]
+
 # What a row of a table is. Groupings divide the counts among the ops of a step: costsim/cost/totals.py.
 GROUPINGS = ("phase", "kind", "layer", "role", "tensor", "op", "pair", "gemm")
 BY = ("policy", *GROUPINGS, "assumption", "reduction")

@@ -143,7 +143,7 @@ def test_the_same_bytes_whatever_the_hash_seed():
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_json(name):
     data = json.loads(costsim("run", name, "--format", "json"))
-    assert list(data) == ["workload", "baseline", "convention", "warnings", "rows", "published"]
+    assert list(data) == ["workload", "baseline", "convention", "warnings", "rows", "published", "recipes"]
     baseline = re.search(r"^baseline: (\S+)", list_shipped("workloads")[name].read_text(), re.M)[1]
     assert (data["workload"], data["baseline"]) == (name, baseline)
     assert {"law", "traffic", "scope", "steps"} <= data["convention"].keys()

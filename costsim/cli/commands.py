@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, Place] = {
     "list": Place("shipped", "list_", "List what costsim knows, a line each, the name first."),
     "memory": Place("memory", "memory", "Show what fills the memory at the peak of WORKLOAD's training..."),
     "plot": Place("plot", "plot", "Draw WORKLOAD's results, or write a step as a trace."),
+    "recipes": Place("recipes", "recipes", "Show what the sources of recipes state, beside what is counted..."),
     "reconcile": Place("reconcile", "reconcile", "Find which assumptions of WORKLOAD give its published figures."),
     "report": Place("report", "report", "Write WORKLOAD's results as one page: summary, tables that..."),
     "run": Place("run", "run", "Count WORKLOAD under its policies: a path, or a shipped name."),

@@ -2,22 +2,27 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from costsim.errors import apart
+from costsim.errors import InputError, apart
 from costsim.formats.format import Format
+from costsim.formats.named import parse_format
 from costsim.inputs.schema import Clash, Count, Grade, Hundred, Name, NonNegative, Strict, clash, parsed, wrong
-from costsim.names import Gemm, Operand, Values
+from costsim.names import Gemm, Operand, Quantity, Values
 
 MOST_PHASES = 200  # each is counted by itself
 LEVEL = r"<([^<>]*)>"  # in a template, the number of that level
 
 
 def _of_levels(template: str) -> Format:
-    """The format of a template, but for the numbers of its levels, which are not known here."""
+    """The format of a template, with 8 for the numbers of its levels, not known here, or 4 or 2 if need be."""
+    for number in ("8", "4", "2"):
+        with suppress(InputError):
+            return parse_format(re.sub(LEVEL, number, template))
     return parsed(re.sub(LEVEL, "8", template))
 
 
@@ -150,6 +155,43 @@ class PolicyAssumption(Strict):
     cases: Annotated[tuple[PolicyCase, ...], Field(min_length=1), Hundred]
 
 
+class Figure(Strict):
+    """A cost that the source of a recipe states, to be shown beside ours."""
+
+    quantity: Quantity
+    stated: Annotated[float, Field(ge=1e-9, le=1e18)]
+    source: str
+    grade: Grade = Field(default="stated", description="recalled: the source is not at hand; it is shown so")
+    workload: Name | None = Field(
+        default=None, description="that it is stated of; none: of any model, and ours is of the one at hand"
+    )
+    set: Annotated[tuple[str, ...], Hundred] = Field(
+        default=(), description="fields of the workload for the recipe, as --set takes them"
+    )
+    baseline: Name | None = Field(default=None, description="the policy that a reduction compares with")
+    baseline_set: Annotated[tuple[str, ...], Hundred] = Field(
+        default=(), description="fields of the workload for the baseline"
+    )
+    format: str | None = Field(
+        default=None, description="of figures of a format: its name; of shares: a glob over names of formats"
+    )
+    note: str = Field(default="", description="why ours differs: what the source counts and we do not, or the reverse")
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        clash(self, self._needs())
+        return self
+
+    def _needs(self) -> Iterator[Clash]:
+        if self.quantity.endswith("_reduction") and self.baseline is None:
+            yield ("baseline",), f"missing; {self.quantity} is relative to a policy"
+        if self.quantity in _OF_FORMATS and self.format is None:
+            yield ("format",), f"missing; {self.quantity} is of a format"
+
+
+_OF_FORMATS = ("bits_per_element", "scale_bits_per_element", "share_of_linear_macs")
+
+
 class Policy(Strict):
     """A policy file: formats by rules, levels by phases of training."""
 
@@ -173,6 +215,9 @@ class Policy(Strict):
     loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
     rules: tuple[Rule, ...] = ()
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] = (Phase(),)
+    published: Annotated[tuple[Figure, ...], Hundred] = Field(
+        default=(), description="costs that the source states, shown beside ours by run, memory and recipes"
+    )
     assumptions: Annotated[tuple[PolicyAssumption, ...], Hundred] = Field(
         default=(),
         description="moved one at a time by --by assumption; one replaces that of its name in what is composed",

@@ -56,7 +56,8 @@ def load_policies(paths: tuple[Path, ...]) -> Policy:
     name = "+".join(base.name for base in bases)
     recalled: dict[str, Any] = {"grade": "recalled"} if any(base.file.grade == "recalled" for base in bases) else {}
     setup = ", ".join(base.file.setup or base.name for base in bases)
-    file = schema_policy.Policy(description=f"{name}, composed", setup=setup, **recalled)
+    published = tuple(figure for base in bases for figure in base.file.published)
+    file = schema_policy.Policy(description=f"{name}, composed", setup=setup, published=published, **recalled)
     policy = _compose(Policy(name, file, Document("+".join(map(str, paths)), {})), bases)
     check(policy.file, policy.error)
     check_whole(policy.file, policy.mentioned, policy.error)

@@ -16,6 +16,7 @@ from costsim.run.sweep import Point
 from costsim.tables import kept, warnings
 from costsim.tables.cells import gigabytes
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes
+from costsim.tables.recipes import beside, of_recipes
 from costsim.tables.sweep import columns, shared, values, without
 from costsim.tables.table import Column, Table, composed, dense
 
@@ -186,6 +187,8 @@ def _parameters(listed: Sequence[_Line]) -> str:
 def _screen(job: Job, asked: Asked) -> list[list[Block]]:
     listed = _lines(job, asked)
     groups: list[list[Block]] = [[Drawn(_table(listed), dense)], [Notes(notes(listed, asked))]]
+    figures = beside(of_recipes(job, "memory"))
+    groups += [figures] if figures else []
     return groups + [
         [Heading(heading), Drawn(table)] for _, heading, table in kept.tables(line.kept for line in listed)
     ]
@@ -216,6 +219,7 @@ def _data(job: Job, asked: Asked) -> Mapping[str, Any]:
         "components": list(COMPONENTS),
         "warnings": _warnings(listed),
         "rows": [{**line.record, "mask_bits": line.mask_bits, **line.kept.lists} for line in listed],
+        "recipes": of_recipes(job, "memory"),
     }
 
 

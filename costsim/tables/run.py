@@ -19,6 +19,7 @@ from costsim.tables import devices as device_tables
 from costsim.tables import warnings
 from costsim.tables.cells import percent, short, signed
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Source
+from costsim.tables.recipes import beside, of_recipes
 from costsim.tables.table import Column, Table, clip, composed, dense, plain, simple, wrap
 
 Fill = Callable[[Record], str]
@@ -266,7 +267,8 @@ def _screen(result: Result, by: str) -> list[list[Block]]:
         below.append(Notes(device_tables.notes(result, by)))
     table = Drawn(table_of(result, by), drawing, whole=by in _IDENTIFIERS)
     more = device_tables.screen(result, by) if device_tables.has_tables(result, by) else []
-    return [[table], below, *more]
+    figures = beside(of_recipes(result.job, "run"))
+    return [[table], below, *([figures] if figures else []), *more]
 
 
 def _page(result: Result, by: str) -> list[Block]:
@@ -276,7 +278,7 @@ def _page(result: Result, by: str) -> list[Block]:
         blocks.append(Drawn(device_tables.paper_table(result, by)))
     if device_tables.timed(result, by):
         blocks.append(Notes(device_tables.notes(result, by)))
-    return blocks
+    return blocks + beside(of_recipes(result.job, "run"))
 
 
 _CAPTIONS = {
@@ -326,6 +328,7 @@ def _data(result: Result, by: str) -> Mapping[str, Any]:
         "warnings": warnings.of_run(result, "reduction"),  # the records of policies have memory too
         "rows": full_records(result, by),
         "published": published(result),
+        "recipes": of_recipes(result.job, "run"),
     }
 
 
