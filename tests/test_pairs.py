@@ -17,7 +17,7 @@ from costsim.graph.graph import Graph
 from costsim.graph.pairs import Pairs
 from costsim.huggingface.fields import shortest_period, window_of_some
 from costsim.models import decoder
-from costsim.models.blocks import Length
+from costsim.models.sections import Length
 from costsim.models.training_step import FieldError, training_step
 from costsim.reference.numpy_ops import met
 from costsim.reference.validate import validate

@@ -10,20 +10,12 @@ from pydantic_core import PydanticCustomError
 from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Clash, Count, Layers, Positive, Strict, clash
-from costsim.models.blocks import (
-    Padded,
-    Rotary,
-    Transformer,
-    activate,
-    feed_forward,
-    layers,
-    norm,
-    residual,
-    residual_attention,
-    softcap,
-)
+from costsim.models.attention import Rotary
+from costsim.models.blocks import activate, feed_forward, norm, softcap
 from costsim.models.head import words
+from costsim.models.layers import layers, residual, residual_attention
 from costsim.models.meeting import Mask
+from costsim.models.sections import Padded, Transformer
 
 
 class Experts(Strict):

@@ -8,8 +8,10 @@ from pydantic import Field, model_validator
 from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Clash, Count, Layers, Rate, clash
-from costsim.models.blocks import Padded, Transformer, activate, encoder_layer, layers, norm
+from costsim.models.blocks import activate, norm
 from costsim.models.head import loss, words
+from costsim.models.layers import encoder_layer, layers
+from costsim.models.sections import Padded, Transformer
 
 
 class Model(Transformer):

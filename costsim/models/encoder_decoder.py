@@ -8,8 +8,10 @@ from pydantic_core import PydanticCustomError
 
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Count, Layers, Strict
-from costsim.models.blocks import Tokens, Transformer, decoder_layer, encoder_layer, layers, norm
+from costsim.models.blocks import norm
 from costsim.models.head import words
+from costsim.models.layers import decoder_layer, encoder_layer, layers
+from costsim.models.sections import Tokens, Transformer
 
 
 class Model(Transformer):

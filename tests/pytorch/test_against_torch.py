@@ -18,8 +18,8 @@ from torch_models import Experts, Table, make_model
 
 from costsim.graph.graph import Graph
 from costsim.models import decoder, encoder_classifier, encoder_decoder
-from costsim.models.blocks import Transformer
 from costsim.models.families import family
+from costsim.models.sections import Transformer
 from costsim.models.training_step import training_step
 from costsim.reference.accuracy import gradient_of
 from costsim.reference.draw import draw_batch, draw_weights

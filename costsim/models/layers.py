@@ -1,0 +1,63 @@
+"""Layers: attention and feed forward in residuals, and their stacks."""
+
+from collections.abc import Callable
+
+from costsim.graph.builder import GraphBuilder
+from costsim.models.attention import Rotary, attention
+from costsim.models.blocks import feed_forward, norm
+from costsim.models.meeting import Mask
+from costsim.models.sections import Transformer
+
+
+def residual(b: GraphBuilder, config: Transformer, x: str, name: str, part: Callable[[str], str]) -> str:
+    """x + dropout(part(x)), with norms before the part, after the part or the sum; all [batch, length, model].
+
+    Source of the norms before and after a part: Gemma 2, arXiv:2408.00118, section 2.
+    """
+    branch = part(x if config.norm == "post" else norm(b, config, x, f"{name}_norm"))
+    if config.norm == "sandwich":
+        branch = norm(b, config, branch, f"{name}_post_norm")
+    branch = b.dropout(branch, config.dropout, name=f"{name}_dropout")
+    total = b.op("add", branch, x, name=f"{name}_residual")
+    return norm(b, config, total, f"{name}_norm") if config.norm == "post" else total
+
+
+def layers(
+    b: GraphBuilder, config: Transformer, stack: str, number: int, x: str, layer: Callable[[str, int], str]
+) -> str:
+    """The result of a number of layers on top of each other; each is a segment if whole layers are recomputed.
+
+    `layer` appends one to its input and number, from 0 on.
+    """
+    for i in range(number):
+        with b.scope(f"{stack}.{i}", layer=True), b.segment_if(config.checkpointing == "full", "layer"):
+            x = layer(x, i)
+    return x
+
+
+def residual_attention(
+    b: GraphBuilder,
+    config: Transformer,
+    name: str,
+    x: str,
+    memory: str | None,
+    mask: Mask,
+    rotary: Rotary | None = None,
+) -> str:
+    """`attention` of x over `memory`, None: over itself, in a residual."""
+    return residual(b, config, x, name, lambda y: attention(b, config, name, y, memory or y, mask, rotary))
+
+
+def encoder_layer(b: GraphBuilder, config: Transformer, x: str, keep: str | None) -> str:
+    """Self attention and feed forward, each in a residual; [batch, length, model] to the same."""
+    x = residual_attention(b, config, "self_attention", x, None, Mask(keep))
+    return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
+
+
+def decoder_layer(
+    b: GraphBuilder, config: Transformer, x: str, memory: str, keep: str | None, memory_keep: str | None
+) -> str:
+    """Causal self attention, attention over the encoder's output `memory`, feed forward, each in a residual."""
+    x = residual_attention(b, config, "self_attention", x, None, Mask(keep, causal=True))
+    x = residual_attention(b, config, "cross_attention", x, memory, Mask(memory_keep))
+    return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))

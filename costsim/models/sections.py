@@ -1,0 +1,157 @@
+"""What a workload file holds of every Transformer: sizes and choices, adapters, batches of padded sequences."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from costsim.errors import apart
+from costsim.graph import builder
+from costsim.inputs.schema import Clash, Count, Positive, Rate, Strict, clash
+from costsim.models.head import Head
+
+Tokens = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class Lora(Strict):
+    """Low-rank adapters beside linear layers; say in training.trainable what is trained."""
+
+    rank: Count
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="globs over names of linear layers")
+
+
+class Transformer(Strict):
+    """What every family has. Rates are dropout rates; 0 leaves the op out."""
+
+    d_model: Count
+    ffn_dim: Count
+    heads: Count
+    kv_heads: Count | None = Field(default=None, description="heads of keys and values, shared by groups of queries")
+    head_dim: Count | None = Field(default=None, description="d_model / heads if not said")
+    qk_norm: bool = Field(default=False, description="normalize queries and keys, each over a head")
+    qkv_bias: bool = True
+    out_bias: bool = Field(default=True, description="of attention's output projection")
+    ffn_bias: bool = True
+    norm: Literal["post", "pre", "sandwich"] = Field(
+        default="post", description="a norm after the residual add, before the part, or before and after the part"
+    )
+    norm_kind: Literal["layer", "rms"] = "layer"
+    zero_centered_norm: bool = Field(default=False, description="RMS norms scale by 1 + weight: Gemma")
+    activation: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
+    gated: bool = Field(default=False, description="the activation of one linear layer gates another: SwiGLU")
+    norm_eps: Positive = 1e-5
+    dropout: Rate = 0.0
+    attention_dropout: Rate = 0.0
+    activation_dropout: Rate = 0.0
+    query_pre_attn_scalar: Positive | None = Field(
+        default=None, description="queries are divided by its square root; the size of a head if not said"
+    )
+    attention_softcap: Positive | None = Field(
+        default=None, description="caps scores: cap tanh(score / cap), before masks: Gemma 2"
+    )
+    attention: Literal["eager", "flash"] = Field(
+        default="eager", description="flash: one kernel, which keeps no scores and makes them again for the backward"
+    )
+    fused_activation: bool = Field(
+        default=True, description="one kernel for the activation (and its gate); if not, op by op as Python writes it"
+    )
+    fused_norm: bool = Field(
+        default=True, description="one kernel for an RMS norm; if not, op by op as transformers writes it"
+    )
+    upcast: bool = Field(
+        default=False,
+        description="norms op by op, and softmax outside of flash, are float32 in the code: tensors *.float32",
+    )
+    head: Head = Head()
+    checkpointing: Literal["none", "selective", "full"] = Field(
+        default="none", description="made again for the backward: nothing, scores and softmax, or whole layers"
+    )
+    lora: Lora | None = None
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        clash(self, apart(self._heads_divide, self._kv_heads_divide, self._fused_norms, self._zero_centered_norms))
+        return self
+
+    def _heads_divide(self) -> Iterator[Clash]:
+        if self.head_dim is None and self.d_model % self.heads:
+            yield (), f"d_model {self.d_model} does not divide into {self.heads} heads"
+
+    def _kv_heads_divide(self) -> Iterator[Clash]:
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            yield (), f"{self.heads} heads do not divide into {self.kv_heads} kv_heads"
+
+    def _fused_norms(self) -> Iterator[Clash]:
+        if self.norm_kind == "layer" and not self.fused_norm:
+            yield (), "a layer norm comes as one kernel only: fused_norm must be true"
+
+    def _zero_centered_norms(self) -> Iterator[Clash]:
+        if self.zero_centered_norm and self.norm_kind == "layer":
+            yield (), "zero_centered_norm is of RMS norms: say norm_kind: rms"
+        elif self.zero_centered_norm and not self.fused_norm and not self.upcast:
+            yield (), "zero_centered_norm op by op is float32, as transformers has it: say upcast: true"
+
+    @property
+    def head_size(self) -> int:
+        """Elements of a head."""
+        return self.head_dim or self.d_model // self.heads
+
+    @property
+    def grouped(self) -> bool:
+        """Whether several heads of queries share a head of keys and values."""
+        return self.kv_heads is not None and self.kv_heads != self.heads
+
+    def sizes(self) -> dict[str, int]:
+        """The dims that all families name alike."""
+        sizes = {"model": self.d_model, "ffn": self.ffn_dim, "head": self.head_size}
+        if self.grouped:
+            assert self.kv_heads is not None
+            sizes |= {"kv_heads": self.kv_heads, "group": self.heads // self.kv_heads}
+        else:
+            sizes["heads"] = self.heads
+        return sizes if self.lora is None else {**sizes, "rank": self.lora.rank}
+
+    def adapters(self) -> builder.Lora | None:
+        """The adapters as the graph builder takes them, None if there are none."""
+        return None if self.lora is None else builder.Lora(self.lora.targets, self.lora.alpha, self.lora.rank)
+
+
+class Length(Strict):
+    """So many sequences of so many tokens."""
+
+    tokens: Tokens
+    sequences: Tokens
+
+
+class Padded(Strict):
+    """One micro-batch of sequences, padded to the longest: a number and a length, or a histogram of lengths."""
+
+    sequences: Tokens | None = None
+    tokens: Tokens | None = Field(default=None, description="per sequence, padding included")
+    lengths: tuple[Length, ...] = Field(default=(), description="a histogram, in place of sequences and tokens")
+    padding_mask: bool = Field(default=True, description="mask padded keys in every attention")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Padded":
+        if bool(self.lengths) == (self.sequences is not None and self.tokens is not None) or (
+            self.lengths and (self.sequences or self.tokens)
+        ):
+            raise PydanticCustomError("value_error", "expected sequences and tokens, or lengths", {})
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Sequences of the micro-batch."""
+        return self.sequences or sum(length.sequences for length in self.lengths)
+
+    @property
+    def columns(self) -> int:
+        """Tokens of each, padding included."""
+        return self.tokens or max(length.tokens for length in self.lengths)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens of all sequences, without known padding."""
+        return sum(length.tokens * length.sequences for length in self.lengths) or self.rows * self.columns
