@@ -88,6 +88,16 @@ GEMMA = LLAMA | {
     "local_rotary": True,
     "tied": True,
 }
+NEOX = {  # GPT-NeoX's layers, with a few choices of others that go with them
+    "positions": "rotary",
+    "rotary_dim": 2,
+    "rotated": (True, False),
+    "norm_bias": False,
+    "embedding_dim": 6,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.5,
+    "logits_divisor": 2.0,
+}
 EXPERTS = {"experts": {"number": 3, "chosen": 2}}
 
 
@@ -109,6 +119,11 @@ def experts_step(**changes):
     return decoder_step(**{**LLAMA, **EXPERTS, **changes})
 
 
+def neox_step(**changes):
+    """Attention and feed forward beside each other, unless norms are elsewhere than before them."""
+    return decoder_step(**{**NEOX, "parallel": None if "norm" in changes else "two_norms", **changes})
+
+
 def chunked_step(**changes):
     return decoder_step(**{"head": {"chunks": 3, "backward": "at_once"}, **changes})
 
@@ -121,6 +136,7 @@ STEPS = {
     "experts": experts_step,
     "gemma": gemma_step,
     "chunked": chunked_step,
+    "neox": neox_step,
 }
 
 

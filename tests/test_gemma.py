@@ -153,7 +153,7 @@ def test_scores_are_scaled_by_what_is_said():
         ),
         ({"local_rotary": True}, "local_rotary is of rotary positions: say positions: rotary"),
         ({"attention_softcap": 0}, "greater than 0"),
-        ({"norm": "both"}, "'post', 'pre' or 'sandwich'"),
+        ({"norm": "both"}, "'post', 'pre', 'sandwich' or 'branch'"),
     ],
 )
 def test_choices_that_do_not_go_together(changes, message):

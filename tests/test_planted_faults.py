@@ -284,7 +284,7 @@ CONFIG = {
     "width": lambda config: _first(config, ("hidden_size", "n_embd", "d_model"), 3.5),
     "dropout": lambda config: _first(config, ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"), 2),
     "layers that differ": lambda config: _first(config, ("layer_types",), ["full_attention", "half_attention"]),
-    "norm": lambda config: _first(config, ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"), 0),
+    "norm": lambda config: _first(config, ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon"), 0),
 }
 
 

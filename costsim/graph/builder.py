@@ -201,15 +201,17 @@ class GraphBuilder:
         scaled = self.op("scale", high, name=f"{name}.lora_scale", factor=self.lora.alpha / self.lora.rank)
         return self.op("add", y, scaled, name=f"{name}.lora_add")
 
-    def rms_norm(self, x: str, name: str, eps: float = 1e-6, zero_centered: bool = False) -> str:
-        """Append an RMS norm over the last dim of x, and its weight w; zero-centred, it scales by 1 + w."""
-        w = self.given(f"{name}.weight", self.tensors[x].dims[-1:], role="weight")
+    def rms_norm(self, x: str, name: str, eps: float = 1e-6, zero_centered: bool = False, over: int = 1) -> str:
+        """Append an RMS norm over so many last dims of x, and its weight w; zero-centred, it scales by 1 + w."""
+        w = self.given(f"{name}.weight", self.tensors[x].dims[-over:], role="weight")
         return self.op("rms_norm_1p" if zero_centered else "rms_norm", x, w, name=name, eps=eps)
 
-    def layer_norm(self, x: str, name: str, eps: float = 1e-5) -> str:
+    def layer_norm(self, x: str, name: str, eps: float = 1e-5, bias: bool = True) -> str:
         """Append a layer norm over the last dim of x, and its weight and bias."""
         dims = self.tensors[x].dims[-1:]
         w = self.given(f"{name}.weight", dims, role="weight")
+        if not bias:
+            return self.op("layer_norm_no_bias", x, w, name=name, eps=eps)
         b = self.given(f"{name}.bias", dims, role="weight")
         return self.op("layer_norm", x, w, b, name=name, eps=eps)
 

@@ -6,7 +6,7 @@ The tables, one for each `model_type`, are in adapters/
 import json
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from costsim.errors import nearest, one_line
 from costsim.inputs.schema import MAX_INTEGER
@@ -14,6 +14,7 @@ from costsim.inputs.schema import MAX_INTEGER
 Parse = Callable[[Any], Any]  # a config's value as one of ours; raises ValueError
 Check = Callable[[Any, Mapping[str, Any]], None]  # of a value, in a config; raises ValueError if it is not understood
 Windows = tuple[int | None, ...]  # tokens that a query sees, itself included, by layer; (): all see all before them
+_Value = TypeVar("_Value")
 Fields = Mapping[str, Any]  # values of our fields, by name; a dot enters a section
 
 
@@ -34,6 +35,16 @@ class Read(NamedTuple):
     note: str = ""  # ends the comment: what parse does to the value
 
 
+class Worked(NamedTuple):
+    """A field of ours that follows from several of the config's; it is left out where it is None.
+
+    `make` has what the config says, and that over the defaults. Raises ValueError for what is not understood.
+    """
+
+    names: tuple[str, ...]  # of the config's fields; the first has the faults
+    make: Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
+
+
 class Head(NamedTuple):
     """What a class in `architectures` adds to the table of its type."""
 
@@ -51,6 +62,7 @@ class Adapter(NamedTuple):
     facts: Fields  # what is so in every model of the type
     checks: Mapping[str, Check] = MappingProxyType({})  # by field of the config; others must have their default
     no_effect: tuple[str, ...] = ()  # fields that change no shape, besides NO_EFFECT
+    worked: Mapping[str, Worked] = MappingProxyType({})  # by field of ours
     windows: Callable[[Mapping[str, Any]], Windows] = lambda _: ()  # of a config over its defaults
     base: str = ""  # the class without a head, if its parameters are those of the first of `classes`
 
@@ -90,6 +102,13 @@ def rate(value: Any) -> float:
     """A number from 0 to below 1."""
     if not _number(value) or not 0 <= value < 1:
         raise ValueError(f"expected a rate from 0 to below 1, got {spell(value)}")
+    return float(value)
+
+
+def share(value: Any) -> float:
+    """A number above 0, at most 1."""
+    if not _number(value) or not 0 < value <= 1:
+        raise ValueError(f"expected a number above 0 and at most 1, got {spell(value)}")
     return float(value)
 
 
@@ -228,7 +247,7 @@ def window_of_types(period: int) -> Callable[[Mapping[str, Any]], Windows]:
     return windows
 
 
-def shortest_period(values: Sequence[int | None]) -> Windows:
+def shortest_period(values: Sequence[_Value]) -> tuple[_Value, ...]:
     """The least that, repeated and cut off, gives all values again.
 
     >>> shortest_period([512, None, 512, None, 512])
@@ -247,10 +266,20 @@ _ROPE_FIELDS = (
     "truncate",
 )
 WHOLE_HEAD = only(1.0)  # rotary positions turn the whole head
+_PART = "partial_rotary_factor"
 
 
 def rope(value: Any, config: Mapping[str, Any]) -> None:
     """`rope_scaling`, or `rope_parameters`, its newer spelling."""
+    _rope(value, lambda part: WHOLE_HEAD(part, config))
+
+
+def rope_of_part(value: Any, _: Mapping[str, Any]) -> None:
+    """`rope`, of types that may turn a part of each head."""
+    _rope(value, share)
+
+
+def _rope(value: Any, check_part: Callable[[Any], Any]) -> None:
     if value is None:
         return
     if not isinstance(value, dict):
@@ -259,10 +288,27 @@ def rope(value: Any, config: Mapping[str, Any]) -> None:
         if name in ("type", "rope_type"):
             if inner not in _ROPE_TYPES:
                 raise ValueError(f"{name} is not modelled: {spell(inner)}{nearest(inner, _ROPE_TYPES)}")
-        elif name == "partial_rotary_factor":
-            WHOLE_HEAD(inner, config)
+        elif name == _PART:
+            check_part(inner)
         elif name not in _ROPE_FIELDS:
             raise ValueError(f"unknown field {one_line(name)!r}{nearest(name, _ROPE_FIELDS, most=0)}")
+
+
+def rotary_dim(head_dim: Callable[[Mapping[str, Any]], int], *names: str) -> Worked:
+    """The part of a head that is turned, from the first of a config's fields that says a factor; None: all of it."""
+
+    def make(said: Mapping[str, Any], full: Mapping[str, Any]) -> int | None:
+        part = None
+        for fields in (said, full):
+            for name in (*names, "rope_scaling", "rope_parameters"):
+                value = fields.get(name)
+                value = value.get(_PART) if isinstance(value, dict) else value
+                part = value if part is None else part
+        head = head_dim(full)
+        turned = head if part is None else int(head * share(part))
+        return None if turned == head else turned
+
+    return Worked((*names, "rope_parameters", "rope_scaling"), make)
 
 
 def rope_of_types(value: Any, config: Mapping[str, Any]) -> None:
@@ -282,7 +328,7 @@ NO_EFFECT = (
     *("_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "model_type"),
     *("torch_dtype", "dtype", "use_bfloat16", "torchscript", "tf_legacy_loss", "return_dict", "output_past"),
     *("output_hidden_states", "output_attentions", "use_cache", "cache_implementation", "tokenizer_class", "prefix"),
-    "finetuning_task",
+    *("finetuning_task", "auto_map"),  # the second names code for versions that lack the type
     *("task_specific_params", "initializer_range", "initializer_factor", "init_std", "save_step"),
     *("keys_to_ignore_at_inference", "_attn_implementation", "attn_implementation", "_attn_implementation_autoset"),
     *("gradient_checkpointing", "chunk_size_feed_forward"),  # when, not what is computed; the first is ours to choose

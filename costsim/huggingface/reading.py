@@ -5,7 +5,7 @@ A field with a fault stays `Unreadable`; what would follow from it is not looked
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,8 @@ from costsim.inputs import files, schema
 from costsim.inputs.document import Document, Unreadable, Where, unreadable
 from costsim.inputs.json_document import parse_json
 from costsim.models.families import family
+
+_MOST_TYPES = 99  # that an error lists: all
 
 
 class Field(NamedTuple):
@@ -42,6 +44,10 @@ class Values(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
+
+    def of(self, names: Iterable[str]) -> "Values":
+        """Those of some names."""
+        return Values({name: self._values[name] for name in names})
 
     def __len__(self) -> int:
         return len(self._values)
@@ -94,16 +100,16 @@ def _text_model(config: Document) -> tuple[Document, str | None]:
 def _adapter(config: Document) -> Adapter:
     """The table of the config's type. Raises InputError for an unknown one."""
     if "model_type" not in config.data:
-        raise config.error(("model_type",), f"missing{nearest('', ADAPTERS, most=20)}")
+        raise config.error(("model_type",), f"missing{nearest('', ADAPTERS, most=_MOST_TYPES)}")
     name = config.data["model_type"]
     if isinstance(name, str) and name in ADAPTERS:
         return ADAPTERS[name]
     if isinstance(name, str) and (version := last_version_with(name)):  # so it is no misspelling
-        known = nearest("", ADAPTERS, most=20)
+        known = nearest("", ADAPTERS, most=_MOST_TYPES)
         raise config.error(
             ("model_type",), f"{name} is a type of transformers {version} that costsim does not import{known}"
         )
-    raise config.error(("model_type",), f"unknown type {spell(name)}{nearest(name, ADAPTERS, most=20)}")
+    raise config.error(("model_type",), f"unknown type {spell(name)}{nearest(name, ADAPTERS, most=_MOST_TYPES)}")
 
 
 def _class(config: Document, adapter: Adapter) -> tuple[str, str | None]:
@@ -143,6 +149,7 @@ def read_config(path: Path) -> Config:
     head = adapter.classes.get(name, Head())
     given, not_understood = _given(config, adapter, [head] if name else list(adapter.classes.values()))
     fields, bad = _fields(config, adapter, head)
+    faults += _work_out(config, adapter, given, fields)
     notes = tuple(note for note in (text_note, class_note) if note)
     return Config(config, adapter, name, notes, given, fields, [*faults, *not_understood, *bad])
 
@@ -160,6 +167,7 @@ def _given(config: Document, adapter: Adapter, heads: list[Head]) -> tuple[Value
     """
     reads = [*adapter.reads, *(each for head in heads for each in head.reads)]
     free = {*NO_EFFECT, *adapter.no_effect, *(name for each in reads for name in each.names)}
+    free |= {name for each in adapter.worked.values() for name in each.names}
     defaults = defaults_of(config.data["model_type"])
     checks = {name: only(value) for name, value in defaults.items() if name not in free}
     checks |= {**adapter.checks, **(heads[0].checks if len(heads) == 1 else {})}
@@ -208,6 +216,25 @@ def _fields(config: Document, adapter: Adapter, head: Head) -> tuple[dict[str, F
         fact = Field(value, comment, None)
         faults += _disagree(config, name, fields.setdefault(name, fact), fact)
     return fields, faults
+
+
+def _work_out(config: Document, adapter: Adapter, given: Values, fields: dict[str, Field]) -> list[Fault]:
+    """Add the fields that follow from several of the config's, and return what is wrong with those."""
+    faults: list[Fault] = []
+    said = given.of(config.data)
+    for name, worked in adapter.worked.items():
+        source = next((each for each in worked.names if each in config.data), None)
+        try:
+            value = worked.make(said, given)
+        except ValueError as error:
+            faults += config.error((source or worked.names[0],), str(error)).faults
+        except UnreadError:
+            continue
+        else:
+            if value is not None:
+                comment = source or f"{worked.names[0]} is not given, transformers' default"
+                fields[name] = Field(value, comment, source)
+    return faults
 
 
 def _read(config: Document, read: Read, fields: Mapping[str, Field]) -> list[Field]:

@@ -27,7 +27,7 @@ def _projected(b: GraphBuilder, config: Transformer, x: str, name: str, dims: Di
     """Queries or keys of x, [batch, length, model] to [batch, length, *dims]: projected, normalized, rotated."""
     y = b.linear(x, name, dims, bias=config.qkv_bias)
     if config.qk_norm:
-        y = norm(b, config, y, f"{name}_norm")
+        y = norm(b, config, y, f"{name}_norm", over=len(dims) if config.qk_norm_heads else 1)
     return y if rotary is None else b.op("rope", y, *rotary, name=f"{name}_rope")
 
 

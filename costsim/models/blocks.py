@@ -7,29 +7,30 @@ from costsim.graph.builder import GraphBuilder
 from costsim.models.sections import Transformer
 
 
-def norm(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
-    """The model's norm over the last dim of x, [..., model] to the same."""
+def norm(b: GraphBuilder, config: Transformer, x: str, name: str, over: int = 1) -> str:
+    """The model's norm of x, [..., model] to the same; RMS norms may be over more than the last dim."""
     if not config.fused_norm:
-        return _rms_norm_by_steps(b, config, x, name)
+        return _rms_norm_by_steps(b, config, x, name, over)
     if config.norm_kind == "rms":
-        return b.rms_norm(x, name, config.norm_eps, config.zero_centered_norm)
-    return b.layer_norm(x, name, config.norm_eps)
+        return b.rms_norm(x, name, config.norm_eps, config.zero_centered_norm, over)
+    return b.layer_norm(x, name, config.norm_eps, config.norm_bias)
 
 
 FLOAT32 = ".float32"  # in the name of what is in float32 in the model's code; policies give it its format
 
 
-def _rms_norm_by_steps(b: GraphBuilder, config: Transformer, x: str, name: str) -> str:
+def _rms_norm_by_steps(b: GraphBuilder, config: Transformer, x: str, name: str, over: int) -> str:
     """w x / sqrt(mean(x^2) + eps) as transformers' LlamaRMSNorm; upcast, all but the product with w in float32.
 
     Zero-centred it is GemmaRMSNorm: the product with 1 + w is in float32, too, and its result is converted back.
     """
-    weight = b.given(f"{name}.weight", b.tensors[x].dims[-1:], role="weight")
+    rows, width = b.tensors[x].dims[:-over], b.tensors[x].dims[-over:]
+    weight = b.given(f"{name}.weight", width, role="weight")
     inner = name
     if config.upcast:
         inner = name + FLOAT32
         x = b.op("convert", x, name=inner)
-    variance = b.op("mean", b.op("square", x, name=f"{inner}.square"), name=f"{inner}.mean")
+    variance = b.op("mean", b.op("square", x, name=f"{inner}.square"), name=f"{inner}.mean", dims=rows)
     rstd = b.op("rsqrt", b.op("shift", variance, name=f"{inner}.eps", by=config.norm_eps), name=f"{inner}.rstd")
     if not config.zero_centered_norm:
         return b.op("scale_columns", b.op("scale_rows", x, rstd, name=f"{name}.scaled"), weight, name=name)

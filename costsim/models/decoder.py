@@ -10,10 +10,10 @@ from pydantic_core import PydanticCustomError
 from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Clash, Count, Layers, Positive, Strict, clash
-from costsim.models.attention import Rotary
+from costsim.models.attention import Rotary, attention
 from costsim.models.blocks import activate, feed_forward, norm, softcap
 from costsim.models.head import words
-from costsim.models.layers import layers, residual, residual_attention
+from costsim.models.layers import layers, parallel, residual
 from costsim.models.meeting import Mask
 from costsim.models.sections import Padded, Transformer
 
@@ -44,27 +44,54 @@ class Model(Transformer):
     layers: Layers
     vocab: Count
     max_positions: Count
-    norm: Literal["post", "pre", "sandwich"] = "pre"
+    norm: Literal["post", "pre", "sandwich", "branch"] = "pre"
+    parallel: Literal["one_norm", "two_norms"] | None = Field(
+        default=None, description="attention and feed forward read the same x, through one norm or one each: Falcon"
+    )
     positions: Literal["learned", "rotary"] = "learned"
+    position_offset: int = Field(default=0, ge=0, description="first rows of the position table that no token has")
+    rotary_dim: Count | None = Field(
+        default=None, description="elements of each head that are rotated, all unless said"
+    )
+    rotated: Annotated[tuple[bool, ...], Field(min_length=1)] | None = Field(
+        default=None, description="whether queries and keys are rotated, layer by layer and from the first again"
+    )
     local_rotary: bool = Field(default=False, description="layers with a window have tables of their own: Gemma 3")
     scale_embedding: bool = Field(default=False, description="multiply embeddings by sqrt(d_model): Gemma")
+    embedding_dim: Count | None = Field(
+        default=None, description="width of the embedding, projected to d_model and back for the head: OPT-350M"
+    )
+    embedding_multiplier: Positive | None = Field(default=None, description="multiplies embeddings: Granite")
     final_norm: bool = True
     tied: bool = Field(default=True, description="the head is the embedding")
     windows: Annotated[tuple[Count | None, ...], Field(min_length=1)] | None = Field(
         default=None,
         description="tokens that a query sees, itself included, layer by layer and from the first again; null: all",
     )
+    logits_divisor: Positive | None = Field(default=None, description="divides logits: Granite")
     logits_softcap: Positive | None = Field(default=None, description="caps logits: cap tanh(logit / cap): Gemma 2")
     experts: Experts | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         clash(self, apart(self._pairs_to_turn, self._biases_of_experts, self._rotary_of_windows))
+        clash(self, apart(self._rotated_part, self._parallel_norms))
         return self
 
     def _pairs_to_turn(self) -> Iterator[Clash]:
-        if self.positions == "rotary" and self.head_size % 2:
+        if self.positions == "rotary" and self.rotary_dim is None and self.head_size % 2:
             yield (), f"rotary positions turn pairs, but a head has {self.head_size} elements"
+
+    def _rotated_part(self) -> Iterator[Clash]:
+        for field, value in (("rotary_dim", self.rotary_dim), ("rotated", self.rotated)):
+            if value is not None and self.positions != "rotary":
+                yield (field,), f"{field} is of rotary positions: say positions: rotary"
+        if self.rotary_dim is not None and (self.rotary_dim > self.head_size or self.rotary_dim % 2):
+            yield ("rotary_dim",), f"expected an even number of at most {self.head_size}, the size of a head"
+
+    def _parallel_norms(self) -> Iterator[Clash]:
+        if self.parallel and self.norm != "pre":
+            yield ("parallel",), "attention and feed forward that read the same x have norms before them: say norm: pre"
 
     def _biases_of_experts(self) -> Iterator[Clash]:
         if self.experts and self.ffn_bias:
@@ -84,11 +111,16 @@ class Batch(Padded):
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
     """The sizes of a training step's dims. Raises ValueError if a sequence is longer than the positions."""
     tokens = batch.columns
-    if tokens > model.max_positions:
-        raise ValueError(f"max_positions {model.max_positions} is less than the sequences' {tokens} tokens")
+    if tokens > model.max_positions - model.position_offset:
+        less = f", {model.position_offset} of them unused," if model.position_offset else ""
+        raise ValueError(f"max_positions {model.max_positions}{less} is less than the sequences' {tokens} tokens")
     dims = {"batch": batch.rows, "tokens": tokens, "vocab": model.vocab, **model.sizes()}
     if model.positions == "learned":
         dims["positions"] = model.max_positions
+    if model.rotary_dim is not None:
+        dims["rotary"] = model.rotary_dim
+    if model.embedding_dim is not None:
+        dims["embedding"] = model.embedding_dim
     if model.experts is not None:
         experts = model.experts
         share = experts.capacity_factor * batch.rows * tokens * experts.chosen / experts.number
@@ -123,8 +155,12 @@ def _experts(b: GraphBuilder, config: Model, x: str) -> str:
 def _embed(b: GraphBuilder, model: Model, table: str) -> str:
     """The embedded tokens, [batch, tokens, model], with learned positions if the model has them."""
     x = b.op("embed", table, b.given("tokens.ids", ("batch", "tokens"), values="index"), name="tokens")
+    if model.embedding_dim is not None:
+        x = b.linear(x, "project", ("model",), bias=False)
     if model.scale_embedding:
         x = b.op("scale", x, name="scale", factor=math.sqrt(model.d_model))
+    if model.embedding_multiplier is not None:
+        x = b.op("scale", x, name="multiplier", factor=model.embedding_multiplier)
     if model.positions == "learned":
         positions = b.given("positions.weight", ("positions", "model"), role="weight")
         p = b.op("embed", positions, b.given("positions.ids", ("tokens",), values="index"), name="positions")
@@ -133,37 +169,58 @@ def _embed(b: GraphBuilder, model: Model, table: str) -> str:
 
 
 def _rotary(b: GraphBuilder, model: Model, windows: Sequence[int | None]) -> list[Rotary | None]:
-    """The tables that each of the layers in turn rotates by: those of a window may have their own."""
-    if model.positions != "rotary":
-        return [None] * len(windows)
-    prefixes = ["local_" if model.local_rotary and window else "" for window in windows]
+    """The tables that each of the layers rotates by, None if it does not: those of a window may have their own."""
+    rotated = model.rotated or (model.positions == "rotary",)
+    prefixes = [
+        ("local_" if model.local_rotary and window else "") if rotated[i % len(rotated)] else None
+        for i, window in enumerate(windows)
+    ]
+    dims = ("tokens", "head" if model.rotary_dim is None else "rotary")
     tables = {
-        prefix: Rotary(b.given(f"{prefix}cos", ("tokens", "head")), b.given(f"{prefix}sin", ("tokens", "head")))
-        for prefix in sorted(set(prefixes))
+        prefix: Rotary(b.given(f"{prefix}cos", dims), b.given(f"{prefix}sin", dims))
+        for prefix in sorted({prefix for prefix in prefixes if prefix is not None})
     }
-    return [tables[prefix] for prefix in prefixes]
+    return [None if prefix is None else tables[prefix] for prefix in prefixes]
 
 
 def _layer(b: GraphBuilder, config: Model, x: str, mask: Mask, rotary: Rotary | None) -> str:
-    x = residual_attention(b, config, "self_attention", x, None, mask, rotary)
     part = feed_forward if config.experts is None else _experts
-    return residual(b, config, x, "ffn", lambda y: part(b, config, y))
+    parts = {
+        "self_attention": lambda y: attention(b, config, "self_attention", y, y, mask, rotary),
+        "ffn": lambda y: part(b, config, y),
+    }
+    if config.parallel:
+        return parallel(b, config, x, 2 if config.parallel == "two_norms" else 1, parts)
+    for name, make in parts.items():
+        x = residual(b, config, x, name, make)
+    return x
 
 
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
     """Append the forward ops, and return the name of the loss."""
-    windows = model.windows or (None,)
+    given = model.windows or (None,)
+    windows = [given[i % len(given)] for i in range(model.layers)]
     with b.scope("embedding", layer=True):
         keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
-        table = b.given("tokens.weight", ("vocab", "model"), role="weight")
+        width = "model" if model.embedding_dim is None else "embedding"
+        table = b.given("tokens.weight", ("vocab", width), role="weight")
         x = _embed(b, model, table)
         rotary = _rotary(b, model, windows)
-    of_layer = [(Mask(keep, causal=True, window=window), own) for window, own in zip(windows, rotary, strict=True)]
-    x = layers(b, model, "decoder", model.layers, x, lambda y, i: _layer(b, model, y, *of_layer[i % len(of_layer)]))
+    masks = [Mask(keep, causal=True, window=window) for window in windows]
+    x = layers(b, model, "decoder", model.layers, x, lambda y, i: _layer(b, model, y, masks[i], rotary[i]))
     if model.final_norm:
         with b.scope("decoder.final", layer=True):
             x = norm(b, model, x, "norm")
     with b.scope("head", layer=True):
+        if model.embedding_dim is not None:
+            x = b.linear(x, "project", (width,), bias=False)
         if not model.tied:
-            table = b.given("logits.weight", ("vocab", "model"), role="weight")
-        return words(b, model.head, x, table, label_smoothing, None, lambda y: softcap(b, y, model.logits_softcap))
+            table = b.given("logits.weight", ("vocab", width), role="weight")
+        return words(b, model.head, x, table, label_smoothing, None, lambda y: _logits(b, model, y))
+
+
+def _logits(b: GraphBuilder, model: Model, y: str) -> str:
+    """What the model does with its logits."""
+    if model.logits_divisor is not None:
+        y = b.op("scale", y, name="logits.divide", factor=1 / model.logits_divisor)
+    return softcap(b, y, model.logits_softcap)

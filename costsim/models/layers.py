@@ -1,6 +1,6 @@
 """Layers: attention and feed forward in residuals, and their stacks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from costsim.graph.builder import GraphBuilder
 from costsim.models.attention import Rotary, attention
@@ -12,14 +12,36 @@ from costsim.models.sections import Transformer
 def residual(b: GraphBuilder, config: Transformer, x: str, name: str, part: Callable[[str], str]) -> str:
     """x + dropout(part(x)), with norms before the part, after the part or the sum; all [batch, length, model].
 
-    Source of the norms before and after a part: Gemma 2, arXiv:2408.00118, section 2.
+    Source of the norms before and after a part: Gemma 2, arXiv:2408.00118, section 2; after it only: OLMo 2,
+    arXiv:2501.00656, section 3.
     """
-    branch = part(x if config.norm == "post" else norm(b, config, x, f"{name}_norm"))
-    if config.norm == "sandwich":
+    branch = part(norm(b, config, x, f"{name}_norm") if config.norm in ("pre", "sandwich") else x)
+    if config.norm in ("sandwich", "branch"):
         branch = norm(b, config, branch, f"{name}_post_norm")
-    branch = b.dropout(branch, config.dropout, name=f"{name}_dropout")
-    total = b.op("add", branch, x, name=f"{name}_residual")
+    total = _added(b, config, x, name, branch)
     return norm(b, config, total, f"{name}_norm") if config.norm == "post" else total
+
+
+def _added(b: GraphBuilder, config: Transformer, x: str, name: str, branch: str) -> str:
+    """x plus what a part made, after dropout."""
+    branch = b.dropout(branch, config.dropout, name=f"{name}_dropout")
+    if config.residual_multiplier is not None:
+        branch = b.op("scale", branch, name=f"{name}_multiplier", factor=config.residual_multiplier)
+    return b.op("add", branch, x, name=f"{name}_residual")
+
+
+def parallel(
+    b: GraphBuilder, config: Transformer, x: str, norms: int, parts: Mapping[str, Callable[[str], str]]
+) -> str:
+    """x plus what all parts make of it, none of another's result; by name, with as many norms as parts or one for all.
+
+    Source: GPT-J and GPT-NeoX, arXiv:2204.06745, section 2.1 (a norm for each); PaLM and Falcon (one for all).
+    """
+    total, y = x, ""
+    for name, part in parts.items():
+        y = norm(b, config, x, f"{name}_norm") if norms > 1 or not y else y
+        total = _added(b, config, total, name, part(y))
+    return total
 
 
 def layers(

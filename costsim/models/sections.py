@@ -31,17 +31,23 @@ class Transformer(Strict):
     kv_heads: Count | None = Field(default=None, description="heads of keys and values, shared by groups of queries")
     head_dim: Count | None = Field(default=None, description="d_model / heads if not said")
     qk_norm: bool = Field(default=False, description="normalize queries and keys, each over a head")
+    qk_norm_heads: bool = Field(default=False, description="those norms are over all heads at once: OLMo 2")
     qkv_bias: bool = True
     out_bias: bool = Field(default=True, description="of attention's output projection")
     ffn_bias: bool = True
-    norm: Literal["post", "pre", "sandwich"] = Field(
-        default="post", description="a norm after the residual add, before the part, or before and after the part"
+    norm: Literal["post", "pre", "sandwich", "branch"] = Field(
+        default="post",
+        description="a norm after the residual add, before the part, before and after the part, or after it only",
     )
     norm_kind: Literal["layer", "rms"] = "layer"
     zero_centered_norm: bool = Field(default=False, description="RMS norms scale by 1 + weight: Gemma")
     activation: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
     gated: bool = Field(default=False, description="the activation of one linear layer gates another: SwiGLU")
     norm_eps: Positive = 1e-5
+    norm_bias: bool = Field(default=True, description="of layer norms")
+    residual_multiplier: Positive | None = Field(
+        default=None, description="what a part adds to the residual stream is times this: Granite"
+    )
     dropout: Rate = 0.0
     attention_dropout: Rate = 0.0
     activation_dropout: Rate = 0.0
@@ -73,7 +79,12 @@ class Transformer(Strict):
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         clash(self, apart(self._heads_divide, self._kv_heads_divide, self._fused_norms, self._zero_centered_norms))
+        clash(self, apart(self._norms_of_heads))
         return self
+
+    def _norms_of_heads(self) -> Iterator[Clash]:
+        if self.qk_norm_heads and (not self.qk_norm or self.norm_kind == "layer"):
+            yield (), "qk_norm_heads is of RMS norms of queries and keys: say qk_norm: true, norm_kind: rms"
 
     def _heads_divide(self) -> Iterator[Clash]:
         if self.head_dim is None and self.d_model % self.heads:

@@ -36,6 +36,8 @@ def _bound(graph: Graph, name: str) -> int:
             return graph.shape(op.inputs[0])[0]
         if op.kind.input_names[:2] == ("logits", "labels"):
             return graph.shape(op.inputs[0])[-1]
+        if op.kind.input_names[:2] == ("logits", "targets"):
+            return 2
         if op.kind.view:
             return _bound(graph, op.outputs[0])
     return 1

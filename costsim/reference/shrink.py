@@ -20,6 +20,7 @@ from costsim.models.head import CHUNK_DIMS, chunk_sizes
 from costsim.run.job import Job, with_fields
 
 LAYERS = CHUNKS = 2
+_PATTERNS = ("windows", "rotated")  # fields of a model that say something of its layers, one by one
 MICRO_BATCHES = 2
 PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 37)  # dims: odd, so that blocks of every size are cut off somewhere
 MOST_MACS = 5 * 10**10  # of a step: a second or two at the rates of a few cores, and as long for the other ops
@@ -40,12 +41,14 @@ def check_memory(
 
 
 def _few_layers(model: Mapping[str, Any]) -> dict[str, object]:
-    """The fields of a model section that leave few layers, but one of each window that it has, and few chunks."""
-    windows = tuple(dict.fromkeys((model.get("windows") or ())[: model.get("layers")]))
-    least = max(LAYERS, len(windows))
+    """The fields of a model section that leave few layers, but one of each sort that it has, and few chunks."""
+    patterns = {name: model[name] for name in _PATTERNS if model.get(name)}
+    sorts = {tuple(p[i % len(p)] for p in patterns.values()): None for i in range(model.get("layers", 1))}
+    least = max(LAYERS, len(sorts))
     layers = {name: n for name, n in model.items() if name.endswith("layers") and isinstance(n, int)}
     fields: dict[str, object] = {f"model.{name}": least for name, n in layers.items() if n > least}
-    fields |= {"model.windows": json.dumps(windows)} if fields and windows else {}
+    if fields:
+        fields |= {f"model.{name}": json.dumps(of) for name, of in zip(patterns, zip(*sorts, strict=True), strict=True)}
     chunks = (model.get("head") or {}).get("chunks", 1)
     return fields | {"model.head.chunks": CHUNKS} if chunks > CHUNKS else fields
 

@@ -40,6 +40,7 @@ MORE = {
     "windows": ("llama", {"windows": (2, None)}),
     "gemma-by-steps": ("gemma", {"fused_norm": False, "upcast": True, "fused_activation": False}),
     "chunked-in-place": ("decoder", {"head": {"chunks": 4}, "label_smoothing": 0.1, "micro_batches": 2}),
+    "replaced-tokens": ("encoder-classifier", {"task_head": "replaced-token", "classes": None, "embedding_dim": 6}),
     "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
 }
 

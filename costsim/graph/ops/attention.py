@@ -96,27 +96,34 @@ def _turned(x: Array) -> Array:
 
 
 def _along(table: Array, x: Array) -> Array:
-    """A table [s, e] so that it broadcasts with x[b, s, ..., e]."""
+    """A table [s, r] so that it broadcasts with x[b, s, ..., e]."""
     return table.reshape(1, table.shape[0], *(1,) * (x.ndim - 3), table.shape[1])
 
 
 @op(
-    "x[b s ... e], cos[s e], sin[s e] -> y[b s ... e]",
-    work={"b s ... e": {"mul": 2, "add": 1}},
+    "x[b s ... e], cos[s r], sin[s r] -> y[b s ... e]",
+    work={"b s ... r": {"mul": 2, "add": 1}},
     grads={"x": "rope_grad(dy, cos, sin)", "cos": None, "sin": None},
     torch="attention.rope",
 )
 def rope(x: Array, cos: Array, sin: Array) -> Array:
-    """y = x cos + turned(x) sin, halves turned against each other. Source: Su et al., arXiv:2104.09864, as Llama."""
-    return x * _along(cos, x) + _turned(x) * _along(sin, x)
+    """y = x cos + turned(x) sin, halves turned against each other; of x past the tables' width y is x.
+
+    Source: Su et al., arXiv:2104.09864, as Llama; of a part of each head: GPT-NeoX, arXiv:2204.06745, section 2.1.
+    """
+    part = x[..., : cos.shape[1]]
+    turned = part * _along(cos, x) + _turned(part) * _along(sin, x)
+    return np.concatenate([turned, x[..., cos.shape[1] :]], axis=-1)
 
 
 @op(
-    "dy[b s ... e], cos[s e], sin[s e] -> dx[b s ... e]",
-    work={"b s ... e": {"mul": 2, "add": 1}},
+    "dy[b s ... e], cos[s r], sin[s r] -> dx[b s ... e]",
+    work={"b s ... r": {"mul": 2, "add": 1}},
     grads={"dy": None, "cos": None, "sin": None},
     torch="attention.rope_grad",
 )
 def rope_grad(dy: Array, cos: Array, sin: Array) -> Array:
     """dx = dy cos - turned(dy sin): turning is its own inverse but for the sign."""
-    return dy * _along(cos, dy) - _turned(dy * _along(sin, dy))
+    part = dy[..., : cos.shape[1]]
+    turned = part * _along(cos, dy) - _turned(part * _along(sin, dy))
+    return np.concatenate([turned, dy[..., cos.shape[1] :]], axis=-1)

@@ -70,6 +70,42 @@ def cross_entropy_grad(dloss: Array, logp: Array, labels: Array, smoothing: floa
     return _cross_entropy_grad(dloss, logp, labels, _counted(labels, ignore), smoothing, ignore, share)
 
 
+# --- one bit a token --------------------------------------------------------------------------------------------------
+
+
+@op(
+    "logits[...], targets[...] -> loss[]",
+    work={"...": {"cmp": 1, "mul": 3, "add": 5, "exp": 1, "log": 1}},
+    grads={"logits": "binary_cross_entropy_grad(dloss, logits, targets)", "targets": None},
+    params=("ignore", "share"),
+    fuses=False,
+    torch="loss.binary_cross_entropy",
+)
+def binary_cross_entropy(logits: Array, targets: Array, ignore: int, share: float) -> Array:
+    """loss = share x mean of max(z, 0) + log(1 + exp(z - 2 max(z, 0))) - z t; targets t are 0, 1, or do not count.
+
+    Source: torch.nn.functional.binary_cross_entropy_with_logits.
+    """
+    floor = np.maximum(logits, 0)
+    rows = np.log(np.exp(logits - floor * 2) + 1) + floor - logits * targets.astype(logits.dtype)
+    weights = _row_weights(targets, _counted(targets, ignore), ignore, share, logits.dtype)
+    return np.add.reduce((rows * weights).reshape(-1), initial=0)
+
+
+@op(
+    "dloss[], logits[...], targets[...] -> dlogits[...]",
+    work={"...": {"exp": 1, "add": 2, "div": 1, "mul": 2}},
+    grads={"dloss": None, "logits": None, "targets": None},
+    params=("ignore", "share"),
+    fuses=False,
+    torch="loss.binary_cross_entropy_grad",
+)
+def binary_cross_entropy_grad(dloss: Array, logits: Array, targets: Array, ignore: int, share: float) -> Array:
+    """dlogits = (1 / (1 + exp(-z)) - t) w, with w = dloss share / targets that count."""
+    weights = _row_weights(targets, _counted(targets, ignore), ignore, share, logits.dtype)
+    return (1 / (np.exp(-logits) + 1) - targets.astype(logits.dtype)) * (weights * dloss)
+
+
 # --- chunks of rows ---------------------------------------------------------------------------------------------------
 
 

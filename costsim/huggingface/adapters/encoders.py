@@ -1,6 +1,7 @@
 """Tables of encoders."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from costsim.huggingface.adapters.shared import BIASES, PLAIN, SIZES
 from costsim.huggingface.fields import (
@@ -9,8 +10,10 @@ from costsim.huggingface.fields import (
     Fields,
     Head,
     Read,
+    Worked,
     activation,
     classes,
+    count,
     natural,
     only,
     plus,
@@ -32,13 +35,13 @@ _ENCODER_FACTS = {**PLAIN, **BIASES, "norm": "post", "activation_dropout": 0.0}
 _ENCODER_NO_EFFECT = ("tie_word_embeddings",)  # a masked-lm head checks it
 
 
-def _classifier(task_head: str) -> Head:
+_CLASSIFIER_DROPOUT = Read("head_dropout", ("classifier_dropout",), rate, null=_HIDDEN_DROPOUT)
+
+
+def _classifier(task_head: str, dropout: Read = _CLASSIFIER_DROPOUT) -> Head:
     """The head of sequence classification."""
     return Head(
-        reads=(
-            Read("classes", ("id2label", "num_labels", "_num_labels"), classes),
-            Read("head_dropout", ("classifier_dropout",), rate, null=_HIDDEN_DROPOUT),
-        ),
+        reads=(Read("classes", ("id2label", "num_labels", "_num_labels"), classes), dropout),
         facts={"task_head": task_head},
         checks={"problem_type": only(None, "single_label_classification")},
     )
@@ -46,6 +49,14 @@ def _classifier(task_head: str) -> Head:
 
 _TIED = {"tie_word_embeddings": only(True)}
 _MASKED_LM: Fields = {"task_head": "masked-lm", "classes": None, "head_dropout": 0.0}
+_REPLACED_TOKEN: Fields = {**_MASKED_LM, "task_head": "replaced-token"}
+
+
+def _embedding_dim(_: Mapping[str, Any], full: Mapping[str, Any]) -> int | None:
+    """The width of an embedding that is projected to that of the model."""
+    width = count(full["embedding_size"])
+    return None if width == full["hidden_size"] else width
+
 
 ENCODERS: Mapping[str, Adapter] = {
     "bert": Adapter(
@@ -71,5 +82,44 @@ ENCODERS: Mapping[str, Adapter] = {
         ),
         facts=_ENCODER_FACTS,
         no_effect=_ENCODER_NO_EFFECT,
+    ),
+    "distilbert": Adapter(
+        family="encoder-classifier",
+        classes={
+            "DistilBertForMaskedLM": Head(facts=_MASKED_LM, checks=_TIED),
+            "DistilBertForSequenceClassification": _classifier(
+                "distilbert", Read("head_dropout", ("seq_classif_dropout",), rate)
+            ),
+        },
+        reads=(
+            Read("d_model", ("dim", "hidden_size"), count),
+            Read("ffn_dim", ("hidden_dim",), count),
+            Read("heads", ("n_heads", "num_attention_heads"), count),
+            Read("layers", ("n_layers", "num_hidden_layers"), count),
+            Read("vocab", ("vocab_size",), count),
+            Read("max_positions", ("max_position_embeddings",), count),
+            Read("activation", ("activation",), activation),
+            Read("dropout", ("dropout",), rate),
+            Read("attention_dropout", ("attention_dropout",), rate),
+        ),
+        facts={**_ENCODER_FACTS, "norm_eps": 1e-12, "token_types": 0, "position_offset": 0},
+        checks={"tie_weights_": only(True)},
+        no_effect=(*_ENCODER_NO_EFFECT, "qa_dropout", "seq_classif_dropout"),
+    ),
+    "electra": Adapter(
+        family="encoder-classifier",
+        classes={
+            "ElectraForPreTraining": Head(facts=_REPLACED_TOKEN),
+            # its generator's head has gelu whatever hidden_act says
+            "ElectraForMaskedLM": Head(facts={**_MASKED_LM, "activation": "gelu"}, checks=_TIED),
+            "ElectraForSequenceClassification": _classifier("electra"),
+        },
+        reads=_ENCODER_READS,
+        facts={**_ENCODER_FACTS, "position_offset": 0},
+        no_effect=(
+            *_ENCODER_NO_EFFECT,
+            *("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),  # of multiple choice
+        ),
+        worked={"embedding_dim": Worked(("embedding_size",), _embedding_dim)},
     ),
 }

@@ -6,7 +6,9 @@ BIASES = {"qkv_bias": True, "out_bias": True, "ffn_bias": True}
 NO_BIASES = {"qkv_bias": False, "out_bias": False, "ffn_bias": False}
 PLAIN = {
     "qk_norm": False,
+    "qk_norm_heads": False,
     "norm_kind": "layer",
+    "norm_bias": True,
     "zero_centered_norm": False,
     "gated": False,
     "fused_norm": True,

@@ -51,15 +51,23 @@ def _turned(x: Tensor) -> Tensor:
 
 
 def _along(table: Tensor, x: Tensor) -> Tensor:
-    """A table [s, e] so that it broadcasts with x[b, s, ..., e]."""
+    """A table [s, r] so that it broadcasts with x[b, s, ..., e]."""
     return table.view(1, table.shape[0], *(1,) * (x.ndim - 3), table.shape[1])
 
 
+def _beside(turned: Tensor, x: Tensor) -> Tensor:
+    """What is turned, and the rest of x as it is."""
+    rest = x[..., turned.shape[-1] :]
+    return torch.cat([turned, rest], -1) if rest.shape[-1] else turned
+
+
 def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """By hand, as transformers' Llama."""
-    return x * _along(cos, x) + _turned(x) * _along(sin, x)
+    """By hand, as transformers' Llama, and its GPT-NeoX where the tables are narrower than a head."""
+    part = x[..., : cos.shape[1]]
+    return _beside(part * _along(cos, x) + _turned(part) * _along(sin, x), x)
 
 
 def rope_grad(dy: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """By hand, as the backward of transformers' Llama."""
-    return dy * _along(cos, dy) - _turned(dy * _along(sin, dy))
+    part = dy[..., : cos.shape[1]]
+    return _beside(part * _along(cos, dy) - _turned(part * _along(sin, dy)), dy)

@@ -57,3 +57,16 @@ def cross_entropy_grad(
 ) -> Tensor:
     """All rows as one chunk."""
     return cross_entropy_chunk_grad(dloss, logp, labels, count_labels(labels, ignore), smoothing, ignore, share)
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor, ignore: int, share: float) -> Tensor:
+    """One kernel for each target, then their weighted sum."""
+    weights = _row_weights(targets, count_labels(targets, ignore), ignore, share, logits.dtype)
+    bits = targets.to(logits.dtype)
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, bits, weights, reduction="sum")
+
+
+def binary_cross_entropy_grad(dloss: Tensor, logits: Tensor, targets: Tensor, ignore: int, share: float) -> Tensor:
+    """Three kernels: a sigmoid, a difference, a product."""
+    weights = _row_weights(targets, count_labels(targets, ignore), ignore, share, logits.dtype)
+    return (logits.sigmoid() - targets.to(logits.dtype)) * (weights * dloss)

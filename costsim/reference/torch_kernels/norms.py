@@ -1,4 +1,6 @@
-"""Normalization over the last dim."""
+"""Normalization over the last dim, RMS norms over the last dims."""
+
+import math
 
 from costsim.reference.torch_kernels.library import Tensor, aten
 
@@ -30,22 +32,44 @@ def layer_norm_grad_weights(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -
     return dw, db
 
 
+def _last(dims: int) -> tuple[int, ...]:
+    """So many last axes."""
+    return tuple(range(-dims, 0))
+
+
+def _of_rows(r: Tensor, dims: int) -> Tensor:
+    """What there is one of for each row, so that it broadcasts with rows of so many dims."""
+    return r.view(r.shape + (1,) * dims)
+
+
+def layer_norm_no_bias(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """One kernel."""
+    y, mean, rstd = aten.native_layer_norm(x, w.shape, w, None, eps)
+    return y, mean[..., 0], rstd[..., 0]
+
+
+def layer_norm_grad_weight(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """What autograd calls, for dw only."""
+    return _layer_norm_backward(dy, x, x.new_empty(x.shape[-1]), mean, rstd, [False, True, False])[1]
+
+
 def rms_norm(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """By hand, as transformers' Llama."""
-    rstd = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
-    return x * rstd * w, rstd[..., 0]
+    rstd = (x.square().mean(_last(w.ndim), keepdim=True) + eps).rsqrt()
+    return x * rstd * w, rstd.view(rstd.shape[: x.ndim - w.ndim])
 
 
 def rms_norm_grad(dy: Tensor, x: Tensor, w: Tensor, rstd: Tensor) -> Tensor:
     """By hand."""
-    xhat = x * rstd[..., None]
+    rstd = _of_rows(rstd, w.ndim)
+    xhat = x * rstd
     g = dy * w
-    return (g - xhat * (g * xhat).mean(-1, keepdim=True)) * rstd[..., None]
+    return (g - xhat * (g * xhat).mean(_last(w.ndim), keepdim=True)) * rstd
 
 
 def rms_norm_grad_weight(dy: Tensor, x: Tensor, rstd: Tensor) -> Tensor:
     """By hand."""
-    return (dy * (x * rstd[..., None])).sum(tuple(range(x.ndim - 1)))
+    return (dy * (x * _of_rows(rstd, x.ndim - rstd.ndim))).sum(tuple(range(rstd.ndim)))
 
 
 def rms_norm_1p(x: Tensor, w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -58,26 +82,26 @@ def rms_norm_1p_grad(dy: Tensor, x: Tensor, w: Tensor, rstd: Tensor) -> Tensor:
     return rms_norm_grad(dy, x, 1 + w, rstd)
 
 
-def mean(x: Tensor) -> Tensor:
-    """One kernel over the last dim."""
-    return x.mean(-1)
+def mean(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """One kernel over the last dims."""
+    return x.mean(_last(x.ndim - len(shape)))
 
 
 def mean_grad(dy: Tensor, shape: tuple[int, ...]) -> Tensor:
     """What autograd does: a division of what is broadcast."""
-    return dy[..., None].expand(shape) / shape[-1]
+    return _of_rows(dy, len(shape) - dy.ndim).expand(shape) / math.prod(shape[dy.ndim :])
 
 
 def scale_rows(x: Tensor, r: Tensor) -> Tensor:
     """One product, broadcast over rows."""
-    return x * r[..., None]
+    return x * _of_rows(r, x.ndim - r.ndim)
 
 
-def scale_rows_grad(dy: Tensor, x: Tensor) -> Tensor:
+def scale_rows_grad(dy: Tensor, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """What autograd does: a product, then a sum."""
-    return (dy * x).sum(-1)
+    return (dy * x).sum(_last(x.ndim - len(shape)))
 
 
-def scale_columns_grad(dy: Tensor, x: Tensor) -> Tensor:
+def scale_columns_grad(dy: Tensor, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """What autograd does: a product, then a sum."""
-    return (dy * x).sum(tuple(range(x.ndim - 1)))
+    return (dy * x).sum(tuple(range(x.ndim - len(shape))))

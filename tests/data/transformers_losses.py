@@ -1,0 +1,456 @@
+"""Writes transformers_losses.json: parameters, FLOPs, loss and gradients of tiny models, as transformers computes them.
+
+cd tests && python -m data.transformers_losses, with torch 2.13.0 and transformers 5.24.0; with names of models it makes
+those anew and keeps the rest. Weights, tokens and pixels are sines, which the test makes once more; of each gradient
+its norm and its projection on sines are kept, in the order that costsim has it. Only what is trained is counted.
+What transformers converts to float32 is kept in float64 here. The parameters of the configs in tests/data/configs are
+counted on the meta device.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+from data.gemma_losses import described, weight
+
+DATA = Path(__file__).parent
+SEQUENCES, TOKENS, TARGETS, VOCAB = 2, 8, 6, 11
+
+# --- tiny configs -----------------------------------------------------------------------------------------------------
+
+ROTARY = {
+    "vocab_size": VOCAB,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "tie_word_embeddings": False,
+}
+OPT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 8,
+    "ffn_dim": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "dropout": 0.0,
+}
+NEOX = {name: value for name, value in ROTARY.items() if name != "num_key_value_heads"} | {"num_attention_heads": 2}
+FALCON = {name: value for name, value in NEOX.items() if name != "intermediate_size"}
+FALCON |= {"num_attention_heads": 4, "hidden_size": 16, "ffn_hidden_size": 20, "tie_word_embeddings": True}
+BERT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 16,
+    "pad_token_id": 0,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+DISTILBERT = {
+    "vocab_size": VOCAB,
+    "dim": 8,
+    "hidden_dim": 12,
+    "n_layers": 2,
+    "n_heads": 2,
+    "max_position_embeddings": 16,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "seq_classif_dropout": 0.0,
+}
+THREE_CLASSES = {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+MBART = {
+    "vocab_size": VOCAB,
+    "d_model": 8,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 12,
+    "decoder_ffn_dim": 12,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "max_position_embeddings": 16,
+    "dropout": 0.0,
+    "scale_embedding": True,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+MODELS = {
+    "opt": ("OPTForCausalLM", {"model_type": "opt", **OPT}),
+    "opt projected": (
+        "OPTForCausalLM",
+        {"model_type": "opt", **OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 6, "enable_bias": False},
+    ),
+    "phi3": (
+        "Phi3ForCausalLM",
+        {"model_type": "phi3", **ROTARY, "hidden_size": 16, "partial_rotary_factor": 0.5, "sliding_window": 3},
+    ),
+    "gpt_neox": ("GPTNeoXForCausalLM", {"model_type": "gpt_neox", **NEOX, "rotary_pct": 0.5}),
+    "gpt_neox one after another": (
+        "GPTNeoXForCausalLM",
+        {"model_type": "gpt_neox", **NEOX, "use_parallel_residual": False, "rotary_pct": 1.0},
+    ),
+    "falcon": ("FalconForCausalLM", {"model_type": "falcon", **FALCON}),
+    "falcon newer": (
+        "FalconForCausalLM",
+        {"model_type": "falcon", **FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
+    ),
+    "falcon one after another": (
+        "FalconForCausalLM",
+        {"model_type": "falcon", **FALCON, "parallel_attn": False, "multi_query": False},
+    ),
+    "olmo2": ("Olmo2ForCausalLM", {"model_type": "olmo2", **ROTARY}),
+    "smollm3": ("SmolLM3ForCausalLM", {"model_type": "smollm3", **ROTARY, "no_rope_layers": [1, 0]}),
+    "granite": (
+        "GraniteForCausalLM",
+        {
+            "model_type": "granite",
+            **ROTARY,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.25,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "starcoder2": ("Starcoder2ForCausalLM", {"model_type": "starcoder2", **ROTARY, "sliding_window": 3}),
+    "distilbert": ("DistilBertForMaskedLM", {"model_type": "distilbert", **DISTILBERT}),
+    "distilbert classes": (
+        "DistilBertForSequenceClassification",
+        {"model_type": "distilbert", **DISTILBERT, **THREE_CLASSES},
+    ),
+    "electra": ("ElectraForPreTraining", {"model_type": "electra", **BERT, "embedding_size": 6}),
+    "electra words": ("ElectraForMaskedLM", {"model_type": "electra", **BERT, "embedding_size": 6}),
+    "electra classes": (
+        "ElectraForSequenceClassification",
+        {"model_type": "electra", **BERT, **THREE_CLASSES, "embedding_size": 6},
+    ),
+    "mbart": ("MBartForConditionalGeneration", {"model_type": "mbart", **MBART}),
+}
+
+# --- names ------------------------------------------------------------------------------------------------------------
+# By the module of transformers, # for the number of a layer: that of costsim; or a function that takes the parameter's
+# elements apart (rows are outputs).
+
+
+def in_turn(target, *parts):
+    """Rows of several layers, as many each, in turn."""
+    return lambda rows, _: {f"{target}{part}": x for part, x in zip(parts, np.split(rows, len(parts)), strict=True)}
+
+
+def grouped(target):
+    """Rows of q, k and v, one after another, with fewer heads of k and v."""
+
+    def take(rows, config):
+        heads, keys = config["num_attention_heads"], config.get("num_key_value_heads", config["num_attention_heads"])
+        head = len(rows) // (heads + 2 * keys)
+        cut = np.split(rows, [heads * head, (heads + keys) * head])
+        return {f"{target}{part}": x for part, x in zip("qkv", cut, strict=True)}
+
+    return take
+
+
+def by_head(target):
+    """Rows of q, k and v of each head, or of each group of heads, in turn."""
+
+    def take(rows, config):
+        heads = config["num_attention_heads"]
+        if config["model_type"] == "falcon" and config.get("new_decoder_architecture"):
+            groups, queries = config["num_kv_heads"], heads // config["num_kv_heads"]
+        elif config["model_type"] == "falcon" and config.get("multi_query", True):
+            groups, queries = 1, heads
+        else:
+            groups, queries = heads, 1
+        cut = rows.reshape(groups, queries + 2, -1, *rows.shape[1:])
+        parts = {"q": cut[:, :-2], "k": cut[:, -2], "v": cut[:, -1]}
+        return {f"{target}{part}": x.reshape(-1, *rows.shape[1:]) for part, x in parts.items()}
+
+    return take
+
+
+ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "out", "q_norm": "q_norm", "k_norm": "k_norm"}
+LLAMA = {
+    "model.embed_tokens": "embedding.tokens",
+    "model.norm": "decoder.final.norm",
+    "lm_head": "head.logits",
+    **{f"model.layers.#.self_attn.{theirs}": f"decoder.#.self_attention.{ours}" for theirs, ours in ATTENTION.items()},
+    "model.layers.#.mlp.gate_proj": "decoder.#.ffn.fc1",
+    "model.layers.#.mlp.up_proj": "decoder.#.ffn.fc3",
+    "model.layers.#.mlp.down_proj": "decoder.#.ffn.fc2",
+    "model.layers.#.mlp.gate_up_proj": in_turn("decoder.#.ffn.", "fc1", "fc3"),
+    "model.layers.#.mlp.c_fc": "decoder.#.ffn.fc1",
+    "model.layers.#.mlp.c_proj": "decoder.#.ffn.fc2",
+    "model.layers.#.self_attn.qkv_proj": grouped("decoder.#.self_attention."),
+    "model.layers.#.input_layernorm": "decoder.#.self_attention_norm",
+    "model.layers.#.post_attention_layernorm": "decoder.#.ffn_norm",
+    "model.layers.#.post_feedforward_layernorm": "decoder.#.ffn_post_norm",
+}
+OPT_NAMES = {
+    "model.decoder.embed_tokens": "embedding.tokens",
+    "model.decoder.embed_positions": "embedding.positions",
+    "model.decoder.project_in": "embedding.project",
+    "model.decoder.project_out": "head.project",
+    "model.decoder.final_layer_norm": "decoder.final.norm",
+    **{
+        f"model.decoder.layers.#.self_attn.{theirs}": f"decoder.#.self_attention.{ours}"
+        for theirs, ours in {**ATTENTION, "out_proj": "out"}.items()
+    },
+    "model.decoder.layers.#.self_attn_layer_norm": "decoder.#.self_attention_norm",
+    "model.decoder.layers.#.fc1": "decoder.#.ffn.fc1",
+    "model.decoder.layers.#.fc2": "decoder.#.ffn.fc2",
+    "model.decoder.layers.#.final_layer_norm": "decoder.#.ffn_norm",
+}
+NEOX_NAMES = {
+    "gpt_neox.embed_in": "embedding.tokens",
+    "gpt_neox.final_layer_norm": "decoder.final.norm",
+    "lm_head": "head.logits",
+    "gpt_neox.layers.#.attention.query_key_value": by_head("decoder.#.self_attention."),
+    "gpt_neox.layers.#.attention.dense": "decoder.#.self_attention.out",
+    "gpt_neox.layers.#.mlp.dense_h_to_4h": "decoder.#.ffn.fc1",
+    "gpt_neox.layers.#.mlp.dense_4h_to_h": "decoder.#.ffn.fc2",
+    "gpt_neox.layers.#.input_layernorm": "decoder.#.self_attention_norm",
+    "gpt_neox.layers.#.post_attention_layernorm": "decoder.#.ffn_norm",
+}
+FALCON_NAMES = {
+    "transformer.word_embeddings": "embedding.tokens",
+    "transformer.ln_f": "decoder.final.norm",
+    "transformer.h.#.self_attention.query_key_value": by_head("decoder.#.self_attention."),
+    "transformer.h.#.self_attention.dense": "decoder.#.self_attention.out",
+    "transformer.h.#.mlp.dense_h_to_4h": "decoder.#.ffn.fc1",
+    "transformer.h.#.mlp.dense_4h_to_h": "decoder.#.ffn.fc2",
+    "transformer.h.#.input_layernorm": "decoder.#.self_attention_norm",
+    "transformer.h.#.ln_attn": "decoder.#.self_attention_norm",
+    "transformer.h.#.ln_mlp": "decoder.#.ffn_norm",
+    "transformer.h.#.post_attention_layernorm": "decoder.#.ffn_norm",
+}
+BERT_LAYER = {
+    "attention.self.query": "self_attention.q",
+    "attention.self.key": "self_attention.k",
+    "attention.self.value": "self_attention.v",
+    "attention.output.dense": "self_attention.out",
+    "attention.output.LayerNorm": "self_attention_norm",
+    "intermediate.dense": "ffn.fc1",
+    "output.dense": "ffn.fc2",
+    "output.LayerNorm": "ffn_norm",
+}
+ELECTRA_NAMES = {
+    "electra.embeddings.word_embeddings": "embedding.tokens",
+    "electra.embeddings.position_embeddings": "embedding.positions",
+    "electra.embeddings.token_type_embeddings": "embedding.types",
+    "electra.embeddings.LayerNorm": "embedding.norm",
+    "electra.embeddings_project": "embedding.project",
+    **{f"electra.encoder.layer.#.{theirs}": f"encoder.#.{ours}" for theirs, ours in BERT_LAYER.items()},
+    "discriminator_predictions.dense": "head.dense",
+    "discriminator_predictions.dense_prediction": "head.logits",
+    "generator_predictions.dense": "head.dense",
+    "generator_predictions.LayerNorm": "head.dense_norm",
+    "generator_lm_head": "head.logits",
+    "classifier.dense": "head.dense",
+    "classifier.out_proj": "head.logits",
+}
+DISTILBERT_LAYER = {
+    "attention.q_lin": "self_attention.q",
+    "attention.k_lin": "self_attention.k",
+    "attention.v_lin": "self_attention.v",
+    "attention.out_lin": "self_attention.out",
+    "sa_layer_norm": "self_attention_norm",
+    "ffn.lin1": "ffn.fc1",
+    "ffn.lin2": "ffn.fc2",
+    "output_layer_norm": "ffn_norm",
+}
+DISTILBERT_NAMES = {
+    "distilbert.embeddings.word_embeddings": "embedding.tokens",
+    "distilbert.embeddings.position_embeddings": "embedding.positions",
+    "distilbert.embeddings.LayerNorm": "embedding.norm",
+    **{f"distilbert.transformer.layer.#.{theirs}": f"encoder.#.{ours}" for theirs, ours in DISTILBERT_LAYER.items()},
+    "vocab_transform": "head.dense",
+    "vocab_layer_norm": "head.dense_norm",
+    "vocab_projector": "head.logits",
+    "pre_classifier": "head.dense",
+    "classifier": "head.logits",
+}
+BART_ATTENTION = {**ATTENTION, "out_proj": "out"}
+MBART_LAYER = {
+    **{f"self_attn.{theirs}": f"self_attention.{ours}" for theirs, ours in BART_ATTENTION.items()},
+    **{f"encoder_attn.{theirs}": f"cross_attention.{ours}" for theirs, ours in BART_ATTENTION.items()},
+    "self_attn_layer_norm": "self_attention_norm",
+    "encoder_attn_layer_norm": "cross_attention_norm",
+    "fc1": "ffn.fc1",
+    "fc2": "ffn.fc2",
+    "final_layer_norm": "ffn_norm",
+}
+MBART_NAMES = {
+    "model.shared": "embedding.target",
+    "model.encoder.embed_positions": "embedding.source_position_table",
+    "model.decoder.embed_positions": "embedding.target_position_table",
+    "model.encoder.layernorm_embedding": "embedding.source_norm",
+    "model.decoder.layernorm_embedding": "embedding.target_norm",
+    "model.encoder.layer_norm": "encoder.final.norm",
+    "model.decoder.layer_norm": "decoder.final.norm",
+    **{
+        f"model.{stack}.layers.#.{theirs}": f"{stack}.#.{ours}"
+        for stack in ("encoder", "decoder")
+        for theirs, ours in MBART_LAYER.items()
+    },
+}
+OLMO2 = {"model.layers.#.post_attention_layernorm": "decoder.#.self_attention_post_norm"}
+NAMES = {
+    "opt": OPT_NAMES,
+    "gpt_neox": NEOX_NAMES,
+    "falcon": FALCON_NAMES,
+    "olmo2": {**LLAMA, **OLMO2},
+    "distilbert": DISTILBERT_NAMES,
+    "electra": ELECTRA_NAMES,
+    "mbart": MBART_NAMES,
+}
+WITHOUT_WEIGHT = ("source_position_table", "target_position_table")  # tensors of costsim that are no `.weight`
+
+
+def parts_of(name, shape, config, linear):
+    """The weights of costsim that a parameter of transformers is: {name: indices of its elements, in their order}."""
+    module, _, kind = name.rpartition(".")
+    numbers = re.findall(r"\.(\d+)\.", module + ".")
+    target = NAMES.get(config["model_type"], LLAMA)[re.sub(r"\.\d+\.", ".#.", module + ".")[:-1]]
+    rows = np.arange(np.prod(shape)).reshape(shape)
+    parts = {target: rows} if isinstance(target, str) else target(rows, config)
+    named = {}
+    for ours, indices in parts.items():
+        full = ours.replace("#", numbers[0]) if numbers else ours
+        suffix = "" if full.endswith(WITHOUT_WEIGHT) else f".{kind}"
+        named[full + suffix] = (indices.T if linear and kind == "weight" else indices).reshape(-1)
+    return named
+
+
+# --- what transformers computes ---------------------------------------------------------------------------------------
+
+
+def ids(sequences=SEQUENCES, tokens=TOKENS):
+    """Ids from 2 on, so that none is padding."""
+    return 2 + np.arange(sequences * tokens).reshape(sequences, tokens) ** 2 % (VOCAB - 2)
+
+
+def batch_of(make):
+    """What the model of a class is given, as arrays."""
+    if make.endswith("ForPreTraining"):
+        return {"input_ids": ids(), "labels": ids() % 2}
+    if make.endswith("ForSequenceClassification"):
+        return {"input_ids": ids(), "labels": np.arange(SEQUENCES) % 3}
+    if make.endswith("ForConditionalGeneration"):
+        targets = ids(tokens=TARGETS)
+        return {"input_ids": ids(), "decoder_input_ids": targets, "labels": targets[:, ::-1].copy()}
+    return {"input_ids": ids(), "labels": ids()}
+
+
+def fill(model, config):
+    """Give all weights their sines, and return the parts of each parameter."""
+    import torch
+
+    linear = ((name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear))
+    kinds = {id(m.weight) for name, m in linear if name != "lm_head"}  # words are rows in costsim, too
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    parts = {
+        name: parts_of(name, tuple(p.shape), config, id(p) in kinds - embeddings)
+        for name, p in model.named_parameters()
+    }
+    for name, parameter in model.named_parameters():
+        flat = np.empty(parameter.numel())
+        for ours, indices in parts[name].items():
+            flat[indices] = weight(ours, indices.size)
+        parameter.data = torch.tensor(flat).reshape(parameter.shape)
+    model.tie_weights()
+    return parts
+
+
+def losses(make, config):
+    """What is kept of a tiny model."""
+    import torch
+    import transformers
+    from torch.utils.flop_counter import FlopCounterMode
+
+    kind = transformers.AutoConfig.for_model(**config)
+    kind._attn_implementation = "eager"
+    kind._experts_implementation = "eager"
+    torch.manual_seed(0)
+    model = getattr(transformers, make)(kind).double().train()
+    parts = fill(model, config)
+    batch = {name: torch.tensor(values) for name, values in batch_of(make).items()}
+    no_cache = {} if "Bert" in make or "Electra" in make or "Image" in make else {"use_cache": False}
+    with FlopCounterMode(display=False) as flops:
+        loss = model(**batch, **no_cache).loss
+        forward = flops.get_total_flops()
+        loss.backward()
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        flat = parameter.grad.flatten().numpy()
+        gradients |= {ours: described(ours, flat[indices]) for ours, indices in parts[name].items()}
+    return {
+        "class": make,
+        "config": {**config, "architectures": [make]},
+        "parameters": trained(model),
+        "flops_forward": forward,
+        "flops_backward": flops.get_total_flops() - forward,
+        "loss": loss.item(),
+        "gradients": gradients,
+    }
+
+
+def trained(model):
+    """The number of parameters that are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def real_parameters(path):
+    """The parameters of a config's model, on the meta device."""
+    import torch
+    import transformers
+
+    config = json.loads(path.read_text())
+    make = getattr(transformers, config["architectures"][0])
+    with torch.device("meta"):
+        model = make(transformers.AutoConfig.for_model(**config))
+    return trained(model)
+
+
+def in_float64():
+    """Have PyTorch take float64 for float32, whatever the code says."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    torch.float32 = torch.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+
+
+def main():
+    path = DATA / "transformers_losses.json"
+    wanted = sys.argv[1:] or list(MODELS)
+    before = json.loads(path.read_text()) if sys.argv[1:] else {"models": {}}
+    import torch
+    import transformers
+
+    parameters = {each.stem: real_parameters(each) for each in sorted((DATA / "configs").glob("*.json"))}
+    in_float64()
+    models = {name: losses(*MODELS[name]) if name in wanted else before["models"][name] for name in MODELS}
+    kept = {
+        "origin": "transformers_losses.py",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "parameters": parameters,
+        "models": models,
+    }
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Imported configs against transformers: parameters, FLOPs, losses, gradients: data/transformers_losses.py."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data import gemma_losses
+from data import transformers_losses as given
+
+from costsim.huggingface.importer import workload_of
+from costsim.reference.accuracy import gradient_of
+from costsim.reference.execute import run
+from costsim.run.job import Request, prepare
+
+DATA = Path(__file__).parent / "data"
+STORED = json.loads((DATA / "transformers_losses.json").read_text())
+
+
+def prepared(tmp_path, config, *assignments):
+    """The job of an imported config, by the YAML that is written."""
+    given_as, path = tmp_path / "config.json", tmp_path / "model.yaml"
+    given_as.write_text(json.dumps(config))
+    path.write_text(workload_of(given_as).text)
+    return prepare(Request(str(path), assignments=assignments))
+
+
+def tiny(tmp_path, stored, *assignments):
+    """The job of a tiny model, as transformers ran it: op by op, all pairs of tokens, without padding."""
+    batch = {"sequences": given.SEQUENCES, "padding_mask": "false"}
+    if stored["class"].endswith("ForConditionalGeneration"):
+        batch |= {"source_tokens": given.TOKENS, "target_tokens": given.TARGETS}
+    else:
+        batch["tokens"] = given.TOKENS
+    fixed = (f"batch.{name}={value}" for name, value in batch.items())
+    return prepared(tmp_path, stored["config"], *fixed, "attention_pairs=square", *assignments)
+
+
+def rotary(tokens, width):
+    """Cosines and sines as LlamaRotaryEmbedding makes them."""
+    angles = np.outer(np.arange(tokens), 1e4 ** (-np.arange(0, width, 2) / width))
+    return np.tile(np.cos(angles), 2), np.tile(np.sin(angles), 2)
+
+
+def data_of(job, stored):
+    """What transformers was given, by the names of the graph's tensors."""
+    graph, batch = job.graph, given.batch_of(stored["class"])
+    data = {}
+    for tensor in graph.tensors.values():
+        if tensor.role != "data" or tensor.name in graph.producer:
+            continue
+        shape, name = graph.shape(tensor.name), tensor.name.rpartition(".")[2]
+        if name in ("cos", "sin"):
+            data[tensor.name] = rotary(*shape)[name == "sin"]
+        elif (name in ("ids", "source_ids") and ".tokens" in tensor.name) or name == "source_ids":
+            data[tensor.name] = batch["input_ids"]
+        elif name == "target_ids":
+            data[tensor.name] = batch["decoder_input_ids"]
+        elif name in ("labels", "targets"):
+            labels = batch["labels"]
+            if stored["class"].endswith("ForCausalLM"):
+                labels = np.concatenate([labels[:, 1:], np.full((len(labels), 1), -1)], axis=1)
+            data[tensor.name] = labels.reshape(shape)
+        elif "positions" in tensor.name:
+            first = job.file.model["position_offset"]
+            data[tensor.name] = np.broadcast_to(np.arange(shape[-1]) + first, shape)
+        else:
+            data[tensor.name] = np.zeros(shape, int if tensor.values == "index" else float)
+    return data
+
+
+@pytest.mark.parametrize("name", STORED["parameters"])
+def test_parameters_of_real_configs_are_those_of_transformers(name, tmp_path):
+    config = json.loads((DATA / "configs" / f"{name}.json").read_text())
+    assert prepared(tmp_path, config).graph.parameters == STORED["parameters"][name]
+
+
+@pytest.mark.parametrize("name", STORED["models"])
+def test_parameters_and_flops_of_tiny_models(name, tmp_path):
+    stored = STORED["models"][name]
+    graph = tiny(tmp_path, stored, "model.attention=eager").graph
+    forward, backward = (
+        sum(2 * graph.work(op)[0] for op in graph.ops if op.phase == phase) for phase in ("forward", "backward")
+    )
+    assert (graph.parameters, forward, backward) == (
+        stored["parameters"],
+        stored["flops_forward"],
+        stored["flops_backward"],
+    )
+
+
+@pytest.mark.parametrize("way", ["flash", "eager"])
+@pytest.mark.parametrize("name", STORED["models"])
+def test_losses_and_gradients_are_those_of_transformers(name, way, tmp_path):
+    stored = STORED["models"][name]
+    job = tiny(tmp_path, stored, f"model.attention={way}")
+    graph = job.graph
+    weights = {
+        tensor.name: gemma_losses.weight(tensor.name, graph.elements(tensor.dims)).reshape(graph.shape(tensor.name))
+        for tensor in graph.weights
+    }
+    assert set(weights) == set(stored["gradients"])
+    ran = run(graph, weights, [data_of(job, stored)])
+    assert ran.losses == [pytest.approx(stored["loss"], rel=1e-9)]
+    for weight, kept in stored["gradients"].items():
+        gradient = ran.values[gradient_of(graph, weight)].reshape(-1)
+        norm, projection = gemma_losses.described(weight, gradient)
+        assert norm == pytest.approx(kept[0], rel=1e-8, abs=1e-12), weight
+        assert projection == pytest.approx(kept[1], rel=1e-8, abs=1e-8 * kept[0] + 1e-12), weight
