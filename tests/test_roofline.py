@@ -203,3 +203,22 @@ def test_a_workload_may_name_its_devices(tmp_path):
     assert result.exit_code == 2
     assert "mine.yaml:" in result.output
     assert "hardware.0: hardware profile 'a101'" in result.output
+
+
+def test_quantize_kernels_are_launched_as_often_as_they_run(tmp_path):
+    """Weights are cast once a step, however many micro-batches read the copies; what they make, once for each."""
+    more = ["launch_s: {value: 0.001, source: [us]}"]
+    its, policy = device(tmp_path, more=more), shipped_policy("bf16-mixed")
+    launched = {}
+    for micro_batches in (1, 4):
+        graph = decoder_step(micro_batches=micro_batches)
+        rows = count(graph, assign(graph, policy), "unfused", "step")
+        for kernel in kernels(graph, rows, "unfused", "step", each=True):
+            row, op = kernel.first
+            if row.kind == "cast":
+                launched[row.name(op), micro_batches] = spend(kernel, its).launch_s
+    assert {micro_batches for _, micro_batches in launched} == {1, 4}
+    weights = {key for key in launched if ".weight" in key[0]}
+    assert weights
+    assert all(launched[key] == pytest.approx(0.001) for key in weights)
+    assert all(launched[key] == pytest.approx(0.001 * key[1]) for key in launched.keys() - weights)

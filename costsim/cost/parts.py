@@ -45,6 +45,15 @@ def bits_of(graph: Graph, dims: Dims, axes: Axes, format: Format) -> int:
     return format.bits_of_runs(graph.runs(dims, tuple([dims[axis] for axis in axes])))
 
 
+def cast_times(graph: Graph, op: Op, name: str, copy: Copy) -> int:
+    """How often a quantize kernel runs in a step: as often as its source changes, or as the op that it is for."""
+    if copy.transient:
+        return op.times
+    maker = graph.producer.get(name)
+    given = 1 if graph.tensors[name].role in ("weight", "state") else graph.micro_batches
+    return given if maker is None else maker.times
+
+
 class Parts:
     """The parts of the ops of a graph whose ops are grouped into kernels, one for all ops that are alike."""
 
@@ -79,7 +88,7 @@ class Parts:
     def cast(self, op: Op, slot: int, format: Format, copy: Copy, source: Held) -> Cast:
         """The quantize kernel that makes a copy of an operand, from a copy or from the tensor in its format."""
         name = op.inputs[slot]
-        times = self._cast_times(op, name, copy)
+        times = cast_times(self.graph, op, name, copy)
         written = self._move(op, slot, copy, format, times, True)
         read = (self._move(op, slot, source, format, times, False),) * (2 if copy.second_read else 1)
         phase = "forward" if copy.purpose == "stash" and not copy.transient else op.phase
@@ -145,11 +154,3 @@ class Parts:
             elif held is None or any(held == copy for copy, _ in traffic.copies):
                 return True
         return False
-
-    def _cast_times(self, op: Op, name: str, copy: Copy) -> int:
-        """How often a quantize kernel runs in a step: as often as its source changes, or as the op that it is for."""
-        if copy.transient:
-            return op.times
-        maker = self.graph.producer.get(name)
-        given = 1 if self.graph.tensors[name].role in ("weight", "state") else self.graph.micro_batches
-        return given if maker is None else maker.times

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from costsim.cost.parts import cast_times
 from costsim.cost.row import Row, each_op
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj, recalled
 from costsim.devices.profile import Hardware, Rate, pair_on
@@ -29,6 +30,7 @@ class Kernel(NamedTuple):
     first: tuple[Row, Op]  # what names it: its first op
     rows: tuple[Row, ...]
     number: int
+    runs: int  # of each in a step
 
 
 def kernels(graph: Graph, rows: Sequence[Row], traffic: Traffic, scope: str, each: bool = False) -> list[Kernel]:
@@ -45,13 +47,22 @@ def kernels(graph: Graph, rows: Sequence[Row], traffic: Traffic, scope: str, eac
         key = (group[op.position], -1) if row.cast is None else (op.position, at)
         members.setdefault(key, []).append(at)
         first.setdefault(key, op)
-    if each:
-        return [Kernel((rows[part[0]], first[key]), tuple(rows[i] for i in part), 1) for key, part in members.items()]
-    alike = Counter(tuple(part) for part in members.values())
-    named = {tuple(part): first[key] for key, part in reversed(members.items())}
+    named = [(first[key], tuple(part), 1) for key, part in members.items()]
+    if not each:
+        alike = Counter(part for _, part, _ in named)
+        firsts = {part: op for op, part, _ in reversed(named)}
+        named = [(firsts[part], part, number) for part, number in alike.items()]
     return [
-        Kernel((rows[part[0]], named[part]), tuple(rows[i] for i in part), number) for part, number in alike.items()
+        Kernel((rows[part[0]], op), tuple([rows[i] for i in part]), number, _runs(graph, rows[part[0]], op))
+        for op, part, number in named
     ]
+
+
+def _runs(graph: Graph, row: Row, op: Op) -> int:
+    """How often a kernel runs in a step: as its op, or as what a quantize kernel reads changes."""
+    if row.cast is None or row.cast.copy is None:
+        return op.times
+    return cast_times(graph, op, op.inputs[row.cast.slot], row.cast.copy)
 
 
 def _sum(a: float | None, b: float | None) -> float | None:
@@ -229,7 +240,7 @@ def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: Rates
     if vector_ops:
         vector_s = vector_ops / (vector_rate * hardware.vector_efficiency) if vector_rate else None
     dram_s = dram_bits / 8 / (bandwidth * hardware.dram_efficiency) if bandwidth else None
-    launch_s = hardware.launch_s * kernel.first[1].times
+    launch_s = hardware.launch_s * kernel.runs
     time_s, bound_s = None, {}
     if not multiplied.unsupported and dram_s is not None and vector_s is not None:
         on_chip_s = multiplied.time_s + vector_s

@@ -63,7 +63,7 @@ def device_steps(kernel: Kernel, device: Hardware, overlap: bool, buffer_bytes: 
     mac_s = _mac_time(steps, fitting, unsupported)
     vector_s = _vector_time(steps, vector_ops)
     dram_s = _dram_time(steps, dram_bits)
-    time_s = _time(steps, {"MAC time": mac_s, "vector time": vector_s}, dram_s, kernel.first[1].times, overlap)
+    time_s = _time(steps, {"MAC time": mac_s, "vector time": vector_s}, dram_s, kernel.runs, overlap)
     multiplied = None if unsupported else [(row.macs, rate) for row, rate in fitting]
     joules = {**_on_chip_energy(steps, multiplied, vector_ops, dram_bits), **_dram_energy(steps, dram_bits)}
     if device.static_w is not None:

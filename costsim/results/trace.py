@@ -115,7 +115,7 @@ def _args(timed: _Timed) -> Event:
         "read_bits": sum(move.read_bits for part in rows for move in part.moves),
         "written_bits": sum(move.written_bits for part in rows for move in part.moves),
         "bound": spent.bound,
-        "runs": op.times,
+        "runs": timed.kernel.runs,
     }
 
 
