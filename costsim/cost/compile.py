@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple, TypeVar
 
 from costsim.cost.classes import Alike, Globs, is_counted, kernel_classes, telling
 from costsim.cost.laws import LAWS, Law
-from costsim.cost.parts import Part, Parts
-from costsim.cost.row import narrowest_scope
-from costsim.cost.sums import factor, summed, sums
-from costsim.cost.terms import Alternative, Condition, Counts, Integers, Table, Terms
-from costsim.cost.traffic import Held, Reading, elsewhere, follow, tensor_traffic
+from costsim.cost.parts import NO_WORK, Part, Parts, cast_times
+from costsim.cost.row import Move, narrowest_scope
+from costsim.cost.sums import Sums, factor, summed, sums
+from costsim.cost.terms import Counts, Sum, Terms
+from costsim.cost.traffic import Held, Reading, TensorTraffic, elsewhere, follow, tensor_traffic
 from costsim.formats.format import Format
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
@@ -27,6 +25,7 @@ from costsim.names import SCOPES, Scope, Traffic, Writes
 from costsim.policy.assign import Chain, Copy
 from costsim.policy.space import Outcomes, Space
 
+T = TypeVar("T")
 OfGemms = tuple[Writes, Globs]  # what scope gemm counts: which writes, and names of the GEMMs that it leaves out
 
 
@@ -38,7 +37,14 @@ class _Reader(NamedTuple):
     chains: Outcomes[Chain]
 
 
-class _Compiler:
+class Pass(NamedTuple):
+    """A quantize kernel before an op: what is counted of it, and how often it runs in a step."""
+
+    counts: tuple[int, ...]
+    runs: int
+
+
+class Compiler:
     """Works out the terms of one graph under one convention. `writes`: those of scope gemm, None in other scopes."""
 
     def __init__(
@@ -52,8 +58,7 @@ class _Compiler:
         selectors = telling(self.family.selectors, self.left_out)
         self.kernels = kernel_classes(graph, selectors, group_ops(graph, grouping(traffic, scope)))
         self.parts = Parts(graph, self.kernels)
-        self.tables: dict[tuple[int, ...], Integers] = {}
-        self.alternatives: dict[frozenset[Condition], Integers] = {}
+        self.sum = Sum()
         self.members: dict[int, int] = {}  # by class: how many tensors it has
         for number in self.kernels.traffic_of.values():
             self.members[number] = self.members.get(number, 0) + 1
@@ -75,20 +80,27 @@ class _Compiler:
 
     # --- terms ---
 
-    def add(self, of: Outcomes[Any], counts: Sequence[Counts]) -> None:
-        """Add what has these counts, by its value."""
-        if any(map(any, counts)):
-            table = np.array(counts, object)[list(of.which)]
-            self.tables[of.variables] = self.tables.get(of.variables, 0) + table
+    def counts(self, parts: Iterable[Part], times: int) -> tuple[int, ...]:
+        """What is counted of so many times these parts."""
+        return of_parts(parts, times)
 
-    def add_if_any(self, conditions: Iterable[Outcomes[bool]], counts: Counts) -> None:
-        """Add what is there if any condition holds."""
-        possible = [condition for condition in conditions if any(condition.values)]
-        if any(not condition.variables for condition in possible):
-            self.add(Outcomes((), (0,), (None,)), [counts])
-        elif possible and any(counts):
-            key = frozenset(Condition(c.variables, tuple([c.values[i] for i in c.which])) for c in possible)
-            self.alternatives[key] = self.alternatives.get(key, 0) + np.array(counts, object)
+    def add_passes(self, of: Outcomes[tuple[Pass, ...]], number: int) -> None:
+        """Add quantize kernels that run before each of so many ops."""
+        none = [0] * len(self.counts((), 0))
+        counts = [(none, *(one.counts for one in each)) for each in of.values]
+        self.sum.add(of, [[number * sum(n) for n in zip(*each, strict=True)] for each in counts])
+
+    def add_pass_if_any(self, conditions: Sequence[Outcomes[bool]], one: Pass, number: int) -> None:
+        """Add so many quantize kernels, which run if any condition holds."""
+        self.sum.add_if_any(conditions, [number * n for n in one.counts])
+
+    def moved(self, move: Move, times: int) -> tuple[int, ...]:
+        """What is counted of so many times a move."""
+        return self.counts([Part(NO_WORK, (move,))], times)
+
+    def one_pass(self, part: Part, op: Op, name: str, copy: Copy) -> Pass:
+        """A quantize kernel before an op."""
+        return Pass(self.counts([part], 1), cast_times(self.graph, op, name, copy))
 
     # --- reads ---
 
@@ -102,17 +114,22 @@ class _Compiler:
             touches = self.kernels.touched_before(op, slot)
             told |= {self.graph.reader_number(other, i) for other, i in touches if i < len(other.inputs)}
 
-        def count(chosen: Mapping[int, int]) -> Counts:
+        def traffic(chosen: Mapping[int, int]) -> TensorTraffic:
             chains = [family.pick(reader.chains, chosen) if i in told else () for i, reader in enumerate(readers)]
-            traffic = tensor_traffic(self.graph, name, family.pick(stored, chosen), chains, self.kernels.group)
-            parts = [self.parts.read(alike, slot, traffic)]
-            if self.writes is None:
-                casts = self.parts.casts(alike, slot, traffic)
-                parts += [cast.part for cast in casts if cast.written.copy and cast.written.copy.transient]
-            return _of_parts(parts, len(alike.ops))
+            return tensor_traffic(self.graph, name, family.pick(stored, chosen), chains, self.kernels.group)
 
-        counts = family.outcomes([stored, *(readers[i].chains for i in told)], count)
-        self.add(counts, counts.values)
+        def passes(chosen: Mapping[int, int]) -> tuple[Pass, ...]:
+            casts = self.parts.casts(alike, slot, traffic(chosen))
+            made = [(cast.part, cast.written.copy) for cast in casts]
+            return tuple([self.one_pass(part, op, name, copy) for part, copy in made if copy and copy.transient])
+
+        of: list[Outcomes[Any]] = [stored, *(readers[i].chains for i in told)]
+        times = len(alike.ops)
+        counts = family.outcomes(of, lambda chosen: self.counts([self.parts.read(alike, slot, traffic(chosen))], times))
+        self.sum.add(counts, counts.values)
+        chains = self.chains(op, slot)
+        if self.writes is None and any(copy.transient for chain in chains.values for copy in chain):
+            self.add_passes(family.outcomes(of, passes), times)
 
     # --- what is made and written if any reader wants it ---
 
@@ -171,12 +188,11 @@ class _Compiler:
             for format in formats if self.writes is None else formats[:1]:
                 cast = self.parts.cast(op, operand, format, copy, source)
                 if self.writes is not None:
-                    written = Counts(written_bits=times * cast.written.written_bits)
-                    self.add_if_any(self.when_read_by_gemm(name, copy), written)
-                    continue
-                wants = partial(self._casts, (copy, source))
-                conditions = self.when(name, wants, format if source is None else None)
-                self.add_if_any(conditions, _of_parts([cast.part], times))
+                    part, conditions = Part(NO_WORK, (cast.written,)), self.when_read_by_gemm(name, copy)
+                else:
+                    wants = partial(self._casts, (copy, source))
+                    part, conditions = cast.part, self.when(name, wants, format if source is None else None)
+                self.add_pass_if_any(conditions, self.one_pass(part, op, name, copy), times)
 
     def _casts(self, cast: tuple[Copy, Held], op: Op, reading: Reading, _outside: bool) -> bool:
         return self.counted(op) and cast in reading.casts
@@ -189,17 +205,15 @@ class _Compiler:
         name = op.outputs[slot - len(op.inputs)]
         root, stored = self.graph.root[name], self.stored(name)
         operands = self.writes == "operands" and not self.gemm(op)
-        counts = [
-            Counts(written_bits=times * self.parts.raw(op, slot, format).written_bits) for format in stored.values
-        ]
+        counts = [self.moved(self.parts.raw(op, slot, format), times) for format in stored.values]
         if operands:
             for format, count in zip(stored.values, counts, strict=True):
-                self.add_if_any(self.when_operand(root, None, format), count)
+                self.sum.add_if_any(self.when_operand(root, None, format), count)
         elif root != name or not self.readers(name):
-            self.add(stored, counts)
+            self.sum.add(stored, counts)
         else:
             for format, count in zip(stored.values, counts, strict=True):
-                self.add_if_any(self.when(name, _reads(None), format), count)
+                self.sum.add_if_any(self.when(name, _reads(None), format), count)
         return self.made(alike, slot, operands)
 
     def made(self, alike: Alike, slot: int, operands: bool = False) -> None:
@@ -213,54 +227,61 @@ class _Compiler:
         )
         for copy in dict.fromkeys(every):
             work, move = self.parts.made(op, slot, copy, self.stored(root).values[0])
-            written = Counts(written_bits=times * move.written_bits)
+            written = self.moved(move, times)
             if operands:
-                self.add_if_any(self.when_operand(root, copy), written)
+                self.sum.add_if_any(self.when_operand(root, copy), written)
                 continue
             made = self.when(root, partial(_makes, copy))
-            self.add_if_any(made, Counts(quantize=times * work["quantize"]))
+            self.sum.add_if_any(made, self.counts([Part(work, ())], times))
             if self.writes != "none":
-                self.add_if_any(self.when(root, _reads(copy)), written)
+                self.sum.add_if_any(self.when(root, _reads(copy)), written)
 
     # --- arithmetic ---
 
-    def arithmetic(self, alike: Alike, law: Law) -> None:
-        """Add the cost of the MACs of GEMMs that are alike."""
-        op, graph, pick = alike.ops[0], self.graph, self.family.pick
+    def products(self, op: Op, value: Callable[[Sums], T]) -> Outcomes[T]:
+        """Something that hangs on what a GEMM multiplies, and on how it adds its products up."""
+        graph, pick = self.graph, self.family.pick
         macs, _ = graph.work(op)
-        products = summed(graph, op)
         operands = [(i, self.stored(op.inputs[i]), self.chains(op, i)) for i in (0, 1)]
         named = self.family.accumulators[self.family.classes.stored_as[op.outputs[0]]]
 
-        def price(chosen: Mapping[int, int]) -> int | None:
+        def make(chosen: Mapping[int, int]) -> T:
             a, b = (factor(graph, op, i, pick(stored, chosen), pick(chain, chosen)) for i, stored, chain in operands)
-            pair, additions = sums(graph, macs, pick(named, chosen), a, b)
-            return law.cost(*pair[:2], products, macs, additions)
+            return value(sums(graph, macs, pick(named, chosen), a, b))
 
-        prices = self.family.outcomes(
-            [named, *(stored for _, stored, _ in operands), *(c for _, _, c in operands)], price
-        )
-        times = len(alike.ops)
+        return self.family.outcomes([named, *(stored for _, stored, _ in operands), *(c for _, _, c in operands)], make)
+
+    def arithmetic(self, alike: Alike, law: Law) -> None:
+        """Add the cost of the MACs of GEMMs that are alike."""
+        op, times = alike.ops[0], len(alike.ops)
+        macs, products = self.graph.work(op)[0], summed(self.graph, op)
+        prices = self.products(op, lambda of: law.cost(*of.pair[:2], products, macs, of.additions))
         unpriced = Counts(unpriced_macs=times * macs)
-        self.add(prices, [unpriced if each is None else Counts(priced=times * each) for each in prices.values])
+        self.sum.add(prices, [unpriced if each is None else Counts(priced=times * each) for each in prices.values])
 
     # --- all of them ---
 
-    def all_traffic(self) -> None:
-        """Add what is moved, with the copies that are made."""
-        gemms_alone = self.writes in ("gemms", "none")
-        for alike in self.kernels.alike:
-            op = alike.ops[0]
-            if not self.counted(op) or (gemms_alone and not self.gemm(op)):
-                continue
-            if self.writes is None or self.gemm(op):
-                for slot in range(len(op.inputs)):
-                    self.read(alike, slot)
-            for slot in range(len(op.outputs)):
-                self.written(alike, len(op.inputs) + slot)
-        if not gemms_alone:
+    def moves(self, alike: Alike) -> None:
+        """Add what ops that are alike move, with the copies that they make."""
+        op = alike.ops[0]
+        if self.writes is None or self.gemm(op):
+            for slot in range(len(op.inputs)):
+                self.read(alike, slot)
+        for slot in range(len(op.outputs)):
+            self.written(alike, len(op.inputs) + slot)
+
+    def all_casts(self) -> None:
+        """Add the quantize kernels that make copies once."""
+        if self.writes in (None, "operands"):
             for name, _ in self.kernels.traffic.values():
                 self.casts(name)
+
+    def all_traffic(self) -> None:
+        """Add what is moved, with the copies that are made."""
+        for alike in self.kernels.alike:
+            if self.counted(alike.ops[0]):
+                self.moves(alike)
+        self.all_casts()
 
     def all_arithmetic(self, law: Law) -> None:
         """Add the cost of all MACs."""
@@ -268,17 +289,14 @@ class _Compiler:
             if self.gemm(alike.ops[0]) and not alike.ops[0].kind.view:
                 self.arithmetic(alike, law)
 
-    def terms(self) -> Terms:
-        """What was added."""
-        tables = tuple(Table(*item) for item in self.tables.items())
-        return Terms(self.space, tables, tuple(Alternative(*item) for item in self.alternatives.items()))
-
     def gemm(self, op: Op) -> bool:
         """Whether it is a GEMM, and none that scope gemm leaves out."""
         return is_counted(op, self.left_out)
 
     def counted(self, op: Op) -> bool:
         """Whether the scope has the op, or of what it reads and writes what GEMMs read."""
+        if self.writes in ("gemms", "none") and not self.gemm(op):
+            return False
         return not op.kind.view and (self.writes is not None or narrowest_scope(op) in self.scopes)
 
 
@@ -298,7 +316,7 @@ def _makes(copy: Copy, _op: Op, reading: Reading, _outside: bool) -> bool:
     return copy in reading.made
 
 
-def _of_parts(parts: Iterable[Part], times: int) -> Counts:
+def of_parts(parts: Iterable[Part], times: int) -> Counts:
     """The counts of so many times these parts."""
     read = written = quantize = 0
     for work, moves in parts:
@@ -316,23 +334,23 @@ def compile_step(
 
     Raises InputError for choices that do not fit.
     """
-    compiler = _Compiler(graph, space, index, traffic, scope, of_gemms)
+    compiler = Compiler(graph, space, index, traffic, scope, of_gemms)
     compiler.all_traffic()
     compiler.all_arithmetic(LAWS[law])
-    return compiler.terms()
+    return compiler.sum.terms(space)
 
 
 def compile_traffic(
     graph: Graph, space: Space, traffic: Traffic, scope: Scope, of_gemms: OfGemms, index: int = 0
 ) -> Terms:
     """Those of `compile_step` that are not arithmetic."""
-    compiler = _Compiler(graph, space, index, traffic, scope, of_gemms)
+    compiler = Compiler(graph, space, index, traffic, scope, of_gemms)
     compiler.all_traffic()
-    return compiler.terms()
+    return compiler.sum.terms(space)
 
 
 def compile_arithmetic(graph: Graph, space: Space, law: str, left_out: Globs = (), index: int = 0) -> Terms:
     """Those of `compile_step` that are arithmetic: of GEMMs, in any scope but for those left out, and any traffic."""
-    compiler = _Compiler(graph, space, index, "unfused", "gemm", ("gemms", left_out))
+    compiler = Compiler(graph, space, index, "unfused", "gemm", ("gemms", left_out))
     compiler.all_arithmetic(LAWS[law])
-    return compiler.terms()
+    return compiler.sum.terms(space)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.policy.space import Space
+from costsim.policy.space import Outcomes, Space
 
 Integers = NDArray[Any]  # of int64, or of Python integers
 Points = NDArray[np.integer[Any]]  # [policies, variables]: the place of a choice
@@ -60,13 +60,15 @@ class Terms:
 
     def evaluate(self, points: Points) -> Integers:
         """Counts of policies, [policies, what is counted]."""
-        total = np.zeros((len(points), len(Counts._fields)), self.tables[0].counts.dtype if self.tables else np.int64)
+        some = [table.counts for table in self.tables] + [counts for _, counts in self.alternatives]
+        columns, dtype = (some[0].shape[-1], some[0].dtype) if some else (len(Counts._fields), np.int64)
+        total = np.zeros((len(points), columns), dtype)
         for variables, counts in self.tables:
-            total += counts.take(self._places(variables, points), axis=0)
+            total += counts.take(places(self.space, variables, points), axis=0)
         for conditions, counts in self.alternatives:
             any_holds = np.zeros(len(points), bool)
             for variables, holds in conditions:
-                any_holds |= np.array(holds).take(self._places(variables, points))
+                any_holds |= np.array(holds).take(places(self.space, variables, points))
             total += any_holds[:, None] * counts
         return total
 
@@ -74,20 +76,56 @@ class Terms:
         """The counts of one policy."""
         return Counts(*map(int, self.evaluate(np.array([combination]))[0]))
 
-    def _places(self, variables: Sequence[int], points: Points) -> NDArray[np.intp]:
-        """By policy: the place of its combination of these variables."""
-        places = np.zeros(len(points), np.intp)
-        for i in variables:
-            places = places * self.space.sizes[i] + points[:, i]
-        return places
+
+def places(space: Space, variables: Sequence[int], points: Points) -> NDArray[np.intp]:
+    """By policy: the place of its combination of these variables."""
+    at = np.zeros(len(points), np.intp)
+    for i in variables:
+        at = at * space.sizes[i] + points[:, i]
+    return at
+
+
+class Sum:
+    """Terms, as they are added."""
+
+    def __init__(self) -> None:
+        self.tables: dict[tuple[int, ...], Integers] = {}
+        self.alternatives: dict[frozenset[Condition], Integers] = {}
+
+    def add(self, of: Outcomes[Any], counts: Sequence[Sequence[float]]) -> None:
+        """Add what has these counts, by its value."""
+        if any(map(any, counts)):
+            table = np.array(counts, object)[list(of.which)]
+            self.tables[of.variables] = self.tables.get(of.variables, 0) + table
+
+    def add_if_any(self, conditions: Iterable[Outcomes[bool]], counts: Sequence[float]) -> None:
+        """Add what is there if any condition holds."""
+        possible = [condition for condition in conditions if any(condition.values)]
+        if any(not condition.variables for condition in possible):
+            self.add(Outcomes((), (0,), (None,)), [counts])
+        elif possible and any(counts):
+            key = frozenset(Condition(c.variables, tuple([c.values[i] for i in c.which])) for c in possible)
+            self.alternatives[key] = self.alternatives.get(key, 0) + np.array(counts, object)
+
+    def include(self, terms: Terms, times: Any = 1) -> None:
+        """Add all of these terms so many times, or their columns so many times each."""
+        for variables, table in terms.tables:
+            self.tables[variables] = self.tables.get(variables, 0) + times * table
+        for conditions, counts in terms.alternatives:
+            self.alternatives[conditions] = self.alternatives.get(conditions, 0) + times * counts
+
+    def terms(self, space: Space) -> Terms:
+        """What was added."""
+        tables = tuple(Table(*item) for item in self.tables.items())
+        return Terms(space, tables, tuple(Alternative(*item) for item in self.alternatives.items()))
 
 
 # --- fewer terms ------------------------------------------------------------------------------------------------------
 
-_MERGED = 4096  # tables of at most so many combinations are merged: a lookup less, and still in the cache
+MERGED = 4096  # tables of at most so many combinations are merged: a lookup less, and still in the cache
 
 
-def _widened(sizes: Sequence[int], table: Table, variables: tuple[int, ...]) -> Integers:
+def widened(sizes: Sequence[int], table: Table, variables: tuple[int, ...]) -> Integers:
     """The counts of a table by combination of more variables, of which it has some, all in order."""
     shape = [sizes[i] if i in table.variables else 1 for i in variables]
     counts = table.counts.reshape(*shape, -1)
@@ -95,16 +133,16 @@ def _widened(sizes: Sequence[int], table: Table, variables: tuple[int, ...]) -> 
     return whole.reshape(-1, counts.shape[-1])
 
 
-def union_of(sizes: Sequence[int], parts: Iterable[Sequence[int]]) -> tuple[int, ...] | None:
+def union_of(sizes: Sequence[int], parts: Iterable[Sequence[int]], most: int = MERGED) -> tuple[int, ...] | None:
     """The variables of several tables, if one of them all is small enough."""
     union = tuple(sorted({i for variables in parts for i in variables}))
-    return union if prod(sizes[i] for i in union) <= _MERGED else None
+    return union if prod(sizes[i] for i in union) <= most else None
 
 
 def as_table(sizes: Sequence[int], conditions: Iterable[Condition], counts: Integers, union: tuple[int, ...]) -> Table:
     """An alternative as a table."""
-    holds = [_widened(sizes, Table(of, np.array(so)[:, None]), union) for of, so in conditions]
-    return Table(union, np.logical_or.reduce(holds).astype(object) * counts)
+    holds = [widened(sizes, Table(of, np.array(so)[:, None]), union) for of, so in conditions]
+    return Table(union, np.logical_or.reduce(holds) * counts)
 
 
 def merged(terms: Terms) -> Terms:
@@ -125,12 +163,11 @@ def merged(terms: Terms) -> Terms:
         for i, other in enumerate(tables):
             union = union_of(sizes, (table.variables, other.variables))
             if union is not None:
-                tables[i] = Table(union, _widened(sizes, table, union) + _widened(sizes, other, union))
+                tables[i] = Table(union, widened(sizes, table, union) + widened(sizes, other, union))
                 break
         else:
             tables.append(table)
-    largest = [table.counts.max(axis=0) for table in tables] + [counts for _, counts in kept]
-    dtype: Any = np.int64 if all(int(bound) < 2**63 for bound in np.sum(largest, axis=0)) else object
+    dtype = _dtype([*(table.counts for table in tables), *(counts[None] for _, counts in kept)])
     return Terms(
         terms.space,
         tuple(table._replace(counts=table.counts.astype(dtype)) for table in tables),
@@ -138,17 +175,20 @@ def merged(terms: Terms) -> Terms:
     )
 
 
+def _dtype(counts: Sequence[Integers]) -> Any:
+    """What holds all sums of entries: floats if any are, int64 if the sum of the largest fits, else Python's integers.
+
+    A sum fits if that of the largest entries of all terms does.
+    """
+    if any(each.dtype == np.float64 for each in counts):
+        return np.float64
+    bounds = np.sum([abs(each).max(axis=0) for each in counts], axis=0) if counts else []
+    return np.int64 if all(int(bound) < 2**63 for bound in bounds) else object
+
+
 def weighed(parts: Sequence[tuple[int, Terms]]) -> Terms:
     """The terms of several steps, each so many times, under the same policy: of a run over all its phases."""
-    tables: dict[tuple[int, ...], Integers] = {}
-    alternatives: dict[frozenset[Condition], Integers] = {}
+    total = Sum()
     for steps, terms in parts:
-        for variables, counts in terms.tables:
-            tables[variables] = tables.get(variables, 0) + steps * counts
-        for conditions, counts in terms.alternatives:
-            alternatives[conditions] = alternatives.get(conditions, 0) + steps * counts
-    return Terms(
-        parts[0][1].space,
-        tuple(Table(*item) for item in tables.items()),
-        tuple(Alternative(*item) for item in alternatives.items()),
-    )
+        total.include(terms, steps)
+    return total.terms(parts[0][1].space)

@@ -1,0 +1,129 @@
+"""A step compiled kernel by kernel: what the time of each kernel hangs on, for any policy of a space.
+
+A kernel takes as long as its arithmetic or its traffic, so no sum over a step says how long that takes. Quantize
+kernels before an op are kernels of their own, which are launched if some reader wants the copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from costsim.cost.classes import Alike
+from costsim.cost.compile import Compiler, OfGemms, Pass
+from costsim.cost.parts import Part
+from costsim.cost.terms import Sum, Terms
+from costsim.formats.format import Format
+from costsim.graph.graph import Graph, Op
+from costsim.names import Scope, Traffic
+from costsim.policy.space import Outcomes, Space
+
+Pair = tuple[Format, Format, Format]
+
+
+class Moved(NamedTuple):
+    """What is counted of a kernel besides its MACs."""
+
+    vector_ops: int
+    dram_bits: int
+
+
+class Gemm(NamedTuple):
+    """A GEMM of a kernel: its MACs over all runs in a step, and which formats it multiplies and sums."""
+
+    macs: int
+    runs: int
+    pairs: Outcomes[Pair]
+
+
+class Kernel(NamedTuple):
+    """A kernel, how many of a step are alike, and how often each runs."""
+
+    number: int
+    runs: int
+    gemms: tuple[Gemm, ...]
+    moved: Terms  # counts as in `Moved`
+    always: bool  # else it runs only if it moves something
+
+
+class Kernels(NamedTuple):
+    """A step, kernel by kernel."""
+
+    space: Space
+    kernels: tuple[Kernel, ...]
+    before: tuple[tuple[int, Outcomes[tuple[Pass, ...]]], ...]  # quantize kernels before so many ops, by their choices
+    if_any: tuple[tuple[int, tuple[Outcomes[bool], ...], Pass], ...]  # so many, which run if any condition holds
+
+
+class _KernelCompiler(Compiler):
+    """Works out the terms of each kernel by itself."""
+
+    def __init__(
+        self, graph: Graph, space: Space, index: int, traffic: Traffic, scope: Scope, of_gemms: OfGemms
+    ) -> None:
+        super().__init__(graph, space, index, traffic, scope, of_gemms)
+        self.before: list[tuple[int, Outcomes[tuple[Pass, ...]]]] = []
+        self.if_any: list[tuple[int, tuple[Outcomes[bool], ...], Pass]] = []
+
+    def counts(self, parts: Iterable[Part], times: int) -> Moved:
+        """Operations on elements and bits moved of so many times these parts."""
+        vector_ops = dram_bits = 0
+        for work, moves in parts:
+            vector_ops += sum(work.values())
+            dram_bits += sum([move.read_bits + move.written_bits for move in moves])
+        return Moved(times * vector_ops, times * dram_bits)
+
+    def add_passes(self, of: Outcomes[tuple[Pass, ...]], number: int) -> None:
+        """Add quantize kernels that run before each of so many ops."""
+        self.before.append((number, of))
+
+    def add_pass_if_any(self, conditions: Sequence[Outcomes[bool]], one: Pass, number: int) -> None:
+        """Add so many quantize kernels, which run if any condition holds, and not if they move nothing."""
+        possible = tuple([condition for condition in conditions if any(condition.values)])
+        if possible and any(one.counts):
+            self.if_any.append((number, possible, one))
+
+    def of_one(self, alike: Alike) -> tuple[Terms, tuple[Gemm, ...]]:
+        """What one of some ops that are alike moves and multiplies; quantize kernels before all of them are added."""
+        op, first = alike.ops[0], len(self.before)
+        self.sum = Sum()
+        self.moves(alike._replace(ops=[op]))
+        self.before[first:] = [(len(alike.ops), of) for _, of in self.before[first:]]
+        if self.writes is None or self.gemm(op):
+            macs, work = self.graph.work(op)
+            self.sum.add(Outcomes((), (0,), (None,)), [Moved(sum(work.values()), 0)])
+            if self.gemm(op) and macs:
+                gemm = Gemm(macs, op.times, self.products(op, lambda of: of.pair))
+                return self.sum.terms(self.space), (gemm,)
+        return self.sum.terms(self.space), ()
+
+    def all_kernels(self) -> tuple[Kernel, ...]:
+        """The kernels of a step, those that are alike once."""
+        alike_of = {op.position: i for i, alike in enumerate(self.kernels.alike) for op in alike.ops}
+        members: dict[int, list[Op]] = {}
+        for op in self.graph.ops:
+            if self.counted(op):
+                members.setdefault(self.kernels.group[op.position], []).append(op)
+        alike: dict[tuple[int, ...], list[list[Op]]] = {}
+        for ops in members.values():
+            alike.setdefault(tuple([alike_of[op.position] for op in ops]), []).append(ops)
+        of_one = {i: self.of_one(self.kernels.alike[i]) for i in dict.fromkeys(i for key in alike for i in key)}
+        kernels = []
+        for key, same in alike.items():
+            total, ops = Sum(), same[0]
+            for i in key:
+                total.include(of_one[i][0])
+            gemms = tuple([gemm for i in key for gemm in of_one[i][1]])
+            always = self.writes is None or any(map(self.gemm, ops))
+            kernels.append(Kernel(len(same), ops[0].times, gemms, total.terms(self.space), always))
+        return tuple(kernels)
+
+
+def compile_kernels(
+    graph: Graph, space: Space, traffic: Traffic, scope: Scope, of_gemms: OfGemms, index: int = 0
+) -> Kernels:
+    """The kernels of a step in the phase of that index. Raises InputError for choices that do not fit."""
+    compiler = _KernelCompiler(graph, space, index, traffic, scope, of_gemms)
+    kernels = compiler.all_kernels()
+    compiler.all_casts()
+    return Kernels(space, kernels, tuple(compiler.before), tuple(compiler.if_any))

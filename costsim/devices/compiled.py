@@ -1,0 +1,185 @@
+"""Time and energy of a compiled step on a device: the roofline of each kernel, for any policy of a space.
+
+The same figures as `roofline.spend` gives for one policy, as tables. Floats begin here: all counts are exact integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from costsim.cost.compile import Pass
+from costsim.cost.kernels import Gemm, Kernel, Kernels, Pair
+from costsim.cost.measure import Measure
+from costsim.cost.terms import Condition, Sum, Terms
+from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
+from costsim.devices.profile import Hardware, Rate
+from costsim.devices.roofline import Rates
+from costsim.errors import InputError
+from costsim.policy.space import Outcomes
+
+_ALWAYS = Outcomes((), (0,), (True,))
+
+
+class Timed:
+    """A compiled step on a device."""
+
+    def __init__(self, kernels: Kernels, device: Hardware, overlap: bool) -> None:
+        self.kernels, self.device, self.overlap, self.rates = kernels, device, overlap, Rates(device)
+
+    def _lacks(self, what: str, figure: str) -> InputError:
+        return InputError(f"--hardware {self.device.name}: its profile has no {figure}, so no {what} is known")
+
+    # --- time ---
+
+    @cached_property
+    def _seconds(self) -> tuple[float, float]:
+        """Seconds of an operation on elements, and of a bit moved. Raises InputError if the profile lacks a figure."""
+        device = self.device
+        vector, bandwidth = device.vector_op_per_s, device.dram_bytes_per_s
+        if not vector and self._vector_ops:
+            raise self._lacks("time", "vector_op_per_s")
+        if not bandwidth:
+            raise self._lacks("time", "dram_bytes_per_s")
+        vector_s = 1 / (vector * device.vector_efficiency) if vector else 0.0
+        return vector_s, 1 / (8 * bandwidth * device.dram_efficiency)
+
+    @property
+    def _vector_ops(self) -> bool:
+        """Whether some policy has operations on elements."""
+        of = self.kernels
+        tables = [each.counts[..., 0] for kernel in of.kernels for each in kernel.moved.tables]
+        others = [each.counts[..., 0] for kernel in of.kernels for each in kernel.moved.alternatives]
+        before = [one for _, each in of.before for passes in each.values for one in passes]
+        passes = [one.counts[0] for one in (*before, *(one for _, _, one in of.if_any))]
+        return any(np.any(each) for each in (*tables, *others)) or any(passes)
+
+    def _passes(self, total: Sum, value: Callable[[Pass], float]) -> None:
+        """Add what quantize kernels take."""
+        for number, of in self.kernels.before:
+            total.add(of, [[number * sum(map(value, passes))] for passes in of.values])
+        for number, conditions, one in self.kernels.if_any:
+            total.add_if_any(conditions, [number * value(one)])
+
+    def rate(self, pair: Pair) -> Rate | None:
+        """The multiplier that a pair runs on; None if there is none."""
+        chosen = self.rates[pair]
+        return None if chosen is None else chosen[0]
+
+    @cached_property
+    def barred(self) -> frozenset[Condition]:
+        """For which policies some pair of formats does not run."""
+        found = set()
+        for kernel in self.kernels.kernels:
+            for gemm in kernel.gemms:
+                lacking = [self.rate(pair) is None for pair in gemm.pairs.values]
+                if any(lacking):
+                    found.add(Condition(gemm.pairs.variables, tuple([lacking[i] for i in gemm.pairs.which])))
+        return frozenset(found)
+
+    def by_pair(self, gemm: Gemm, value: Callable[[Rate], float]) -> list[float]:
+        """What a GEMM takes with each of its pairs; the least with any where one does not run."""
+        rates = [self.rate(pair) for pair in gemm.pairs.values]
+        known = [None if rate is None else value(rate) for rate in rates]
+        least = min((each for each in known if each is not None), default=0.0)
+        return [least if each is None else each for each in known]
+
+    def time(self) -> Measure:
+        """Seconds of a step. Raises InputError if the profile lacks a figure."""
+        total, maxima = Sum(), []
+        for kernel in self.kernels.kernels:
+            busy = self._busy(kernel)
+            compute, dram = _bounds(busy)
+            longer = (1, 0) if compute[0] >= dram[1] else (0, 1) if dram[0] >= compute[1] else None
+            longer = longer if self.overlap else (1, 1)
+            if longer is None:
+                maxima.append(busy)
+            else:
+                total.include(_weighted(busy, longer))
+            self._launches(kernel, total)
+        self._passes(total, self._pass_s)
+        return Measure(self.kernels.space, _floats(total.terms(self.kernels.space)), tuple(maxima), self.barred)
+
+    def _busy(self, kernel: Kernel) -> Terms:
+        """Seconds of computing and of moving, in a column each, of all kernels that are alike."""
+        device, both = self.device, Sum()
+        both.include(kernel.moved, kernel.number * np.array(self._seconds))
+        for gemm in kernel.gemms:
+            part = device.mac_part(gemm.macs / gemm.runs)
+            taken = self.by_pair(gemm, lambda rate: 1 / rate.mac_per_s)
+            both.add(gemm.pairs, [[kernel.number * gemm.macs * each / part, 0.0] for each in taken])
+        return _floats(both.terms(kernel.moved.space))
+
+    def _launches(self, kernel: Kernel, total: Sum) -> None:
+        """Add the launches of kernels that are alike: of those that run only if they move something, then."""
+        launched = [kernel.number * kernel.runs * self.device.launch_s]
+        if kernel.always or kernel.moved.tables:
+            total.add(_ALWAYS, [launched])
+            return
+        conditions = {condition for each in kernel.moved.alternatives for condition in each.conditions}
+        outcomes = [Outcomes(c.variables, tuple(map(int, c.holds)), (False, True)) for c in sorted(conditions)]
+        total.add_if_any(outcomes, launched)
+
+    def _pass_s(self, one: Pass) -> float:
+        compute, dram = (n * each for n, each in zip(one.counts, self._seconds, strict=True))
+        return (max(compute, dram) if self.overlap else compute + dram) + one.runs * self.device.launch_s
+
+    # --- energy ---
+
+    def energy(self) -> Measure:
+        """Joules of a step. Raises InputError if the profile lacks a figure."""
+        device, total = self.device, Sum()
+        table, dram = TABLES.get(device.energy_table or ""), DRAM.get(device.memory)
+        if table is None or dram is None:
+            raise self._lacks("energy", "energy_table" if table is None else f"energy of {device.memory}")
+        joules = (table.vector_op_pj * PICO, (table.sram_pj_per_bit + dram.pj_per_bit) * PICO)
+        for kernel in self.kernels.kernels:
+            total.include(_weighted(kernel.moved, [kernel.number * each for each in joules]))
+            for gemm in kernel.gemms:
+                taken = self.by_pair(gemm, lambda rate: mac_pj(table, rate.a, rate.b, rate.accumulator)[0] * PICO)
+                total.add(gemm.pairs, [[kernel.number * gemm.macs * each] for each in taken])
+        self._passes(total, lambda one: _dot(one.counts, joules))
+        maxima: list[Terms] = []
+        if device.static_w is not None:
+            time = self.time()
+            total.include(time.sum, device.static_w)
+            maxima += [_scaled(terms, device.static_w) for terms in time.maxima]
+        return Measure(self.kernels.space, _floats(total.terms(self.kernels.space)), tuple(maxima), self.barred)
+
+
+def _dot(counts: Sequence[int], weights: Sequence[float]) -> float:
+    return sum(n * weight for n, weight in zip(counts, weights, strict=True))
+
+
+def _scaled(terms: Terms, times: float) -> Terms:
+    total = Sum()
+    total.include(terms, times)
+    return total.terms(terms.space)
+
+
+def _weighted(terms: Terms, weights: Sequence[float]) -> Terms:
+    """The columns of terms as one, each so many times."""
+    column: Any = np.array(weights, object)[:, None]
+    tables = tuple(each._replace(counts=each.counts @ column) for each in terms.tables)
+    return Terms(terms.space, tables, tuple(each._replace(counts=each.counts @ column) for each in terms.alternatives))
+
+
+def _floats(terms: Terms) -> Terms:
+    return Terms(
+        terms.space,
+        tuple(table._replace(counts=table.counts.astype(np.float64)) for table in terms.tables),
+        tuple(each._replace(counts=each.counts.astype(np.float64)) for each in terms.alternatives),
+    )
+
+
+def _bounds(terms: Terms) -> list[tuple[float, float]]:
+    """By column of two: no policy has less, and none more."""
+    low, high = np.zeros(2), np.zeros(2)
+    for table in terms.tables:
+        low, high = low + table.counts.min(axis=0), high + table.counts.max(axis=0)
+    for each in terms.alternatives:
+        high = high + each.counts
+    return list(zip(low.tolist(), high.tolist(), strict=True))
