@@ -141,7 +141,7 @@ def _component(tensor: Tensor, key: Key, life: _Life, lasts: set[str], copied: s
     return "stash" if _for_backward(tensor, life) else "temporaries"
 
 
-def _lasting(graph: Graph) -> set[str]:
+def lasting(graph: Graph) -> set[str]:
     """What is there from step to step."""
     producer = graph.producer
     return {
@@ -160,7 +160,7 @@ def _by_producer(copy: Copy | None) -> bool:
     return copy is None or copy.placement == "at_producer"
 
 
-def _from_start(graph: Graph, key: Key) -> bool:
+def from_start(graph: Graph, key: Key) -> bool:
     """Whether it lies there from the start: given from outside, or made before this micro-batch."""
     name, copy, _ = key
     if name in graph.producer:
@@ -168,7 +168,7 @@ def _from_start(graph: Graph, key: Key) -> bool:
     return _by_producer(copy) or (_is_cast_once(graph, key) and graph.micro_batches > 1)
 
 
-def _to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
+def to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
     """Whether it stays after its last read: for the next step, or for a micro-batch that comes after this one.
 
     Of three micro-batches or more, the one seen is neither the first nor the last.
@@ -177,16 +177,26 @@ def _to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
     return (name in lasts and _by_producer(copy)) or (_is_cast_once(graph, key) and graph.micro_batches > 2)
 
 
+def made_again(graph: Graph) -> set[str]:
+    """What is made again for the backward, in both of its lives: no results of the step, the backward reads one."""
+    recomputed = {name: tensor.recomputes for name, tensor in graph.tensors.items() if tensor.recomputes is not None}
+    return {*recomputed, *recomputed.values()}
+
+
+def whole_bytes(bits: int) -> int:
+    """The bytes of what is stored."""
+    return -(-bits // 8)
+
+
 def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) -> Iterator[Stored]:
-    lives, lasts, tensors = _lives(graph, assignment, traffic), _lasting(graph), graph.tensors
+    lives, lasts, tensors = _lives(graph, assignment, traffic), lasting(graph), graph.tensors
     for name in tensors:  # what no op reads in this way is there all the same
         if name in lasts and tensors[name].alias is None and Key(name, None) not in lives:
             lives[Key(name, None)] = _Life(0, end, "", name)
     copied = {key.name for key in lives if key.copy is not None and not key.transient}
     logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.input_names[:1] == ("logits",)}
     forward_end = max(group_ops(graph, traffic)[op.position] for op in graph.ops if op.phase == "forward")
-    recomputed = {name: tensor.recomputes for name, tensor in tensors.items() if tensor.recomputes is not None}
-    made_again = {*recomputed, *recomputed.values()}  # no results of the step: the backward reads one of both
+    again = made_again(graph)
     sizes: dict[tuple[Dims, int, Copy | None], int] = {}
     stored_as = assignment.classes.stored_as
     for key, life in lives.items():
@@ -195,12 +205,12 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         alike = (tensor.dims, stored_as[name], copy)
         size = sizes.get(alike)
         if size is None:
-            size = sizes[alike] = -(-stored_bits(graph, assignment, name, copy) // 8)
+            size = sizes[alike] = whole_bytes(stored_bits(graph, assignment, name, copy))
         if copy is None and name in graph.shared:
-            size = max(-(-stored_bits(graph, assignment, part, None) // 8) for part in graph.shared[name])
-        first = 0 if _from_start(graph, key) else life.first
-        unread = reader is None and name not in made_again  # a result of the step
-        last = end if unread or _to_end(graph, key, lasts) else life.last
+            size = max(whole_bytes(stored_bits(graph, assignment, part, None)) for part in graph.shared[name])
+        first = 0 if from_start(graph, key) else life.first
+        unread = reader is None and name not in again  # a result of the step
+        last = end if unread or to_end(graph, key, lasts) else life.last
         component = _component(tensor, key, life, lasts, copied, logits)
         format = copy.format if copy else assignment.format(name)
         kept = not key.transient and first <= forward_end < last and _for_backward(tensor, life)
@@ -238,6 +248,6 @@ def of_policy(graph: Graph, policy: Policy, traffic: Traffic) -> tuple[int, Memo
 
 def standing_bytes(graph: Graph, policy: Policy) -> int:
     """What weights and states alone take, between steps too, in the phase in which that is most: less than any peak."""
-    lasting = [name for name in sorted(_lasting(graph)) if graph.tensors[name].alias is None]
+    names = [name for name in sorted(lasting(graph)) if graph.tensors[name].alias is None]
     phases = [assign(graph, policy, i) for i in range(len(policy.file.phases))]
-    return max(sum(-(-stored_bits(graph, phase, name, None) // 8) for name in lasting) for phase in phases)
+    return max(sum(whole_bytes(stored_bits(graph, phase, name, None)) for name in names) for phase in phases)

@@ -92,8 +92,8 @@ class Timed:
         total, maxima = Sum(), []
         for kernel in self.kernels.kernels:
             busy = self._busy(kernel)
-            compute, dram = _bounds(busy)
-            longer = (1, 0) if compute[0] >= dram[1] else (0, 1) if dram[0] >= compute[1] else None
+            less, more = _bounds(_weighted(busy, (1, -1)))
+            longer = (1, 0) if less >= 0 else (0, 1) if more <= 0 else None
             longer = longer if self.overlap else (1, 1)
             if longer is None:
                 maxima.append(busy)
@@ -175,11 +175,11 @@ def _floats(terms: Terms) -> Terms:
     )
 
 
-def _bounds(terms: Terms) -> list[tuple[float, float]]:
-    """By column of two: no policy has less, and none more."""
-    low, high = np.zeros(2), np.zeros(2)
+def _bounds(terms: Terms) -> tuple[float, float]:
+    """Of one column: no policy has less, and none more."""
+    less = more = 0.0
     for table in terms.tables:
-        low, high = low + table.counts.min(axis=0), high + table.counts.max(axis=0)
-    for each in terms.alternatives:
-        high = high + each.counts
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+        less, more = less + float(table.counts.min()), more + float(table.counts.max())
+    for _, counts in terms.alternatives:
+        less, more = less + min(0.0, float(counts[0])), more + max(0.0, float(counts[0]))
+    return less, more
