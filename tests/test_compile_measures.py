@@ -1,4 +1,4 @@
-"""Compiled time, energy and peak memory against those of one policy: any policy of a space, family and traffic model."""
+"""Compiled time, energy and peak memory against those of one policy: any of a space, family and traffic model."""
 
 import random
 from functools import lru_cache
@@ -137,7 +137,7 @@ def test_too_many_readers_are_refused(monkeypatch):
         peak_memory(graph, space, "unfused", 1)
 
 
-# --- sums and maxima ---------------------------------------------------------------------------------------------------
+# --- sums and maxima --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
