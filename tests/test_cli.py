@@ -388,6 +388,8 @@ def test_help_with_an_example(path):
 
 @pytest.mark.parametrize("example", sorted({example for found in EXAMPLES.values() for example in found}))
 def test_examples_run(example, tmp_path, monkeypatch):
+    if example.startswith("costsim trace"):
+        pytest.skip("needs PyTorch, and a module: tests/pytorch runs it")
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(__file__).parent / "data" / "configs" / "gpt2.json", tmp_path / "config.json")
     shutil.copy(list_shipped("hardware_profiles")["h100-sxm"], tmp_path / "my-machine.yaml")

@@ -26,6 +26,8 @@ BLOCKS = [block for text in PAGES.values() for block in re.findall(r"^```(\w*)\n
 FILES = {  # that the pages speak of, beside those that they show
     "config.json": (ROOT / "tests" / "data" / "configs" / "gpt2.json").read_text(),
     "losses.csv": "step,loss\n1000,4.1\n2000,3.9\n3000,3.9\n4000,4.0\n",
+    "gpt.yaml": (ROOT / "tests" / "data" / "traced" / "gpt.yaml").read_text(),
+    "gpt.json": (ROOT / "tests" / "data" / "traced" / "gpt.json").read_text(),  # which gpt.yaml names
     "table.csv": "layer,bits\nencoder.0,4\n",
 }
 
@@ -38,7 +40,7 @@ def written_in(language):
 def run(command, tmp_path, monkeypatch):
     """Runs a command line in a folder that holds nothing but the files it names."""
     for name, text in FILES.items():
-        if name in command:
+        if Path(name).stem in command:
             (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     return CliRunner().invoke(main, shlex.split(command)[1:])

@@ -21,7 +21,7 @@ FLOORS = [
     ["formats", "graph"],
     ["inputs"],
     ["policy", "models"],
-    ["cost", "huggingface"],
+    ["cost", "huggingface", "trace"],
     ["devices"],
     ["run"],
     ["explain", "reference", "results"],

@@ -97,6 +97,10 @@ DIMS = {
     "cross_entropy_chunk": ("abv ab -", "- abv"),
     "cross_entropy_chunk_grad": ("- abv ab -", "abv"),
     "cross_entropy_in_place": ("abv ab -", "- abv"),
+    "log_softmax": ("abv", "abv"),
+    "log_softmax_grad": ("abv abv", "abv"),
+    "nll_loss": ("abv ab", "- -"),
+    "nll_loss_grad": ("- ab -", "abv"),
     "take_rows": ("bac", "ac"),
     "put_rows": ("ac", "bac"),
     "merge_rows": ("ab ab", "ab"),
@@ -125,6 +129,8 @@ PARAMS = {
     "count_labels": {"ignore": -1},
     "binary_cross_entropy": {"ignore": -1, "share": 0.5},
     "binary_cross_entropy_grad": {"ignore": -1, "share": 0.5},
+    "nll_loss": {"ignore": 2, "reduction": "mean"},
+    "nll_loss_grad": {"ignore": 2, "reduction": "mean"},
     "take_rows": {"at": 1},
     "put_rows": {"at": 1},
     "clip_factor": {"max_norm": 0.5},
@@ -195,6 +201,8 @@ BY_HAND = {
     "convert": {"convert": 2 * 3},
     "count_labels": {"cmp": 2 * 3, "add": 2 * 3},
     "merge_rows": {},
+    "nll_loss": {"cmp": 2 * 3, "add": 2 * 2 * 3, "div": 1},  # the numbers picked, and how many rows count
+    "nll_loss_grad": {"cmp": 2 * 3, "div": 1},
 }
 
 

@@ -73,8 +73,16 @@ def _formats() -> dict[str, str]:
 
 
 def _ops() -> dict[str, str]:
-    names = {name.replace("_", "-"): (kind.run.__doc__ or "").splitlines()[0] for name, kind in ops.OPS.items()}
-    return dict(sorted(names.items()))
+    runs = {name: called.run for name, called in ops.FUNCTIONS.items()}
+    runs |= {name: kind.run for name, kind in ops.OPS.items()}
+    return {name.replace("_", "-"): (run.__doc__ or "").splitlines()[0] for name, run in sorted(runs.items())}
+
+
+def aten() -> dict[str, str]:
+    """What becomes of each op of PyTorch that a trace may have."""
+    from costsim.trace.mappings import ATEN
+
+    return {name: becomes for name, (_, becomes) in sorted(ATEN.items())}
 
 
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
@@ -133,6 +141,18 @@ def _describe_kind(kind: Kind) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _describe_function(name: str, called: ops.Function) -> str:
+    lines = [f"function {name}, of pointwise equations, such as {name} {','.join(['ab'] * len(called.operands))}->ba"]
+    lines += [f"  {line.strip()}" for line in (called.run.__doc__ or "").strip().splitlines() if line.strip()]
+    if called.params:
+        lines.append(f"  params: {', '.join(called.params)}")
+    if called.work:
+        lines.append(f"  work per point: {', '.join(f'{n} {operation}' for operation, n in called.work.items())}")
+    if called.view:
+        lines.append("  the result lies in the memory of the operand, and nothing is moved")
+    return "\n".join(lines) + "\n"
+
+
 def _describe_traffic(model: fusion.TrafficModel) -> str:
     patterns = [pattern for pattern in fusion.PATTERNS if pattern.name in model.patterns]
     lines = [f"traffic model {model.name}: {model.description}", "  ops that run as one kernel:"]
@@ -158,6 +178,9 @@ def describe(name: str) -> str:
     kind = ops.OPS.get(name.replace("-", "_"))
     if kind is not None:
         return _describe_kind(kind)
+    called = ops.FUNCTIONS.get(name.replace("-", "_"))
+    if called is not None:
+        return _describe_function(name.replace("-", "_"), called)
     try:
         return _describe_format(named.parse_format(name))
     except InputError as error:

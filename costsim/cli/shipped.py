@@ -10,19 +10,23 @@ from costsim import names
 def _catalogue(name: str) -> dict[str, str]:
     from costsim.cli import catalogue
 
-    entries: Callable[[], dict[str, str]] = catalogue.CATALOGUES[name]
+    entries: Callable[[], dict[str, str]] = catalogue.aten if name == "aten" else catalogue.CATALOGUES[name]
     return entries()
 
 
 @click.command("list")
 @click.argument("catalogue", type=click.Choice(names.CATALOGUES))
-def list_(catalogue: str) -> None:
+@click.option("--aten", is_flag=True, help="With ops: those of PyTorch that trace knows, and what becomes of them.")
+def list_(catalogue: str, aten: bool) -> None:
     """List what costsim knows, a line each, the name first.
 
     \b
     costsim list policies
+    costsim list ops --aten
     """
-    entries = _catalogue(catalogue)
+    if aten and catalogue != "ops":
+        raise click.UsageError(f"--aten goes with ops, not with {catalogue}")
+    entries = _catalogue("aten" if aten else catalogue)
     width = max((len(name) for name in entries), default=0)
     for name, text in entries.items():
         click.echo(f"{name:{width}}  {text}".rstrip())

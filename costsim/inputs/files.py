@@ -17,8 +17,8 @@ PIPE_SECONDS = 5  # for the first byte of a pipe
 # --- text and CSV -----------------------------------------------------------------------------------------------------
 
 
-def _read_bytes(path: Path) -> bytes:
-    """The bytes of a file, or what comes through a pipe; a few more than are allowed.
+def _read_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a file, or what comes through a pipe; one more than are allowed.
 
     Raises InputError for a folder, a device, and a pipe into which nobody writes; OSError for what cannot be read.
     """
@@ -27,25 +27,25 @@ def _read_bytes(path: Path) -> bytes:
         if stat.S_ISFIFO(mode):
             readable, _, _ = select.select([file], [], [], PIPE_SECONDS)
             os.set_blocking(file.fileno(), True)
-            data = file.read(MAX_FILE_BYTES + 1) if readable else b""
+            data = file.read(most + 1) if readable else b""
             if not data:
                 raise InputError(f"{path}: a pipe through which nothing comes")
             return data
         if not stat.S_ISREG(mode):
             raise InputError(f"{path}: a device, expected a file")
-        return file.read(MAX_FILE_BYTES + 1)
+        return file.read(most + 1)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most: int = MAX_FILE_BYTES) -> str:
     """The text of a small UTF-8 file. Raises InputError for a folder, a missing, huge or binary file."""
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder, expected a YAML file")
-        data = _read_bytes(path)
+        data = _read_bytes(path, most)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise InputError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+    if len(data) > most:
+        raise InputError(f"{path}: larger than {most} bytes")
     if b"\0" in data:
         raise InputError(f"{path}: a binary file, expected text")
     try:

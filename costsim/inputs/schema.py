@@ -7,6 +7,7 @@ pydantic ends here: the rest of the package reads these frozen objects as plain 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -149,7 +150,7 @@ def read(section: type[Section], document: Document, at: tuple[str, ...] = ()) -
     for key in at:
         data = data[key]
     try:
-        return section.model_validate(data), []
+        return section.model_validate(data, context={"folder": Path(document.path).parent}), []  # of files it names
     except ValidationError as failure:
         errors = [error for error in failure.errors(include_url=False) if not _only_seems_short(error)]
     own = _own(section, errors)

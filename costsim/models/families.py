@@ -1,7 +1,9 @@
 """Model families by name, a file each: a file here that has what a family has is one, and needs no entry elsewhere.
 
 A family's file has `Model` and `Batch` (what its sections of a workload file hold), `sizes` (the dims) and `forward`
-(appends the forward ops, returns the loss). The family is named like its file, with hyphens.
+(appends the forward ops, returns the loss). The backward is worked out from these, unless the file has a `backward`;
+small copies are of few layers and small dims, unless it has `smaller`, which says by which fields they are made.
+The family is named like its file, with hyphens.
 """
 
 import importlib

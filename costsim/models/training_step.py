@@ -6,7 +6,7 @@ from typing import Any
 
 from costsim.collector import paused
 from costsim.errors import nearest, one_line
-from costsim.graph.autodiff import backward
+from costsim.graph import autodiff
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Graph, Tensor
 from costsim.inputs.document import Where
@@ -133,6 +133,9 @@ def training_step(
     def finished(weight: str, gradient: str) -> None:
         gradients[weight] = _accumulate(b, weight, gradient) if micro_batches > 1 else gradient
 
-    backward(b, loss, finished)
+    if hasattr(module, "backward"):  # it brings its own
+        module.backward(b, model, loss, finished)
+    else:
+        autodiff.backward(b, loss, finished)
     _update(b, optimizer, gradients)
     return b.build()

@@ -15,7 +15,8 @@ from costsim.graph.graph import Graph
 from costsim.graph.pairs import Pairs
 from costsim.inputs import schema, schema_workload
 from costsim.inputs.document import override
-from costsim.models.build import build
+from costsim.models.build import build, sections
+from costsim.models.families import family
 from costsim.models.head import CHUNK_DIMS, chunk_sizes
 from costsim.run.job import Job, with_fields
 
@@ -83,6 +84,9 @@ def shrink(job: Job) -> Graph:
 
     Raises InputError if that would leave out a kind of op in some phase.
     """
+    module = family(job.file.model["family"])
+    if hasattr(module, "smaller"):
+        return _own_copy(job, module)
     fields = [f"{name}={value}" for name, value in _few_layers(job.file.model).items()]
     if job.file.training.micro_batches > MICRO_BATCHES:
         fields.append(f"training.micro_batches={MICRO_BATCHES}")
@@ -96,6 +100,15 @@ def shrink(job: Job) -> Graph:
         kind, phase = min(lost)
         raise InputError(f"{job.workload}: shrinking it would leave out the op {kind} of the {phase}")
     return graph
+
+
+def _own_copy(job: Job, module: Any) -> Graph:
+    """The graph of a small copy that the family makes itself: by fields of the workload, its dims being as they are."""
+    fields: dict[str, object] = module.smaller(*sections(job.file, job.document))
+    if job.file.training.micro_batches > MICRO_BATCHES:
+        fields["training.micro_batches"] = MICRO_BATCHES
+    copy, _ = _copy(job, fields)
+    return copy.graph
 
 
 # --- of real widths ---------------------------------------------------------------------------------------------------

@@ -75,6 +75,11 @@ class TorchStep:
         device: str = "cpu",
         seed: int = 0,
     ) -> None:
+        for op in graph.ops:
+            if not op.kind.is_contraction and op.kind.name not in KERNELS:
+                raise InputError(
+                    f"--engine torch: {op.name}: no PyTorch kernel for {op.kind.name}; --engine numpy has one"
+                )
         self.graph, self.device, self.step = graph, device, 0
         self.losses: list[float] = []  # of the last step, one per micro-batch
         self._generator = torch.Generator(device).manual_seed(seed)

@@ -16,7 +16,7 @@ def with_batch(job: Job, sequences: int | None, accumulation: int | None = None)
     sets = []
     if accumulation is not None:
         sets.append(f"training.micro_batches={accumulation}")
-        whole = job.file.batch["sequences"] if sequences is None else sequences
+        whole = job.file.batch.get("sequences", job.graph.sizes.get("batch", 1)) if sequences is None else sequences
         if whole % accumulation:
             raise InputError(f"--accumulation {accumulation}: a batch of {whole} sequences does not divide into it")
         sequences = whole // accumulation

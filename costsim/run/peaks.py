@@ -31,8 +31,7 @@ class Row:
     @property
     def sequences(self) -> int:
         """The batch size."""
-        size: int = self.job.graph.sizes["batch"]
-        return size
+        return self.job.graph.sizes.get("batch", 1)
 
     @property
     def name(self) -> str:

@@ -48,12 +48,16 @@ def record(row: Row, asked: Asked) -> Record:
 _CHOICES = ("attention", "checkpointing", "fused_activation", "fused_norm", "upcast")  # fields of a model
 
 
+_TRACED = "as traced"  # of models that leave none of these choices
+_WRITTEN: Mapping[object, str] = {True: "fused", False: "op by op"}
+
+
 def in_force(job: Job) -> Record:
     """The choices of the implementation that memory depends on."""
     model, _ = sections(job.file, job.document)
     return {
         "traffic": job.convention.traffic,
-        **{name: getattr(model, name) for name in _CHOICES},
+        **{name: getattr(model, name, _TRACED) for name in _CHOICES},
         "micro_batches": job.convention.micro_batches,
     }
 
@@ -123,7 +127,9 @@ def _in_force_line(listed: Sequence[_Line]) -> str:
     choices = [line.in_force for line in listed]
     either = {name: " or ".join(dict.fromkeys(str(choice[name]) for choice in choices)) for name in choices[0]}
     written = {
-        part: " or ".join(dict.fromkeys("fused" if choice[f"fused_{part}"] else "op by op" for choice in choices))
+        part: " or ".join(
+            dict.fromkeys(_WRITTEN.get(value := choice[f"fused_{part}"], str(value)) for choice in choices)
+        )
         for part in ("activation", "norm")
     }
     masks = sorted({line.mask_bits for line in listed} - {0})

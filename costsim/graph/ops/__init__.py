@@ -1,6 +1,22 @@
-"""The op table, a file for each sort of op; see `register` for what a row says."""
+"""The op table, a file for each sort of op; see `register` for what a row says, `pointwise` for equations."""
 
-from costsim.graph.ops import attention, elementwise, experts, lookups, loss, norms, rows, update
-from costsim.graph.ops.register import OPS, kind_of
+from costsim.graph.ops import attention, elementwise, experts, functions, lookups, loss, norms, rows, update
+from costsim.graph.ops.named import kind_of
+from costsim.graph.ops.pointwise import FUNCTIONS, Function
+from costsim.graph.ops.register import OPS
 
-__all__ = ["OPS", "attention", "elementwise", "experts", "kind_of", "lookups", "loss", "norms", "rows", "update"]
+__all__ = [
+    "FUNCTIONS",
+    "OPS",
+    "Function",
+    "attention",
+    "elementwise",
+    "experts",
+    "functions",
+    "kind_of",
+    "lookups",
+    "loss",
+    "norms",
+    "rows",
+    "update",
+]

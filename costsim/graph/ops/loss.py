@@ -167,3 +167,74 @@ def cross_entropy_in_place(logits: Array, labels: Array, counted: Array, **param
     """`cross_entropy_chunk` and, in the memory of the logits, their gradient. Source: Hsu et al., arXiv:2410.10989."""
     loss, logp = _cross_entropy(logits, labels, int(counted), **params)
     return loss, _cross_entropy_grad(None, logp, labels, int(counted), **params)
+
+
+# --- log-probabilities and their loss apart, as PyTorch's kernels have them -------------------------------------------
+
+
+@op(
+    "logits[... v] -> logp[... v]",
+    work={"... v": {"cmp": 1, "add": 3, "exp": 1}, "...": {"log": 1}},
+    grads={"logits": "log_softmax_grad(dlogp, logp)"},
+    torch="loss.log_softmax",
+)
+def log_softmax(logits: Array) -> Array:
+    """logp = z - log sum exp z over the last dim, with z = logits - max logits. Keeps logp for the backward."""
+    z = logits - np.maximum.reduce(logits, axis=-1, keepdims=True, initial=-np.inf)
+    return z - np.log(total(np.exp(z)))
+
+
+@op(
+    "dlogp[... v], logp[... v] -> dlogits[... v]",
+    work={"... v": {"exp": 1, "mul": 1, "add": 2}},
+    grads={"dlogp": None, "logp": None},
+    torch="loss.log_softmax_grad",
+)
+def log_softmax_grad(dlogp: Array, logp: Array) -> Array:
+    """dlogits = dlogp - exp(logp) sum(dlogp)."""
+    return dlogp - np.exp(logp) * total(dlogp)
+
+
+_NLL_PARAMS = ("ignore", "reduction")
+
+
+def _nll_divisor(counted: Array, reduction: str) -> Array:
+    """What the sum of a loss is divided by."""
+    return np.maximum(counted, 1) if reduction == "mean" else np.ones_like(counted)
+
+
+@op(
+    "logits[... v], labels[...] -> loss[], counted[]",
+    work={"...": {"cmp": 1, "add": 2}, "": {"div": 1}},
+    grads={"logits": "nll_loss_grad(dloss, labels, counted)", "labels": None},
+    params=_NLL_PARAMS,
+    fuses=False,
+    torch="loss.nll_loss",
+)
+def nll_loss(logits: Array, labels: Array, ignore: int, reduction: str) -> tuple[Array, Array]:
+    """loss = mean (or sum) of -logp[label] over rows not labelled `ignore`, of log-probabilities; and their number.
+
+    PyTorch's nll_loss keeps the number as `total_weight`.
+    """
+    valid = labels != ignore
+    picked = np.take_along_axis(logits, np.where(valid, labels, 0)[..., None], -1)[..., 0]
+    counted = np.asarray(valid.sum(), dtype=logits.dtype)
+    return -np.add.reduce(picked[valid], initial=0) / _nll_divisor(counted, reduction), counted
+
+
+@op(
+    "dloss[], labels[...], counted[] -> dlogits[... v]",
+    work={"...": {"cmp": 1}, "": {"div": 1}},
+    grads={"dloss": None, "labels": None, "counted": None},
+    params=_NLL_PARAMS,
+    runtime=("shape",),
+    fuses=False,
+    torch="loss.nll_loss_grad",
+)
+def nll_loss_grad(dloss: Array, labels: Array, counted: Array, shape: tuple[int, ...], **params: Any) -> Array:
+    """dlogits = -dloss / number at the labels, zeros elsewhere: written whole."""
+    dlogits = np.zeros(shape, np.asarray(dloss).dtype)
+    valid = labels != params["ignore"]
+    each = -dloss / _nll_divisor(counted, params["reduction"])
+    np.put_along_axis(dlogits, np.where(valid, labels, 0)[..., None], (valid * each)[..., None], -1)
+    return dlogits

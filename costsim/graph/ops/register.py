@@ -14,12 +14,10 @@ row's own function, where operators on arrays are all that it has.
 
 from __future__ import annotations
 
-import copyreg
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from costsim.errors import nearest
-from costsim.graph.kinds import Kind, contraction, make_kind
+from costsim.graph.kinds import Kind, make_kind
 
 
 class _LazyNumpy:
@@ -54,22 +52,6 @@ def op(
     return register
 
 
-def kind_of(name: str) -> Kind:
-    """The kind of that name: a row of the table, or the record of an einsum equation. Raises ValueError."""
-    if name in OPS:
-        return OPS[name]
-    if "->" in name:
-        return contraction(name)
-    raise ValueError(f"unknown op kind {name!r}{nearest(name, OPS)}")
-
-
 def total(x: Array) -> Array:
     """Sum over the last dim, kept; starts from 0, so n elements take n adds."""
     return np.add.reduce(x, axis=-1, keepdims=True, initial=0)
-
-
-def _by_name(kind: Kind) -> tuple[Callable[[str], Kind], tuple[str]]:
-    return kind_of, (kind.name,)
-
-
-copyreg.pickle(Kind, _by_name)  # there is one object per kind; its functions stay here

@@ -70,3 +70,32 @@ def binary_cross_entropy_grad(dloss: Tensor, logits: Tensor, targets: Tensor, ig
     """Three kernels: a sigmoid, a difference, a product."""
     weights = _row_weights(targets, count_labels(targets, ignore), ignore, share, logits.dtype)
     return (logits.sigmoid() - targets.to(logits.dtype)) * (weights * dloss)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """One kernel over the last dim."""
+    return logits.log_softmax(-1)
+
+
+def log_softmax_grad(dlogp: Tensor, logp: Tensor) -> Tensor:
+    """What autograd calls, with logp kept from the forward."""
+    return aten._log_softmax_backward_data(dlogp, logp, -1, logp.dtype)
+
+
+_REDUCTIONS = {"mean": 1, "sum": 2}
+
+
+def nll_loss(logits: Tensor, labels: Tensor, ignore: int, reduction: str) -> tuple[Tensor, Tensor]:
+    """One kernel over all rows."""
+    rows, classes = labels.flatten(), logits.flatten(0, -2)
+    loss, counted = aten.nll_loss_forward(classes, rows, None, _REDUCTIONS[reduction], ignore)
+    return loss, counted
+
+
+def nll_loss_grad(
+    dloss: Tensor, labels: Tensor, counted: Tensor, shape: tuple[int, ...], ignore: int, reduction: str
+) -> Tensor:
+    """What autograd calls; of the log-probabilities it wants the shape only."""
+    like = dloss.new_empty(shape).flatten(0, -2)
+    reduced = _REDUCTIONS[reduction]
+    return aten.nll_loss_backward(dloss, like, labels.flatten(), None, reduced, ignore, counted).view(shape)

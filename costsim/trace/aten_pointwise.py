@@ -1,0 +1,306 @@
+"""Aten ops on elements that line up, and reductions: rows of the table, or pointwise equations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
+
+from costsim.trace.pointwise import pointwise, reduction, scaled
+from costsim.trace.recording import Call, Value
+from costsim.trace.tensors import slots_of, values_of
+from costsim.trace.translate import ATEN, aten
+from costsim.trace.translator import Translator
+
+_UNARY = {
+    "neg": "neg",
+    "abs": "abs",
+    "sign": "sign",
+    "exp": "exp",
+    "log": "log",
+    "sqrt": "sqrt",
+    "rsqrt": "rsqrt",
+    "reciprocal": "reciprocal",
+    "sin": "sin",
+    "cos": "cos",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "logical_not": "not",
+    "bitwise_not": "not",
+}
+_BINARY = {  # by aten op: the functions of two tensors, and of a tensor and a number with the name of that param
+    "add": ("add", "shift", "by"),
+    "sub": ("sub", "shift", "by"),
+    "mul": ("mul", "scale", "factor"),
+    "div": ("div", "divide", "by"),
+    "maximum": ("maximum", "", ""),
+    "minimum": ("minimum", "", ""),
+    "logical_and": ("and", "", ""),
+    "logical_or": ("or", "", ""),
+    "bitwise_and": ("and", "", ""),
+    "bitwise_or": ("or", "", ""),
+}
+_GRADIENTS = {  # by aten op: the row, and its operands by the call's arguments
+    "tanh_backward.default": ("tanh_grad", ("grad_output", "output")),
+    "sigmoid_backward.default": ("sigmoid_grad", ("grad_output", "output")),
+    "threshold_backward.default": ("relu_grad", ("grad_output", "self")),
+    "silu_backward.default": ("silu_grad", ("grad_output", "self")),
+}
+
+
+def _unary(function: str, t: Translator, call: Call) -> None:
+    pointwise(t, function, [call["self"]], call.results[0])
+
+
+def _binary(functions: tuple[str, str, str], t: Translator, call: Call) -> None:
+    """Two tensors, or a tensor and a number; `alpha` scales the second."""
+    of_two, with_number, param = functions
+    a, b, made, alpha = call["self"], call["other"], call.results[0], call.arguments.get("alpha", 1)
+    if isinstance(b, Value):
+        pointwise(t, of_two, [a, b if alpha == 1 else scaled(t, b, alpha)], made)
+        return
+    if not with_number or not isinstance(b, (int, float)):
+        raise t.error("takes a number that is none in the trace")
+    number = b * alpha
+    pointwise(t, with_number, [a], made, **{param: float(-number if of_two == "sub" else number)})
+
+
+def _gradient(row: str, arguments: tuple[str, ...], t: Translator, call: Call) -> None:
+    pointwise(t, row, [call[name] for name in arguments], call.results[0])
+
+
+for _name, _function in _UNARY.items():
+    for _suffix in (".default", "_.default"):
+        ATEN[f"aten.{_name}{_suffix}"] = (partial(_unary, _function), _function)
+for _name, _functions in _BINARY.items():
+    _words = ", ".join(filter(None, _functions[:2]))
+    for _suffix in (".Tensor", "_.Tensor", ".Scalar", "_.Scalar", ".default"):
+        ATEN[f"aten.{_name}{_suffix}"] = (partial(_binary, _functions), _words)
+for _name, (_row, _arguments) in _GRADIENTS.items():
+    ATEN[f"aten.{_name}"] = (partial(_gradient, _row, _arguments), _row)
+
+
+@aten("subtract_from, sub", "rsub.Scalar", "rsub.Tensor")
+def rsub(t: Translator, call: Call) -> None:
+    """A number less a tensor."""
+    if isinstance(call["other"], Value):
+        pointwise(t, "sub", [call["other"], call["self"]], call.results[0])
+    else:
+        pointwise(t, "subtract_from", [call["self"]], call.results[0], number=float(call["other"]))
+
+
+@aten("gelu, gelu_new", "gelu.default")
+def gelu(t: Translator, call: Call) -> None:
+    """GELU, exact or by tanh."""
+    pointwise(t, "gelu_new" if call["approximate"] == "tanh" else "gelu", [call["self"]], call.results[0])
+
+
+@aten("gelu_grad, gelu_new_grad", "gelu_backward.default")
+def gelu_backward(t: Translator, call: Call) -> None:
+    """The gradient of GELU, exact or by tanh."""
+    row = "gelu_new_grad" if call["approximate"] == "tanh" else "gelu_grad"
+    pointwise(t, row, [call["grad_output"], call["self"]], call.results[0])
+
+
+@aten("square, cube, power", "pow.Tensor_Scalar")
+def power(t: Translator, call: Call) -> None:
+    """A fixed power."""
+    exponent = call["exponent"]
+    if exponent in (2, 3):
+        pointwise(t, {2: "square", 3: "cube"}[exponent], [call["self"]], call.results[0])
+    else:
+        pointwise(t, "power", [call["self"]], call.results[0], exponent=float(exponent))
+
+
+@aten("copy", "clone.default", "contiguous.default")
+def clone(t: Translator, call: Call) -> None:
+    """A copy with the dims in the order of the axes, or as they lie."""
+    view, made = t.view(call["self"]), call.results[0]
+    if "contiguous" not in str(call.arguments.get("memory_format")):
+        pointwise(t, "copy", [call["self"]], made)
+        return
+    held = t.moved("copy", view.held, view.flat())
+    ends = list(accumulate((len(view.axis(number)) for number in range(len(view.axes))), initial=0))
+    t.look(made, held, [held.dims()[start:end] for start, end in pairwise(ends)])
+
+
+@aten("convert, to_float, to_index, to_mask", "_to_copy.default", "to.dtype")
+def to_copy(t: Translator, call: Call) -> None:
+    """The numbers in another format; a copy where it is the same."""
+    source, made = call["self"], call.results[0]
+    if source.dtype == made.dtype:
+        clone(t, call)
+        return
+    before, after = values_of(source), values_of(made)
+    pointwise(t, "convert" if before == after else f"to_{after}", [source], made)
+
+
+@aten("copy, convert", "copy_.default")
+def copy_(t: Translator, call: Call) -> None:
+    """Overwrite a tensor with another."""
+    before, after = values_of(call["src"]), values_of(call["self"])
+    same = call["src"].dtype == call["self"].dtype
+    pointwise(t, "copy" if same else "convert" if before == after else f"to_{after}", [call["src"]], call.results[0])
+
+
+# --- choices ----------------------------------------------------------------------------------------------------------
+
+
+@aten("where", "where.self")
+def where(t: Translator, call: Call) -> None:
+    """One of two, by a condition."""
+    pointwise(t, "where", [call["condition"], call["self"], call["other"]], call.results[0])
+
+
+@aten("fill", "masked_fill.Scalar", "masked_fill_.Scalar")
+def masked_fill(t: Translator, call: Call) -> None:
+    """A value where a mask holds."""
+    pointwise(t, "fill", [call["self"], call["mask"]], call.results[0], value=_number(call["value"]))
+
+
+@aten("where", "masked_fill.Tensor", "masked_fill_.Tensor")
+def masked_fill_tensor(t: Translator, call: Call) -> None:
+    """A value that a tensor of one element has, where a mask holds."""
+    pointwise(t, "where", [call["mask"], call["value"], call["self"]], call.results[0])
+
+
+def _number(value: Any) -> float:
+    return float(value)
+
+
+for _how in ("eq", "ne", "lt", "le", "gt", "ge"):
+
+    def _compare(how: str, t: Translator, call: Call) -> None:
+        other = call["other"]
+        if isinstance(other, Value):
+            pointwise(t, "compare", [call["self"], other], call.results[0], how=how)
+        else:
+            pointwise(t, "compare_with", [call["self"]], call.results[0], how=how, number=float(other))
+
+    for _suffix in ("Tensor", "Scalar"):
+        ATEN[f"aten.{_how}.{_suffix}"] = (partial(_compare, _how), "compare, compare_with")
+
+
+@aten("clamp", "clamp.default", "clamp_min.default", "clamp_max.default")
+def clamp(t: Translator, call: Call) -> None:
+    """Within bounds."""
+    low, high = call.arguments.get("min"), call.arguments.get("max")
+    bounds: Mapping[str, float] = {"low": -math.inf if low is None else low, "high": math.inf if high is None else high}
+    pointwise(t, "clamp", [call["self"]], call.results[0], **bounds)
+
+
+# --- reductions -------------------------------------------------------------------------------------------------------
+
+
+@aten("sum, sum_leading", "sum.dim_IntList", "sum.default")
+def sum_(t: Translator, call: Call) -> None:
+    """A sum over axes, or over all."""
+    _reduce(t, call, "sum")
+
+
+@aten("mean, mean_of", "mean.dim", "mean.default")
+def mean(t: Translator, call: Call) -> None:
+    """A mean over axes, or over all."""
+    _reduce(t, call, "mean_of")
+
+
+@aten("largest", "amax.default", "max.default")
+def amax(t: Translator, call: Call) -> None:
+    """The largest over axes, or over all."""
+    _reduce(t, call, "largest")
+
+
+@aten("any", "any.default", "any.dim", "any.dims")
+def any_(t: Translator, call: Call) -> None:
+    """Whether one holds, over axes or all."""
+    _reduce(t, call, "any")
+
+
+@aten("all", "all.default", "all.dim", "all.dims")
+def all_(t: Translator, call: Call) -> None:
+    """Whether all hold, over axes or all."""
+    _reduce(t, call, "all")
+
+
+def _reduce(t: Translator, call: Call, function: str) -> None:
+    rank = len(call["self"].shape)
+    dims = call.arguments.get("dim")
+    axes = (dims,) if isinstance(dims, int) else tuple(dims or range(rank))
+    reduction(t, function, call["self"], axes, call.results[0], bool(call.arguments.get("keepdim")))
+
+
+# --- made of nothing --------------------------------------------------------------------------------------------------
+
+
+def _constant(t: Translator, call: Call, value: float) -> None:
+    made = call.results[0]
+    held = t.result(made, t.fresh(made))
+    letters = "abcdefghijklmnopqrstuvwxyz"[: len(slots_of(held.slots))]
+    t.emit(f"full ->{letters}", [], [held], value=float(value))
+
+
+@aten("full", "full.default", "full_like.default", "new_full.default", "scalar_tensor.default")
+def full(t: Translator, call: Call) -> None:
+    """A value everywhere."""
+    _constant(t, call, call.arguments.get("fill_value", call.arguments.get("s", 0)))
+
+
+@aten("full", "zeros.default", "zeros_like.default", "new_zeros.default")
+def zeros(t: Translator, call: Call) -> None:
+    """Zeros."""
+    _constant(t, call, 0.0)
+
+
+@aten("full; of the loss: its gradient", "ones.default", "ones_like.default", "new_ones.default")
+def ones(t: Translator, call: Call) -> None:
+    """Ones; the gradient of the loss is given, and 1."""
+    loss = t.recording.loss
+    if call.phase == "backward" and call.arguments.get("self") == loss:
+        t.give("loss.grad", call.results[0], "gradient")
+        return
+    _constant(t, call, 1.0)
+
+
+@aten("arange", "arange.default", "arange.start", "arange.start_step")
+def arange(t: Translator, call: Call) -> None:
+    """Whole numbers in a row."""
+    made = call.results[0]
+    start, step = call.arguments.get("start", 0), call.arguments.get("step", 1)
+    held = t.result(made, t.fresh(made))
+    t.emit("arange ->a", [], [held], start=int(start), step=int(step))
+
+
+def _triangle(t: Translator, call: Call, kind: str) -> None:
+    held = t.straight(t.view(call["self"]), single=(-2, -1))
+    view = t.view(call["self"])
+    result = t.result(call.results[0], [view.axis(number) for number in range(len(view.axes))])
+    term = "abcdefghijklmnopqrstuvwxyz"[: len(held.dims())]
+    t.emit(f"{kind} {term}->{term}", [held], [result], diagonal=int(call["diagonal"]))
+
+
+@aten("tril", "tril.default")
+def tril(t: Translator, call: Call) -> None:
+    """The lower triangle."""
+    _triangle(t, call, "tril")
+
+
+@aten("triu", "triu.default")
+def triu(t: Translator, call: Call) -> None:
+    """The upper triangle."""
+    _triangle(t, call, "triu")
+
+
+@aten("cumsum", "cumsum.default")
+def cumsum(t: Translator, call: Call) -> None:
+    """Sums up to each place."""
+    view = t.view(call["self"])
+    axis = call["dim"] % len(view.axes)
+    held = t.straight(view, single=(axis,))
+    result = t.result(call.results[0], [view.axis(number) for number in range(len(view.axes))])
+    term = "abcdefghijklmnopqrstuvwxyz"[: len(held.dims())]
+    at = sum(len(view.axis(number)) for number in range(axis))
+    t.emit(f"cumsum {term}->{term}", [held], [result], axis=at)

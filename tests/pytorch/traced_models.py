@@ -1,0 +1,97 @@
+"""Plain PyTorch modules with their losses, for `costsim trace`."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+class Attention(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x):
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(x).chunk(3, -1))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        later = ~torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+        p = scores.masked_fill(later, -math.inf).softmax(-1)
+        return self.out((p @ v).transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    def __init__(self, width, heads, inner):
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x):
+        x = x + self.attention(self.ln_1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.ln_2(x)), approximate="tanh"))
+
+
+class GPT(nn.Module):
+    """GPT-2 as people write it: the head is the embedding."""
+
+    def __init__(self, vocab=50, positions=16, width=16, heads=2, inner=64, layers=2, recompute=False):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocab, width), nn.Embedding(positions, width)
+        self.layers = nn.ModuleList(Layer(width, heads, inner) for _ in range(layers))
+        self.ln_f = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocab, bias=False)
+        self.head.weight = self.tokens.weight
+        self.recompute = recompute
+
+    def forward(self, ids, labels):
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
+        for layer in self.layers:
+            x = checkpoint(layer, x, use_reentrant=False) if self.recompute else layer(x)
+        return F.cross_entropy(self.head(self.ln_f(x)).flatten(0, -2), labels.flatten())
+
+
+def ids(batch=3, tokens=5, vocab=50):
+    return tuple(torch.arange(batch * tokens).reshape(batch, tokens) * k % vocab for k in (7, 11))
+
+
+def gpt():
+    return GPT(), ids()
+
+
+def gpt2():
+    return GPT(50257, 1024, 768, 12, 3072, 12), ids(2, 1024)
+
+
+def checkpointed():
+    return GPT(recompute=True), ids()
+
+
+class Branch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.fc(x)
+        return y.sum() if y.sum() > 0 else y.mean()
+
+
+def branch():
+    return Branch(), (torch.ones(2, 4),)
+
+
+class Spectrum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.fft.fft(self.mix(x)).abs().sum()
+
+
+def spectrum():
+    return Spectrum(), (torch.ones(2, 4),)
