@@ -17,7 +17,8 @@ LAWS: tuple[Law, ...] = get_args(Law)
 TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format can; costsim/formats/format.py
-Gemm = Literal["forward", "dgrad", "wgrad"]  # of a layer y = x w; costsim/graph/graph.py
+# Of a layer y = x w, or a product of the update (Muon, GaLore); costsim/graph/graph.py.
+Gemm = Literal["forward", "dgrad", "wgrad", "update"]
 Operand = Literal["x", "w", "dy"]  # of its GEMMs
 # What a search varies: copies that GEMMs multiply, that are kept for the backward, tensors; costsim/policy/groups.py
 Varied = Literal["operand", "stash", "stored"]

@@ -247,11 +247,11 @@ CASES = [
     policy("list for fields, rule", "- {format: fixed16}", "- ¶[fixed16]", "rules.0: expected fields"),
     policy("text for fields, rule", "- {format: fixed16}", "- ¶fixed16", "rules.0: expected fields"),
     workload("text for list", "policies: [", "¶policies: dsq # [", "policies: expected a list, got 'dsq'"),
-    workload("integer for text", "kind: adamw", "¶kind: 1", "optimizer.kind: expected one of adam, adamw, got 1"),
+    workload("integer for text", "kind: adamw", "¶kind: 1", "optimizer.kind: expected one of adam, adamw, sgd,"),
     workload(
         "no policies", "policies: [", "¶policies: [] # [", "policies: expected at least 1 item, got an empty list"
     ),
-    workload("unknown optimizer", "kind: adamw", "¶kind: adamx", "expected one of adam, adamw, got 'adamx'; did you"),
+    workload("unknown optimizer", "kind: adamw", "¶kind: adamx", "muon, galore, got 'adamx'; did you"),
     workload(
         "unknown law",
         "law: product",

@@ -112,7 +112,7 @@ def test_groups_tell_apart_what_is_asked():
     graph, policy = steps("decoder"), shipped_policy("fp32")
     names = [group.name for group in groups_of(graph, policy, ("gemm", "operand"), ("operand",))]
     assert sorted(names) == [
-        f"operand/{gemm}/{of}" for gemm in sorted(GEMM_OPERANDS) for of in sorted(GEMM_OPERANDS[gemm])
+        f"operand/{gemm}/{of}" for gemm in sorted(set(GEMM_OPERANDS) - {"update"}) for of in sorted(GEMM_OPERANDS[gemm])
     ]
     layers = {name.split("/")[1] for name in (g.name for g in groups_of(graph, policy, ("layer",), ("operand",)))}
     assert layers == {op.layer for op in graph.ops if op.gemm}

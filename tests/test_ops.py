@@ -110,7 +110,26 @@ DIMS = {
     "rescale": ("ab -", "ab"),
     "adam": ("ab ab ab ab", "ab ab ab"),
     "adamw": ("ab ab ab ab", "ab ab ab"),
+    "sgd": ("ab ab", "ab"),
+    "momentum": ("ab ab ab", "ab ab"),
+    "lion": ("ab ab ab", "ab ab"),
+    "adafactor_moments": ("abc ab c", "ab c"),
+    "adafactor_square_sum": ("abc a bc", "-"),
+    "adafactor": ("abc abc ab c - -", "abc"),
+    "adafactor_vector_moment": ("ab ab", "ab -"),
+    "adafactor_vector": ("ab ab ab - -", "ab"),
+    "muon_momentum": ("ab ab", "ab ab"),
+    "matrix_square_sum": ("abc", "a"),
+    "divide_by_norm": ("abc a", "abc"),
+    "newton_schulz_factor": ("aa aa", "aa"),
+    "newton_schulz_sum": ("ab ab", "ab"),
+    "step_along": ("ab ab", "ab"),
+    "adam_direction": ("ab ab ab", "ab ab ab"),
+    "galore": ("ab ab", "ab"),
+    "left_vectors": ("bv", "ba"),
+    "right_vectors": ("vb", "ba"),
 }
+_ADAFACTOR = {"lr": 0.01, "eps1": 1e-7, "eps2": 1e-3, "clip": 1.0, "weight_decay": 0.1}
 _ENTROPY = {"smoothing": 0.1, "ignore": -1, "share": 0.5}
 PARAMS = {
     "mask_pairs": {"pairs": "window2"},
@@ -136,7 +155,20 @@ PARAMS = {
     "clip_factor": {"max_norm": 0.5},
     "adam": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1},
     "adamw": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1},
+    "sgd": {"lr": 0.01, "weight_decay": 0.1},
+    "momentum": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.1},
+    "lion": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1},
+    "adafactor_moments": {"beta2_decay": -0.8},
+    "adafactor_square_sum": {"eps1": 1e-7},
+    "adafactor": _ADAFACTOR,
+    "adafactor_vector_moment": {"eps1": 1e-7, "beta2_decay": -0.8},
+    "adafactor_vector": _ADAFACTOR,
+    "muon_momentum": {"momentum": 0.95},
+    "step_along": {"lr": 0.01, "weight_decay": 0.1, "scale": 2.0},
+    "adam_direction": {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8},
+    "galore": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "scale": 0.25},
 }
+POSITIVE = ("v", "r", "c", "rstd", "total", "squares", "weights")
 INTEGERS = {"ids": 5, "labels": 5, "counted": 5, "targets": 2}  # exclusive bounds
 
 
@@ -162,7 +194,7 @@ def draw(kind, seed=0, make=float):
             operands[-1][..., 0] = True
         else:
             values = rng.uniform(0.3, 1.2, shape(dims)) * rng.choice([-1, 1], shape(dims))
-            if operand.name in ("v", "rstd", "total"):
+            if operand.name in POSITIVE:
                 values = abs(values)
             operands.append(values if make is float else np.vectorize(make, otypes=[object])(values))
     return operands
@@ -203,6 +235,10 @@ BY_HAND = {
     "merge_rows": {},
     "nll_loss": {"cmp": 2 * 3, "add": 2 * 2 * 3, "div": 1},  # the numbers picked, and how many rows count
     "nll_loss_grad": {"cmp": 2 * 3, "div": 1},
+    # Signs cost nothing, but comparing scalars to 0 would. For a decomposition of 3 x 5, 6 m n^2 + 20 n^3.
+    "lion": {"mul": 6 * 6, "add": 4 * 6},
+    "left_vectors": {"mul": 3 * 5 * 9 + 10 * 27, "add": 3 * 5 * 9 + 10 * 27},
+    "right_vectors": {"mul": 3 * 5 * 9 + 10 * 27, "add": 3 * 5 * 9 + 10 * 27},
 }
 
 

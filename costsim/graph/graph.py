@@ -20,6 +20,7 @@ GEMM_OPERANDS: Mapping[Gemm, tuple[Operand, Operand]] = {
     "forward": ("x", "w"),
     "dgrad": ("dy", "w"),
     "wgrad": ("x", "dy"),
+    "update": ("x", "w"),
 }
 
 
@@ -40,7 +41,8 @@ class Op(NamedTuple):
     """One op: a kind, the tensors it reads and writes, when it runs and how often in a step.
 
     A product of two matrices has `gemm`: `forward`, or in the backward `dgrad` (the gradient of the first operand) and
-    `wgrad` (of the second; in attention that is the key or value, which stands where a layer has its weight).
+    `wgrad` (of the second; in attention that is the key or value, which stands where a layer has its weight); or
+    `update`, of what an optimizer makes of gradients.
     """
 
     name: str

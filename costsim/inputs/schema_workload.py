@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from costsim.inputs.schema import Count, Grade, Hundred, Name, NonNegative, Positive, Rate, Strict, wrong
+from costsim.inputs.schema import Count, Grade, Hundred, Name, NonNegative, Positive, Rate, Strict, clash, wrong
 from costsim.inputs.schema_policy import Rule
 from costsim.names import AttentionPairs, Law, Scope, Traffic, Writes
 
@@ -12,13 +12,32 @@ from costsim.names import AttentionPairs, Law, Scope, Traffic, Writes
 class Optimizer(Strict):
     """The update: a row of the op table and its numbers."""
 
-    kind: Literal["adam", "adamw"] = Field(description="adam: coupled (L2) decay; adamw: decoupled decay")
+    kind: Literal["adam", "adamw", "sgd", "momentum", "lion", "adafactor", "muon", "galore"] = Field(
+        description="adam: coupled (L2) decay; adamw: decoupled decay; momentum: SGD with it; galore: AdamW of "
+        "projected gradients"
+    )
     lr: Positive
     beta1: Rate = 0.9
     beta2: Rate = 0.999
+    momentum: Rate = Field(default=0.95, description="of momentum and muon")
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_norm: Positive | None = Field(default=None, description="clip gradients to this global norm")
+    newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] = Field(default=5, description="of muon")
+    rank: Count | None = Field(default=None, description="of galore: directions that gradients are projected to")
+    scale: Positive = Field(default=0.25, description="of galore: a factor of what is projected back")
+    refreshes: bool = Field(
+        default=False, description="of galore: whether the step finds the directions anew, as one in hundreds does"
+    )
+    left_out: Annotated[tuple[str, ...], Hundred] = Field(
+        default=("embedding.*", "head.*"), description="globs over weights that muon and galore leave to adamw"
+    )
+
+    @model_validator(mode="after")
+    def _has_its_rank(self) -> Self:
+        missing = [(("rank",), "missing; galore projects gradients to so many directions")]
+        clash(self, missing if self.kind == "galore" and self.rank is None else [])
+        return self
 
 
 class Training(Strict):

@@ -9,8 +9,9 @@ from costsim.inputs.document import Document
 from costsim.inputs.schema import Strict, validate, whole
 from costsim.inputs.schema_workload import Workload
 from costsim.models.families import families, family, is_family
+from costsim.models.field_error import FieldError
 from costsim.models.meeting import COUNTED
-from costsim.models.training_step import FieldError, training_step
+from costsim.models.training_step import training_step
 
 
 def sections(workload: Workload, document: Document) -> tuple[Any, Any]:

@@ -9,10 +9,10 @@ from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Clash, Count, Layers, Rate, clash
 from costsim.models.blocks import activate, norm
+from costsim.models.field_error import FieldError
 from costsim.models.head import loss, words
 from costsim.models.layers import encoder_layer, layers
 from costsim.models.sections import Padded, Transformer
-from costsim.models.training_step import FieldError
 
 
 class Classifier(NamedTuple):

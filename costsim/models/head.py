@@ -8,7 +8,7 @@ from pydantic import Field
 
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.schema import Count, Strict
-from costsim.models.training_step import FieldError
+from costsim.models.field_error import FieldError
 
 CHUNK_DIMS = ("chunk", "last_chunk")  # rows of all chunks but the last, and of the last
 _IGNORE = -1  # the label of rows that do not count

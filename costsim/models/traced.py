@@ -15,8 +15,8 @@ from costsim.graph.graph import Tensor
 from costsim.graph.ops import kind_of
 from costsim.inputs.schema import Count, Strict, wrong
 from costsim.models import traced_file
+from costsim.models.field_error import FieldError
 from costsim.models.traced_file import Traced, TracedOp
-from costsim.models.training_step import FieldError
 
 
 class Model(Strict):

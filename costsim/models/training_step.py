@@ -1,6 +1,6 @@
 """The graph of a whole training step, which all families share: backward and update after a forward."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -9,46 +9,12 @@ from costsim.errors import nearest, one_line
 from costsim.graph import autodiff
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Graph, Tensor
-from costsim.inputs.document import Where
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models.families import family
+from costsim.models.field_error import FieldError
 from costsim.models.meeting import COUNTED
+from costsim.models.update import update
 from costsim.names import AttentionPairs
-
-
-class FieldError(ValueError):
-    """Something that does not fit, and the field of a workload file that says it."""
-
-    def __init__(self, at: Where, message: str) -> None:
-        super().__init__(message)
-        self.at = at
-
-
-def _clip_factor(b: GraphBuilder, max_norm: float, gradients: Iterable[str]) -> str:
-    """Append the factor that limits the gradients' global norm."""
-    b.layer = "clip"
-    parts = [b.op("square_sum", grad, name=f"{grad}.square_sum") for grad in gradients]
-    total = parts[0]
-    for i, part in enumerate(parts[1:], 1):
-        total = b.op("add", total, part, name=f"clip.sum.{i}")
-    return b.op("clip_factor", total, name="clip.factor", max_norm=max_norm)
-
-
-def _update(b: GraphBuilder, optimizer: Optimizer, gradients: dict[str, str]) -> None:
-    """Append clipping by the global norm, if asked for, then the optimizer's op for every weight."""
-    b.phase, b.times = "update", 1
-    clip = None if optimizer.clip_norm is None else _clip_factor(b, optimizer.clip_norm, gradients.values())
-    params = optimizer.model_dump(include={"lr", "beta1", "beta2", "eps", "weight_decay"})
-    for name, grad in gradients.items():
-        weight = b.tensors[name]
-        b.layer = weight.layer
-        if clip is not None:
-            clipped = Tensor(f"{grad}.clipped", weight.dims, "weight_gradient", weight.layer, alias=grad)
-            grad = b.op("rescale", grad, clip, name=f"{grad}.rescale", outputs=[clipped])
-        states = [b.given(f"{name}.{state}", weight.dims, role="state") for state in ("m", "v")]
-        written = [b.tensors[updated]._replace(name=f"{updated}.next", alias=updated) for updated in (name, *states)]
-        b.op(optimizer.kind, name, grad, *states, name=f"{name}.{optimizer.kind}", outputs=written, **params)
-    b.layer = ""
 
 
 def _accumulate(b: GraphBuilder, name: str, gradient: str) -> str:
@@ -137,5 +103,5 @@ def training_step(
         module.backward(b, model, loss, finished)
     else:
         autodiff.backward(b, loss, finished)
-    _update(b, optimizer, gradients)
+    update(b, optimizer, gradients)
     return b.build()

@@ -144,15 +144,17 @@ def _macs(side: Side, counts: Callable[[Op], bool], glob: str = "*") -> int:
     )
 
 
-def _share_of_linear(ours: Side, _base: Side, figure: Figure) -> Fraction:
-    def linear(op: Op) -> bool:
-        return op.phase != "update" and is_linear(ours.graph, op) and op.layer != "head"
+def _of_linear(side: Side) -> Callable[[Op], bool]:
+    """Whether an op is a product of a hidden linear layer, forward or backward; the head is none."""
+    return lambda op: op.phase != "update" and is_linear(side.graph, op) and op.layer != "head"
 
-    return Fraction(_macs(ours, linear, figure.format or "*"), _macs(ours, linear))
+
+def _share_of_linear(ours: Side, _base: Side, figure: Figure) -> Fraction:
+    return Fraction(_macs(ours, _of_linear(ours), figure.format or "*"), _macs(ours, _of_linear(ours)))
 
 
 def _update_overhead(ours: Side, _base: Side, _: Figure) -> Fraction:
-    return Fraction(_macs(ours, lambda op: op.phase == "update"), _macs(ours, lambda op: op.phase != "update"))
+    return Fraction(_macs(ours, lambda op: op.phase == "update"), _macs(ours, _of_linear(ours)))
 
 
 QUANTITIES: Mapping[Quantity, QuantityOf] = {
@@ -172,7 +174,7 @@ QUANTITIES: Mapping[Quantity, QuantityOf] = {
     "bits_per_element": QuantityOf("memory", "an element with its share of scales", "bit", _bits_per_element),
     "scale_bits_per_element": QuantityOf("memory", "an element's share of scales", "bit", _scale_bits),
     "share_of_linear_macs": QuantityOf("run", "share of the linear layers' MACs", "", _share_of_linear),
-    "update_overhead": QuantityOf("run", "MACs of the update over those of the rest", "", _update_overhead),
+    "update_overhead": QuantityOf("run", "MACs of the update over those of the linear layers", "", _update_overhead),
 }
 
 

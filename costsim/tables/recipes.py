@@ -25,6 +25,7 @@ def _of(record: Record) -> str:
     """What a figure is of, with its unit, the workload and what it is relative to."""
     unit = f", {record['unit']}" if record["unit"] not in ("", "x") else ""
     where = f", {record['workload']}" if record["workload"] else ""
+    where += f" with {' '.join(record['set'])}" if record["set"] else ""
     return f"{record['of']}{f' than {name}' if (name := record['baseline']) else ''}{unit}{where}"
 
 

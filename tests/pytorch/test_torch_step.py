@@ -41,6 +41,13 @@ MORE = {
     "gemma-by-steps": ("gemma", {"fused_norm": False, "upcast": True, "fused_activation": False}),
     "chunked-in-place": ("decoder", {"head": {"chunks": 4}, "label_smoothing": 0.1, "micro_batches": 2}),
     "replaced-tokens": ("encoder-classifier", {"task_head": "replaced-token", "classes": None, "embedding_dim": 6}),
+    "sgd": ("decoder", {"optimizer": adamw(kind="sgd")}),
+    "momentum": ("decoder", {"optimizer": adamw(kind="momentum")}),
+    "lion": ("llama", {"optimizer": adamw(kind="lion")}),
+    "adafactor": ("llama", {"optimizer": adamw(kind="adafactor", eps=1e-7)}),
+    "muon": ("decoder", {"optimizer": adamw(kind="muon", eps=1e-3)}),
+    "muon-experts": ("experts", {"optimizer": adamw(kind="muon", eps=1e-3)}),
+    "galore": ("decoder", {"optimizer": adamw(kind="galore", rank=3, eps=1e-3)}),
     "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
 }
 

@@ -1,6 +1,6 @@
 """The op table, a file for each sort of op; see `register` for what a row says, `pointwise` for equations."""
 
-from costsim.graph.ops import attention, elementwise, experts, functions, lookups, loss, norms, rows, update
+from costsim.graph.ops import attention, elementwise, experts, functions, lookups, loss, norms, optimizers, rows, update
 from costsim.graph.ops.named import kind_of
 from costsim.graph.ops.pointwise import FUNCTIONS, Function
 from costsim.graph.ops.register import OPS
@@ -17,6 +17,7 @@ __all__ = [
     "lookups",
     "loss",
     "norms",
+    "optimizers",
     "rows",
     "update",
 ]

@@ -5,7 +5,17 @@ from typing import Any
 
 from costsim.graph.kinds import Kind
 from costsim.graph.ops import OPS
-from costsim.reference.torch_kernels import attention, elementwise, experts, lookups, loss, norms, rows, update
+from costsim.reference.torch_kernels import (
+    attention,
+    elementwise,
+    experts,
+    lookups,
+    loss,
+    norms,
+    optimizers,
+    rows,
+    update,
+)
 from costsim.reference.torch_kernels.library import aten, torch
 
 Kernel = Callable[..., Any]
@@ -19,6 +29,7 @@ _PLACES: Mapping[str, Any] = {
     "lookups": lookups,
     "loss": loss,
     "norms": norms,
+    "optimizers": optimizers,
     "rows": rows,
     "update": update,
 }
