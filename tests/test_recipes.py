@@ -41,13 +41,13 @@ def test_figures_are_near_or_say_why_not(records):
     for record in records:
         if record["grade"] == "recalled":
             continue
-        assert record["ours"] is not None
-        assert abs(record["difference"]) <= 0.05 or record["note"], record
+        near = record["ours"] is not None and abs(record["difference"]) <= 0.05
+        assert near or record["note"], record
 
 
 def test_ten_recipes_have_a_stated_figure_within_5_percent(records):
-    near = {r["recipe"] for r in records if r["grade"] == "stated" and abs(r["difference"]) <= 0.05}
-    assert len(RECIPES) >= 15
+    near = {r["recipe"] for r in records if r["grade"] == "stated" and r["ours"] and abs(r["difference"]) <= 0.05}
+    assert len(RECIPES) >= 20
     assert len(near) >= 10
 
 

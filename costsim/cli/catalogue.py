@@ -99,7 +99,7 @@ def _describe_format(format: Format) -> str:
     lines = [
         f"format {format.name}",
         f"  family: {format.family.name}",
-        f"  bits of an element: {format.element_bits}",
+        f"  bits of {'an element' if format.together == 1 else f'{format.together} elements'}: {format.element_bits}",
         f"  width in a multiplier: {format.width} bit",
         f"  largest element: {_number(format.largest)}, step {_number(format.step)}",
     ]

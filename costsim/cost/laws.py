@@ -40,6 +40,11 @@ class Law:
         return macs * price + sum(known) if len(known) == len(prices) else None
 
 
+def _multiplied(law: Cost) -> Cost:
+    """A law of multipliers, which is not defined for logarithms: their product is a sum."""
+    return lambda a, b, summed: None if a.log_base or b.log_base else law(a, b, summed)
+
+
 def _product(a: Format, b: Format, _summed: int) -> int:
     return a.width * b.width
 
@@ -95,20 +100,20 @@ def _add_aj(accumulator: Format) -> int | None:
 LAWS = {
     "product": Law(
         "bit^2",
-        _product,
-        "all formats",
+        _multiplied(_product),
+        "all formats but logarithms",
         "arithmetic computation effort: MACs between i and j bits count i j; Zhang et al., PokeBNN, CVPR 2022",
     ),
     "magnitude": Law(
         "bit^2",
-        _magnitude,
-        "all formats",
+        _multiplied(_magnitude),
+        "all formats but logarithms",
         "as product, of bits without signs, which MSFP multiplies apart; Darvish Rouhani et al., NeurIPS 2020",
     ),
     "bops": Law(
         "bit-op",
-        _bops,
-        "all formats",
+        _multiplied(_bops),
+        "all formats but logarithms",
         "a b + a + b + log2 n bit operations a MAC, n the products summed; Baskin et al., UNIQ, arXiv:1804.10969",
     ),
     "msfp": Law(

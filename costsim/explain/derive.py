@@ -198,7 +198,12 @@ class Deriver:
         every = tuple(range(len(dims)))
         axes = held.axes if held else every if format.flat and part is None else every[-1:]
         what = label(name, held) + ("" if part is None else " (as much as is touched)")
-        terms: list[Term] = [[*self._dims(dims), Part(f"bits of {format.name}", format.element_bits)]]
+        elements: Term = self._dims(dims)
+        if format.together > 1:
+            source = f"one for each {format.together} elements, of {self.graph.elements(dims)}"
+            codes = Part("codes", format.codes(self.graph.elements(dims)))
+            elements = [Part("codes", derived.add(worked(f"codes of {what}", [[codes]], "", source)).whole)]
+        terms: list[Term] = [[*elements, Part(f"bits of {format.name}", format.element_bits)]]
         for scale in format.scales:
             number = derived.add(self._shared(f"{scale.kind}s of {what}", scale, dims, axes)).whole
             terms.append([Part(f"{scale.kind}s", number), Part("bits of each", scale.bits)])

@@ -249,6 +249,44 @@ def _float(format: Format) -> Elements:
     return Elements(format.largest or 0.0, lambda v, rounding: _round_float(v, format, rounding), encode, decode)
 
 
+# --- ternary and logarithmic ------------------------------------------------------------------------------------------
+
+
+def _ternary(_format: Format) -> Elements:
+    """-1, 0 and 1, with codes 0, 1 and 2."""
+
+    def rounded(v: Array, rounding: Rounding) -> Array:
+        r = np.clip(round_to_integers(v, rounding.rng), -1, 1)
+        r += 0.0  # there is no negative zero
+        return r
+
+    return Elements(1, rounded, lambda r: (r + 1).astype(np.uint64), lambda codes: codes.astype(np.float64) - 1)
+
+
+def _log(format: Format) -> Elements:
+    """A sign and a power 2^(k / base) up to 1; there is no 0, what is too small becomes the smallest.
+
+    Rounded in the domain of logarithms, as LNS-Madam does (Zhao et al. 2022, equation 3), there by chance too.
+    """
+    top = 2 ** (format.element_bits - 1) - 1
+    smallest = 2.0 ** (-top / format.log_base)
+
+    def rounded(v: Array, rounding: Rounding) -> Array:
+        logarithm = np.log2(np.clip(np.abs(v.astype(np.float64)), smallest, 1)) * format.log_base
+        k = np.clip(round_to_integers(logarithm, rounding.rng), -top, 0)
+        return np.copysign(np.exp2(k / format.log_base), v).astype(v.dtype)
+
+    def encode(r: Array) -> Array:
+        k = np.rint(np.log2(np.abs(r.astype(np.float64))) * format.log_base).astype(np.int64) + top
+        return (k | np.signbit(r).astype(np.int64) << (format.element_bits - 1)).astype(np.uint64)
+
+    def decode(codes: Array) -> Array:
+        k = (codes & np.uint64(top)).astype(np.float64) - top
+        return np.copysign(np.exp2(k / format.log_base), np.where(codes > np.uint64(top), -1.0, 1.0))
+
+    return Elements(1.0, rounded, encode, decode)
+
+
 # --- codebooks --------------------------------------------------------------------------------------------------------
 
 
@@ -277,6 +315,8 @@ _FAMILIES: dict[str, Callable[[Format], Elements]] = {
     "fixed": _signed,
     "int": _signed,
     "bfp": _sign_magnitude,
+    "ternary": _ternary,
+    "log": _log,
     "float": _float,
     "codebook": _codebook,
 }

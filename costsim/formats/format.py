@@ -63,14 +63,16 @@ class Format:
 
     name: str  # as policies spell it; a name means one format
     family: Family  # how an element stands for a number: a row of named.py
-    element_bits: int  # bits of an element in memory
+    element_bits: int  # bits of an element in memory, or of the code that several have together
     width: int  # bits that a multiplier sees, in every MAC law: with the sign, or the significand with its hidden bit
     source: str  # the standard, paper or product that defines the format
     exponent_bits: int = 0  # bits of the exponent that each element has (floats)
     top: Literal["ieee", "nan", "numbers"] = "ieee"  # what the top exponent has: inf and NaNs; one NaN; numbers only
     signs: int = 1  # sign bits of an element (bfp; more than 1 in FAST)
+    together: int = 1  # elements that have one code of `element_bits` (ternary: five in 8 bits)
     symmetric: bool = False  # whether the lowest code of two's complement is left out, so that codes end at -max
     fraction_bits: int = 0  # bits of an element behind its binary point (int; MXINT8: a code is 1/64)
+    log_base: int = 0  # steps of a logarithm from a power of two to the next (log)
     codebook: tuple[float, ...] = ()  # the numbers that codes 0, 1, ... stand for, rising, in units of the scale
     flat: bool = False  # whether blocks lie along the flattened tensor, whatever a GEMM sums over (bitsandbytes)
     scales: tuple[Scale, ...] = ()  # what blocks share: scales, the innermost first, then what refines them
@@ -109,7 +111,7 @@ class Format:
     @property
     def magnitude_bits(self) -> int:
         """Bits of an element that are not its sign."""
-        return self.element_bits - self.signs
+        return (self.element_bits if self.together == 1 else self.width) - self.signs
 
     @property
     def largest(self) -> float | None:
@@ -161,7 +163,11 @@ class Format:
     def bits_per_element(self) -> Fraction:
         """Bits per element of a large tensor of whole blocks (for tables; counts use `stored_bits`)."""
         shared = (Fraction(s.bits, s.contracted * s.free) for s in self.scales if s.contracted and s.free)
-        return self.element_bits + sum(shared, Fraction())
+        return Fraction(self.element_bits, self.together) + sum(shared, Fraction())
+
+    def codes(self, elements: int) -> int:
+        """How many codes so many elements have; a group that is not full has one."""
+        return -(-elements // self.together)
 
     def stored_bits(self, elements: int, run: int) -> int:
         """Exact bits of `elements` elements in runs of `run` along which blocks lie; cut-off blocks count whole.
@@ -182,7 +188,7 @@ class Format:
             for scale in self.scales
             for run, number in (runs if scale.free == 1 else whole)
         )
-        return elements * self.element_bits + sum(shared) if elements else 0
+        return self.codes(elements) * self.element_bits + sum(shared) if elements else 0
 
 
 def holds(outer: Format, inner: Format) -> bool:

@@ -18,6 +18,10 @@ from costsim.formats.format import Family, Format, Scale, contained
 FIXED = Family(name="fixed", whole=True)  # two's complement, in units of a static power of two
 INT = Family(name="int", whole=True)  # two's complement, in units of stored scales
 BFP = Family(name="bfp", whole=True)  # a sign and a magnitude, in units of a power of two
+TERNARY = Family(name="ternary", whole=True)  # -1, 0 or 1, in units of a stored scale
+LOG = Family(
+    name="log", width="bits of a logarithm with the sign"
+)  # a sign and a logarithm, in units of a stored scale
 FLOAT = Family(name="float", width="significand with its hidden bit")  # a sign, an exponent and a mantissa
 CODEBOOK = Family(name="codebook", width="significand of the values looked up")  # an index of a table of values
 INDEX = Family(name="index", values="index")  # an id or a label, which no multiplier meets
@@ -43,10 +47,14 @@ _ADAM8 = (
     "0.44: 256), used as fp32"
 )
 
+_BITNET = "Ma et al. 2024, arXiv:2402.17764, BitNet b1.58: absmean quantization, an fp32 scale per tensor"
+_LNS = "Zhao et al. 2022, IEEE Trans. Computers, arXiv:2106.13914, LNS-Madam: 2^(k/base) of integers k"
+
 _E8M0_PER_32 = Scale(kind="scale e8m0", bits=8, contracted=32)
 _E4M3_PER_16 = Scale(kind="scale e4m3", bits=8, contracted=16)
 _E4M3_PER_16X16 = Scale(kind="scale e4m3", bits=8, contracted=16, free=16)
 _FP32_PER_TENSOR = Scale(kind="scale fp32", bits=32, contracted=None, free=None)
+_MEAN_PER_TENSOR = Scale(kind="mean fp32", bits=32, contracted=None, free=None)
 _EXPONENT_PER_16 = Scale(kind="exponent", bits=8, contracted=16)
 _EXPONENT4_PER_16 = Scale(kind="exponent", bits=4, contracted=16)
 _EXPONENT_PER_24X24 = Scale(kind="exponent", bits=8, contracted=24, free=24)
@@ -161,6 +169,17 @@ _FORMATS = (
         scales=(Scale(kind="scale fp32", bits=32, contracted=2048),),
         source=_ADAM8,
     ),
+    # Ternary weights, in 2 bits each or five in a byte (3^5 = 243).
+    Format(name="ternary2", family=TERNARY, element_bits=2, width=2, scales=(_MEAN_PER_TENSOR,), source=_BITNET),
+    Format(
+        name="ternary",
+        family=TERNARY,
+        element_bits=8,
+        together=5,
+        width=2,
+        scales=(_MEAN_PER_TENSOR,),
+        source=f"{_BITNET}; five in 8 bits",
+    ),
     # What ids, labels and masks are held in.
     Format(
         name="index64",
@@ -239,6 +258,20 @@ def _int(bits: int, asym: str = "", block: str = "tensor", free: int = 0, contra
     )
 
 
+def _log(bits: int, base: int, block: str = "tensor", free: int = 0, contracted: int = 0, flat: int = 0) -> Format:
+    scale = _scale("scale fp32", 32, block, free, contracted, flat)
+    return Format(
+        name=f"log{bits}-base{base}" + ("" if block == "tensor" else f"-{block}"),
+        family=LOG,
+        element_bits=bits,
+        width=bits,
+        log_base=base,
+        flat=bool(flat),
+        scales=(scale,),
+        source=_LNS,
+    )
+
+
 def _scaled(element: str, block: str, free: int = 0, contracted: int = 0, flat: int = 0) -> Format:
     scale = _scale("scale fp32", 32, block, free, contracted, flat)
     source = f"{NAMED[element].source}; an fp32 scale per {scale.block} block" + " of the flattened tensor" * bool(flat)
@@ -278,6 +311,13 @@ SPELLINGS = (
         examples=("int4", "int8", "int8-row", "int8-column", "int8-asym", "int4-1x128"),
     ),
     Spelling(
+        text="logN-baseG[-BLOCK]",
+        pattern=rf"log(?P<bits>\d+)-base(?P<base>\d+)(?:-{_BLOCK})?",
+        bounds={"bits": (2, 16), "base": (1, 2048), **_SIDES},
+        make=_log,
+        examples=("log8-base8", "log4-base2-row"),
+    ),
+    Spelling(
         text="FLOAT-BLOCK",
         pattern=rf"(?P<element>{'|'.join(_SMALL_FLOATS)})-{_BLOCK}",
         bounds=_SIDES,
@@ -302,6 +342,7 @@ _WORDS = {
     "flat": _SIDE,
     "block": _SIDE,
     "exponent": "exponent bits",
+    "base": "the base's root",
 }  # of groups, in errors
 
 

@@ -37,6 +37,21 @@ def to_bits(codes: Array, width: int) -> Bits:
     return Bits(np.packbits(bits.astype(np.uint8), bitorder="little"), bits.size, width)
 
 
+def _grouped(codes: Array, format: Format) -> Array:
+    """The codes of groups of elements: numbers to the base of the codes that there are; the last group is filled up."""
+    base, size = int(2 * elements(format).largest) + 1, format.together
+    padded = np.zeros(format.codes(codes.size) * size, np.uint64)
+    padded[: codes.size] = codes.reshape(-1)
+    return padded.reshape(-1, size) @ np.uint64(base) ** np.arange(size, dtype=np.uint64)
+
+
+def _ungrouped(groups: Array, format: Format, number: int) -> Array:
+    """The codes of so many elements in groups."""
+    base = np.uint64(2 * elements(format).largest + 1)
+    powers = base ** np.arange(format.together, dtype=np.uint64)
+    return (groups[:, None] // powers % base).reshape(-1)[:number]
+
+
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A tensor as it lies in memory."""
@@ -77,7 +92,8 @@ def pack(x: Array, format: Format, axes: Sequence[int] | None = None, rounding: 
         shared = tuple(
             to_bits(part.codes, scale.bits) for part, scale in zip(quantized.shared, format.scales, strict=True)
         )
-    codes = to_bits(elements(format).encode(values), format.element_bits)
+    encoded = elements(format).encode(values)
+    codes = to_bits(_grouped(encoded, format) if format.together > 1 else encoded, format.element_bits)
     return Packed(format, x.shape, along_axes, dtype, codes, shared, unit)
 
 
@@ -91,7 +107,10 @@ def unpack(packed: Packed) -> Array:
         return out
     moved, along = block_axes_last(out, packed.axes)
     shape = matrix_shape(moved, along)
-    values = elements(format).decode(packed.elements.codes()).astype(packed.dtype).reshape(shape)
+    encoded = packed.elements.codes()
+    if format.together > 1:
+        encoded = _ungrouped(encoded, format, out.size)
+    values = elements(format).decode(encoded).astype(packed.dtype).reshape(shape)
     free, run = shape
     codes = [
         bits.codes().reshape(scale.blocks(run, free)) for scale, bits in zip(format.scales, packed.shared, strict=True)

@@ -16,6 +16,7 @@ import numpy as np
 from costsim.formats.blocks import Extremes, quantize_matrix
 from costsim.formats.elements import NEAREST, Array, Rounding, elements, keeps
 from costsim.formats.format import Format
+from costsim.formats.scales import MEAN
 
 _CHUNK = 1 << 18  # elements that are worked on at once: they stay in cache, and so little more memory is taken
 
@@ -48,13 +49,25 @@ def matrix_shape(moved: Array, along: int) -> tuple[int, int]:
     return moved.size // run if run else 0, run
 
 
+def _mean(x: Array) -> float:
+    """The mean of the absolute values, in pieces."""
+    flat = x.reshape(-1)
+    pieces = (flat[start : start + _CHUNK] for start in range(0, x.size, _CHUNK))
+    total: float = sum(float(np.abs(piece).sum(dtype=np.float64)) for piece in pieces)
+    return total / float(x.size)
+
+
 def extremes_of(x: Array, format: Format) -> Extremes:
-    """The least and the largest number. Raises ValueError for NaN and infinity in a format that cannot hold them."""
+    """The least and the largest number, or what scales take in their place: the mean size, both ways.
+
+    Raises ValueError for NaN and infinity in a format that cannot hold them."""
     if not x.size:
         return 0.0, 0.0
     low, high = float(x.min()), float(x.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{format.name} holds no NaN or infinity")
+    if any(scale.kind == MEAN for scale in format.scales):
+        return -(mean := _mean(x)), mean
     return low, high
 
 

@@ -140,11 +140,13 @@ def _read_e4m3(codes: Array, _target: float, _format: Format, _scale: Scale) -> 
 
 # --- kinds of scales --------------------------------------------------------------------------------------------------
 
+MEAN = "mean fp32"  # of the absolute values, in place of the largest (BitNet b1.58)
 _E4M3_SCALE = ScaleKind(_share_e4m3, _read_e4m3, largest=elements(_E4M3).largest)
 SCALES: Mapping[str, ScaleKind] = {
     "scale e8m0": ScaleKind(_share_power, _read_power, power=True),
     "exponent": ScaleKind(_share_exponent, _read_exponent, power=True),
     "scale fp32": ScaleKind(_share_fp32, _read_fp32),
+    MEAN: ScaleKind(_share_fp32, _read_fp32),
     "scale e4m3": _E4M3_SCALE,
     "scale fp8": _E4M3_SCALE,
 }

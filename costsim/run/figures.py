@@ -132,7 +132,7 @@ def _bits_per_element(_ours: Side, _base: Side, figure: Figure) -> Fraction:
 
 def _scale_bits(_ours: Side, _base: Side, figure: Figure) -> Fraction:
     format = parse_format(figure.format or "")
-    return format.bits_per_element - format.element_bits
+    return format.bits_per_element - Fraction(format.element_bits, format.together)
 
 
 def _macs(side: Side, counts: Callable[[Op], bool], glob: str = "*") -> int:
