@@ -91,6 +91,18 @@ DIMS = {
     "layer_norm_grad_weights": ("abc abc ab ab", "c c"),
     "cross_entropy": ("abv ab", "- abv"),
     "cross_entropy_grad": ("- abv ab", "abv"),
+    "clamped_swiglu": ("ab ab", "ab"),
+    "clamped_swiglu_grad": ("ab ab ab", "ab ab"),
+    "sigmoid": ("ab", "ab"),
+    "sigmoid_grad": ("ab ab", "ab"),
+    "softmax_sink": ("vacb a", "vacb"),
+    "softmax_sink_lse": ("vacb a", "vacb vac"),
+    "softmax_sink_grad": ("vacb vacb", "a"),
+    "add_bias_of_each": ("abc ac", "abc"),
+    "sum_of_each": ("abc", "ac"),
+    "group_max": ("abc", "aba"),
+    "group_top2": ("abc", "aba"),
+    "keep_groups": ("abc aba aba", "abc"),
     "binary_cross_entropy": ("ab ab", "-"),
     "binary_cross_entropy_grad": ("- ab ab", "ab"),
     "count_labels": ("ab", "-"),
@@ -145,6 +157,8 @@ PARAMS = {
         ("cross_entropy", "cross_entropy_grad", "cross_entropy_chunk", "cross_entropy_chunk_grad"), _ENTROPY
     ),
     "cross_entropy_in_place": _ENTROPY,
+    "clamped_swiglu": {"alpha": 1.7, "limit": 0.9},
+    "clamped_swiglu_grad": {"alpha": 1.7, "limit": 0.9},
     "count_labels": {"ignore": -1},
     "binary_cross_entropy": {"ignore": -1, "share": 0.5},
     "binary_cross_entropy_grad": {"ignore": -1, "share": 0.5},
@@ -188,7 +202,8 @@ def draw(kind, seed=0, make=float):
         if operand.name in INTEGERS:
             operands.append(rng.integers(0, INTEGERS[operand.name], shape(dims)))
         elif operand.name == "index":  # different ones for each token
-            operands.append(rng.permuted(np.broadcast_to(np.arange(4), (*shape(dims)[:-1], 4)), axis=-1)[..., :2])
+            most = 2 if kind.name == "keep_groups" else 4
+            operands.append(rng.permuted(np.broadcast_to(np.arange(most), (*shape(dims)[:-1], most)), axis=-1)[..., :2])
         elif operand.name in ("mask", "keep"):
             operands.append(rng.random(shape(dims)) < 0.7)
             operands[-1][..., 0] = True
@@ -239,6 +254,11 @@ BY_HAND = {
     "lion": {"mul": 6 * 6, "add": 4 * 6},
     "left_vectors": {"mul": 3 * 5 * 9 + 10 * 27, "add": 3 * 5 * 9 + 10 * 27},
     "right_vectors": {"mul": 3 * 5 * 9 + 10 * 27, "add": 3 * 5 * 9 + 10 * 27},
+    "group_max": {"cmp": 2 * 3 * 4},  # a pass over all, or two, and a sum of the two
+    "group_top2": {"cmp": 2 * 2 * 3 * 4, "add": 2 * 3 * 2},
+    "keep_groups": {},
+    "clamped_swiglu": {"cmp": 6 * 3, "mul": 6 * 3, "exp": 6, "add": 6 * 2, "div": 6},  # a limit is no counting number
+    "clamped_swiglu_grad": {"cmp": 6 * 6, "mul": 6 * 11, "exp": 6, "add": 6 * 4, "div": 6},
 }
 
 

@@ -97,6 +97,12 @@ class Graph:
         return sum(self.elements(t.dims) for t in self.weights if t.trainable)
 
     @cached_property
+    def active_parameters(self) -> int:
+        """Number of parameters that work on a token: of experts, which a weight's first dim numbers, those chosen."""
+        idle = sum(self.elements(t.dims) for t in self.weights if t.dims[:1] == ("experts",) and len(t.dims) > 1)
+        return self.parameters - (idle - idle * self.sizes["chosen"] // self.sizes["experts"] if idle else 0)
+
+    @cached_property
     def _elements(self) -> dict[Dims, int]:
         return {}
 

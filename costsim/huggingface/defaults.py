@@ -1,6 +1,7 @@
 """What transformers takes for keys that a config leaves out, and the types that it knows: defaults.json, as data.
 
-Source: transformers on PyPI, versions 4.57.6 and 5.24.0, which agree; written by tests/data/transformers_defaults.py.
+Source: transformers on PyPI, versions 4.57.6 and 5.24.0, which agree, but for the vocabulary of deepseek_v2 (the later
+stands); written by tests/data/transformers_defaults.py.
 """
 
 import json

@@ -251,7 +251,7 @@ def _read(config: Document, read: Read, fields: Mapping[str, Field]) -> list[Fie
                 made = fields[str(error)].value
             entries.append(Field(made, f"{origin} is null: {read.null.text}", name or None))
         else:
-            entries.append(Field(_value(config, name, read, value), f"{origin}{read.note}", name or None))
+            entries.append(Field(_value(config, name or first, read, value), f"{origin}{read.note}", name or None))
     return entries
 
 

@@ -1,10 +1,15 @@
 """Multi-head attention: queries, keys and values, rotary positions, scores and masks."""
 
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
+
+from pydantic import Field
 
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.kinds import Dims
+from costsim.inputs.schema import Count, Strict
 from costsim.models.blocks import FLOAT32, norm, softcap
 from costsim.models.meeting import Mask, counted, mask_scores, meeting, scores_dims
 from costsim.models.sections import Transformer
@@ -15,6 +20,22 @@ class Rotary(NamedTuple):
 
     cos: str
     sin: str
+
+
+class Latent(Strict):
+    """Multi-head latent attention: keys and values made of a narrow projection, and one rotated key for all heads."""
+
+    kv_rank: Count = Field(description="width of what keys and values are made of")
+    q_rank: Count | None = Field(default=None, description="width of what queries are made of; made of x if not said")
+    nope_dim: Count = Field(description="elements of each head of queries and keys that are not rotated")
+    rope_dim: Count = Field(description="elements that are; of keys the same for all heads")
+    value_dim: Count = Field(description="elements of each head of values")
+    bias: bool = Field(default=False, description="of the narrow projections")
+
+    def sizes(self) -> dict[str, int]:
+        """The dims."""
+        dims = {"kv_rank": self.kv_rank, "nope": self.nope_dim, "value": self.value_dim}
+        return dims if self.q_rank is None else {**dims, "q_rank": self.q_rank}
 
 
 _EQUATIONS = {  # scores, context; b batch, q and k positions, h heads, g groups' heads, r queries of a group, e head
@@ -49,33 +70,78 @@ def attention(
     """
     query_dims: Dims = ("kv_heads", "group", "head") if config.grouped else ("heads", "head")
     key_dims: Dims = ("kv_heads", "head") if config.grouped else ("heads", "head")
-    flash = config.attention == "flash"
     with b.scope(name):
         # Ops on the result of a projection come right after it, so that they can be its epilogue.
         q = _projected(b, config, query, "q", query_dims, rotary)
         q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.query_pre_attn_scalar or config.head_size))
         k = _projected(b, config, memory, "k", key_dims, rotary)
         v = b.linear(memory, "v", key_dims, bias=config.qkv_bias)
-        recomputed = flash or config.checkpointing == "selective"
-        with b.segment_if(recomputed, "flash" if flash else "core", kernel=flash) as kept:
-            scores_equation, context_equation = _EQUATIONS[config.grouped]
-            scores = _scores(b, config, scores_equation, (q, k), mask)
-            wide = FLOAT32 if config.upcast and not flash else ""  # flash attention's softmax never leaves the chip
-            p = b.op("softmax_lse" if flash else "softmax", scores, name=f"softmax{wide}")
-            if flash:
-                kept.add(f"{p}.lse")
-            p = b.dropout(p, config.attention_dropout)
-            context = b.op(context_equation, p, v, name="context")
+        sinks = b.given("sinks.weight", query_dims[:-1], role="weight") if config.attention_sinks else None
+        equation, context_equation = _EQUATIONS[config.grouped]
+        with _core(b, config) as kept:
+            scores = _scores(b, config, [(equation, q, k)], mask)
+            context = _context(b, config, (scores, sinks), context_equation, v, kept)
         return b.linear(context, "out", ("model",), inner=len(query_dims), bias=config.out_bias)
 
 
-def _scores(b: GraphBuilder, config: Transformer, equation: str, operands: tuple[str, str], mask: Mask) -> str:
-    """The capped and masked scores of queries and keys. Those of a dim with itself are self attention."""
-    q, k = operands
+def latent_attention(b: GraphBuilder, config: Transformer, own: Latent, x: str, mask: Mask, rotary: Rotary) -> str:
+    """Self attention whose keys and values are made of a narrow projection; [batch, length, model] to the same.
+
+    Scores are the sum of two products, of what is rotated and of what is not; transformers concatenates the operands
+    for one product, of as many MACs. Source: DeepSeek-V2, arXiv:2405.04434, section 2.1.
+    """
+    with b.scope("self_attention"):
+        source = x
+        if own.q_rank is not None:
+            source = norm(b, config, b.linear(x, "q_a", ("q_rank",), bias=own.bias), "q_a_norm")
+        scale = 1 / math.sqrt(config.query_pre_attn_scalar or config.head_size)
+        q = b.linear(source, "q", ("heads", "nope"), bias=False)
+        q = b.op("scale", q, name="scale", factor=scale)
+        turned_q = b.op("rope", b.linear(source, "q_rope", ("heads", "rotary"), bias=False), *rotary, name="q_turned")
+        turned_q = b.op("scale", turned_q, name="scale_rope", factor=scale)
+        turned_k = b.op("rope", b.linear(x, "k_rope", ("rotary",), bias=own.bias), *rotary, name="k_turned")
+        narrow = norm(b, config, b.linear(x, "kv_a", ("kv_rank",), bias=own.bias), "kv_a_norm")
+        k = b.linear(narrow, "k", ("heads", "nope"), bias=False)
+        v = b.linear(narrow, "v", ("heads", "value"), bias=False)
+        with _core(b, config) as kept:
+            products = [(_EQUATIONS[False][0], q, k), ("bqhe,bke->bhqk", turned_q, turned_k)]
+            scores = _scores(b, config, products, mask)
+            context = _context(b, config, (scores, None), _EQUATIONS[False][1], v, kept)
+        return b.linear(context, "out", ("model",), inner=2, bias=config.out_bias)
+
+
+def _core(b: GraphBuilder, config: Transformer) -> AbstractContextManager[set[str]]:
+    """What is between the projections, as a segment if it is made again for the backward."""
+    flash = config.attention == "flash"
+    recomputed = flash or config.checkpointing == "selective"
+    return b.segment_if(recomputed, "flash" if flash else "core", kernel=flash)
+
+
+def _context(
+    b: GraphBuilder, config: Transformer, given: tuple[str, str | None], equation: str, v: str, kept: set[str]
+) -> str:
+    """The values that softmax of the scores weighs; `given` are scores and sinks, if there are any."""
+    scores, sinks = given
+    flash = config.attention == "flash"
+    wide = FLOAT32 if config.upcast and not flash else ""  # flash attention's softmax never leaves the chip
+    kind = ("softmax" if sinks is None else "softmax_sink") + "_lse" * flash
+    p = b.op(kind, scores, *(() if sinks is None else (sinks,)), name=f"softmax{wide}")
+    if flash:
+        kept.add(f"{p}.lse")
+    p = b.dropout(p, config.attention_dropout)
+    return b.op(equation, p, v, name="context")
+
+
+def _scores(b: GraphBuilder, config: Transformer, products: Sequence[tuple[str, str, str]], mask: Mask) -> str:
+    """The capped and masked sum of products of queries and keys. Those of a dim with itself are self attention."""
+    _, q, k = products[0]
     (batch, length, *_), keys = b.tensors[q].dims, b.tensors[k].dims[1]
     dims: Dims = (batch, *b.tensors[q].dims[2:-1], length, keys)
     meets = meeting(b, mask, length) if length == keys else None
     if meets is not None:
         dims = scores_dims(b, dims, counted(b, meets))
-    scores = b.op(equation, q, k, name="scores", dims=dims)
+    scores = ""
+    for i, (equation, of_q, of_k) in enumerate(products):
+        product = b.op(equation, of_q, of_k, name=f"scores.{i}" if i else "scores", dims=dims)
+        scores = b.op("add", scores, product, name=f"scores.sum.{i}") if scores else product
     return mask_scores(b, softcap(b, scores, config.attention_softcap), mask, meets)

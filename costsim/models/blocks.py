@@ -66,6 +66,9 @@ def activate(b: GraphBuilder, config: Transformer, x: str, gate: Callable[[], st
 
     Op by op, a gated gelu_new is PyTorch's GELU by tanh, as Gemma has it, and a plain one is GPT-2's.
     """
+    if gate is not None and config.swiglu_limit is not None:
+        alpha, limit = config.swiglu_alpha, config.swiglu_limit
+        return b.op("clamped_swiglu", x, gate(), name="clamped_swiglu", alpha=alpha, limit=limit)
     if gate is not None and config.fused_activation and config.activation in _GATED:
         kind = _GATED[config.activation]
         return b.op(kind, x, gate(), name=kind)
@@ -76,11 +79,11 @@ def activate(b: GraphBuilder, config: Transformer, x: str, gate: Callable[[], st
     return y if gate is None else b.op("mul", y, gate(), name="gate")
 
 
-def feed_forward(b: GraphBuilder, config: Transformer, x: str) -> str:
+def feed_forward(b: GraphBuilder, config: Transformer, x: str, name: str = "ffn", width: str = "ffn") -> str:
     """fc2(activation(fc1(x))), or fc2(activation(fc1(x)) fc3(x)) if gated; [batch, length, model] to the same."""
-    with b.scope("ffn"):
-        y = b.linear(x, "fc1", ("ffn",), bias=config.ffn_bias)
-        gate = (lambda: b.linear(x, "fc3", ("ffn",), bias=config.ffn_bias)) if config.gated else None
+    with b.scope(name):
+        y = b.linear(x, "fc1", (width,), bias=config.ffn_bias)
+        gate = (lambda: b.linear(x, "fc3", (width,), bias=config.ffn_bias)) if config.gated else None
         y = activate(b, config, y, gate)
         y = b.dropout(y, config.activation_dropout)
         return b.linear(y, "fc2", ("model",), bias=config.ffn_bias)

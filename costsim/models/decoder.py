@@ -5,36 +5,17 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
-from costsim.inputs.schema import Clash, Count, Layers, Positive, Strict, clash
-from costsim.models.attention import Rotary, attention
-from costsim.models.blocks import activate, feed_forward, norm, softcap
+from costsim.inputs.schema import Clash, Count, Layers, Positive, clash
+from costsim.models.attention import Latent, Rotary, attention, latent_attention
+from costsim.models.blocks import feed_forward, norm, softcap
+from costsim.models.experts import Experts, experts
 from costsim.models.head import words
 from costsim.models.layers import layers, parallel, residual
 from costsim.models.meeting import Mask
 from costsim.models.sections import Padded, Transformer
-
-
-class Experts(Strict):
-    """A mixture of experts in place of each feed-forward layer. Tokens are spread evenly: what is counted is balanced.
-
-    Each expert takes capacity_factor x tokens x chosen / number tokens, rounded up; 1 is dropless if all are balanced.
-    """
-
-    number: Count
-    chosen: Count = Field(description="experts that each token goes to")
-    capacity_factor: Positive = 1.0
-    renormalize: bool = Field(default=True, description="the weights of the chosen experts sum to 1")
-
-    @model_validator(mode="after")
-    def _enough(self) -> "Experts":
-        if self.chosen > self.number:
-            numbers = {"chosen": self.chosen, "number": self.number}
-            raise PydanticCustomError("value_error", "{chosen} experts chosen of {number}", numbers)
-        return self
 
 
 class Model(Transformer):
@@ -71,11 +52,12 @@ class Model(Transformer):
     logits_divisor: Positive | None = Field(default=None, description="divides logits: Granite")
     logits_softcap: Positive | None = Field(default=None, description="caps logits: cap tanh(logit / cap): Gemma 2")
     experts: Experts | None = None
+    latent: Latent | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         clash(self, apart(self._pairs_to_turn, self._biases_of_experts, self._rotary_of_windows))
-        clash(self, apart(self._rotated_part, self._parallel_norms))
+        clash(self, apart(self._rotated_part, self._parallel_norms, self._latent_rotation))
         return self
 
     def _pairs_to_turn(self) -> Iterator[Clash]:
@@ -88,6 +70,16 @@ class Model(Transformer):
                 yield (field,), f"{field} is of rotary positions: say positions: rotary"
         if self.rotary_dim is not None and (self.rotary_dim > self.head_size or self.rotary_dim % 2):
             yield ("rotary_dim",), f"expected an even number of at most {self.head_size}, the size of a head"
+
+    def _latent_rotation(self) -> Iterator[Clash]:
+        if self.latent is None:
+            return
+        if self.positions != "rotary" or self.rotated is not None or self.grouped or self.qk_norm:
+            yield ("latent",), "expected rotary positions in all layers, as many kv_heads as heads, and no qk_norm"
+        if self.head_dim != self.latent.nope_dim + self.latent.rope_dim:
+            yield ("head_dim",), "expected latent.nope_dim + latent.rope_dim"
+        if self.rotary_dim != self.latent.rope_dim:
+            yield ("rotary_dim",), f"expected latent.rope_dim, {self.latent.rope_dim}"
 
     def _parallel_norms(self) -> Iterator[Clash]:
         if self.parallel and self.norm != "pre":
@@ -122,34 +114,10 @@ def sizes(model: Model, batch: Batch) -> dict[str, int]:
     if model.embedding_dim is not None:
         dims["embedding"] = model.embedding_dim
     if model.experts is not None:
-        experts = model.experts
-        share = experts.capacity_factor * batch.rows * tokens * experts.chosen / experts.number
-        dims |= {"experts": experts.number, "chosen": experts.chosen, "capacity": max(1, -int(-share // 1))}
+        dims |= model.experts.sizes(batch.rows * tokens)
+    if model.latent is not None:
+        dims |= model.latent.sizes()
     return dims
-
-
-def _experts(b: GraphBuilder, config: Model, x: str) -> str:
-    """Each token through the experts that its router chooses; [batch, tokens, model] to the same.
-
-    Source: Mixtral, arXiv:2401.04088, section 2.1.
-    """
-    assert config.experts is not None
-    with b.scope("experts"):
-        p = b.op("softmax", b.linear(x, "router", ("experts",), bias=False), name="router.softmax")
-        index = b.op("top_k", p, name="top_k", dims=("batch", "tokens", "chosen"))
-        gates = b.op("pick", p, index, name="gates")
-        if config.experts.renormalize:
-            gates = b.op("normalize", gates, name="gates.normalize")
-        y = b.op("dispatch", x, index, name="dispatch", dims=("experts", "capacity", "model"))
-
-        def linear(x: str, name: str, inner: str, outer: str) -> str:
-            weight = b.given(f"{name}.weight", ("experts", inner, outer), role="weight")
-            return b.op("ecd,edf->ecf", x, weight, name=name)
-
-        gate = (lambda: linear(y, "fc3", "model", "ffn")) if config.gated else None
-        y = activate(b, config, linear(y, "fc1", "model", "ffn"), gate)
-        y = b.dropout(y, config.activation_dropout)
-        return b.op("combine", linear(y, "fc2", "ffn", "model"), gates, index, name="combine")
 
 
 def _embed(b: GraphBuilder, model: Model, table: str) -> str:
@@ -183,11 +151,24 @@ def _rotary(b: GraphBuilder, model: Model, windows: Sequence[int | None]) -> lis
     return [None if prefix is None else tables[prefix] for prefix in prefixes]
 
 
-def _layer(b: GraphBuilder, config: Model, x: str, mask: Mask, rotary: Rotary | None) -> str:
-    part = feed_forward if config.experts is None else _experts
+def _feed_forward(b: GraphBuilder, config: Model, x: str, layer: int) -> str:
+    """What a layer does with each token by itself."""
+    if config.experts is None or layer in (config.experts.dense_layers or ()):
+        return feed_forward(b, config, x)
+    return experts(b, config, config.experts, x)
+
+
+def _attention(b: GraphBuilder, config: Model, x: str, mask: Mask, rotary: Rotary | None) -> str:
+    if config.latent is not None:
+        assert rotary is not None
+        return latent_attention(b, config, config.latent, x, mask, rotary)
+    return attention(b, config, "self_attention", x, x, mask, rotary)
+
+
+def _layer(b: GraphBuilder, config: Model, x: str, layer: int, mask: Mask, rotary: Rotary | None) -> str:
     parts = {
-        "self_attention": lambda y: attention(b, config, "self_attention", y, y, mask, rotary),
-        "ffn": lambda y: part(b, config, y),
+        "self_attention": lambda y: _attention(b, config, y, mask, rotary),
+        "ffn": lambda y: _feed_forward(b, config, y, layer),
     }
     if config.parallel:
         return parallel(b, config, x, 2 if config.parallel == "two_norms" else 1, parts)
@@ -207,7 +188,7 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
         x = _embed(b, model, table)
         rotary = _rotary(b, model, windows)
     masks = [Mask(keep, causal=True, window=window) for window in windows]
-    x = layers(b, model, "decoder", model.layers, x, lambda y, i: _layer(b, model, y, masks[i], rotary[i]))
+    x = layers(b, model, "decoder", model.layers, x, lambda y, i: _layer(b, model, y, i, masks[i], rotary[i]))
     if model.final_norm:
         with b.scope("decoder.final", layer=True):
             x = norm(b, model, x, "norm")

@@ -43,6 +43,10 @@ class Transformer(Strict):
     zero_centered_norm: bool = Field(default=False, description="RMS norms scale by 1 + weight: Gemma")
     activation: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
     gated: bool = Field(default=False, description="the activation of one linear layer gates another: SwiGLU")
+    swiglu_limit: Positive | None = Field(
+        default=None, description="SwiGLU with clamped operands, times the gate + 1, in one kernel: gpt-oss"
+    )
+    swiglu_alpha: Positive = Field(default=1.702, description="gain of the sigmoid of a clamped SwiGLU")
     norm_eps: Positive = 1e-5
     norm_bias: bool = Field(default=True, description="of layer norms")
     residual_multiplier: Positive | None = Field(
@@ -53,6 +57,9 @@ class Transformer(Strict):
     activation_dropout: Rate = 0.0
     query_pre_attn_scalar: Positive | None = Field(
         default=None, description="queries are divided by its square root; the size of a head if not said"
+    )
+    attention_sinks: bool = Field(
+        default=False, description="a trained score of each head that softmax has besides those of keys: gpt-oss"
     )
     attention_softcap: Positive | None = Field(
         default=None, description="caps scores: cap tanh(score / cap), before masks: Gemma 2"

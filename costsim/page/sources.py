@@ -53,6 +53,10 @@ def conventions(result: Result) -> list[tuple[str, str]]:
         ("steps", f"{convention['steps']} of {convention['micro_batches']} micro-batches each"),
         ("parameters", f"{convention['parameters']}, of which {convention['trainable_parameters']} are trained"),
     ]
+    if "active_parameters" in convention:
+        terms.append(
+            ("active parameters", f"{convention['active_parameters']} for each token: of experts those chosen")
+        )
     if convention["attention_pairs_counted"]:
         terms.append(("attention", convention["attention_pairs_counted"]))
     if "real_tokens" in convention:

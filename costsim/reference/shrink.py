@@ -44,12 +44,18 @@ def check_memory(
 def _few_layers(model: Mapping[str, Any]) -> dict[str, object]:
     """The fields of a model section that leave few layers, but one of each sort that it has, and few chunks."""
     patterns = {name: model[name] for name in _PATTERNS if model.get(name)}
+    dense = (model.get("experts") or {}).get("dense_layers")
+    if dense:
+        patterns["dense"] = [i in dense for i in range(model["layers"])]
     sorts = {tuple(p[i % len(p)] for p in patterns.values()): None for i in range(model.get("layers", 1))}
     least = max(LAYERS, len(sorts))
     layers = {name: n for name, n in model.items() if name.endswith("layers") and isinstance(n, int)}
     fields: dict[str, object] = {f"model.{name}": least for name, n in layers.items() if n > least}
     if fields:
-        fields |= {f"model.{name}": json.dumps(of) for name, of in zip(patterns, zip(*sorts, strict=True), strict=True)}
+        few = dict(zip(patterns, zip(*sorts, strict=True), strict=True))
+        if "dense" in few:
+            few["experts.dense_layers"] = tuple(i for i, is_dense in enumerate(few.pop("dense")) if is_dense)
+        fields |= {f"model.{name}": json.dumps(of) for name, of in few.items()}
     chunks = (model.get("head") or {}).get("chunks", 1)
     return fields | {"model.head.chunks": CHUNKS} if chunks > CHUNKS else fields
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from costsim.cost.laws import LAWS
 from costsim.cost.totals import Total, group
 from costsim.graph.fusion import UNTILED
+from costsim.graph.graph import Graph
 from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.run.counted import CountedPolicy
@@ -273,6 +274,12 @@ def published(result: Result) -> list[Record]:
     return sorted(entries, key=lambda entry: (not entry["convention"], entry["scope"] != "gemm"))
 
 
+def active_parameters(graph: Graph) -> dict[str, int]:
+    """How many parameters work on a token, if not all do: of experts those chosen."""
+    active = graph.active_parameters
+    return {} if active == graph.parameters else {"active_parameters": active}
+
+
 def convention(result: Result) -> Record:
     """The convention that all numbers of a result depend on."""
     chosen = result.job.convention
@@ -294,5 +301,6 @@ def convention(result: Result) -> Record:
         "attention_pairs_counted": describe(result.job.graph, result.job.file.attention_pairs) or None,
         "parameters": result.job.graph.parameters,
         "trainable_parameters": result.job.graph.trainable_parameters,
+        **active_parameters(result.job.graph),
         **({} if lengths is None else {"real_tokens": lengths[0], "padded_tokens": lengths[1]}),
     }

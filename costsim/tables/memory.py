@@ -76,6 +76,7 @@ class _Line(NamedTuple):
     sizes: Sequence[int]  # bytes of components, and the peak
     parameters: int
     trainable: int
+    active: int
     in_force: Record
     mask_bits: int
     peak: str  # where it is
@@ -95,6 +96,7 @@ def _line(row: Row, asked: Asked, lists: Iterable[str]) -> _Line:
         sizes=[*(row.memory.components[name] for name in COMPONENTS), row.memory.peak_bytes],
         parameters=graph.parameters,
         trainable=graph.trainable_parameters,
+        active=graph.active_parameters,
         in_force=in_force(row.job),
         mask_bits=row.mask_bits,
         peak=f"the peak of {row.policy.name} is at {op.name} ({op.phase})",
@@ -181,13 +183,15 @@ def _largest(line: _Line) -> str:
 
 
 def _parameters(listed: Sequence[_Line]) -> str:
-    """How many parameters there are and how many are trained; of a sweep that changes them, from and to."""
+    """How many parameters there are, are trained, and work on a token; of a sweep that changes them, from and to."""
     every, trained = [line.parameters for line in listed], [line.trainable for line in listed]
+    active = [line.active for line in listed]
 
     def span(numbers: Sequence[int]) -> str:
         return f"{min(numbers)}" + (f" to {max(numbers)}" if max(numbers) > min(numbers) else "")
 
-    return f"{span(every)} parameters" + (f", {span(trained)} trained" if trained != every else "")
+    less = {"trained": trained, "active for each token": active}
+    return f"{span(every)} parameters" + "".join(f", {span(n)} {word}" for word, n in less.items() if n != every)
 
 
 def _screen(job: Job, asked: Asked) -> list[list[Block]]:
@@ -220,7 +224,13 @@ def _data(job: Job, asked: Asked) -> Mapping[str, Any]:
     listed = _lines(job, asked, kept.LISTS)
     return {
         "workload": job.workload,
-        **shared([{"parameters": line.parameters, "trainable_parameters": line.trainable} for line in listed]),
+        **shared(
+            [
+                {"parameters": line.parameters, "trainable_parameters": line.trainable}
+                | ({"active_parameters": line.active} if line.active != line.parameters else {})
+                for line in listed
+            ]
+        ),
         "convention": shared([line.in_force for line in listed]),
         "components": list(COMPONENTS),
         "warnings": _warnings(listed),

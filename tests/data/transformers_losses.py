@@ -87,6 +87,21 @@ MBART = {
     "bos_token_id": 1,
     "eos_token_id": 1,
 }
+QWEN = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6}
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 6,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 6,
+    "kv_lora_rank": 6,
+    "qk_nope_head_dim": 2,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 5,
+    "routed_scaling_factor": 1.5,
+}
 MODELS = {
     "opt": ("OPTForCausalLM", {"model_type": "opt", **OPT}),
     "opt projected": (
@@ -125,6 +140,46 @@ MODELS = {
         },
     ),
     "starcoder2": ("Starcoder2ForCausalLM", {"model_type": "starcoder2", **ROTARY, "sliding_window": 3}),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        {"model_type": "qwen2_moe", **ROTARY, **QWEN, "shared_expert_intermediate_size": 7, "mlp_only_layers": [1]},
+    ),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        {"model_type": "qwen3_moe", **ROTARY, **QWEN, "norm_topk_prob": True, "head_dim": 6},
+    ),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        {
+            "model_type": "gpt_oss",
+            **ROTARY,
+            "head_dim": 6,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 3,
+            "swiglu_limit": 0.4,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
+    "deepseek_v2": (
+        "DeepseekV2ForCausalLM",
+        {"model_type": "deepseek_v2", **ROTARY, **DEEPSEEK, "q_lora_rank": None, "topk_method": "greedy"},
+    ),
+    "deepseek_v2 groups": (
+        "DeepseekV2ForCausalLM",
+        {
+            "model_type": "deepseek_v2",
+            **ROTARY,
+            **DEEPSEEK,
+            "n_group": 2,
+            "topk_group": 1,
+            "topk_method": "group_limited_greedy",
+        },
+    ),
+    "deepseek_v3": (
+        "DeepseekV3ForCausalLM",
+        {"model_type": "deepseek_v3", **ROTARY, **DEEPSEEK, "n_group": 2, "topk_group": 1, "num_mtp_layers": 0},
+    ),
     "distilbert": ("DistilBertForMaskedLM", {"model_type": "distilbert", **DISTILBERT}),
     "distilbert classes": (
         "DistilBertForSequenceClassification",
@@ -179,6 +234,38 @@ def by_head(target):
     return take
 
 
+def of_experts(target, *parts, rows=1, step=False):
+    """Elements [expert, rows, columns], of which `rows` says the axis of the outputs, of several layers beside others.
+
+    They are one after another, or with `step` in turn.
+    """
+
+    def take(elements, _):
+        matrices = elements if rows == 2 or elements.ndim == 2 else elements.swapaxes(1, 2)
+        every = len(parts)
+        cut = [matrices[..., i::every] for i in range(every)] if step else np.split(matrices, every, axis=-1)
+        return {f"{target}{part}": x for part, x in zip(parts, cut, strict=True)}
+
+    return take
+
+
+def latent(target, *parts):
+    """Rows of heads, each of which has so many of each part; rows that are turned in pairs lie as halves in costsim."""
+
+    def take(rows, config):
+        sizes = {"nope": config["qk_nope_head_dim"], "rope": config["qk_rope_head_dim"]}
+        sizes |= {"value": config["v_head_dim"], "rank": config["kv_lora_rank"]}
+        each = sum(sizes[size] for _, size in parts)
+        cut = np.split(rows.reshape(-1, each, *rows.shape[1:]), np.cumsum([sizes[s] for _, s in parts])[:-1], axis=1)
+        taken = {}
+        for (part, size), x in zip(parts, cut, strict=True):
+            halves = np.concatenate([x[:, ::2], x[:, 1::2]], axis=1) if size == "rope" else x
+            taken[f"{target}{part}"] = halves.reshape(-1, *rows.shape[1:])
+        return taken
+
+    return take
+
+
 ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "out", "q_norm": "q_norm", "k_norm": "k_norm"}
 LLAMA = {
     "model.embed_tokens": "embedding.tokens",
@@ -192,6 +279,25 @@ LLAMA = {
     "model.layers.#.mlp.c_fc": "decoder.#.ffn.fc1",
     "model.layers.#.mlp.c_proj": "decoder.#.ffn.fc2",
     "model.layers.#.self_attn.qkv_proj": grouped("decoder.#.self_attention."),
+    "model.layers.#.self_attn.sinks": "decoder.#.self_attention.sinks.weight",
+    "model.layers.#.self_attn.q_a_proj": "decoder.#.self_attention.q_a",
+    "model.layers.#.self_attn.q_a_layernorm": "decoder.#.self_attention.q_a_norm",
+    "model.layers.#.self_attn.kv_a_layernorm": "decoder.#.self_attention.kv_a_norm",
+    "model.layers.#.self_attn.q_b_proj": latent("decoder.#.self_attention.", ("q", "nope"), ("q_rope", "rope")),
+    "model.layers.#.self_attn.kv_b_proj": latent("decoder.#.self_attention.", ("k", "nope"), ("v", "value")),
+    "model.layers.#.self_attn.kv_a_proj_with_mqa": latent(
+        "decoder.#.self_attention.", ("kv_a", "rank"), ("k_rope", "rope")
+    ),
+    "model.layers.#.mlp.gate": "decoder.#.experts.router",
+    "model.layers.#.mlp.router": "decoder.#.experts.router",
+    "model.layers.#.mlp.shared_expert_gate": "decoder.#.experts.shared_gate",
+    **{
+        f"model.layers.#.mlp.{shared}.{theirs}": f"decoder.#.experts.shared.{ours}"
+        for shared in ("shared_expert", "shared_experts")
+        for theirs, ours in {"gate_proj": "fc1", "up_proj": "fc3", "down_proj": "fc2"}.items()
+    },
+    "model.layers.#.mlp.experts.gate_up_proj": of_experts("decoder.#.experts.", "fc1.weight", "fc3.weight"),
+    "model.layers.#.mlp.experts.down_proj": of_experts("decoder.#.experts.", "fc2.weight"),
     "model.layers.#.input_layernorm": "decoder.#.self_attention_norm",
     "model.layers.#.post_attention_layernorm": "decoder.#.ffn_norm",
     "model.layers.#.post_feedforward_layernorm": "decoder.#.ffn_post_norm",
@@ -305,11 +411,24 @@ MBART_NAMES = {
     },
 }
 OLMO2 = {"model.layers.#.post_attention_layernorm": "decoder.#.self_attention_post_norm"}
+GPT_OSS = {
+    f"model.layers.#.mlp.experts.{theirs}{kind}": of_experts(
+        "decoder.#.experts.", *(f"{part}.{ending}" for part in parts), rows=2, step=True
+    )
+    for theirs, parts in {"gate_up_proj": ("fc1", "fc3"), "down_proj": ("fc2",)}.items()
+    for kind, ending in {"": "weight", "_bias": "bias"}.items()
+}
+DEEPSEEK_NAMES = {
+    "model.layers.#.self_attn.q_proj": latent("decoder.#.self_attention.", ("q", "nope"), ("q_rope", "rope")),
+}
 NAMES = {
     "opt": OPT_NAMES,
     "gpt_neox": NEOX_NAMES,
     "falcon": FALCON_NAMES,
     "olmo2": {**LLAMA, **OLMO2},
+    "gpt_oss": {**LLAMA, **GPT_OSS},
+    "deepseek_v2": {**LLAMA, **DEEPSEEK_NAMES},
+    "deepseek_v3": {**LLAMA, **DEEPSEEK_NAMES},
     "distilbert": DISTILBERT_NAMES,
     "electra": ELECTRA_NAMES,
     "mbart": MBART_NAMES,
@@ -321,13 +440,15 @@ def parts_of(name, shape, config, linear):
     """The weights of costsim that a parameter of transformers is: {name: indices of its elements, in their order}."""
     module, _, kind = name.rpartition(".")
     numbers = re.findall(r"\.(\d+)\.", module + ".")
-    target = NAMES.get(config["model_type"], LLAMA)[re.sub(r"\.\d+\.", ".#.", module + ".")[:-1]]
+    names = NAMES.get(config["model_type"], LLAMA)
+    whole = re.sub(r"\.\d+\.", ".#.", name)
+    target = names[whole] if whole in names else names[re.sub(r"\.\d+\.", ".#.", module + ".")[:-1]]
     rows = np.arange(np.prod(shape)).reshape(shape)
     parts = {target: rows} if isinstance(target, str) else target(rows, config)
     named = {}
     for ours, indices in parts.items():
         full = ours.replace("#", numbers[0]) if numbers else ours
-        suffix = "" if full.endswith(WITHOUT_WEIGHT) else f".{kind}"
+        suffix = "" if full.endswith(WITHOUT_WEIGHT) or whole in names else f".{kind}"
         named[full + suffix] = (indices.T if linear and kind == "weight" else indices).reshape(-1)
     return named
 
@@ -358,6 +479,7 @@ def fill(model, config):
 
     linear = ((name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear))
     kinds = {id(m.weight) for name, m in linear if name != "lm_head"}  # words are rows in costsim, too
+    kinds |= {id(m.weight) for m in model.modules() if type(m).__name__.endswith("Router")}
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     parts = {
         name: parts_of(name, tuple(p.shape), config, id(p) in kinds - embeddings)

@@ -27,6 +27,14 @@ from costsim.run.job import Request, prepare
 torch.set_num_threads(1)  # the tensors are tiny
 
 SEED = 3
+SHARED_EXPERTS = {"number": 3, "chosen": 2, "ffn_dim": 5, "dense_layers": (0,)}
+SHARED_EXPERTS |= {"shared_ffn_dim": 7, "shared_gate": True}
+GROUPED_EXPERTS = {"number": 4, "chosen": 2, "groups": 2, "chosen_groups": 1, "group_score": "top2"}
+GROUPED_EXPERTS |= {"router": "sigmoid", "correction_bias": True, "scaling": 2.5}
+GPT_OSS = {"attention_sinks": True, "swiglu_limit": 0.5, "experts": {"number": 3, "chosen": 2, "bias": True}}
+GPT_OSS["experts"] |= {"router": "softmax_of_chosen", "router_bias": True}
+LATENT = {"kv_heads": None, "head_dim": 6, "rotary_dim": 4}
+LATENT |= {"latent": {"kv_rank": 5, "q_rank": 3, "nope_dim": 2, "rope_dim": 4, "value_dim": 3}}
 # What the families above do not reach.
 MORE = {
     "classifier-gelu": ("encoder-classifier", {"activation": "gelu", "padding_mask": True}),
@@ -48,6 +56,12 @@ MORE = {
     "muon": ("decoder", {"optimizer": adamw(kind="muon", eps=1e-3)}),
     "muon-experts": ("experts", {"optimizer": adamw(kind="muon", eps=1e-3)}),
     "galore": ("decoder", {"optimizer": adamw(kind="galore", rank=3, eps=1e-3)}),
+    "shared-experts": ("experts", {"experts": SHARED_EXPERTS}),
+    "groups-of-experts": ("experts", {"experts": GROUPED_EXPERTS}),
+    "largest-groups": ("experts", {"experts": {**GROUPED_EXPERTS, "group_score": "max"}}),
+    "gpt-oss": ("experts", {**GPT_OSS, "attention": "flash"}),
+    "gpt-oss-eager": ("experts", GPT_OSS),
+    "latent": ("llama", LATENT),
     "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
 }
 

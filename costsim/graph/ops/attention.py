@@ -75,6 +75,57 @@ def softmax_lse(x: Array) -> tuple[Array, Array]:
     return e / sums, (np.log(sums) + largest)[..., 0]
 
 
+# --- with sinks, a score of each head besides those of keys: gpt-oss, as transformers has it --------------------------
+
+
+def _with_sink(x: Array, sink: Array) -> tuple[Array, Array, Array]:
+    """exp(x - m), the sum of those and exp(sink - m), and m, the largest of all."""
+    each = sink.reshape(1, *sink.shape, 1, 1)
+    largest = np.maximum(np.maximum.reduce(x, axis=-1, keepdims=True, initial=-np.inf), each)
+    e = np.exp(x - largest)
+    return e, total(e) + np.exp(each - largest), largest
+
+
+@op(
+    "x[b *h q k], sink[*h] -> y[b *h q k]",
+    work={"b *h q k": {"cmp": 1, "add": 2, "exp": 1, "div": 1}, "b *h q": {"cmp": 1, "add": 2, "exp": 1}},
+    grads={"x": "softmax_grad(dy, y)", "sink": "softmax_sink_grad(dy, y)"},
+    torch="attention.softmax_sink",
+)
+def softmax_sink(x: Array, sink: Array) -> Array:
+    """y = exp(x - m) / (exp(sink - m) + sum exp(x - m)) over the last dim: what is left goes to the sink."""
+    e, sums, _ = _with_sink(x, sink)
+    return e / sums
+
+
+@op(
+    "x[b *h q k], sink[*h] -> y[b *h q k], lse[b *h q]",
+    work={
+        "b *h q k": {"cmp": 1, "add": 2, "exp": 1, "div": 1},
+        "b *h q": {"cmp": 1, "add": 3, "exp": 1, "log": 1},
+    },
+    grads={"x": "softmax_grad(dy, y)", "sink": "softmax_sink_grad(dy, y)"},
+    remake={"y": "softmax_from_lse(x, lse)"},
+    torch="attention.softmax_sink_lse",
+)
+def softmax_sink_lse(x: Array, sink: Array) -> tuple[Array, Array]:
+    """`softmax_sink` that leaves the logarithm of its sums too."""
+    e, sums, largest = _with_sink(x, sink)
+    return e / sums, (np.log(sums) + largest)[..., 0]
+
+
+@op(
+    "dy[b *h q k], y[b *h q k] -> dsink[*h]",
+    work={"b *h q k": {"mul": 1, "add": 2}, "b *h q": {"add": 2, "mul": 1}},
+    grads={"dy": None, "y": None},
+    torch="attention.softmax_sink_grad",
+)
+def softmax_sink_grad(dy: Array, y: Array) -> Array:
+    """dsink = -sum over batch and queries of (1 - sum y) sum(y dy)."""
+    rows = (total(y) - 1) * total(y * dy)
+    return np.add.reduce(rows, axis=(0, y.ndim - 2, y.ndim - 1), initial=0)
+
+
 @op(
     "x[... k], lse[...] -> y[... k]",
     work={"... k": {"add": 1, "exp": 1}},

@@ -193,6 +193,61 @@ def geglu_new_grad(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
     return dy * b * slope, dy * (a * half)
 
 
+@op(
+    "a[...], b[...] -> y[...]",
+    work={"...": {"cmp": 3, "mul": 3, "exp": 1, "add": 2, "div": 1}},
+    grads={"a b": "clamped_swiglu_grad(dy, a, b)"},
+    params=("alpha", "limit"),
+    torch="elementwise.clamped_swiglu",
+)
+def clamped_swiglu(a: Array, b: Array, alpha: float, limit: float) -> Array:
+    """y = g / (1 + exp(-alpha g)) (u + 1), g = min(a, limit), u = b between -limit and limit.
+
+    Source: GptOssExperts of transformers.
+    """
+    g = np.minimum(a, limit)
+    u = np.maximum(np.minimum(b, limit), -limit)
+    return g * _sigmoid(g * alpha) * (u + 1)
+
+
+@op(
+    "dy[...], a[...], b[...] -> da[...], db[...]",
+    work={"...": {"cmp": 6, "mul": 11, "exp": 1, "add": 4, "div": 1}},
+    grads={"dy": None, "a": None, "b": None},
+    params=("alpha", "limit"),
+    torch="elementwise.clamped_swiglu_grad",
+)
+def clamped_swiglu_grad(dy: Array, a: Array, b: Array, alpha: float, limit: float) -> tuple[Array, Array]:
+    """da = dy (u + 1) s (1 + alpha g (1 - s)) and db = dy g s, s the sigmoid, each 0 where its operand is clamped."""
+    g = np.minimum(a, limit)
+    u = np.maximum(np.minimum(b, limit), -limit)
+    s = _sigmoid(g * alpha)
+    slope = s * (g * (1 - s) * alpha + 1)
+    return dy * (u + 1) * slope * (a <= limit), dy * (g * s) * (b <= limit) * (b >= -limit)
+
+
+@op(
+    "x[...] -> y[...]",
+    work={"...": {"exp": 1, "add": 1, "div": 1}},
+    grads={"x": "sigmoid_grad(dy, y)"},
+    torch="torch.sigmoid",
+)
+def sigmoid(x: Array) -> Array:
+    """y = 1 / (1 + exp(-x))."""
+    return _sigmoid(x)
+
+
+@op(
+    "dy[...], y[...] -> dx[...]",
+    work={"...": {"mul": 2, "add": 1}},
+    grads={"dy": None, "y": None},
+    torch="aten.sigmoid_backward",
+)
+def sigmoid_grad(dy: Array, y: Array) -> Array:
+    """dx = dy y (1 - y)."""
+    return dy * (y * (1 - y))
+
+
 @op("a[...], b[...] -> y[...]", work={"...": {"mul": 1}}, grads={"a": "mul(dy, b)", "b": "mul(dy, a)"}, torch="same")
 def mul(a: Array, b: Array) -> Array:
     """y = a b: a gate."""

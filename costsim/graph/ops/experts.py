@@ -154,3 +154,69 @@ def combine_grad(dout: Array, gates: Array, index: Array, shape: tuple[int, ...]
 def combine_grad_gates(dout: Array, y: Array, index: Array) -> Array:
     """dgates = dout . y of each expert that a token went to."""
     return total(dout[..., None, :] * _gather(y, index))[..., 0]
+
+
+# --- biases of experts, groups of experts -----------------------------------------------------------------------------
+
+
+@op(
+    "x[e c f], b[e f] -> y[e c f]",
+    work={"e c f": {"add": 1}},
+    grads={"x": "dy", "b": "sum_of_each(dy)"},
+    torch="experts.add_bias_of_each",
+)
+def add_bias_of_each(x: Array, b: Array) -> Array:
+    """y = x + b, a bias for each expert."""
+    return x + b[:, None]
+
+
+@op("dy[e c f] -> db[e f]", work={"e c f": {"add": 1}}, grads={"dy": None}, torch="experts.sum_of_each")
+def sum_of_each(dy: Array) -> Array:
+    """db = sum dy over the rows of each expert; rows that no token has are 0."""
+    return np.add.reduce(dy, axis=1, initial=0)
+
+
+def _largest(x: Array, groups: int, number: int) -> Array:
+    """The sum of so many of the largest of each group of x[..., e], a run of its last dim: [..., groups]."""
+    of = np.arange(x.shape[-1]) * groups // x.shape[-1]
+    sorted_groups = [-np.sort(-x[..., of == group], axis=-1)[..., :number] for group in range(groups)]
+    return np.stack([total(each)[..., 0] for each in sorted_groups], axis=-1)
+
+
+@op(
+    "x[... e] -> y[... g]",
+    work={"... e": {"cmp": 1}},
+    grads={"x": None},
+    runtime=("shape",),
+    torch="experts.group_max",
+)
+def group_max(x: Array, shape: tuple[int, ...]) -> Array:
+    """y = the largest of each group of experts: DeepSeek-V2's group_limited_greedy."""
+    return _largest(x, shape[-1], 1)
+
+
+@op(
+    "x[... e] -> y[... g]",
+    work={"... e": {"cmp": 2}, "... g": {"add": 1}},
+    grads={"x": None},
+    runtime=("shape",),
+    torch="experts.group_top2",
+)
+def group_top2(x: Array, shape: tuple[int, ...]) -> Array:
+    """y = the sum of the two largest of each group of experts, by two passes: DeepSeek-V3's."""
+    return _largest(x, shape[-1], 2)
+
+
+@op(
+    "x[... e], scores[... g], index[... k] -> y[... e]",
+    work={},
+    grads={"x": None, "scores": None, "index": None},
+    touches={"scores": ""},
+    torch="experts.keep_groups",
+)
+def keep_groups(x: Array, scores: Array, index: Array) -> Array:
+    """y = x, minus infinity in groups of experts that no index names; of the scores only the shape counts."""
+    groups = scores.shape[-1]
+    of = np.arange(x.shape[-1]) * groups // x.shape[-1]
+    kept = (of[:, None] == index[..., None, :]).any(-1)
+    return np.where(kept, x, x.dtype.type(-np.inf))

@@ -63,6 +63,7 @@ ROTARY_FACTS = {
     "qk_norm": False,
     "qk_norm_heads": False,
     "norm_bias": True,  # of no effect on RMS norms
+    "attention_sinks": False,
     "zero_centered_norm": False,
     "scale_embedding": False,
     "local_rotary": False,

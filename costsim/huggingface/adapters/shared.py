@@ -9,6 +9,7 @@ PLAIN = {
     "qk_norm_heads": False,
     "norm_kind": "layer",
     "norm_bias": True,
+    "attention_sinks": False,
     "zero_centered_norm": False,
     "gated": False,
     "fused_norm": True,

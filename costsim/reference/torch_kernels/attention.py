@@ -36,6 +36,28 @@ def softmax_lse(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.softmax(-1), x.logsumexp(-1)
 
 
+def _beside_sink(x: Tensor, sink: Tensor) -> Tensor:
+    """The scores, and the sink as one more."""
+    each = sink.view(1, *sink.shape, 1, 1).expand(*x.shape[:-1], 1)
+    return torch.cat([x, each], -1)
+
+
+def softmax_sink(x: Tensor, sink: Tensor) -> Tensor:
+    """Softmax of one score more, as transformers' gpt-oss."""
+    return _beside_sink(x, sink).softmax(-1)[..., :-1]
+
+
+def softmax_sink_lse(x: Tensor, sink: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax and logsumexp, one after the other."""
+    scores = _beside_sink(x, sink)
+    return scores.softmax(-1)[..., :-1], scores.logsumexp(-1)
+
+
+def softmax_sink_grad(dy: Tensor, y: Tensor) -> Tensor:
+    """By hand."""
+    return ((y.sum(-1) - 1) * (y * dy).sum(-1)).sum((0, y.ndim - 2))
+
+
 def softmax_from_lse(x: Tensor, lse: Tensor) -> Tensor:
     """By hand: a difference and its exp."""
     return torch.exp(x - lse[..., None])

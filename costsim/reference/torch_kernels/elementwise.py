@@ -50,6 +50,20 @@ def geglu_new_grad(dy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return gelu_new_grad(dy * b, a), dy * gelu_new(a)
 
 
+def clamped_swiglu(a: Tensor, b: Tensor, alpha: float, limit: float) -> Tensor:
+    """By hand, as transformers' gpt-oss."""
+    g = a.clamp(max=limit)
+    return g * (g * alpha).sigmoid() * (b.clamp(-limit, limit) + 1)
+
+
+def clamped_swiglu_grad(dy: Tensor, a: Tensor, b: Tensor, alpha: float, limit: float) -> tuple[Tensor, Tensor]:
+    """By hand."""
+    g = a.clamp(max=limit)
+    s = (g * alpha).sigmoid()
+    slope = s * (g * (1 - s) * alpha + 1)
+    return dy * (b.clamp(-limit, limit) + 1) * slope * (a <= limit), dy * (g * s) * (b.abs() <= limit)
+
+
 def bernoulli(rate: float, shape: tuple[int, ...], key: Any) -> Tensor:
     """One kernel; `key` is a generator, on whose device the mask is drawn."""
     return torch.empty(shape, dtype=torch.bool, device=key.device).bernoulli_(1 - rate, generator=key)

@@ -1,5 +1,7 @@
 """Mixture of experts: choosing experts, moving tokens to them and back, all written by hand."""
 
+from typing import Any
+
 from costsim.reference.torch_kernels.library import Tensor, torch
 
 
@@ -76,3 +78,41 @@ def combine_grad(dout: Tensor, gates: Tensor, index: Tensor, shape: tuple[int, .
 def combine_grad_gates(dout: Tensor, y: Tensor, index: Tensor) -> Tensor:
     """The rows back, and their products with the gradient."""
     return (dout[..., None, :] * _gather(y, index)).sum(-1)
+
+
+def add_bias_of_each(x: Tensor, b: Tensor) -> Tensor:
+    """One sum, broadcast over rows."""
+    return x + b[:, None]
+
+
+def sum_of_each(dy: Tensor) -> Tensor:
+    """One sum."""
+    return dy.sum(1)
+
+
+def _groups(experts: int, groups: int, device: Any) -> Tensor:
+    """The group of each expert, runs of as many each."""
+    return torch.arange(experts, device=device) * groups // experts
+
+
+def _largest(x: Tensor, groups: int, number: int) -> Tensor:
+    """The sum of so many of the largest of each group, group by group."""
+    of = _groups(x.shape[-1], groups, x.device)
+    cut = [x[..., of == group] for group in range(groups)]
+    return torch.stack([each.topk(min(number, each.shape[-1]), -1).values.sum(-1) for each in cut], -1)
+
+
+def group_max(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The largest of each group."""
+    return _largest(x, shape[-1], 1)
+
+
+def group_top2(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The two largest of each group, and their sum."""
+    return _largest(x, shape[-1], 2)
+
+
+def keep_groups(x: Tensor, scores: Tensor, index: Tensor) -> Tensor:
+    """A comparison, and a fill of minus infinity."""
+    of = _groups(x.shape[-1], scores.shape[-1], x.device)
+    return x.masked_fill(~(of[:, None] == index[..., None, :]).any(-1), -torch.inf)
