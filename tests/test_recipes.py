@@ -12,7 +12,7 @@ from costsim.cli import main
 from costsim.errors import InputError
 from costsim.inputs import schema_policy
 from costsim.policy.load import load_policy, make_policy
-from costsim.results.recipes import figure_records, recipes
+from costsim.results.recipes import all_records, figure_records, recipes
 from costsim.run.figures import QUANTITIES, measured, whole
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
@@ -34,7 +34,7 @@ def figure(**fields):
 
 @pytest.fixture(scope="module")
 def records():
-    return figure_records(RECIPES.values())
+    return all_records()
 
 
 def test_figures_are_near_or_say_why_not(records):

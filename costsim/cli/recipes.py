@@ -12,7 +12,7 @@ from costsim.cli.output import write
 def recipes(policies: tuple[str, ...], style: str) -> None:
     """Show what the sources of recipes state, beside what is counted here.
 
-    A recipe is a policy with `published` figures; without POLICY, all that are shipped.
+    A recipe is a policy with `published` figures. Without POLICY: all that are shipped, and what workloads state.
 
     \b
     costsim recipes fp8-lm
@@ -23,8 +23,8 @@ def recipes(policies: tuple[str, ...], style: str) -> None:
     from costsim.results import recipes as figures
     from costsim.tables.recipes import document
 
-    asked = [load_policies(find_policy(name)) for name in policies] or figures.recipes()
-    records = figures.figure_records(asked)
+    asked = [load_policies(find_policy(name)) for name in policies]
+    records = figures.figure_records(asked) if asked else figures.all_records()
     if not records:
         raise InputError(f"{', '.join(policies)}: no published figures; list them in the policy, under published")
     write(document(records), style)

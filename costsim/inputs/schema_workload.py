@@ -57,6 +57,7 @@ class Published(Strict):
     policy: Name
     stated: Annotated[float, Field(ge=1e-6, le=1e6)]
     source: str
+    note: str = Field(default="", description="why ours differs")
 
 
 class WorkloadCase(Strict):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from costsim.inputs import files
 from costsim.inputs.schema_policy import Figure
-from costsim.policy.load import load_policies
+from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy
 from costsim.results.records import Record
 from costsim.run.figures import QUANTITIES, measured
-from costsim.run.job import Job
+from costsim.run.job import Job, read_workload
 
 
 def recipes() -> list[Policy]:
@@ -47,6 +47,21 @@ def figure_records(policies: Iterable[Policy]) -> list[Record]:
     return [
         _record(policy, figure, measured(policy, figure)) for policy in policies for figure in policy.file.published
     ]
+
+
+def all_records() -> list[Record]:
+    """The figures of all that is shipped, by recipe: those of policies, and those that workloads have of them."""
+    records = figure_records(recipes())
+    for name in files.list_shipped("workloads"):
+        _, _, file = read_workload(name)
+        for stated in file.published:
+            said = stated.model_dump(exclude={"policy"})
+            figure, policy = (
+                Figure(workload=name, baseline=file.baseline, **said),
+                load_policies(find_policy(stated.policy)),
+            )
+            records.append(_record(policy, figure, measured(policy, figure)))
+    return sorted(records, key=lambda record: record["recipe"])
 
 
 def of_job(job: Job, command: str) -> list[Record]:

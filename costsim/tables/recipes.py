@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from costsim.results.records import Record
 from costsim.run.job import Job
-from costsim.tables.cells import signed, three_digits
+from costsim.tables.cells import signed
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Source
 from costsim.tables.table import Column, Table, composed, wrap
 
@@ -18,7 +18,8 @@ def _value(record: Record, key: str) -> str:
     value = record[key]
     if value is None:
         return "n/a"
-    return (f"{value:.3g}" if value < 10 else three_digits(value)) + ("x" if record["unit"] == "x" else "")
+    text = f"{value:.4g}" if key == "stated" else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return text + ("x" if record["unit"] == "x" else "")
 
 
 def _of(record: Record) -> str:
