@@ -7,6 +7,7 @@ from conftest import STEPS, adamw, miscounts, policy, shipped_policy
 from costsim.errors import InputError
 from costsim.models.training_step import training_step
 from costsim.models.update import MATRICES_ONLY, OPTIMIZERS
+from costsim.policy.assign import assign
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.run.job import Request, prepare
@@ -171,6 +172,23 @@ def test_what_is_no_hidden_matrix_has_adamw(family, kind):
         for name in by_kind["adamw"]
     )
     assert all(by_kind.values())
+
+
+def multiplied(graph, chosen):
+    """By op of the update that is a product: the formats of its operands."""
+    assignment = assign(graph, chosen)
+    update = [op for op in graph.ops if op.gemm == "update"]
+    return {op.name: tuple(assignment.multiplied(op, i).name for i in (0, 1)) for op in update}
+
+
+def test_rules_give_products_of_an_update_formats():
+    graph = STEPS["decoder"](optimizer=optimizer("muon"))
+    assert set(multiplied(graph, shipped_policy("muon")).values()) == {("bf16", "bf16")}
+    assert set(multiplied(graph, shipped_policy("bf16-mixed")).values()) == {("fp32", "fp32")}
+    eight = policy({"format": "bf16"}, {"copy": "operand", "gemm": ("update",), "format": "mxfp8"})
+    pairs = multiplied(graph, eight)
+    assert set(pairs.values()) == {("mxfp8", "mxfp8")}
+    assert not miscounts(graph, eight)
 
 
 # --- counts in closed form --------------------------------------------------------------------------------------------
