@@ -51,6 +51,24 @@ def rotary(tokens, width):
     return np.tile(np.cos(angles), 2), np.tile(np.sin(angles), 2)
 
 
+T5_BUCKETS = [given.T5[f"relative_attention_{name}"] for name in ("num_buckets", "max_distance")]
+
+
+def buckets(tokens, number, farthest, both_ways):
+    """Buckets [queries, keys] of distances: half of them one each, the others by the logarithm; T5, section 2.1."""
+    found = np.zeros((tokens, tokens), int)
+    share = number // 2 if both_ways else number
+    for query in range(tokens):
+        for key in range(tokens):
+            distance = abs(key - query) if both_ways else max(query - key, 0)
+            exact = share // 2
+            if distance >= exact:
+                far = exact + int(np.log(distance / exact) / np.log(farthest / exact) * (share - exact))
+                distance = min(far, share - 1)
+            found[query, key] = distance + (share if both_ways and key > query else 0)
+    return found
+
+
 def data_of(job, stored):
     """What transformers was given, by the names of the graph's tensors."""
     graph, batch = job.graph, given.batch_of(stored["class"])
@@ -70,6 +88,8 @@ def data_of(job, stored):
             if stored["class"].endswith("ForCausalLM"):
                 labels = np.concatenate([labels[:, 1:], np.full((len(labels), 1), -1)], axis=1)
             data[tensor.name] = labels.reshape(shape)
+        elif name == "buckets":
+            data[tensor.name] = buckets(shape[0], *T5_BUCKETS, both_ways="source" in tensor.name)
         elif "positions" in tensor.name:
             first = job.file.model["position_offset"]
             data[tensor.name] = np.broadcast_to(np.arange(shape[-1]) + first, shape)

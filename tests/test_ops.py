@@ -91,6 +91,8 @@ DIMS = {
     "layer_norm_grad_weights": ("abc abc ab ab", "c c"),
     "cross_entropy": ("abv ab", "- abv"),
     "cross_entropy_grad": ("- abv ab", "abv"),
+    "add_pair_bias": ("abcv cvb", "abcv"),
+    "sum_pairs": ("abcv", "cvb"),
     "clamped_swiglu": ("ab ab", "ab"),
     "clamped_swiglu_grad": ("ab ab ab", "ab ab"),
     "sigmoid": ("ab", "ab"),

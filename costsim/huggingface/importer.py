@@ -83,7 +83,7 @@ def _batch(config: Config) -> dict[str, Chosen]:
     lengths, padding = _BATCHES[config.adapter.family]
     values = Values({name: entry.value for name, entry in config.fields.items()})
     try:
-        usable = values["max_positions"] - values.get("position_offset", 0)
+        usable = values.get("max_positions", MOST_TOKENS) - values.get("position_offset", 0)
     except UnreadError:  # then any length goes with it
         usable = MOST_TOKENS
     tokens = Chosen(min(usable, MOST_TOKENS), f"at most {MOST_TOKENS} of the {usable} positions")

@@ -12,6 +12,7 @@ from costsim.models.blocks import activate, norm
 from costsim.models.field_error import FieldError
 from costsim.models.head import loss, words
 from costsim.models.layers import encoder_layer, layers
+from costsim.models.meeting import Mask
 from costsim.models.sections import Padded, Transformer
 
 
@@ -158,7 +159,7 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
     with b.scope("embedding", layer=True):
         keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
         x = _embed(b, model)
-    x = layers(b, model, "encoder", model.layers, x, lambda y, _: encoder_layer(b, model, y, keep))
+    x = layers(b, model, "encoder", model.layers, x, lambda y, _: encoder_layer(b, model, y, Mask(keep)))
     with b.scope("head", layer=True):
         if model.norm != "post":
             x = norm(b, model, x, "norm")

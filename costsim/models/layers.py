@@ -70,16 +70,14 @@ def residual_attention(
     return residual(b, config, x, name, lambda y: attention(b, config, name, y, memory or y, mask, rotary))
 
 
-def encoder_layer(b: GraphBuilder, config: Transformer, x: str, keep: str | None) -> str:
+def encoder_layer(b: GraphBuilder, config: Transformer, x: str, mask: Mask) -> str:
     """Self attention and feed forward, each in a residual; [batch, length, model] to the same."""
-    x = residual_attention(b, config, "self_attention", x, None, Mask(keep))
+    x = residual_attention(b, config, "self_attention", x, None, mask)
     return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))
 
 
-def decoder_layer(
-    b: GraphBuilder, config: Transformer, x: str, memory: str, keep: str | None, memory_keep: str | None
-) -> str:
+def decoder_layer(b: GraphBuilder, config: Transformer, x: str, memory: str, mask: Mask, memory_mask: Mask) -> str:
     """Causal self attention, attention over the encoder's output `memory`, feed forward, each in a residual."""
-    x = residual_attention(b, config, "self_attention", x, None, Mask(keep, causal=True))
-    x = residual_attention(b, config, "cross_attention", x, memory, Mask(memory_keep))
+    x = residual_attention(b, config, "self_attention", x, None, mask)
+    x = residual_attention(b, config, "cross_attention", x, memory, memory_mask)
     return residual(b, config, x, "ffn", lambda y: feed_forward(b, config, y))

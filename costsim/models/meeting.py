@@ -11,11 +11,12 @@ from costsim.names import AttentionPairs
 
 
 class Mask(NamedTuple):
-    """What hides keys from queries: padding, what comes later, and what lies too far back."""
+    """What hides keys from queries: padding, what comes later, and what lies too far back; and what biases pairs."""
 
     keep: str | None = None  # tensor [batch, keys], False at padding
     causal: bool = False
     window: int | None = None  # tokens that a query sees, itself included; with causal
+    bias: str | None = None  # tensor [queries, keys, heads], added to the scores
 
 
 class Counting(NamedTuple):
@@ -60,7 +61,9 @@ def scores_dims(b: GraphBuilder, dims: Dims, pairs: Pairs) -> Dims:
 
 
 def mask_scores(b: GraphBuilder, scores: str, mask: Mask, meets: Pairs | None) -> str:
-    """Append the masks of scores. What only hides later keys is `mask_causal`, all else `mask_pairs`."""
+    """Append bias and masks of scores. What only hides later keys is `mask_causal`, all else `mask_pairs`."""
+    if mask.bias is not None:
+        scores = b.op("add_pair_bias", scores, mask.bias, name="position_bias")
     if mask.keep is not None:
         scores = b.op("mask_padding", scores, mask.keep, name="mask_padding")
     if meets is None or meets.label == "square":

@@ -102,6 +102,20 @@ DEEPSEEK = {
     "v_head_dim": 5,
     "routed_scaling_factor": 1.5,
 }
+T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 8,
+    "d_kv": 5,
+    "d_ff": 12,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "num_heads": 2,
+    "relative_attention_num_buckets": 6,
+    "relative_attention_max_distance": 7,
+    "dropout_rate": 0.0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
 MODELS = {
     "opt": ("OPTForCausalLM", {"model_type": "opt", **OPT}),
     "opt projected": (
@@ -192,6 +206,12 @@ MODELS = {
         {"model_type": "electra", **BERT, **THREE_CLASSES, "embedding_size": 6},
     ),
     "mbart": ("MBartForConditionalGeneration", {"model_type": "mbart", **MBART}),
+    "t5": ("T5ForConditionalGeneration", {"model_type": "t5", **T5}),
+    "t5 1.1": (
+        "T5ForConditionalGeneration",
+        {"model_type": "t5", **T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "mt5": ("MT5ForConditionalGeneration", {"model_type": "mt5", **T5, "tie_word_embeddings": False}),
 }
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -410,6 +430,35 @@ MBART_NAMES = {
         for theirs, ours in MBART_LAYER.items()
     },
 }
+T5_LAST = {"encoder": 1, "decoder": 2}
+T5_LAYERS = {
+    "encoder": {"0": ("SelfAttention", "self_attention"), "1": ("DenseReluDense", "ffn")},
+    "decoder": {
+        "0": ("SelfAttention", "self_attention"),
+        "1": ("EncDecAttention", "cross_attention"),
+        "2": ("DenseReluDense", "ffn"),
+    },
+}
+T5_NAMES = {
+    "shared": "embedding.target",
+    "lm_head": "head.logits",
+    "encoder.final_layer_norm": "encoder.final.norm",
+    "decoder.final_layer_norm": "decoder.final.norm",
+    "encoder.block.#.layer.0.SelfAttention.relative_attention_bias": "embedding.source_relative",
+    "decoder.block.#.layer.0.SelfAttention.relative_attention_bias": "embedding.target_relative",
+    **{
+        f"{stack}.block.#.layer.{number}.{theirs}.{inner}": f"{stack}.#.{ours}.{part}"
+        for stack, parts in T5_LAYERS.items()
+        for number, (theirs, ours) in parts.items()
+        for inner, part in {"q": "q", "k": "k", "v": "v", "o": "out", "wi": "fc1", "wi_0": "fc1", "wi_1": "fc3"}.items()
+    },
+    **{f"{stack}.block.#.layer.{last}.DenseReluDense.wo": f"{stack}.#.ffn.fc2" for stack, last in T5_LAST.items()},
+    **{
+        f"{stack}.block.#.layer.{number}.layer_norm": f"{stack}.#.{ours}_norm"
+        for stack, parts in T5_LAYERS.items()
+        for number, (_, ours) in parts.items()
+    },
+}
 OLMO2 = {"model.layers.#.post_attention_layernorm": "decoder.#.self_attention_post_norm"}
 GPT_OSS = {
     f"model.layers.#.mlp.experts.{theirs}{kind}": of_experts(
@@ -432,6 +481,8 @@ NAMES = {
     "distilbert": DISTILBERT_NAMES,
     "electra": ELECTRA_NAMES,
     "mbart": MBART_NAMES,
+    "t5": T5_NAMES,
+    "mt5": T5_NAMES,
 }
 WITHOUT_WEIGHT = ("source_position_table", "target_position_table")  # tensors of costsim that are no `.weight`
 
@@ -441,8 +492,8 @@ def parts_of(name, shape, config, linear):
     module, _, kind = name.rpartition(".")
     numbers = re.findall(r"\.(\d+)\.", module + ".")
     names = NAMES.get(config["model_type"], LLAMA)
-    whole = re.sub(r"\.\d+\.", ".#.", name)
-    target = names[whole] if whole in names else names[re.sub(r"\.\d+\.", ".#.", module + ".")[:-1]]
+    whole, module = (re.sub(r"\.\d+\.", ".#.", f"{text}.", count=1)[:-1] for text in (name, module))
+    target = names[whole] if whole in names else names[module]
     rows = np.arange(np.prod(shape)).reshape(shape)
     parts = {target: rows} if isinstance(target, str) else target(rows, config)
     named = {}
@@ -473,6 +524,22 @@ def batch_of(make):
     return {"input_ids": ids(), "labels": ids()}
 
 
+def untied(config):
+    """Whether the head is of its own, though transformers 5 ties it: T5 1.1's and mT5's weights are published so."""
+    return "t5" in config["model_type"] and not config.get("tie_word_embeddings", True)
+
+
+def made(make, kind, config):
+    """The model of a class."""
+    import torch
+    import transformers
+
+    model = getattr(transformers, make)(kind)
+    if untied(config):
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
 def fill(model, config):
     """Give all weights their sines, and return the parts of each parameter."""
     import torch
@@ -490,7 +557,8 @@ def fill(model, config):
         for ours, indices in parts[name].items():
             flat[indices] = weight(ours, indices.size)
         parameter.data = torch.tensor(flat).reshape(parameter.shape)
-    model.tie_weights()
+    if not untied(config):
+        model.tie_weights()
     return parts
 
 
@@ -504,7 +572,7 @@ def losses(make, config):
     kind._attn_implementation = "eager"
     kind._experts_implementation = "eager"
     torch.manual_seed(0)
-    model = getattr(transformers, make)(kind).double().train()
+    model = made(make, kind, config).double().train()
     parts = fill(model, config)
     batch = {name: torch.tensor(values) for name, values in batch_of(make).items()}
     no_cache = {} if "Bert" in make or "Electra" in make or "Image" in make else {"use_cache": False}
@@ -540,9 +608,9 @@ def real_parameters(path):
     import transformers
 
     config = json.loads(path.read_text())
-    make = getattr(transformers, config["architectures"][0])
+    make = config["architectures"][0].replace("BartModel", "BartForConditionalGeneration")
     with torch.device("meta"):
-        model = make(transformers.AutoConfig.for_model(**config))
+        model = made(make, transformers.AutoConfig.for_model(**config), config)
     return trained(model)
 
 

@@ -62,6 +62,7 @@ MORE = {
     "gpt-oss": ("experts", {**GPT_OSS, "attention": "flash"}),
     "gpt-oss-eager": ("experts", GPT_OSS),
     "latent": ("llama", LATENT),
+    "t5": ("encoder-decoder", {"positions": "relative", "relative_buckets": 5, "scale_head": True}),
     "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
 }
 

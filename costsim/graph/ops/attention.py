@@ -37,6 +37,28 @@ def mask_pairs(x: Array, pairs: str, met: Array) -> Array:  # noqa: ARG001 - nam
 
 
 @op(
+    "x[b h q k], bias[q k h] -> y[b h q k]",
+    work={"b h q k": {"add": 1}},
+    grads={"x": "dy", "bias": "sum_pairs(dy)"},
+    torch="attention.add_pair_bias",
+)
+def add_pair_bias(x: Array, bias: Array) -> Array:
+    """y = x + bias, a bias for each pair of positions and head. Source: T5, arXiv:1910.10683, section 2.1."""
+    return x + bias.transpose(2, 0, 1)
+
+
+@op(
+    "dy[b h q k] -> dbias[q k h]",
+    work={"b h q k": {"add": 1}},
+    grads={"dy": None},
+    torch="attention.sum_pairs",
+)
+def sum_pairs(dy: Array) -> Array:
+    """dbias = sum dy over the batch."""
+    return np.add.reduce(dy, axis=0, initial=0).transpose(1, 2, 0)
+
+
+@op(
     "x[... k] -> y[... k]",
     work={"... k": {"cmp": 1, "add": 2, "exp": 1, "div": 1}},
     grads={"x": "softmax_grad(dy, y)"},

@@ -21,6 +21,16 @@ def mask_pairs(x: Tensor, pairs: str, met: Any) -> Tensor:  # noqa: ARG001 - nam
     return x.masked_fill(~torch.as_tensor(met, device=x.device), -torch.inf)
 
 
+def add_pair_bias(x: Tensor, bias: Tensor) -> Tensor:
+    """One sum, broadcast over the batch."""
+    return x + bias.permute(2, 0, 1)
+
+
+def sum_pairs(dy: Tensor) -> Tensor:
+    """One sum, and its dims in the order of the table's rows."""
+    return dy.sum(0).permute(1, 2, 0).contiguous()
+
+
 def softmax(x: Tensor) -> Tensor:
     """One kernel over the last dim."""
     return x.softmax(-1)
