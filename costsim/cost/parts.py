@@ -119,9 +119,9 @@ class Parts:
         return Part(work, tuple(moves))
 
     def _making(self, copy: Copy, name: str, times: int) -> Work:
-        """The work of making a copy: a conversion an element, for what blocks share the largest of each block."""
+        """The work of making a copy."""
         elements = self.graph.elements(self.graph.tensors[name].dims) * times
-        return {"quantize": elements, "cmp": elements} if copy.format.scales else {"quantize": elements}
+        return {name: n * elements for name, n in copy.format.conversion.items()}
 
     def _size(self, dims: Dims, axes: Axes, format: Format) -> tuple[int, int]:
         """Bits and elements of something stored with boxes along these axes."""

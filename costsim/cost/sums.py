@@ -43,8 +43,8 @@ def factor(graph: Graph, op: Op, operand: int, stored: Format, chain: Chain) -> 
     """An operand of a GEMM, of a tensor stored in a format, that is read through a chain of copies."""
     dims, contracted = graph.tensors[op.inputs[operand]].dims, op.kind.contracted[operand]
     if chain:
-        return Factor(chain[-1].format, dims, chain[-1].axes, contracted)
-    return Factor(stored, dims, stored.block_axes(len(dims)), contracted)
+        return Factor(chain[-1].format.plain, dims, chain[-1].axes, contracted)
+    return Factor(stored.plain, dims, stored.block_axes(len(dims)), contracted)
 
 
 def summed(graph: Graph, op: Op) -> int:

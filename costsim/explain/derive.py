@@ -176,9 +176,9 @@ class Deriver:
         derived.steps |= dict.fromkeys(steps)
 
     def _converted(self, vector: _Vector, copy: Copy, name: str, times: int) -> None:
-        """A conversion an element of a copy, and the largest of each block where blocks share something."""
+        """A conversion an element of a copy, the largest of each block where blocks share something, chance."""
         term = [*_runs(times), *self._dims(self.graph.tensors[name].dims)]
-        for what in ("quantize", "cmp") if copy.format.scales else ("quantize",):
+        for what in ["quantize", *["cmp"] * bool(copy.format.scales), *["random"] * copy.format.stochastic]:
             vector.setdefault(what, []).append(term)
 
     def _vector(self, derived: Derived, vector: _Vector, source: str) -> None:

@@ -14,6 +14,8 @@ from typing import Literal
 from costsim.errors import InputError
 from costsim.names import Values
 
+STOCHASTIC = "-sr"  # ends the names of formats that are rounded to by chance
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -76,6 +78,7 @@ class Format:
     codebook: tuple[float, ...] = ()  # the numbers that codes 0, 1, ... stand for, rising, in units of the scale
     flat: bool = False  # whether blocks lie along the flattened tensor, whatever a GEMM sums over (bitsandbytes)
     scales: tuple[Scale, ...] = ()  # what blocks share: scales, the innermost first, then what refines them
+    stochastic: bool = False  # whether numbers are rounded up or down by chance, without bias
     grid: "Format | None" = None  # of a container: the format whose values it holds (fake quantization)
 
     def __hash__(self) -> int:
@@ -136,6 +139,16 @@ class Format:
         if self.floating:
             return float(Fraction(1, 2 ** (self.width - 1)))
         return 1.0 if self.whole else None
+
+    @property
+    def plain(self) -> "Format":
+        """What a multiplier sees: the format, however numbers were rounded to it."""
+        return replace(self, name=self.name.removesuffix(STOCHASTIC), stochastic=False) if self.stochastic else self
+
+    @property
+    def conversion(self) -> dict[str, int]:
+        """Work of making an element from a number in another format: for blocks the largest, for chance a draw."""
+        return {"quantize": 1, **({"cmp": 1} if self.scales else {}), **({"random": 1} if self.stochastic else {})}
 
     # --- what blocks of elements share ---
 

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import pairwise
 
 from costsim.errors import InputError, nearest, one_line
-from costsim.formats.format import Family, Format, Scale, contained
+from costsim.formats.format import STOCHASTIC, Family, Format, Scale, contained
 
 # --- families: how an element stands for a number ---------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ SPELLINGS = (
         examples=("nf4-128", "dynamic8-256", "dynamic8-1x256"),
     ),
 )
-EXAMPLES = (*NAMED, *(name for spelling in SPELLINGS for name in spelling.examples), "int8-row-in-bf16")
+EXAMPLES = (*NAMED, *(name for spelling in SPELLINGS for name in spelling.examples), "int8-row-in-bf16", "nvfp4-sr")
 
 _LONGEST_NAME = 100
 _SIDE = "a block's side"
@@ -376,9 +376,16 @@ def parse_format(name: str) -> Format:
     grid, within, container = name.rpartition("-in-")
     if within:
         return contained(parse_format(grid), parse_format(container))
+    if name.endswith(STOCHASTIC):
+        nearest_to = parse_format(name.removesuffix(STOCHASTIC))
+        if nearest_to.values != "float" or nearest_to.stochastic:
+            raise InputError(f"format {one_line(name)!r}: only numbers are rounded by chance, and once")
+        return replace(nearest_to, name=name, stochastic=True)
     for spelling in SPELLINGS:
         match = re.fullmatch(spelling.pattern, name, re.ASCII)
         if match is not None:
             return spelling.make(**_arguments(name, match.groupdict(), spelling))
     spellings = ", ".join(spelling.text for spelling in SPELLINGS)
-    raise InputError(f"unknown format {one_line(name)!r}{nearest(name, EXAMPLES)}; or {spellings}, A-in-B")
+    raise InputError(
+        f"unknown format {one_line(name)!r}{nearest(name, EXAMPLES)}; or {spellings}, A-in-B, A{STOCHASTIC}"
+    )

@@ -9,7 +9,15 @@ import numpy as np
 from costsim.formats.blocks import Quantized, quantize_matrix, read_units, static_unit
 from costsim.formats.elements import NEAREST, Array, Rounding, elements
 from costsim.formats.format import Format
-from costsim.formats.quantize import block_axes, block_axes_last, extremes_of, matrix_shape, quantize, working_dtype
+from costsim.formats.quantize import (
+    block_axes,
+    block_axes_last,
+    chance,
+    extremes_of,
+    matrix_shape,
+    quantize,
+    working_dtype,
+)
 
 
 class Bits(NamedTuple):
@@ -78,7 +86,7 @@ def pack(x: Array, format: Format, axes: Sequence[int] | None = None, rounding: 
         return Packed(format, x.shape, along_axes, x.dtype, codes, ())
     if format.grid is not None:
         return pack(quantize(x, format.grid, axes, rounding), replace(format, grid=None), None, rounding)
-    dtype = working_dtype(x, format)
+    dtype, rounding = working_dtype(x, format), chance(format, rounding)
     moved, along = block_axes_last(np.asarray(x, dtype), along_axes)
     matrix = moved.reshape(matrix_shape(moved, along))
     values, unit = matrix, 1.0

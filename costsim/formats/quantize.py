@@ -96,6 +96,13 @@ def _pieces(moved: Array, along: int, format: Format) -> Iterator[tuple[Any, tup
         yield ..., (moved.size // run, run)
 
 
+def chance(format: Format, rounding: Rounding) -> Rounding:
+    """How to round to a format: one that rounds by chance draws the same numbers each time, unless it is given some."""
+    if not format.stochastic or rounding.rng is not None:
+        return rounding
+    return replace(rounding, rng=np.random.default_rng(0))
+
+
 def quantize(x: Array, format: Format, axes: Sequence[int] | None = None, rounding: Rounding = NEAREST) -> Array:
     """The nearest numbers that the format holds (`rounding` says otherwise), in the shape of x.
 
@@ -107,7 +114,7 @@ def quantize(x: Array, format: Format, axes: Sequence[int] | None = None, roundi
         return quantize(quantize(x, format.grid, axes, rounding), replace(format, grid=None), None, rounding)
     if format.values != "float":
         return x
-    dtype = working_dtype(x, format)
+    dtype, rounding = working_dtype(x, format), chance(format, rounding)
     if not format.scaled and keeps(format, dtype):
         return x.astype(dtype)
     extremes = extremes_of(x, format) if format.scaled else (0.0, 0.0)

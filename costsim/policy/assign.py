@@ -86,7 +86,7 @@ class Assignment:
     def multiplied(self, op: Op, operand: int) -> Format:
         """The format in which a GEMM's operand meets the multipliers."""
         chain = self.chain(op, operand)
-        return chain[-1].format if chain else self.format(op.inputs[operand])
+        return (chain[-1].format if chain else self.format(op.inputs[operand])).plain
 
 
 class Choice(NamedTuple):
