@@ -36,6 +36,7 @@ EQUATIONS = {
     "sub": ("abc,ca->bac", {}),
     "mul": ("abc,ca->bac", {}),
     "div": ("abc,ca->bac", {}),
+    "raised": ("abc,ca->bac", {}),
     "maximum": ("abc,ca->bac", {}),
     "minimum": ("abc,ca->bac", {}),
     "compare": ("abc,ca->bac", {"how": "lt"}),
@@ -61,6 +62,9 @@ EQUATIONS = {
     "tril": ("abc->abc", {"diagonal": 0}),
     "triu": ("abc->abc", {"diagonal": 1}),
     "cumsum": ("abc->abc", {"axis": 1}),
+    "index": ("cdb,a,e->aeb", {}),
+    "index_put": ("cdb,aeb,a,e->cdb", {}),
+    "take_along": ("dc,db->db", {"axis": 1}),
 }
 MASKS = {"mask", "condition"}
 
@@ -74,6 +78,9 @@ def drawn(kind, make=float):
     operands = []
     for operand in kind.inputs:
         of = shape(operand.pattern)
+        if operand.name.startswith(("indices", "places")):
+            operands.append(rng.integers(0, 2, of))
+            continue
         if operand.name in MASKS or kind.name.split()[0] in ("and", "or", "any", "all"):
             operands.append(rng.random(of) < 0.5)
         else:
@@ -102,6 +109,8 @@ def test_shapes_follow_the_equation(name):
 # What scalars cannot count: signs, logic of masks, conversions, choices, powers, sines, sums that start anywhere.
 _BY_HAND = {
     ("mul", 6): ["power"],
+    ("mul", 24): ["raised"],
+    ("add", 72): ["index_put"],
     ("sin", 6): ["sin"],
     ("cos", 6): ["cos"],
     ("convert", 6): ["to_float", "to_index", "to_mask"],
@@ -111,7 +120,9 @@ _BY_HAND = {
     ("add", 24): ["mean_of", "cumsum"],
 }
 BY_HAND = {name: {operation: number} for (operation, number), names in _BY_HAND.items() for name in names}
-BY_HAND |= {name: {} for name in ("abs", "sign", "full", "arange", "concat", "pad", "slice_grad")}
+BY_HAND |= {
+    name: {} for name in ("abs", "sign", "full", "arange", "concat", "pad", "slice_grad", "index", "take_along")
+}
 
 
 @pytest.mark.parametrize("name", EQUATIONS)
@@ -188,3 +199,20 @@ def test_padding_can_cut_off():
 def test_what_is_no_equation_is_refused(text):
     with pytest.raises(ValueError, match=r"mul|exp"):
         kind_of(text)
+
+
+def test_places_are_looked_up_along_the_dims_that_the_result_lacks():
+    rng = np.random.default_rng(0)
+    x, rows, columns = rng.normal(size=(4, 5, 3)), rng.integers(0, 4, (2, 1)), rng.integers(0, 5, (1, 6))
+    y = kind_of("index cdb,a,e->aeb").run(x, rows[:, 0], columns[0], shape=(2, 6, 3))
+    np.testing.assert_array_equal(y, x[rows, columns])
+    back = kind_of("index_put cdb,aeb,a,e->cdb").run(np.zeros(x.shape), y, rows[:, 0], columns[0], shape=x.shape)
+    expected = np.zeros(x.shape)
+    np.add.at(expected, (rows, columns), y)
+    np.testing.assert_allclose(back, expected)
+
+
+def test_a_place_along_an_axis_is_torchs_gather():
+    x, places = np.arange(20.0).reshape(5, 4), np.array([[0, 3, 2, 1]])
+    y = kind_of("take_along ab,cb->cb").run(x, places, axis=0, shape=(1, 4))
+    np.testing.assert_array_equal(y, [[x[0, 0], x[3, 1], x[2, 2], x[1, 3]]])

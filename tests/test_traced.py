@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import POLICIES, adamw, miscounts, shipped_policy
+from conftest import POLICIES, adamw, decoder_step, miscounts, shipped_policy
 
 from costsim.cli import main
 from costsim.cost.memory import memory
@@ -60,12 +60,14 @@ def test_batch_and_tokens_stay_open(sequences, tokens):
     assert flops(step(sequences=sequences, tokens=tokens)) == (2 * macs, 4 * macs)
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if not name.startswith(("m1-", "m2-"))])
-def test_any_policy_counts_it(name):
-    """But those for states of 4096 elements at least, of which this small model has none."""
-    graph = step()
-    assignment = assign(graph, shipped_policy(name))
-    assert assignment.format("layers.0.fc1.weight").element_bits > 0
+@pytest.mark.parametrize("name", POLICIES)
+def test_any_policy_counts_it_that_counts_a_small_model_of_costsims_own(name):
+    policy = shipped_policy(name)
+    try:
+        assign(decoder_step(), policy)
+    except InputError:
+        pytest.skip("wants more than a small model has: states of 4096 elements, projected gradients")
+    assert assign(step(), policy).format("decoder.layers.0.fc1.weight").element_bits > 0
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16-mixed", "dsq", "fp8-block", "nvfp4", "w8a8+as-coded"])
@@ -79,13 +81,13 @@ def test_policies_leave_attention_and_head_alone_as_in_costsims_own_models():
     assignment = assign(graph, shipped_policy("fp8-block"))
     multiplied = {op.name: assignment.multiplied(op, 0).name for op in graph.ops if op.gemm == "forward"}
     assert {name: format for name, format in multiplied.items() if format == "bf16"} == {
-        "layers.0.attention.self_attention.scores": "bf16",
-        "layers.0.attention.self_attention.context": "bf16",
-        "layers.1.attention.self_attention.scores": "bf16",
-        "layers.1.attention.self_attention.context": "bf16",
+        "decoder.layers.0.attention.self_attention.scores": "bf16",
+        "decoder.layers.0.attention.self_attention.context": "bf16",
+        "decoder.layers.1.attention.self_attention.scores": "bf16",
+        "decoder.layers.1.attention.self_attention.context": "bf16",
         "head.logits": "bf16",
     }
-    assert {multiplied[f"layers.0.{name}"] for name in ("attention.qkv", "attention.out", "fc1", "fc2")} == {
+    assert {multiplied[f"decoder.layers.0.{name}"] for name in ("attention.qkv", "attention.out", "fc1", "fc2")} == {
         "fp8-e4m3-1x128"
     }
 
@@ -99,22 +101,22 @@ def test_gradients_are_finite_differences(micro_batches):
 
 
 def test_frozen_weights_take_their_gradients_out():
-    whole, part = step(), step(trainable=("layers.1.fc2.*",))
+    whole, part = step(), step(trainable=("decoder.layers.1.fc2.*",))
     assert part.trainable_parameters == 16 * 64 + 16
     backward = [op.name for op in part.ops if op.phase == "backward"]
-    assert "layers.1.fc2.dw" in backward
-    assert "layers.1.fc2.dx" not in backward
+    assert "decoder.layers.1.fc2.dw" in backward
+    assert "decoder.layers.1.fc2.dx" not in backward
     assert len(backward) < sum(op.phase == "backward" for op in whole.ops) / 10
     rng = np.random.default_rng(0)
     weights = draw_weights(whole, rng)
     batch = draw_batch(whole, rng)
-    name = "layers.1.fc2.weight"
+    name = "decoder.layers.1.fc2.weight"
     made = [run(graph, weights, [batch]).values[gradient_of(graph, name)] for graph in (whole, part)]
     np.testing.assert_array_equal(*made)
 
 
 def test_layers_that_are_alike_are_counted_once():
-    classes = {"layers.0.fc1", "layers.1.fc1"}
+    classes = {"decoder.layers.0.fc1", "decoder.layers.1.fc1"}
     graph = step()
     from costsim.cost.count import count
 
@@ -211,7 +213,7 @@ def test_sizes_are_expressions_of_dynamic_dims(tmp_path):
         "run gpt.yaml --policy dsq --by gemm --hardware h100-sxm --traffic tiled",
         "memory gpt.yaml --policy fp32 --capacity-bytes 1MiB --activations",
         "memory gpt.yaml --batch 4 --accumulation 2",
-        "explain gpt.yaml layers.0.attention.self_attention.scores --policy dsq",
+        "explain gpt.yaml decoder.layers.0.attention.self_attention.scores --policy dsq",
         "validate gpt.yaml --policy bf16-mixed --steps 2",
         "search gpt.yaml --policy bfp16 --formats bfp8,bfp16 --sensitivity reference",
         "report gpt.yaml --out report.html",

@@ -18,6 +18,7 @@ def trace(spec: str, out: str | None, static: bool) -> None:
 
     \b
     costsim trace my_model:make --out my_model.yaml
+    costsim trace hf:config.json --out model.yaml
     """
     from costsim.trace import files
 

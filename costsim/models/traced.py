@@ -102,11 +102,8 @@ def _append(b: GraphBuilder, traced: Traced, op: TracedOp) -> None:
     results = []
     for number in op.outputs:
         row = traced.tensors[number]
-        alias = None if row.alias is None else traced.tensors[row.alias].name
         again = None if row.recomputes is None else traced.tensors[row.recomputes].name
-        results.append(
-            Tensor(row.name, traced.dims[row.dims], row.role, row.layer, row.values, alias, recomputes=again)
-        )
+        results.append(Tensor(row.name, traced.dims[row.dims], row.role, row.layer, row.values, recomputes=again))
     params = {name: op.params[name] for name in kind_of(kind).params}
     names = [traced.tensors[number].name for number in op.inputs]
     b.op(kind, *names, name=op.name, outputs=results, gemm=op.gemm, recomputes=op.recomputes, **params)

@@ -33,8 +33,7 @@ class TracedTensor(NamedTuple):
     role: str
     values: Values
     layer: str
-    alias: int | None = None  # the number of the tensor that it overwrites
-    recomputes: int | None = None
+    recomputes: int | None = None  # the number of the forward tensor that it has once more
 
 
 class TracedOp(NamedTuple):

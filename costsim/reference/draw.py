@@ -38,7 +38,7 @@ def _bound(graph: Graph, name: str) -> int:
             return graph.shape(op.inputs[0])[-1]
         if op.kind.input_names[:2] == ("logits", "targets"):
             return 2
-        if op.kind.view:
+        if graph.tensors[op.outputs[0]].values == "index":  # a view, or ids moved about
             return _bound(graph, op.outputs[0])
     return 1
 

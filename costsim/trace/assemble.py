@@ -109,11 +109,10 @@ class _Tables:
         """Add a tensor; the role is that of results that have none of their own."""
         dims = tuple(self.sizes[slot.axis.itself.size] for slot in held.dims())
         number = self.dims.setdefault(dims, len(self.dims))
-        before = None if held.before is None else self.numbers[id(held.before)]
         remade = None if held.remade is None else self.numbers.get(id(held.remade))
         self.numbers[id(held)] = len(self.tensors)
         role = held.role or role
-        self.tensors.append(TracedTensor(held.name, number, role, held.values, held.layer, before, remade))
+        self.tensors.append(TracedTensor(held.name, number, role, held.values, held.layer, remade))
 
     def row(self, op: Emitted) -> TracedOp:
         """An op, whose results are added."""

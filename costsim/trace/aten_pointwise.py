@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
 
 from costsim.trace.pointwise import pointwise, reduction, scaled
 from costsim.trace.recording import Call, Value
-from costsim.trace.tensors import slots_of, values_of
+from costsim.trace.tensors import Held, Slot, slots_of, values_of
 from costsim.trace.translate import ATEN, aten
-from costsim.trace.translator import Translator
+from costsim.trace.translator import Lettered, Translator
 
 _UNARY = {
     "neg": "neg",
@@ -66,7 +65,12 @@ def _binary(functions: tuple[str, str, str], t: Translator, call: Call) -> None:
     if not with_number or not isinstance(b, (int, float)):
         raise t.error("takes a number that is none in the trace")
     number = b * alpha
-    pointwise(t, with_number, [a], made, **{param: float(-number if of_two == "sub" else number)})
+    pointwise(t, with_number, [a], made, **{param: _like(made, -number if of_two == "sub" else number)})
+
+
+def _like(made: Value, number: float) -> float:
+    """A number of the sort that a result holds: ids stay whole."""
+    return int(number) if values_of(made) == "index" else float(number)
 
 
 def _gradient(row: str, arguments: tuple[str, ...], t: Translator, call: Call) -> None:
@@ -90,7 +94,13 @@ def rsub(t: Translator, call: Call) -> None:
     if isinstance(call["other"], Value):
         pointwise(t, "sub", [call["other"], call["self"]], call.results[0])
     else:
-        pointwise(t, "subtract_from", [call["self"]], call.results[0], number=float(call["other"]))
+        pointwise(t, "subtract_from", [call["self"]], call.results[0], number=_like(call.results[0], call["other"]))
+
+
+@aten("raised", "pow.Tensor_Tensor")
+def raised(t: Translator, call: Call) -> None:
+    """A power that a tensor says."""
+    pointwise(t, "raised", [call["self"], call["exponent"]], call.results[0])
 
 
 @aten("gelu, gelu_new", "gelu.default")
@@ -159,17 +169,13 @@ def where(t: Translator, call: Call) -> None:
 @aten("fill", "masked_fill.Scalar", "masked_fill_.Scalar")
 def masked_fill(t: Translator, call: Call) -> None:
     """A value where a mask holds."""
-    pointwise(t, "fill", [call["self"], call["mask"]], call.results[0], value=_number(call["value"]))
+    pointwise(t, "fill", [call["self"], call["mask"]], call.results[0], value=_like(call.results[0], call["value"]))
 
 
 @aten("where", "masked_fill.Tensor", "masked_fill_.Tensor")
 def masked_fill_tensor(t: Translator, call: Call) -> None:
     """A value that a tensor of one element has, where a mask holds."""
     pointwise(t, "where", [call["mask"], call["value"], call["self"]], call.results[0])
-
-
-def _number(value: Any) -> float:
-    return float(value)
 
 
 for _how in ("eq", "ne", "lt", "le", "gt", "ge"):
@@ -183,6 +189,43 @@ for _how in ("eq", "ne", "lt", "le", "gt", "ge"):
 
     for _suffix in ("Tensor", "Scalar"):
         ATEN[f"aten.{_how}.{_suffix}"] = (partial(_compare, _how), "compare, compare_with")
+
+
+@aten("nothing: memory", "empty.memory_format", "empty_like.default", "new_empty.default")
+def empty(t: Translator, call: Call) -> None:
+    """Memory, in which nothing is yet."""
+    made = call.results[0]
+    like = call.arguments.get("self") if call.op == "aten.empty_like.default" else None
+    view = t.view(like) if like is not None else None
+    axes = t.fresh(made) if view is None else [[Slot(s.axis) for s in view.axis(n)] for n in range(len(view.axes))]
+    t.reserve(made, axes)
+
+
+@aten("bernoulli", "bernoulli_.float", "bernoulli.p")
+def bernoulli(t: Translator, call: Call) -> None:
+    """Ones with a probability, else zeros: the mask of dropout."""
+    made, source = call.results[0], t.views[call["self"].number]
+    axes = [[Slot(slot.axis) for slot in source.axis(number)] for number in range(len(source.axes))]
+    held = Held([slot for axis in axes for slot in axis], values_of(made), made.dtype)
+    t.emit("bernoulli", [], [held], rate=1 - call["p"])
+    t.write(made, held, axes)
+
+
+@aten("bernoulli, dropout", "native_dropout.default")
+def native_dropout(t: Translator, call: Call) -> None:
+    """A mask, and what it leaves, larger."""
+    made, mask = call.results
+    view = t.view(call["input"])
+    axes = [view.axis(number) for number in range(len(view.axes))]
+    t.emit("bernoulli", [], [t.result(mask, axes)], rate=call["p"])
+    pointwise(t, "dropout", [call["input"], mask], made, rate=call["p"])
+
+
+@aten("dropout", "native_dropout_backward.default")
+def native_dropout_backward(t: Translator, call: Call) -> None:
+    """What the mask leaves of the gradient, larger."""
+    rate = 1 - 1 / call["scale"]
+    pointwise(t, "dropout", [call["grad_output"], call["mask"]], call.results[0], rate=rate)
 
 
 @aten("clamp", "clamp.default", "clamp_min.default", "clamp_max.default")
@@ -237,10 +280,11 @@ def _reduce(t: Translator, call: Call, function: str) -> None:
 
 
 def _constant(t: Translator, call: Call, value: float) -> None:
+    """The result of a call, the same value everywhere."""
     made = call.results[0]
     held = t.result(made, t.fresh(made))
-    letters = "abcdefghijklmnopqrstuvwxyz"[: len(slots_of(held.slots))]
-    t.emit(f"full ->{letters}", [], [held], value=float(value))
+    letters = Lettered.word(len(slots_of(held.slots)))
+    t.emit(f"full ->{letters}", [], [held], value=_like(made, value))
 
 
 @aten("full", "full.default", "full_like.default", "new_full.default", "scalar_tensor.default")
@@ -271,14 +315,14 @@ def arange(t: Translator, call: Call) -> None:
     made = call.results[0]
     start, step = call.arguments.get("start", 0), call.arguments.get("step", 1)
     held = t.result(made, t.fresh(made))
-    t.emit("arange ->a", [], [held], start=int(start), step=int(step))
+    t.emit("arange ->a" if held.dims() else "arange ->", [], [held], start=int(start), step=int(step))
 
 
 def _triangle(t: Translator, call: Call, kind: str) -> None:
     held = t.straight(t.view(call["self"]), single=(-2, -1))
     view = t.view(call["self"])
     result = t.result(call.results[0], [view.axis(number) for number in range(len(view.axes))])
-    term = "abcdefghijklmnopqrstuvwxyz"[: len(held.dims())]
+    term = Lettered.word(len(held.dims()))
     t.emit(f"{kind} {term}->{term}", [held], [result], diagonal=int(call["diagonal"]))
 
 
@@ -301,6 +345,6 @@ def cumsum(t: Translator, call: Call) -> None:
     axis = call["dim"] % len(view.axes)
     held = t.straight(view, single=(axis,))
     result = t.result(call.results[0], [view.axis(number) for number in range(len(view.axes))])
-    term = "abcdefghijklmnopqrstuvwxyz"[: len(held.dims())]
+    term = Lettered.word(len(held.dims()))
     at = sum(len(view.axis(number)) for number in range(axis))
     t.emit(f"cumsum {term}->{term}", [held], [result], axis=at)

@@ -1,9 +1,9 @@
-"""Aten ops that are rows of the table: norms, softmax, lookups, losses."""
+"""Aten ops that are rows of the table: norms, softmax, losses."""
 
 from __future__ import annotations
 
 from costsim.trace.recording import Call, Value
-from costsim.trace.tensors import Held, Slot
+from costsim.trace.tensors import Held
 from costsim.trace.translate import aten
 from costsim.trace.translator import Translator
 
@@ -69,11 +69,11 @@ def log_softmax_backward(t: Translator, call: Call) -> None:
 def _normalized(t: Translator, call: Call) -> None:
     if len(call["normalized_shape"]) != 1:
         raise t.error("normalizes over several axes, the graph over the last only")
-    if call["weight"] is None or call.arguments.get("bias", True) is None:
-        raise t.error("has no weight or no bias")
-    t.align(t.view(call["input"]).axes[-1], t.view(call["weight"]).axes[0])
-    if "bias" in call.arguments:
-        t.align(t.view(call["input"]).axes[-1], t.view(call["bias"]).axes[0])
+    if call["weight"] is None:
+        raise t.error("has no weight")
+    for name in ("weight", "bias"):
+        if call[name] is not None:
+            t.align(t.view(call["input"]).axes[-1], t.view(call[name]).axes[0])
 
 
 def _rows_of(t: Translator, made: Value, x: Value) -> Held:
@@ -82,13 +82,15 @@ def _rows_of(t: Translator, made: Value, x: Value) -> Held:
     return t.result(made, [*(view.axis(number) for number in range(len(view.axes) - 1)), []])
 
 
-@aten("layer_norm", "native_layer_norm.default")
+@aten("layer_norm, layer_norm_no_bias", "native_layer_norm.default")
 def layer_norm(t: Translator, call: Call) -> None:
     """A layer norm over the last axis, which keeps mean and reciprocal deviation."""
     _normalized(t, call)
     x, (y, mean, rstd) = call["input"], call.results
-    inputs = [t.straight(t.view(call[name]), _LAST) for name in ("input", "weight", "bias")]
-    t.emit("layer_norm", inputs, [_like(t, y, x), _rows_of(t, mean, x), _rows_of(t, rstd, x)], eps=call["eps"])
+    names = [name for name in ("input", "weight", "bias") if call[name] is not None]
+    inputs = [t.straight(t.view(call[name]), _LAST) for name in names]
+    kind = "layer_norm" if "bias" in names else "layer_norm_no_bias"
+    t.emit(kind, inputs, [_like(t, y, x), _rows_of(t, mean, x), _rows_of(t, rstd, x)], eps=call["eps"])
 
 
 @aten("layer_norm_grad, layer_norm_grad_weights", "native_layer_norm_backward.default")
@@ -106,30 +108,8 @@ def layer_norm_backward(t: Translator, call: Call) -> None:
     if wanted[1] and wanted[2]:
         made = [_like(t, results.pop(0), call["weight"]) for _ in range(2)]
         t.emit("layer_norm_grad_weights", [grad, kept, mean, rstd], made)
-
-
-# --- lookups ----------------------------------------------------------------------------------------------------------
-
-
-@aten("embed", "embedding.default")
-def embedding(t: Translator, call: Call) -> None:
-    """Rows of a table."""
-    table, ids = t.view(call["weight"]), t.view(call["indices"])
-    made = call.results[0]
-    axes = [*(ids.axis(number) for number in range(len(ids.axes))), table.axis(1)]
-    inputs = [t.straight(table, (0, 1)), t.straight(ids)]
-    t.emit("embed", inputs, [t.result(made, axes)])
-
-
-@aten("embed_grad", "embedding_dense_backward.default")
-def embedding_backward(t: Translator, call: Call) -> None:
-    """A dense gradient of the table."""
-    dy, ids, made = t.view(call["grad_output"]), t.view(call["indices"]), call.results[0]
-    for a, b in zip(dy.axes, ids.axes, strict=False):
-        t.align(a, b)
-    inputs = [t.straight(dy, _LAST), t.straight(ids)]
-    rows = [Slot(t.axis("rows", made.shape[0]))]
-    t.emit("embed_grad", inputs, [t.result(made, [rows, dy.axis(-1 + len(dy.axes))])])
+    elif wanted[1]:
+        t.emit("layer_norm_grad_weight", [grad, kept, mean, rstd], [_like(t, results.pop(0), call["weight"])])
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

@@ -182,9 +182,19 @@ def unbind(t: Translator, call: Call) -> None:
 # --- gradients of parts: written whole --------------------------------------------------------------------------------
 
 
+def zeros(t: Translator, call: Call) -> None:
+    """Zeros, of the shape of the result."""
+    made = call.results[0]
+    held = t.result(made, t.fresh(made))
+    t.emit(f"full ->{Lettered.word(len(held.dims()))}", [], [held], value=0.0)
+
+
 @aten("slice_grad", "slice_backward.default")
 def slice_backward(t: Translator, call: Call) -> None:
     """The gradient in its stretch, 0 elsewhere."""
+    if call["grad_output"].is_empty:
+        zeros(t, call)
+        return
     source = t.view(call["grad_output"])
     axis = call["dim"] % len(source.axes)
     _put(t, source, call.results[0], axis, "slice_grad", start=_number(t, call["start"] or 0), step=call["step"])
@@ -222,9 +232,19 @@ def _put(t: Translator, source: View, made: Value, axis: int, kind: str, **param
 @aten("concat", "cat.default")
 def cat(t: Translator, call: Call) -> None:
     """Tensors one after another along an axis, in memory of their own."""
-    made = call.results[0]
-    views = [t.view(value) for value in call["tensors"] if value.shape != (Size(0),)]
-    axis = call["dim"] % len(made.shape)
+    views = [t.view(value) for value in call["tensors"] if not value.is_empty]
+    _concat(t, views, call["dim"] % len(call.results[0].shape), call.results[0])
+
+
+@aten("concat", "stack.default")
+def stack(t: Translator, call: Call) -> None:
+    """Tensors beside each other along a new axis, in memory of their own."""
+    axis = call["dim"] % len(call.results[0].shape)
+    views = [t.view(value) for value in call["tensors"]]
+    _concat(t, [View(v.memory, (*v.axes[:axis], (), *v.axes[axis:])) for v in views], axis, call.results[0])
+
+
+def _concat(t: Translator, views: Sequence[View], axis: int, made: Value) -> None:
     for number in range(len(made.shape)):
         for other in views[1:] if number != axis else ():
             t.align(views[0].axes[number], other.axes[number])
@@ -233,13 +253,25 @@ def cat(t: Translator, call: Call) -> None:
     axes[axis] = [Slot(t.axis("together", made.shape[axis]))]
     letters = Lettered()
 
-    def term(of: int, view: View | None) -> str:
-        own = axes if view is None else [view.axis(number) for number in range(len(view.axes))]
-        return "".join(
-            letters[(number, of if number == axis else 0, k)]
-            for number in range(len(axes))
-            for k in range(len(slots_of(own[number])))
-        )
+    def term(of: int, own: Sequence[Sequence[Slot]]) -> str:
+        numbers = [len(slots_of(slots)) for slots in own]
+        return "".join(letters[n, of if n == axis else 0, k] for n, number in enumerate(numbers) for k in range(number))
 
-    terms = [term(of, view) for of, view in enumerate(views, 1)]
-    t.emit(f"concat {','.join(terms)}->{term(0, None)}", helds, [t.result(made, axes)])
+    terms = [term(of, view.axes) for of, view in enumerate(views, 1)]
+    t.emit(f"concat {','.join(terms)}->{term(0, axes)}", helds, [t.result(made, axes)])
+
+
+@aten("copy", "repeat.default")
+def repeat(t: Translator, call: Call) -> None:
+    """Repeated along axes of one element, in memory of its own."""
+    source, made = t.view(call["self"]), call.results[0]
+    new = len(made.shape) - len(source.axes)
+    axes: list[list[Slot]] = []
+    for number, size in enumerate(made.shape):
+        old = source.axis(number - new) if number >= new else []
+        if old and size_of(old) != size:
+            raise t.error("repeats along an axis of several elements; concatenate instead")
+        axes.append(old or ([] if size.is_one else [Slot(t.axis(("repeat", number), size))]))
+    held = t.moved("copy", source.held, [slot for axis in axes for slot in axis])
+    left = held.dims()
+    t.look(made, held, [[left.pop(0) for _ in axis] for axis in axes])

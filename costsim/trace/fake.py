@@ -8,7 +8,7 @@ from typing import Any
 from costsim.errors import InputError
 from costsim.trace.library import Tensor, fakes, shapes, sources, torch
 from costsim.trace.record import Symbols
-from costsim.trace.spec import Subject
+from costsim.trace.subject import Subject
 
 
 class Fake:
@@ -42,6 +42,7 @@ class Fake:
         for dim, size in known.items():
             if isinstance(size, torch.SymInt):
                 self.symbols.names[str(size.node.expr)] = dim
+                self.symbols.sizes[dim] = size
         return examples, inputs
 
     def _open(self, name: str, x: Tensor, axes: Mapping[int, str]) -> Tensor:

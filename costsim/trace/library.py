@@ -7,6 +7,7 @@ torch: Any = import_module("torch")
 Tensor = Any
 Module = Any
 DispatchMode: Any = import_module("torch.utils._python_dispatch").TorchDispatchMode
+without_modes: Any = import_module("torch.utils._python_dispatch")._disable_current_modes
 FlopCounter: Any = import_module("torch.utils.flop_counter").FlopCounterMode
 fakes: Any = import_module("torch._subclasses.fake_tensor")
 shapes: Any = import_module("torch.fx.experimental.symbolic_shapes")

@@ -17,9 +17,15 @@ from costsim.trace.recording import Recording
 from costsim.trace.sizes import Size
 from costsim.trace.tensors import Emitted, Held
 
-_NORMS = ("layer_norm", "rms_norm")
+_NORMS = ("layer_norm", "layer_norm_no_bias", "rms_norm")
 _GEMM_WORDS = {"dgrad": "dx", "wgrad": "dw"}
-_GRADIENTS = {"layer_norm_grad_weights": "dw_b", "sum_leading": "db", "embed_grad": "dtable", "nll_loss_grad": "dx"}
+_GRADIENTS = {
+    "layer_norm_grad_weights": "dw_b",
+    "layer_norm_grad_weight": "dw",
+    "sum_leading": "db",
+    "embed_grad": "dtable",
+    "nll_loss_grad": "dx",
+}
 _LOSSES = {"log_softmax": "cross_entropy.logp", "nll_loss": "cross_entropy"}
 
 
@@ -97,7 +103,7 @@ class Parts:
         at = self.place[id(op)]
         if at >= self.head:
             return "head"
-        return ".".join(filter(None, ("embedding" if at < self.embedding else "", op.call.path)))
+        return ".".join(filter(None, ("embedding", op.call.path))) if at < self.embedding else in_stack(op.call.path)
 
     def word(self, op: Emitted) -> str:
         """What a forward op does, in a word; "" for the product of a module with its weight."""
@@ -105,7 +111,8 @@ class Parts:
             if self.place[id(op)] == self.head:
                 return "logits"
             if self.has_weight(op):
-                own = any(held.role == "weight" and held.name.startswith(f"{op.call.path}.") for held in op.inputs)
+                path = in_stack(op.call.path)
+                own = any(held.role == "weight" and held.name.startswith(f"{path}.") for held in op.inputs)
                 return "" if own and op.call.path else "product"
             if any(id(held) in self.after_softmax for held in op.inputs):
                 return "self_attention.context"
@@ -115,6 +122,11 @@ class Parts:
             return "add_residual"
         kind = op.kind.partition(" ")[0]
         return _LOSSES.get(kind, kind) if self.place[id(op)] >= self.head else kind
+
+
+def in_stack(path: str) -> str:
+    """A path of a module; within a stack of layers, which costsim has in an encoder or a decoder, it says so."""
+    return f"decoder.{path}" if re.search(r"(^|\.)\d+(\.|$)", path) and "coder." not in path else path
 
 
 def _unique(names: set[str], name: str) -> str:
@@ -147,6 +159,8 @@ def _name_weights(parts: Parts, given: Iterable[Held], names: set[str]) -> None:
         elif held.role == "weight" and any(op.kind in _NORMS for op, _ in reading) and "norm." not in held.name:
             path, _, last = held.name.rpartition(".")
             held.name = f"{path}.norm.{last}"
+        if held.role == "weight" and not held.name.startswith("embedding."):
+            held.name = in_stack(held.name)
         held.name = _unique(names, held.name)
         held.layer = layer_of(held.name.rpartition(".")[0])
 
@@ -165,8 +179,8 @@ def name_all(recording: Recording, ops: Sequence[Emitted], given: Iterable[Held]
             name = ".".join(filter(None, (path, parts.word(op))))
             op.layer = layer_of(path)
         else:
-            name = forward.name if forward else op.call.path or "backward"
-            op.layer = forward.layer if forward else layer_of(op.call.path)
+            name = forward.name if forward else in_stack(op.call.path) or "backward"
+            op.layer = forward.layer if forward else layer_of(in_stack(op.call.path))
         if wide and FLOAT32 not in name:
             name += FLOAT32
         if op.call.phase != "forward":

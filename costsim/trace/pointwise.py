@@ -98,11 +98,24 @@ def _emit(
         kind, swapped = row
         t.emit(kind, helds[::-1] if swapped else helds, [held], **params)
         return
-    if function not in FUNCTIONS:
-        raise t.error(f"becomes {function}, which takes operands of one shape only")
     letters = Lettered()
+    if function not in FUNCTIONS:  # a row, which takes operands of one shape and order
+        helds = [_spread(t, operand, term, terms[-1], held) for operand, term in zip(helds, terms, strict=False)]
+        t.emit(function, helds, [held], **params)
+        return
     texts = ["".join(letters[i] for i in term) for term in terms]
     t.emit(f"{function} {','.join(texts[:-1])}->{texts[-1]}", helds, [held], **params)
+
+
+def _spread(t: Translator, operand: Held, term: list[Index], order: list[Index], like: Held) -> Held:
+    """An operand with all the dims of a result in its order: by a view, or a copy where it is repeated."""
+    if term == order:
+        return operand
+    letters = Lettered()
+    before, after = ("".join(letters[i] for i in each) for each in (term, order))
+    made = Held([Slot(slot.axis) for slot in like.slots], operand.values, operand.dtype)
+    t.emit(f"{'permute' if len(term) == len(order) else 'copy'} {before}->{after}", [operand], [made])
+    return made
 
 
 def _row(function: str, terms: Sequence[list[Index]], order: list[Index]) -> tuple[str, bool] | None:

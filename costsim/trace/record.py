@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 from costsim.errors import InputError, one_line
-from costsim.trace.library import DispatchMode, Module, Tensor, sympy, torch
+from costsim.trace.library import DispatchMode, Module, Tensor, fakes, sympy, torch, without_modes
 from costsim.trace.recording import Call, Phase, Recording, Value
 from costsim.trace.sizes import ONE, Size, times
 
@@ -26,6 +26,7 @@ class Symbols:
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}  # by PyTorch's symbol
+        self.sizes: dict[str, Any] = {}  # PyTorch's symbolic sizes, by name
 
     def size(self, number: Any) -> Size:
         """A whole number, symbolic or not."""
@@ -44,6 +45,20 @@ class Symbols:
 def _schema(function: Any) -> Sequence[Any]:
     arguments: Sequence[Any] = function._schema.arguments
     return arguments
+
+
+def _padded(x: Tensor, pad: Sequence[Any], _value: float = 0) -> Tensor:
+    shape = list(x.shape)
+    for axis in range(len(pad) // 2):
+        shape[-1 - axis] = shape[-1 - axis] + pad[2 * axis] + pad[2 * axis + 1]
+    return x.new_empty(shape)
+
+
+# What gives the shape of a result where PyTorch's own way would fix sizes that are open. No numbers are made anyway.
+_SHAPES: Mapping[str, Callable[..., Any]] = {
+    "aten.constant_pad_nd.default": _padded,
+    "aten.baddbmm.default": lambda _x, a, b, **_: a.new_empty((a.shape[0], a.shape[1], b.shape[2])),
+}
 
 
 class Recorder(DispatchMode):  # type: ignore[misc]
@@ -82,6 +97,8 @@ class Recorder(DispatchMode):  # type: ignore[misc]
     def _plain(self, argument: Any) -> Any:
         """An argument without anything of PyTorch in it."""
         if isinstance(argument, torch.Tensor):
+            if id(argument) not in self._values and not isinstance(argument, fakes.FakeTensor):
+                self._constant(argument)
             return self.value(argument)
         if isinstance(argument, (list, tuple)):
             return tuple(map(self._plain, argument))
@@ -104,7 +121,8 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         }
         arguments |= {**dict(zip(names, args, strict=False)), **kwargs}
         plain = {name: self._plain(argument) for name, argument in arguments.items()}
-        made = function(*args, **kwargs)
+        made = _SHAPES.get(str(function), function)(*args, **kwargs)
+        self._check_open(str(function))
         results = [x for x in (made if isinstance(made, (tuple, list)) else (made,)) if isinstance(x, torch.Tensor)]
         if not results:
             return made
@@ -113,6 +131,25 @@ class Recorder(DispatchMode):  # type: ignore[misc]
         values = tuple(map(self.value, results))
         self.calls.append(Call(str(function), plain, values, phase, self._where(forward), forward))
         return made
+
+    def _check_open(self, op: str) -> None:
+        """Raise InputError if a call has fixed a size that is to stay open."""
+        for dim, size in self.symbols.sizes.items():
+            if size.node.expr.is_number:
+                hint = "--static fixes all sizes; or name no such axis"
+                raise InputError(f"module {self._where() or '(outermost)'}: {op} takes {dim} as {size}; {hint}")
+
+    def _constant(self, tensor: Tensor) -> None:
+        """Note a number that the module makes as it runs, such as torch.tensor(2.0), as a call that makes it."""
+        if tensor.numel() != 1:
+            shape = tuple(tensor.shape)
+            raise InputError(f"module {self._where() or '(outermost)'}: a constant of shape {shape}; make it a buffer")
+        phase, forward = self._phase()
+        value = self._new(tensor)
+        self._values[id(tensor)] = value
+        with without_modes():
+            arguments = {"fill_value": tensor.item()}
+        self.calls.append(Call("aten.full.default", arguments, (value,), phase, self._where(forward), forward))
 
     def _forget(self, function: Any, arguments: Mapping[str, Any]) -> None:
         """Drop the values of what a call has overwritten: it has others now."""

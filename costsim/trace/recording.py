@@ -18,6 +18,11 @@ class Value(NamedTuple):
     storage: int  # the memory in which it lies
     whole: bool = True  # whether it has each element of its memory once, so that nothing else lies there
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no elements."""
+        return any(size.number == 0 for size in self.shape)
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Call:

@@ -1,4 +1,4 @@
-"""What is to be traced: `module:function`, a function that gives a module and example inputs."""
+"""What is to be traced: `module:function`, a function that gives a module and example inputs, or `hf:config.json`."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from costsim.errors import InputError, one_line
-
-DIMS = ("batch", "tokens")  # the names of the first two axes of an input, unless it is said otherwise
-
-
-class Subject(NamedTuple):
-    """A module and its example inputs by name; by input, the axes whose sizes stay open, with their names."""
-
-    module: Any
-    inputs: Mapping[str, Any]
-    dynamic: Mapping[str, Mapping[int, str]]
+from costsim.trace.subject import Subject, default_axes
 
 
 def load(spec: str) -> Callable[[], Any]:
     """The function that a SPEC names. Raises InputError for a SPEC that names none."""
     name, colon, attribute = spec.partition(":")
     if not colon or not name or not attribute:
-        raise InputError(f"SPEC {one_line(spec)!r}: expected module:function")
+        raise InputError(f"SPEC {one_line(spec)!r}: expected module:function, or hf:config.json")
+    if name == "hf":
+        from costsim.trace.hugging_face import from_config
+
+        return lambda: from_config(attribute)
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` has it: modules of this folder
     try:
@@ -63,11 +58,3 @@ def subject(made: Any, spec: str) -> Subject:
         if name not in inputs:
             raise InputError(f"SPEC {one_line(spec)!r}: dynamic axes of {name!r}, which is no input")
     return Subject(module, inputs, dynamic)
-
-
-def default_axes(inputs: Mapping[str, Any]) -> dict[str, dict[int, str]]:
-    """Batch and tokens: the first two axes of inputs of whole numbers, which are ids and labels."""
-    from costsim.trace.library import torch
-
-    tensors = {name: x for name, x in inputs.items() if isinstance(x, torch.Tensor) and not x.is_floating_point()}
-    return {name: dict(enumerate(DIMS[: x.dim()])) for name, x in tensors.items() if x.dim()}

@@ -44,7 +44,6 @@ class Held:
     name: str = ""
     layer: str = ""
     role: str = ""  # of what is given; others have that of their phase
-    before: Held | None = None  # the tensor whose memory it overwrites
     remade: Held | None = None  # the forward tensor that it has once more
 
     def dims(self) -> list[Slot]:

@@ -33,7 +33,9 @@ def trace(spec: str, dynamic: bool = True) -> Traced:
             made = subject(load(spec)(), spec)
         examples, inputs = fake.inputs(made if dynamic else made._replace(dynamic={}))
         with fake.mode:
-            recording = record(made.module, inputs, fake.symbols, spec, examples, made.dynamic)
+            recording = record(
+                made.module, inputs, fake.symbols, f"{spec} ({type(made.module).__name__})", examples, made.dynamic
+            )
             counts = counted(made.module, made.inputs)
     return assemble(replace(recording, counted=counts))
 

@@ -29,6 +29,11 @@ class Lettered:
     def __getitem__(self, index: Any) -> str:
         return self.letters.setdefault(index, _LETTERS[len(self.letters)])
 
+    @staticmethod
+    def word(number: int) -> str:
+        """The first so many letters."""
+        return _LETTERS[:number]
+
 
 class Translator:
     """One pass over the calls of a recording."""
@@ -66,6 +71,11 @@ class Translator:
         memory = self.memories[value.storage] = Memory(held)
         self.views[value.number] = View(memory, tuple(map(tuple, axes)))
 
+    def reserve(self, value: Value, axes: Sequence[Sequence[Slot]]) -> None:
+        """Have a value be memory in which nothing is yet."""
+        memory = self.memories[value.storage] = Memory(None)
+        self.views[value.number] = View(memory, tuple(map(tuple, axes)))
+
     def part(self, value: Value, of: View, held: Held, axes: Sequence[Sequence[Slot]]) -> None:
         """Have a value be a tensor that is a part of another's memory."""
         of.memory.cut = True
@@ -94,7 +104,7 @@ class Translator:
             raise self.error("reads tensors whose axes were cut in ways that do not fit together") from None
 
     def write(self, value: Value, held: Held, axes: Sequence[Sequence[Slot]]) -> None:
-        """Have a value be a tensor that was just made; in place, if its call overwrites what lies in its memory."""
+        """Have a value be a tensor that was just made; if its call overwrites memory, so is what else looks there."""
         call = self.recording.calls[self.at]
         if not call.op.split(".")[1].endswith("_") or value not in call.results:
             self.look(value, held, axes)
@@ -104,7 +114,6 @@ class Translator:
             raise self.error("overwrites a part of a tensor, which the graph cannot say; write it without the view")
         before = memory.held
         if before is not None:
-            held.before = before
             if [s.axis.itself for s in before.dims()] != [s.axis.itself for s in held.dims()]:
                 raise self.error("overwrites a tensor in another order of dims; write it out of place")
             order = {id(new): old for new, old in zip(held.dims(), before.dims(), strict=True)}

@@ -28,13 +28,14 @@ class Function(NamedTuple):
     work: Mapping[str, int]
     whole: bool
     view: bool
+    over: str = ""  # the operand at whose points work is done, if it is not at all indices
 
 
 FUNCTIONS: dict[str, Function] = {}
 
 
 def function(
-    work: Mapping[str, int], *, whole: bool = False, view: bool = False
+    work: Mapping[str, int], *, whole: bool = False, view: bool = False, over: str = ""
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add a function. Operands are its positional arguments, params those after the star.
 
@@ -51,13 +52,13 @@ def function(
         params = tuple(
             a.name for a in arguments if a.kind is a.KEYWORD_ONLY and a.name not in ("axes", "terms", "shape")
         )
-        FUNCTIONS[run.__name__.removesuffix("_")] = Function(run, operands, params, work, whole, view)
+        FUNCTIONS[run.__name__.removesuffix("_")] = Function(run, operands, params, work, whole, view, over)
         return run
 
     return register
 
 
-def _lined_up(x: Array, term: str, indices: str) -> Array:
+def lined_up(x: Array, term: str, indices: str) -> Array:
     """An array with an axis for each index, in this order: of one element where it has none."""
     order = [term.index(index) for index in indices if index in term]
     return x.transpose(order).reshape([x.shape[term.index(i)] if i in term else 1 for i in indices])
@@ -67,7 +68,7 @@ def _run(called: Function, terms: tuple[str, ...], *operands: Array, shape: tupl
     """A function on elements that line up."""
     y = terms[-1]
     reduced = "".join(dict.fromkeys(index for term in terms[:-1] for index in term if index not in y))
-    lined = [_lined_up(x, term, y + reduced) for x, term in zip(operands, terms[:-1], strict=True)]
+    lined = [lined_up(x, term, y + reduced) for x, term in zip(operands, terms[:-1], strict=True)]
     if "axes" in inspect.signature(called.run).parameters:
         params["axes"] = tuple(range(len(y), len(y) + len(reduced)))
     made = called.run(*lined, **params)
@@ -76,8 +77,9 @@ def _run(called: Function, terms: tuple[str, ...], *operands: Array, shape: tupl
 
 def _names(operands: tuple[str, ...], number: int) -> tuple[str, ...]:
     """The names of so many operands."""
-    if operands[:1] and operands[0].startswith("*"):
-        return tuple(f"{operands[0][1:]}{i}" for i in range(number))
+    if operands[-1:] and operands[-1].startswith("*"):
+        fixed = operands[:-1]
+        return fixed + tuple(f"{operands[-1][1:]}{i}" for i in range(number - len(fixed)))
     return operands
 
 
@@ -94,6 +96,8 @@ def pointwise(text: str) -> Kind:
         raise ValueError(f"{text}: {match[1]} takes {len(called.operands)} operands, no index twice in one")
     terms = (*given, match[3])
     points = match[3] if called.whole else "".join(dict.fromkeys(match[3] + "".join(given)))
+    if called.over:
+        points = given[called.operands.index(called.over)]
     run = partial(called.run, terms=terms) if called.whole else partial(_run, called, terms)
     return Kind(
         name=text,

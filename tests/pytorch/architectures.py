@@ -1,0 +1,135 @@
+"""Writes the table of docs/traced.md: what PyTorch counts of architectures of transformers, and what costsim does.
+
+python tests/pytorch/architectures.py [TYPE ...], with the extra `transformers`. Models are small, of two layers; the
+class is the one that transformers has for a type with a loss; attention is eager, and dropout is as the config has it.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from costsim.cost.memory import memory
+from costsim.inputs.schema_workload import Optimizer
+from costsim.models import traced
+from costsim.models.training_step import training_step
+from costsim.policy.assign import assign
+from costsim.policy.load import find_policy, load_policies
+
+_PLAIN = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 96,
+    "max_position_embeddings": 128,
+}
+_GROUPED = {**_PLAIN, "num_key_value_heads": 2}
+_GEMMA = {**_GROUPED, "head_dim": 8, "sliding_window": 16}
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 128}
+_PAIR = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "vocab_size": 96,
+    "max_position_embeddings": 128,
+}
+# By model_type: the fields of a small config.
+ARCHITECTURES = {
+    "gpt2": _GPT,
+    "gptj": {**_GPT, "rotary_dim": 4},
+    "gpt_neox": _PLAIN,
+    "opt": {
+        **{name: _PLAIN[name] for name in _PLAIN if name != "intermediate_size"},
+        "ffn_dim": 48,
+        "word_embed_proj_dim": 32,
+    },
+    "falcon": {
+        name: _PLAIN[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    },
+    "phi": _PLAIN,
+    "phi3": {**_GROUPED, "pad_token_id": 0},
+    "llama": _GROUPED,
+    "mistral": _GROUPED,
+    "qwen2": _GROUPED,
+    "qwen3": {**_GROUPED, "head_dim": 8},
+    "gemma": {**_GROUPED, "head_dim": 8},
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "granite": _GROUPED,
+    "olmo2": _GROUPED,
+    "smollm3": {**_GROUPED, "pad_token_id": 0},
+    "starcoder2": _GROUPED,
+    "cohere": _GROUPED,
+    "bert": _PLAIN,
+    "roberta": _PLAIN,
+    "electra": _PLAIN,
+    "albert": {**_PLAIN, "embedding_size": 16},
+    "distilbert": {
+        "dim": 32,
+        "hidden_dim": 48,
+        "n_layers": 2,
+        "n_heads": 4,
+        "vocab_size": 96,
+        "max_position_embeddings": 128,
+    },
+    "modernbert": {**_PLAIN, "pad_token_id": 0},
+    "deberta-v2": _PLAIN,
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96},
+    "bart": _PAIR,
+    "mbart": _PAIR,
+    "marian": {**_PAIR, "pad_token_id": 0, "decoder_start_token_id": 1},
+}
+
+
+def config(model_type, folder):
+    """The path of a config file of a small model."""
+    path = Path(folder) / f"{model_type}.json"
+    path.write_text(json.dumps({"model_type": model_type, **ARCHITECTURES[model_type]}))
+    return path
+
+
+def counted(graph):
+    """What costsim counts of a graph, by PyTorch's names."""
+    macs = {
+        first: sum(graph.work(op)[0] for op in graph.ops if (op.phase == "forward") is first) for first in (True, False)
+    }
+    kept = memory(graph, assign(graph, load_policies(find_policy("fp32"))), "unfused").activations
+    return {
+        "parameters": graph.parameters,
+        "flops_forward": 2 * macs[True],
+        "flops_backward": 2 * macs[False],
+        "saved_bytes": sum(place.size_bytes for place in kept),
+    }
+
+
+def graph_of(made, folder, micro_batches=1, **batch):
+    """The step of a traced graph."""
+    path = Path(folder) / "traced.json"
+    path.write_text(made.text())
+    model = traced.Model(family="traced", file=str(path))
+    return training_step(model, traced.Batch(**batch), Optimizer(kind="adamw", lr=0.01), micro_batches)
+
+
+def main(model_types):
+    from costsim.trace.trace import trace
+
+    heads = ("parameters", "flops_forward", "flops_backward", "saved_bytes")
+    print("| type | class | parameters | FLOPs forward | FLOPs backward | saved bytes | difference |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for model_type in model_types:
+            made = trace(f"hf:{config(model_type, folder)}")
+            ours = counted(graph_of(made, folder))
+            cells = [f"{made.counted[head]:,}" for head in heads]
+            off = [f"{head} {ours[head] - made.counted[head]:+}" for head in heads if ours[head] != made.counted[head]]
+            name = made.source.partition(" ")[2].strip("()")
+            print(f"| {' | '.join([model_type, name, *cells, '; '.join(off) or '0'])} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(ARCHITECTURES))
