@@ -12,7 +12,7 @@ from costsim.graph.fusion import UNTILED, group_ops
 from costsim.inputs import files, schema_policy
 from costsim.inputs.document import Document, parse_yaml
 from costsim.inputs.schema_workload import Optimizer
-from costsim.models import decoder, encoder_classifier, encoder_decoder
+from costsim.models import decoder, encoder_classifier, encoder_decoder, resizing
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.policy.load import find_policy, load_policies
@@ -24,6 +24,13 @@ from costsim.reference.validate import compare
 # The same examples every time: a change alone can make a test fail.
 hypothesis.settings.register_profile("deterministic", derandomize=True)
 hypothesis.settings.load_profile("deterministic")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known():
+    """Each test builds its graphs: a fault that one plants is in no other's."""
+    resizing.forget()
+
 
 SMALL = {"d_model": 8, "ffn_dim": 12, "heads": 2}
 SMALL_ENCODER_DECODER = {

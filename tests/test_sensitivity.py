@@ -7,7 +7,9 @@ from conftest import POLICIES, one_layer, shipped_policy
 
 from costsim.errors import InputError
 from costsim.inputs.files import list_shipped
+from costsim.models import resizing
 from costsim.results.records import records
+from costsim.run import sensitivity
 from costsim.run.job import Request, prepare
 from costsim.run.sensitivity import AS_SHIPPED, outcomes, subjects
 from costsim.run.simulate import execute
@@ -272,3 +274,16 @@ def test_assumptions_that_say_nothing_are_refused(assumptions, message, tmp_path
     path.write_text(f"description: x\ncompose: [dsq]\nassumptions:\n  {assumptions}\n")
     with pytest.raises(InputError, match=message):
         outcomes(prepare(Request("glue-mrpc-dsq", [str(path)], assignments=ONE_LAYER)))
+
+
+@pytest.mark.parametrize("workload", ["iwslt17-dsq", "glue-mrpc-dsq"])
+def test_classes_in_common_change_no_ratio(workload, monkeypatch):
+    """All cases share the classes of ops and tensors, and graphs of other sizes those of the first."""
+    job = prepare(Request(workload))
+    sensitivity.outcomes.cache_clear()
+    together = sensitivity.outcomes(job)
+    monkeypatch.setattr(sensitivity, "_told", lambda *_: None)
+    monkeypatch.setattr(resizing, "_built", resizing.deque(maxlen=0))
+    sensitivity.outcomes.cache_clear()
+    assert sensitivity.outcomes(prepare(Request(workload))) == together
+    assert len(together) > 15

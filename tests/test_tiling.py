@@ -24,7 +24,7 @@ from costsim.devices.roofline import kernels
 from costsim.errors import InputError
 from costsim.graph.autodiff import backward
 from costsim.graph.builder import GraphBuilder
-from costsim.graph.fusion import MODELS, PATTERNS, UNTILED, group_ops
+from costsim.graph.fusion import MODELS, PATTERNS, UNTILED, _group_ops, group_ops
 from costsim.inputs import files
 from costsim.inputs.widths import Widths
 from costsim.names import SCOPES
@@ -514,9 +514,9 @@ def kernels_without(graph, left_out, monkeypatch):
     fused = MODELS["fused"]
     with monkeypatch.context() as patch:
         patch.setitem(MODELS, "fused", fused._replace(patterns=tuple(p for p in fused.patterns if p not in left_out)))
-        group_ops.cache_clear()
+        _group_ops.cache_clear()
         found = group_ops(graph, "fused")
-    group_ops.cache_clear()
+    _group_ops.cache_clear()
     return len(set(found)), found
 
 

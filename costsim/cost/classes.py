@@ -70,8 +70,6 @@ class KernelClasses:
         return touches + [(op, slot) for slot in range(operand) if op.inputs[slot] == name]
 
 
-@lru_cache(maxsize=8)
-@paused
 def kernel_classes(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> KernelClasses:
     """The classes of a graph whose ops are grouped into kernels by position.
 
@@ -93,6 +91,12 @@ def kernel_classes(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -
     >>> [[op.name for op in alike.ops] for alike in kernel_classes(graph, Selectors(), group_ops(graph, "fused")).alike]
     [['linear0'], ['relu0', 'relu1'], ['linear1', 'linear2'], ['relu2']]
     """
+    return _kernel_classes(graph if selectors.elements else graph.structure, selectors, group)
+
+
+@lru_cache(maxsize=8)
+@paused
+def _kernel_classes(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> KernelClasses:
     classes = classify(graph, selectors)
     traffic_of = _traffic_classes(graph, classes, group)
     traffic: dict[int, tuple[str, object]] = {}

@@ -46,6 +46,22 @@ def _bound(kind: Kind, inputs: tuple[Dims, ...], outputs: tuple[Dims, ...] | Non
     return env, tuple(expand(operand.pattern, env) for operand in kind.outputs)
 
 
+class Sizes(dict[str, int]):
+    """The sizes of dims; notes which are read, for on these a graph may hang beside in its sizes."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        super().__init__(sizes)
+        self.read: set[str] = set()
+
+    def __getitem__(self, dim: str) -> int:
+        self.read.add(dim)
+        return super().__getitem__(dim)
+
+    def unread(self, dim: str) -> int:
+        """A size on which no name and no op hangs."""
+        return super().__getitem__(dim)
+
+
 class GraphBuilder:
     """Appends ops to a graph and names their results. Model families and autodiff write through it."""
 
@@ -63,7 +79,7 @@ class GraphBuilder:
         self.segments: dict[int, tuple[Segment, ...]] = {}  # by position of the op, the outermost first
         self.kernel = ""
         self._open: tuple[Segment, ...] = ()
-        self.sizes = dict(sizes)
+        self.sizes = Sizes(sizes)
         self.micro_batches = micro_batches
         self.pairs: dict[str, Pairs] = {}
         self.tensors: dict[str, Tensor] = {}
@@ -224,4 +240,4 @@ class GraphBuilder:
 
     def build(self) -> Graph:
         """The finished graph."""
-        return Graph(self.sizes, self.tensors, tuple(self.ops), self.micro_batches, self.pairs, self.loss)
+        return Graph(dict(self.sizes), self.tensors, tuple(self.ops), self.micro_batches, self.pairs, self.loss)

@@ -102,7 +102,6 @@ def kernel_starts(graph: Graph, traffic: Traffic) -> list[int]:
     return sorted({group[op.position] for op in graph.ops if not op.kind.view})
 
 
-@lru_cache(maxsize=8)
 def group_ops(graph: Graph, traffic: Traffic) -> tuple[int, ...]:
     """By position of the op: the kernel that it belongs to. Kernels are runs of consecutive ops.
 
@@ -110,6 +109,11 @@ def group_ops(graph: Graph, traffic: Traffic) -> tuple[int, ...]:
     this one, if its kind fuses, if it reads something made in that kernel (or nothing at all, as a drawn mask), and if
     both run equally often in the same phase. A GEMM never joins. Ops written as one kernel are one under every model.
     """
+    return _group_ops(graph.structure, traffic)
+
+
+@lru_cache(maxsize=8)
+def _group_ops(graph: Graph, traffic: Traffic) -> tuple[int, ...]:
     patterns = [pattern for pattern in PATTERNS if pattern.name in MODELS[traffic].patterns]
     allowed = {(first, then) for pattern in patterns for first in pattern.first for then in pattern.then}
     groups: list[int] = []

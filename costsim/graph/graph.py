@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -75,6 +75,21 @@ class Graph:
     micro_batches: int = 1
     pairs: Mapping[str, Pairs] = field(default_factory=dict)  # by name: which tokens meet in attention
     loss: str = ""  # the tensor of which the backward makes the gradients
+    of_structure: Graph | None = None  # the one of which this is the same with other sizes
+
+    @property
+    def structure(self) -> Graph:
+        """A graph with the same tensors and ops, whose sizes may be others: one for all that differ in these alone."""
+        return self.of_structure or self
+
+    def resized(self, sizes: Mapping[str, int]) -> Graph:
+        """The same with other sizes; sizes that are not among them stay. Pairs are those of as many tokens."""
+        if sizes.items() <= self.sizes.items():
+            return self
+        pairs = {label: replace(of, tokens=sizes[of.dim]) for label, of in self.pairs.items()}
+        graph = replace(self, sizes={**self.sizes, **sizes}, pairs=pairs, of_structure=self.structure)
+        vars(graph).update({name: value for name, value in vars(self.structure).items() if name in _OF_STRUCTURE})
+        return graph
 
     @cached_property
     def producer(self) -> Mapping[str, Op]:
@@ -237,3 +252,9 @@ class Graph:
     def maker(self) -> Mapping[str, Op]:
         """The op that last writes each tensor's memory: for a weight, the update. A view writes nothing."""
         return {self.root[name]: op for op in self.ops if not op.kind.view for name in op.outputs}
+
+
+# What is worked out of a graph whatever its sizes.
+_OF_STRUCTURE = frozenset(
+    ["producer", "weights", "root", "_lies_in", "place", "shared", "viewed", "readers", "_reader_numbers", "maker"]
+)

@@ -39,9 +39,8 @@ COUNTED: Mapping[AttentionPairs, Counting] = {
 
 def meeting(b: GraphBuilder, mask: Mask, dim: str) -> Pairs:
     """The pairs of tokens along a dim that meet in self attention under a mask, padding left aside."""
-    tokens = b.sizes[dim]
-    window = mask.window if mask.causal and mask.window is not None and mask.window < tokens else None
-    return Pairs(dim, tokens, mask.causal, window, b.sentences)
+    window = mask.window if mask.causal and mask.window is not None and mask.window < b.sizes[dim] else None
+    return Pairs(dim, b.sizes.unread(dim), mask.causal, window, b.sentences)  # which are resized with the graph
 
 
 def counted(b: GraphBuilder, meets: Pairs) -> Pairs:

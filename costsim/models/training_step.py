@@ -13,6 +13,7 @@ from costsim.inputs.schema_workload import Optimizer
 from costsim.models.families import family
 from costsim.models.field_error import FieldError
 from costsim.models.meeting import COUNTED
+from costsim.models.resizing import resized
 from costsim.models.update import update
 from costsim.names import AttentionPairs
 
@@ -90,18 +91,23 @@ def training_step(
     if COUNTED[attention_pairs].packed:
         batch, sentences = packed(model, batch)
     sizes = module.sizes(model, batch)
-    b = GraphBuilder(sizes, micro_batches, trainable, model.adapters(), attention_pairs, sentences)
-    loss = module.forward(b, model, batch, label_smoothing)
-    _check_globs(b)
-    _check_pairs(b, model)
-    gradients: dict[str, str] = {}
+    step = (optimizer, micro_batches, label_smoothing, tuple(trainable), attention_pairs, sentences)
 
-    def finished(weight: str, gradient: str) -> None:
-        gradients[weight] = _accumulate(b, weight, gradient) if micro_batches > 1 else gradient
+    def built(model: Any, batch: Any) -> GraphBuilder:
+        b = GraphBuilder(sizes, micro_batches, trainable, model.adapters(), attention_pairs, sentences)
+        loss = module.forward(b, model, batch, label_smoothing)
+        _check_globs(b)
+        _check_pairs(b, model)
+        gradients: dict[str, str] = {}
 
-    if hasattr(module, "backward"):  # it brings its own
-        module.backward(b, model, loss, finished)
-    else:
-        autodiff.backward(b, loss, finished)
-    update(b, optimizer, gradients)
-    return b.build()
+        def finished(weight: str, gradient: str) -> None:
+            gradients[weight] = _accumulate(b, weight, gradient) if micro_batches > 1 else gradient
+
+        if hasattr(module, "backward"):  # it brings its own
+            module.backward(b, model, loss, finished)
+        else:
+            autodiff.backward(b, loss, finished)
+        update(b, optimizer, gradients)
+        return b
+
+    return resized(step, model, batch, sizes, built)

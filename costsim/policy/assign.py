@@ -5,7 +5,7 @@ a forward tensor) and an `operand` copy (what a GEMM multiplies, or what an op r
 which copies exist, in which format and where they live, and nothing else; the code knows no policy by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -137,6 +137,15 @@ def selectors_of(policy: Policy) -> Selectors:
     layer, name, op = (tuple(sorted(set().union(*(_globs(rule, field) for rule in rules)))) for field in _GLOBS)
     elements = sorted({rule.elements_at_least for rule in rules if rule.elements_at_least is not None})
     return Selectors(layer, name, op, tuple(elements), policy.widths)
+
+
+def selectors_of_all(policies: Iterable[Policy], ops: Iterable[str] = ()) -> Selectors | None:
+    """Those of several policies together, and more globs over ops; None if their widths differ."""
+    every = [selectors_of(policy) for policy in policies]
+    if len({of.widths for of in every}) > 1:
+        return None
+    layer, name, op, elements = (tuple(sorted(set().union(*parts))) for parts in list(zip(*every, strict=True))[:4])
+    return Selectors(layer, name, tuple(sorted({*op, *ops})), elements, every[0].widths)
 
 
 def _shapes(rule: schema_policy.Rule) -> bool:
@@ -311,14 +320,15 @@ class Chains:
 
 
 @lru_cache(maxsize=64)  # what is counted in several ways is assigned once
-def assign(graph: Graph, policy: Policy, index: int = 0) -> Assignment:
+def assign(graph: Graph, policy: Policy, index: int = 0, selectors: Selectors | None = None) -> Assignment:
     """The formats of all tensors and the copies of all reads, in the phase of that index.
 
     A stash that a GEMM reads without an operand copy of its own is the GEMM's operand: its boxes lie along the
-    contracted dims. Boxes of all else that is stored lie along the last dim. Raises InputError for a tensor without a
-    format and for a rule that matches nothing.
+    contracted dims. Boxes of all else that is stored lie along the last dim. `selectors` are those of several policies,
+    which then have their classes in common. Raises InputError for a tensor without a format and for a rule that matches
+    nothing.
     """
-    rules, selectors = Rules(policy, index), selectors_of(policy)
+    rules, selectors = Rules(policy, index), selectors or selectors_of(policy)
     if policy.widths:
         policy.widths.check_names(
             {t.layer for t in graph.tensors.values()} if policy.widths.by == "layer" else graph.tensors

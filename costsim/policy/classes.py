@@ -148,8 +148,6 @@ def last_axis(dims: Dims) -> Axes:
     return (len(dims) - 1,) if dims else ()
 
 
-@lru_cache(maxsize=8)
-@paused
 def classify(graph: Graph, selectors: Selectors) -> Classes:
     """The classes of tensors, reads and ops that a policy with those globs and widths cannot tell apart.
 
@@ -179,6 +177,12 @@ def classify(graph: Graph, selectors: Selectors) -> Classes:
     >>> classify(graph, Selectors(layer=("layer.0",))).ops
     [0, 1, 2, 3]
     """
+    return _classify(graph if selectors.elements else graph.structure, selectors)
+
+
+@lru_cache(maxsize=8)
+@paused
+def _classify(graph: Graph, selectors: Selectors) -> Classes:
     match = _matcher(graph, selectors)
     ops = _op_classes(graph, match)
     stored, stored_as, forms = _storage_classes(graph, match)

@@ -4,10 +4,11 @@ Every file lists its own assumptions: a policy those about formats, copies and p
 convention (scope, traffic model, law) is an assumption of every run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from costsim.cost.laws import LAWS
@@ -17,6 +18,8 @@ from costsim.graph.fusion import UNTILED
 from costsim.inputs.document import Where
 from costsim.inputs.schema_workload import WorkloadCase
 from costsim.names import SCOPES
+from costsim.policy.assign import selectors_of_all
+from costsim.policy.classes import Selectors
 from costsim.policy.policy import Policy, with_case, with_rules
 from costsim.run.job import Job, with_fields
 from costsim.run.simulate import count_policy
@@ -88,13 +91,12 @@ def subjects(job: Job) -> list[Policy]:
     return job.published_policies or [policy for policy in job.policies if policy.name != job.baseline.name]
 
 
-def _of_name(job: Job, name: str) -> Policy:
-    return next(policy for policy in job.policies if policy.name == name)
-
-
-def _outcome(case: _Case, job: Job, policy: Policy, baseline: Total) -> Outcome:
-    total = count_policy(job.graph, policy, job.convention).total
-    return Outcome(policy.name, *case, *total.reductions(baseline))
+def _told(job: Job, jobs: Sequence[tuple[_Case, Job]], cases: Iterable[tuple[_Case, Policy]]) -> Selectors | None:
+    """What tells ops and tensors apart under any of these policies and conventions, so that all have their classes."""
+    every = [job, *(other for _, other in jobs)]
+    policies = {id(policy): policy for each in every for policy in (each.baseline, *subjects(each))}
+    left_out = {glob for each in every for glob in each.convention.gemms_left_out}
+    return selectors_of_all([*policies.values(), *(policy for _, policy in cases)], left_out)
 
 
 @lru_cache(maxsize=1)  # a report asks once for each of its formats
@@ -105,16 +107,23 @@ def outcomes(job: Job) -> list[Outcome]:
     """
     if not subjects(job):
         raise InputError(f"no policy but the baseline {job.baseline.name}: name one whose assumptions are to be moved")
-    shipped = _Case(AS_SHIPPED, "", "", "")
-    jobs = [(case, other, _baseline(other)) for case, other in ((shipped, job), *_jobs(job))]
-    moved = []
-    for policy in subjects(job):
-        (first, _, base), *others = jobs
-        moved.append(_outcome(first, job, policy, base))
-        moved += [_outcome(case, job, changed, base) for case, changed in _policies(policy)]
-        moved += [_outcome(case, other, _of_name(other, policy.name), baseline) for case, other, baseline in others]
-    return moved
+    jobs = [(_Case(AS_SHIPPED, "", "", ""), job), *_jobs(job)]
+    cases = {policy.name: list(_policies(policy)) for policy in subjects(job)}
+    told = _told(job, jobs, chain.from_iterable(cases.values()))
 
+    def total(there: Job, policy: Policy) -> Total:
+        return count_policy(there.graph, policy, there.convention, told).total
 
-def _baseline(job: Job) -> Total:
-    return count_policy(job.graph, job.baseline, job.convention).total
+    def outcome(case: _Case, there: Job, policy: Policy, baseline: Total) -> Outcome:
+        return Outcome(policy.name, *case, *total(there, policy).reductions(baseline))
+
+    of_jobs: dict[str, list[Outcome]] = {name: [] for name in cases}
+    of_policies: dict[str, list[Outcome]] = {}
+    for case, there in jobs:
+        baseline = total(there, there.baseline)
+        for policy in subjects(there):
+            of_jobs[policy.name].append(outcome(case, there, policy, baseline))
+            if there is job:
+                own = cases[policy.name]
+                of_policies[policy.name] = [outcome(of, job, changed, baseline) for of, changed in own]
+    return [each for name, (first, *others) in of_jobs.items() for each in (first, *of_policies[name], *others)]

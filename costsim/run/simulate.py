@@ -17,6 +17,7 @@ from costsim.cost.totals import Total, sum_rows, sum_scopes
 from costsim.graph.fusion import MODELS, UNTILED
 from costsim.graph.graph import Graph
 from costsim.policy.assign import Assignment, assign
+from costsim.policy.classes import Selectors
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
 from costsim.run.counted import CountedPhase, CountedPolicy, tiled
@@ -68,12 +69,17 @@ def count_step(graph: Graph, assignment: Assignment, convention: Convention) -> 
     return CountedPhase(1, tiled(graph, rows, convention.buffer_bytes if convention.tiled else None), rows)
 
 
-def count_policy(graph: Graph, policy: Policy, convention: Convention) -> CountedPolicy:
-    """Count each phase of a policy once and weigh it by its steps. Raises InputError if the policy does not fit."""
+def count_policy(
+    graph: Graph, policy: Policy, convention: Convention, selectors: Selectors | None = None
+) -> CountedPolicy:
+    """Count each phase of a policy once and weigh it by its steps; `selectors` as `assign` has them.
+
+    Raises InputError if the policy does not fit.
+    """
     phases = []
     total = Total()
     for index, steps in enumerate(schedule(policy, convention.steps)):
-        step = count_step(graph, assign(graph, policy, index), convention)
+        step = count_step(graph, assign(graph, policy, index, selectors), convention)
         phases.append(replace(step, steps=steps))
         total += steps * sum_rows(step.rows, convention.law)
     return CountedPolicy(policy, tuple(phases), total)

@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 from test_bad_input import HOSTILE, run, write
 
-from costsim.cost.classes import kernel_classes
-from costsim.cost.memory import memory, of_policy
-from costsim.graph.fusion import group_ops
+from costsim.cost.memory import of_policy
 from costsim.inputs import files
-from costsim.policy.assign import assign
-from costsim.policy.classes import classify
+from costsim.models import resizing
 from costsim.policy.load import load_policy
 from costsim.run import simulate
 from costsim.run.job import Request, prepare
@@ -72,8 +69,7 @@ def test_training_step_built_counted_and_its_memory(benchmark, shape, policy):
     """Graph, count of all ops, and peak memory; in-process, nothing remembered from the round before."""
 
     def step():
-        for remembered in (assign, memory, classify, kernel_classes, group_ops):
-            remembered.cache_clear()
+        resizing.forget()  # all else is remembered by graph
         job = prepare(Request("llama-2-7b", policies=[policy], baseline=policy, assignments=SHAPES[shape]))
         result = simulate.execute(job)
         return result, of_policy(job.graph, job.policies[0], job.convention.traffic)
