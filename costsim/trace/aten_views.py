@@ -12,7 +12,7 @@ from costsim.trace.translate import aten
 from costsim.trace.translator import Lettered, Translator
 
 
-def _regrouped(flat: Sequence[Slot], shape: Sequence[Size]) -> list[list[Slot]] | None:
+def regrouped(flat: Sequence[Slot], shape: Sequence[Size]) -> list[list[Slot]] | None:
     """The slots in groups of these sizes, cut where that takes it; None if they cannot be."""
     queue, groups = list(flat), list[list[Slot]]()
     for size in shape:
@@ -36,7 +36,7 @@ def _regrouped(flat: Sequence[Slot], shape: Sequence[Size]) -> list[list[Slot]] 
 def view(t: Translator, call: Call) -> None:
     """Other axes, the outermost first; where they do not fit those that are known, a view op."""
     made, source = call.results[0], t.view(call["self"])
-    groups = _regrouped(source.flat(), made.shape)
+    groups = regrouped(source.flat(), made.shape)
     if groups is not None:
         t.views[made.number] = View(source.memory, tuple(map(tuple, groups)))
         return

@@ -53,6 +53,7 @@ ARCHITECTURES = {
     },
     "phi": _PLAIN,
     "phi3": {**_GROUPED, "pad_token_id": 0},
+    "stablelm": _GROUPED,
     "llama": _GROUPED,
     "mistral": _GROUPED,
     "qwen2": _GROUPED,
@@ -79,6 +80,14 @@ ARCHITECTURES = {
     },
     "modernbert": {**_PLAIN, "pad_token_id": 0},
     "deberta-v2": _PLAIN,
+    "vit": {
+        **{
+            name: _PLAIN[name]
+            for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        },
+        "image_size": 16,
+        "patch_size": 4,
+    },
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96},
     "bart": _PAIR,
     "mbart": _PAIR,
