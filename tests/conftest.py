@@ -12,7 +12,7 @@ from costsim.graph.fusion import UNTILED, group_ops
 from costsim.inputs import files, schema_policy
 from costsim.inputs.document import Document, parse_yaml
 from costsim.inputs.schema_workload import Optimizer
-from costsim.models import decoder, encoder_classifier, encoder_decoder, resizing
+from costsim.models import decoder, encoder_classifier, encoder_decoder, image_classifier, resizing
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.policy.load import find_policy, load_policies
@@ -133,6 +133,13 @@ def neox_step(**changes):
 
 def chunked_step(**changes):
     return decoder_step(**{"head": {"chunks": 3, "backward": "at_once"}, **changes})
+
+
+def image_step(optimizer=None, micro_batches=1, label_smoothing=0.0, batch=None, **changes):
+    sizes = {"family": "image-classifier", "layers": 2, "image_size": 6, "patch_size": 2, "classes": 3}
+    model = image_classifier.Model(**{**SMALL, **sizes, **changes})
+    given = image_classifier.Batch(sequences=(batch or {}).get("sequences", 3))
+    return training_step(model, given, optimizer or adamw(), micro_batches, label_smoothing)
 
 
 STEPS = {

@@ -38,6 +38,8 @@ def tiny(tmp_path, stored, *assignments, whole=True):
     batch = {"sequences": given.SEQUENCES, "padding_mask": "false"}
     if stored["class"].endswith("ForConditionalGeneration"):
         batch |= {"source_tokens": given.TOKENS, "target_tokens": given.TARGETS}
+    elif stored["class"].endswith("ForImageClassification"):
+        del batch["padding_mask"]
     else:
         batch["tokens"] = given.TOKENS
     fixed = (f"batch.{name}={value}" for name, value in batch.items())
@@ -88,6 +90,9 @@ def data_of(job, stored):
             if stored["class"].endswith("ForCausalLM"):
                 labels = np.concatenate([labels[:, 1:], np.full((len(labels), 1), -1)], axis=1)
             data[tensor.name] = labels.reshape(shape)
+        elif name == "pixels":  # patches row by row, each channel by channel
+            images = batch["pixel_values"].reshape(given.SEQUENCES, 3, 3, 2, 3, 2)
+            data[tensor.name] = images.transpose(0, 2, 4, 1, 3, 5).reshape(shape)
         elif name == "buckets":
             data[tensor.name] = buckets(shape[0], *T5_BUCKETS, both_ways="source" in tensor.name)
         elif "positions" in tensor.name:

@@ -42,9 +42,12 @@ _WITHIN_WINDOWS = Chosen("window", "only what the windows let meet, as flash att
 _EXPERT_CHOICES = {"experts.capacity_factor": Chosen(1.0, "dropless, counted as if tokens were spread evenly")}
 _MASKED = Chosen(True, "lengths differ")
 _PACKED = Chosen(False, "sequences are packed")
-_BATCHES = {  # by model family: fields that are a length in tokens, and whether padding is masked
+_BATCHES: Mapping[
+    str, tuple[tuple[str, ...], Chosen | None]
+] = {  # by model family: fields that are a length in tokens, and whether padding is masked, if any
     "decoder": (("tokens",), _PACKED),
     "encoder-classifier": (("tokens",), _MASKED),
+    "image-classifier": ((), None),
     "encoder-decoder": (("source_tokens", "target_tokens"), _MASKED),
 }
 _CHOICES = {
@@ -87,7 +90,8 @@ def _batch(config: Config) -> dict[str, Chosen]:
     except UnreadError:  # then any length goes with it
         usable = MOST_TOKENS
     tokens = Chosen(min(usable, MOST_TOKENS), f"at most {MOST_TOKENS} of the {usable} positions")
-    return {"sequences": Chosen(8, _TRAINER), **dict.fromkeys(lengths, tokens), "padding_mask": padding}
+    masks = {} if padding is None else {"padding_mask": padding}
+    return {"sequences": Chosen(8, _TRAINER), **dict.fromkeys(lengths, tokens), **masks}
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ OPT = {
 NEOX = {name: value for name, value in ROTARY.items() if name != "num_key_value_heads"} | {"num_attention_heads": 2}
 FALCON = {name: value for name, value in NEOX.items() if name != "intermediate_size"}
 FALCON |= {"num_attention_heads": 4, "hidden_size": 16, "ffn_hidden_size": 20, "tie_word_embeddings": True}
+WORDS = ("vocab_size", "max_position_embeddings", "pad_token_id")
 BERT = {
     "vocab_size": VOCAB,
     "hidden_size": 8,
@@ -102,6 +103,7 @@ DEEPSEEK = {
     "v_head_dim": 5,
     "routed_scaling_factor": 1.5,
 }
+VIT = {name: value for name, value in BERT.items() if "dropout" not in name and name not in WORDS}
 T5 = {
     "vocab_size": VOCAB,
     "d_model": 8,
@@ -206,6 +208,10 @@ MODELS = {
         {"model_type": "electra", **BERT, **THREE_CLASSES, "embedding_size": 6},
     ),
     "mbart": ("MBartForConditionalGeneration", {"model_type": "mbart", **MBART}),
+    "vit": (
+        "ViTForImageClassification",
+        {"model_type": "vit", **VIT, **THREE_CLASSES, "image_size": 6, "patch_size": 2, "num_channels": 3},
+    ),
     "t5": ("T5ForConditionalGeneration", {"model_type": "t5", **T5}),
     "t5 1.1": (
         "T5ForConditionalGeneration",
@@ -430,6 +436,24 @@ MBART_NAMES = {
         for theirs, ours in MBART_LAYER.items()
     },
 }
+VIT_LAYER = {
+    **{f"attention.{theirs}": f"self_attention.{ours}" for theirs, ours in ATTENTION.items()},
+    "layernorm_before": "self_attention_norm",
+    "layernorm_after": "ffn_norm",
+    "mlp.fc1": "ffn.fc1",
+    "mlp.fc2": "ffn.fc2",
+}
+VIT_NAMES = {
+    "vit.embeddings.cls_token": lambda rows, _: {"embedding.class_token.weight": rows},
+    "vit.embeddings.position_embeddings": lambda rows, _: {"embedding.positions.weight": rows},
+    "vit.embeddings.patch_embeddings.projection.weight": lambda rows, _: {
+        "embedding.patches.weight": rows.reshape(len(rows), -1).T
+    },
+    "vit.embeddings.patch_embeddings.projection": "embedding.patches",
+    "vit.layernorm": "head.norm",
+    "classifier": "head.logits",
+    **{f"vit.layers.#.{theirs}": f"encoder.#.{ours}" for theirs, ours in VIT_LAYER.items()},
+}
 T5_LAST = {"encoder": 1, "decoder": 2}
 T5_LAYERS = {
     "encoder": {"0": ("SelfAttention", "self_attention"), "1": ("DenseReluDense", "ffn")},
@@ -482,6 +506,7 @@ NAMES = {
     "electra": ELECTRA_NAMES,
     "mbart": MBART_NAMES,
     "t5": T5_NAMES,
+    "vit": VIT_NAMES,
     "mt5": T5_NAMES,
 }
 WITHOUT_WEIGHT = ("source_position_table", "target_position_table")  # tensors of costsim that are no `.weight`
@@ -516,6 +541,9 @@ def batch_of(make):
     """What the model of a class is given, as arrays."""
     if make.endswith("ForPreTraining"):
         return {"input_ids": ids(), "labels": ids() % 2}
+    if make.endswith("ForImageClassification"):
+        pixels = np.sin(np.arange(SEQUENCES * 3 * 6 * 6) * 1.3).reshape(SEQUENCES, 3, 6, 6)
+        return {"pixel_values": pixels, "labels": np.arange(SEQUENCES) % 3}
     if make.endswith("ForSequenceClassification"):
         return {"input_ids": ids(), "labels": np.arange(SEQUENCES) % 3}
     if make.endswith("ForConditionalGeneration"):

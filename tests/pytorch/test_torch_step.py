@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import STEPS, adamw
+from conftest import STEPS, adamw, image_step
 
 from costsim.cli import main
 from costsim.devices.profile import load_hardware
@@ -62,6 +62,7 @@ MORE = {
     "gpt-oss": ("experts", {**GPT_OSS, "attention": "flash"}),
     "gpt-oss-eager": ("experts", GPT_OSS),
     "latent": ("llama", LATENT),
+    "images": ("image-classifier", {"label_smoothing": 0.1}),
     "t5": ("encoder-decoder", {"positions": "relative", "relative_buckets": 5, "scale_head": True}),
     "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
 }
@@ -72,7 +73,8 @@ def made(name):
     changes = dict(changes)
     padding = changes.pop("padding_mask", None)
     changes.setdefault("optimizer", adamw(eps=1e-3))  # a key bias's gradient is noise: less is divided by itself
-    return STEPS[family](**changes, **({} if padding is None else {"batch": {"padding_mask": padding}}))
+    step = image_step if family == "image-classifier" else STEPS[family]
+    return step(**changes, **({} if padding is None else {"batch": {"padding_mask": padding}}))
 
 
 NAMES = [*STEPS, *MORE]

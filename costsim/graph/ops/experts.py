@@ -211,11 +211,10 @@ def group_top2(x: Array, shape: tuple[int, ...]) -> Array:
     "x[... e], scores[... g], index[... k] -> y[... e]",
     work={},
     grads={"x": None, "scores": None, "index": None},
-    touches={"scores": ""},
     torch="experts.keep_groups",
 )
 def keep_groups(x: Array, scores: Array, index: Array) -> Array:
-    """y = x, minus infinity in groups of experts that no index names; of the scores only the shape counts."""
+    """y = x, minus infinity in groups of experts that no index names; the scores say how many groups there are."""
     groups = scores.shape[-1]
     of = np.arange(x.shape[-1]) * groups // x.shape[-1]
     kept = (of[:, None] == index[..., None, :]).any(-1)

@@ -45,3 +45,32 @@ def select_first_grad(dy: Array, shape: tuple[int, ...]) -> Array:
     dx = np.zeros(shape, dy.dtype)
     dx[:, 0] = dy
     return dx
+
+
+@op(
+    "first[b d], x[b p d] -> y[b s d]",
+    work={},
+    grads={"first": "select_first(dy)", "x": "drop_first(dy)"},
+    runtime=("shape",),
+    torch="lookups.prepend",
+)
+def prepend(first: Array, x: Array, shape: tuple[int, ...]) -> Array:
+    """y = first, then the rows of x, in every sequence: s = p + 1. A copy for which s is less lacks the last rows."""
+    y = np.zeros(shape, x.dtype)
+    y[:, 0] = first
+    y[:, 1 : x.shape[1] + 1] = x[:, : shape[1] - 1]
+    return y
+
+
+@op("dy[b s d] -> dx[b p d]", work={}, grads={"dy": None}, runtime=("shape",), torch="lookups.drop_first")
+def drop_first(dy: Array, shape: tuple[int, ...]) -> Array:
+    """dx = dy without its first rows."""
+    dx = np.zeros(shape, dy.dtype)
+    dx[:, : dy.shape[1] - 1] = dy[:, 1 : shape[1] + 1]
+    return dx
+
+
+@op("x[*k] -> y[b *k]", work={}, grads={"x": "sum_leading(dy)"}, runtime=("shape",), torch="lookups.repeat")
+def repeat(x: Array, shape: tuple[int, ...]) -> Array:
+    """y = x for every sequence."""
+    return np.broadcast_to(x, shape).copy()

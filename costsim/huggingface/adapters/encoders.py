@@ -14,6 +14,7 @@ from costsim.huggingface.fields import (
     activation,
     classes,
     count,
+    flag,
     natural,
     only,
     plus,
@@ -105,6 +106,28 @@ ENCODERS: Mapping[str, Adapter] = {
         facts={**_ENCODER_FACTS, "norm_eps": 1e-12, "token_types": 0, "position_offset": 0},
         checks={"tie_weights_": only(True)},
         no_effect=(*_ENCODER_NO_EFFECT, "qa_dropout", "seq_classif_dropout"),
+    ),
+    "vit": Adapter(
+        family="image-classifier",
+        classes={
+            "ViTForImageClassification": Head(
+                reads=(Read("classes", ("id2label", "num_labels", "_num_labels"), classes),),
+                checks={"problem_type": only(None, "single_label_classification")},
+            )
+        },
+        reads=(
+            *(read for read in _ENCODER_READS if read.field not in ("vocab", "max_positions", "token_types")),
+            Read("image_size", ("image_size",), count),
+            Read("patch_size", ("patch_size",), count),
+            Read("channels", ("num_channels",), count),
+            Read("qkv_bias", ("qkv_bias",), flag),
+        ),
+        facts={
+            **{name: fact for name, fact in _ENCODER_FACTS.items() if name != "qkv_bias"},
+            "norm": "pre",
+            "upcast": True,  # softmax(..., dtype=torch.float32)
+        },
+        no_effect=(*_ENCODER_NO_EFFECT, "encoder_stride", "pooler_output_size", "pooler_act"),  # of other heads
     ),
     "electra": Adapter(
         family="encoder-classifier",
