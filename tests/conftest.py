@@ -10,7 +10,8 @@ from costsim.devices.roofline import Spent, spend
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED, group_ops
 from costsim.inputs import files, schema_policy
-from costsim.inputs.document import Document, parse_yaml
+from costsim.inputs.document import Document, parse_yaml, tuples
+from costsim.inputs.schema import validate
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models import decoder, encoder_classifier, encoder_decoder, image_classifier, resizing
 from costsim.models.training_step import training_step
@@ -56,16 +57,23 @@ def adamw(**changes):
     return Optimizer(**{"kind": "adamw", "lr": 0.01, "weight_decay": 0.1, **changes})
 
 
+def section(kind, fields):
+    """A section of these fields, checked as those of a file are."""
+    return validate(kind, Document("test.yaml", tuples(fields)))
+
+
 def translation_step(optimizer=None, micro_batches=1, label_smoothing=0.1, batch=None, **changes):
-    model = encoder_decoder.Model(**{**SMALL_ENCODER_DECODER, **changes})
+    model = section(encoder_decoder.Model, {**SMALL_ENCODER_DECODER, **changes})
     given = {"sequences": 3, "source_tokens": 5, "target_tokens": 4, **(batch or {})}
-    return training_step(model, encoder_decoder.Batch(**given), optimizer or adamw(), micro_batches, label_smoothing)
+    sizes = section(encoder_decoder.Batch, given)
+    return training_step(model, sizes, optimizer or adamw(), micro_batches, label_smoothing)
 
 
 def classifier_step(optimizer=None, micro_batches=1, label_smoothing=0.0, batch=None, **changes):
-    model = encoder_classifier.Model(**{**SMALL_CLASSIFIER, **changes})
+    model = section(encoder_classifier.Model, {**SMALL_CLASSIFIER, **changes})
     given = {"sequences": 3, "tokens": 5, **(batch or {})}
-    return training_step(model, encoder_classifier.Batch(**given), optimizer or adamw(), micro_batches, label_smoothing)
+    sizes = section(encoder_classifier.Batch, given)
+    return training_step(model, sizes, optimizer or adamw(), micro_batches, label_smoothing)
 
 
 SMALL_DECODER = {**SMALL, "family": "decoder", "layers": 2, "vocab": 11, "max_positions": 9, "activation": "gelu_new"}
@@ -109,9 +117,10 @@ EXPERTS = {"experts": {"number": 3, "chosen": 2}}
 
 
 def decoder_step(optimizer=None, micro_batches=1, label_smoothing=0.0, batch=None, trainable=("*",), **changes):
-    model = decoder.Model(**{**SMALL_DECODER, **changes})
+    model = section(decoder.Model, {**SMALL_DECODER, **changes})
     given = {"sequences": 3, "tokens": 5, **(batch or {})}
-    return training_step(model, decoder.Batch(**given), optimizer or adamw(), micro_batches, label_smoothing, trainable)
+    sizes = section(decoder.Batch, given)
+    return training_step(model, sizes, optimizer or adamw(), micro_batches, label_smoothing, trainable)
 
 
 def llama_step(**changes):
@@ -206,10 +215,8 @@ def formats_of(graph, policy, phase=0):
 
 def policy(*rules, levels=(), phases=({},), **more):
     """A policy from rules as in a file."""
-    file = schema_policy.Policy.model_validate(
-        {"description": "test", "levels": levels, "rules": rules, "phases": tuple(phases), **more}
-    )
-    return Policy("test", file, Document("test.yaml", {}))
+    fields = {"description": "test", "levels": levels, "rules": rules, "phases": tuple(phases), **more}
+    return Policy("test", section(schema_policy.Policy, fields), Document("test.yaml", fields))
 
 
 def counted(graph, policy, traffic="unfused", scope="step", phase=0):

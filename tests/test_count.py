@@ -271,7 +271,7 @@ GRAPHS = {name: make(dropout=0.1, micro_batches=2) for name, make in STEPS.items
 
 
 def with_levels(policy, numbers):
-    file = policy.file.model_copy(update={"phases": (schema_policy.Phase(levels=numbers),)})
+    file = policy.file.changed(phases=(schema_policy.Phase(levels=numbers),))
     return replace(policy, file=file)
 
 

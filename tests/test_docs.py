@@ -159,7 +159,7 @@ def test_options_in_the_text_are_ones_that_there_are():
 
 
 def fields(*sections):
-    return [field.alias or name for section in sections for name, field in section.model_fields.items()]
+    return [field.key for section in sections for field in section.section_fields.values()]
 
 
 def methods(*classes):

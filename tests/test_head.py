@@ -16,13 +16,13 @@ from conftest import (
     policy,
     shipped_policy,
 )
-from pydantic import ValidationError
 from test_memory import measured_peak
 
 from costsim.cli import main
 from costsim.cost.count import count
 from costsim.cost.memory import memory, of_policy
 from costsim.cost.tiling import tile_rows
+from costsim.errors import InputError
 from costsim.explain.derive import Deriver, differences
 from costsim.graph.autodiff import backward
 from costsim.graph.builder import GraphBuilder
@@ -369,7 +369,7 @@ def test_more_chunks_than_rows_are_refused(tmp_path):
 
 
 def test_a_head_of_classes_has_no_chunks():
-    with pytest.raises(ValidationError, match="masked-lm"):
+    with pytest.raises(InputError, match="masked-lm"):
         classifier_step(head={"chunks": 2})
 
 

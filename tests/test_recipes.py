@@ -99,7 +99,7 @@ NO_DROPOUT = ("model.dropout=0.0", "model.attention_dropout=0.0", "model.activat
 )
 def test_half_the_bits_are_half_the_bytes(quantity, expected):
     stated = figure(quantity=quantity, baseline="fp32", workload="glue-mrpc-dsq", set=NO_DROPOUT)
-    stated = stated.model_copy(update={"baseline_set": stated.set})
+    stated = stated.changed(baseline_set=stated.set)
     ours = measured(shipped_policy("bf16-pure"), stated)
     assert ours == pytest.approx(expected, rel=0.01)  # ids stay as they are
 

@@ -17,7 +17,7 @@ from costsim.formats.format import Format
 from costsim.graph import ops
 from costsim.graph.fusion import group_ops
 from costsim.graph.kinds import contraction
-from costsim.inputs import files, schema_policy
+from costsim.inputs import files, schema, schema_policy
 from costsim.inputs.document import Document
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
@@ -72,7 +72,9 @@ FP32 = {"description": "all fp32", "rules": ({"format": "fp32"},)}
 
 
 def test_all_fp32_is_the_executor_without_casts_bit_for_bit(graph):
-    rules = Policy("fp32", schema_policy.Policy.model_validate(FP32), Document("fp32.yaml", {}))
+    rules = Policy(
+        "fp32", schema.validate(schema_policy.Policy, Document("fp32.yaml", FP32)), Document("fp32.yaml", {})
+    )
     casts, none = measure(graph, rules), measure(graph, None)
     for name, x in none.values.items():
         assert casts.values[name].tobytes() == x.tobytes(), name

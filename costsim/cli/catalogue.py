@@ -14,6 +14,7 @@ from costsim.graph import fusion, ops
 from costsim.graph.kinds import Kind
 from costsim.inputs import files, schema, schema_hardware, schema_policy, schema_workload
 from costsim.inputs.document import parse_yaml
+from costsim.inputs.section import Section
 from costsim.models import families
 
 
@@ -193,17 +194,17 @@ def describe(name: str) -> str:
 def json_schema(file: str) -> str:
     """The JSON schema of a `workload` (with every model family), a `policy` or a `hardware` file."""
     if file != "workload":
-        sections: dict[str, type[schema.Strict]] = {
+        sections: dict[str, type[Section]] = {
             "policy": schema_policy.Policy,
             "hardware": schema_hardware.Hardware,
         }
-        return json.dumps(sections[file].model_json_schema(), indent=2) + "\n"
-    workload = schema_workload.Workload.model_json_schema()
+        return json.dumps(schema.json_schema(sections[file]), indent=2) + "\n"
+    workload = schema.json_schema(schema_workload.Workload)
     for part, class_name in (("model", "Model"), ("batch", "Batch")):
         variants = []
         for family in families.families():
-            section = getattr(families.family(family), class_name).model_json_schema()
-            workload.setdefault("$defs", {}).update(section.pop("$defs", {}))
-            variants.append({**section, "title": f"{part} of {family}"})
+            variant = schema.json_schema(getattr(families.family(family), class_name))
+            workload.setdefault("$defs", {}).update(variant.pop("$defs", {}))
+            variants.append({**variant, "title": f"{part} of {family}"})
         workload["properties"][part] = {"oneOf" if part == "model" else "anyOf": variants}
     return json.dumps(workload, indent=2) + "\n"

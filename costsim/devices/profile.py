@@ -15,6 +15,7 @@ from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
 from costsim.inputs.document import Document, Where, parse_yaml
+from costsim.inputs.section import Section
 
 BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
 
@@ -153,7 +154,7 @@ def _number(figure: schema_hardware.Quantity | schema_hardware.Factor | None) ->
 At = tuple[str | int, ...]
 
 
-def _figures(section: schema.Strict, at: At = ()) -> Iterator[tuple[At, schema_hardware.Sourced]]:
+def _figures(section: Section, at: At = ()) -> Iterator[tuple[At, schema_hardware.Sourced]]:
     """Every figure of a file that could be read, and where it stands."""
     for key, value in vars(section).items():
         parts = enumerate(value) if isinstance(value, tuple) else [(None, value)]
@@ -161,7 +162,7 @@ def _figures(section: schema.Strict, at: At = ()) -> Iterator[tuple[At, schema_h
             where = (*at, key) if index is None else (*at, key, index)
             if isinstance(part, schema_hardware.Sourced):
                 yield where, part
-            elif isinstance(part, schema.Strict):
+            elif isinstance(part, Section):
                 yield from _figures(part, where)
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from costsim.errors import nearest, one_line
-from costsim.inputs.schema import MAX_INTEGER
+from costsim.inputs.section import MAX_INTEGER
 
 Parse = Callable[[Any], Any]  # a config's value as one of ours; raises ValueError
 Check = Callable[[Any, Mapping[str, Any]], None]  # of a value, in a config; raises ValueError if it is not understood

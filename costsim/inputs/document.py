@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import yaml
 
 from costsim.errors import Fault, InputError, nearest, one_line
+from costsim.inputs.files import is_shipped
 
 MAX_DEPTH = 32
 MAX_EVENTS = 100_000
@@ -28,6 +29,7 @@ class Document:
     data: dict[str, Any]
     marks: Mapping[Where, tuple[int, int]] = field(default_factory=dict)  # 1-based line and column
     overrides: Mapping[Where, str] = field(default_factory=dict)
+    shipped: bool = False  # whether it is as costsim ships it, and so known to be right
 
     def place(self, at: Where) -> tuple[int, int]:
         """Line and column of a field, or of the section that it is missing in."""
@@ -209,7 +211,7 @@ def parse_yaml(text: str, path: str) -> Document:
         raise InputError(data.fault)
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1:1: expected fields (`name: value`) at the top level")
-    return Document(path, data, reader.marks)
+    return Document(path, data, reader.marks, shipped=is_shipped(text))
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------
@@ -227,7 +229,8 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
         target, at = _target(data, name.strip().split("."), place)
         _, target[at[-1]], _ = _read(text, place, False)
         overrides[at] = assignment
-    return Document(document.path, tuples(data), document.marks, {**document.overrides, **overrides})
+    marks, overrides = document.marks, {**document.overrides, **overrides}
+    return Document(document.path, tuples(data), marks, overrides) if overrides else document
 
 
 def _target(data: Any, parts: list[str], place: str) -> tuple[Any, Where]:

@@ -1,90 +1,23 @@
-"""What all sections of files share: the types of fields, and the check that gives one clear error for bad input.
+"""Sections of files checked: pydantic finds what is wrong, and here it becomes one clear error with all of it.
 
-The sections themselves are in schema_workload, schema_policy, schema_hardware, and for models in costsim/models.
-pydantic ends here: the rest of the package reads these frozen objects as plain data.
+pydantic is imported where there is something to check, and ends here: all else reads sections as plain data.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import InitErrorDetails, PydanticCustomError
-
-from costsim.errors import MAX_FAULTS, Fault, InputError, UnreadError, near, nearest, one_line, refuse
-from costsim.formats.format import Format
-from costsim.formats.named import parse_format
+from costsim.errors import MAX_FAULTS, Fault, InputError, nearest, one_line, refuse
 from costsim.inputs.document import MAX_ITEMS, Document, Unreadable, Where, unreadable
+from costsim.inputs.section import Clash, Section
 
-MAX_INTEGER = 10**18  # larger sizes are typing errors; products are exact Python integers anyway
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
-Grade = Literal["stated", "inferred", "recalled", "fitted", "ours"]  # how well a source backs a choice
-Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
-Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
-Layers = Annotated[int, Field(ge=1, le=1000)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Hundred = Field(max_length=100)  # of what each item takes a file to read, or a run
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=60)]
-
-
-Clash = tuple[tuple[str | int, ...], str]  # of fields that do not go together: the place, and what is wrong
-
-
-class Strict(BaseModel):
-    """A section of a file: frozen, no silent conversions, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
-
-    @classmethod
-    def keys(cls) -> set[str]:
-        """The names of its fields, as files spell them."""
-        return {info.alias or name for name, info in cls.model_fields.items()}
-
-    @classmethod
-    def meant(cls, key: str) -> list[str]:
-        """The fields that a key that it does not have may stand for."""
-        return near(key, cls.keys())
-
-    @classmethod
-    def hint(cls, key: str) -> str:
-        """What to write instead of a key that it does not have."""
-        return nearest(key, cls.keys(), most=20)
-
-    if not TYPE_CHECKING:  # where it would hide from mypy what a section has
-
-        def __getattr__(self, name: str) -> Any:
-            """Raises UnreadError for a field of a section that was read in part."""
-            if name in type(self).model_fields:
-                raise UnreadError(name)
-            return super().__getattr__(name)
-
-
-def wrong(message: str) -> PydanticCustomError:
-    """What validators raise, in our words."""
-    return PydanticCustomError("value_error", "{message}", {"message": message})
-
-
-def clash(section: Strict, clashes: Iterable[Clash]) -> None:
-    """Raise what a section's own validator finds, if it finds anything, as pydantic wants it."""
-    details = [InitErrorDetails(type=wrong(message), loc=at, input=section) for at, message in clashes]
-    if details:
-        raise ValidationError.from_exception_data(type(section).__name__, details)
-
-
-def parsed(name: str) -> Format:
-    """The format of that name. Raises what pydantic takes as the fault of a field."""
-    try:
-        return parse_format(name)
-    except InputError as error:
-        raise wrong(str(error)) from None
-
-
-# --- checking ---------------------------------------------------------------------------------------------------------
-
-Section = TypeVar("Section", bound=Strict)
+Checked = TypeVar("Checked", bound=Section)
 
 # pydantic's complaints in our words; braces are filled from their context.
 _WORDS = {
@@ -94,8 +27,6 @@ _WORDS = {
     "bool_type": "expected true or false",
     "tuple_type": "expected a list",
     "dict_type": "expected fields (`name: value`)",
-    "model_type": "expected fields (`name: value`)",
-    "model_attributes_type": "expected fields (`name: value`)",
     "greater_than_equal": "expected at least {ge}",
     "greater_than": "expected more than {gt}",
     "less_than_equal": "expected at most {le}",
@@ -134,14 +65,25 @@ def _message(error: Any) -> str:
     return text if kind == "value_error" else f"{text[0].lower()}{text[1:]}, got {got}"
 
 
-def validate(section: type[Section], document: Document, at: tuple[str, ...] = ()) -> Section:
+def validate(section: type[Checked], document: Document, at: tuple[str, ...] = ()) -> Checked:
     """The part of a document at `at` as a checked section. Raises InputError for all that is wrong, in file order."""
     part, errors = read(section, document, at)
     refuse(errors)
     return part
 
 
-def read(section: type[Section], document: Document, at: tuple[str, ...] = ()) -> tuple[Section, list[InputError]]:
+@cache
+def _adapter_of(section: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(section)
+
+
+def _adapter(section: type[Section]) -> TypeAdapter[Any]:
+    return _adapter_of(section)  # type: ignore[arg-type]  # mypy takes the hash of an instance for that of its class
+
+
+def read(section: type[Checked], document: Document, at: tuple[str, ...] = ()) -> tuple[Checked, list[InputError]]:
     """The part of a document at `at` as a section, and the error for all that is wrong with it, if anything is.
 
     Then the section has only the fields that are right, at any depth, to check more of it; others raise UnreadError.
@@ -149,8 +91,12 @@ def read(section: type[Section], document: Document, at: tuple[str, ...] = ()) -
     data: Any = document.data
     for key in at:
         data = data[key]
+    if document.shipped:
+        return section.of(data), []
+    from pydantic import ValidationError
+
     try:
-        return section.model_validate(data, context={"folder": Path(document.path).parent}), []  # of files it names
+        return _adapter(section).validate_python(data), []
     except ValidationError as failure:
         errors = [error for error in failure.errors(include_url=False) if not _only_seems_short(error)]
     own = _own(section, errors)
@@ -162,7 +108,12 @@ def read(section: type[Section], document: Document, at: tuple[str, ...] = ()) -
     return part, [InputError(*faults)]
 
 
-def _fault(section: type[Strict], error: Any, document: Document, at: tuple[str, ...], hint: bool) -> Fault:
+def json_schema(section: type[Section]) -> dict[str, Any]:
+    """The JSON schema of a section."""
+    return _adapter(section).json_schema()
+
+
+def _fault(section: type[Section], error: Any, document: Document, at: tuple[str, ...], hint: bool) -> Fault:
     """One of pydantic's errors as ours, with its place; without a hint where it is not told, for hints take time."""
     place = error["loc"]
     if error["type"] == "extra_forbidden":
@@ -177,13 +128,13 @@ def _only_seems_short(error: Any) -> bool:
     return error["type"] == "too_short" and bool(len(error["input"]) >= error["ctx"]["min_length"])
 
 
-def _misspelt(section: type[Strict], errors: list[Any]) -> set[Where]:
+def _misspelt(section: type[Section], errors: list[Any]) -> set[Where]:
     """The fields that unknown keys stand for, of those keys that anybody may have written."""
     unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"][:MAX_ITEMS]
     return {(*loc[:-1], name) for loc in unknown for name in _owner(section, loc).meant(loc[-1])}
 
 
-def _own(section: type[Strict], errors: list[Any]) -> list[Any]:
+def _own(section: type[Section], errors: list[Any]) -> list[Any]:
     """Errors that follow from no other, as a field does that is missing because it is misspelt."""
     misspelt = _misspelt(section, errors)
     return [
@@ -193,17 +144,17 @@ def _own(section: type[Strict], errors: list[Any]) -> list[Any]:
     ]
 
 
-def _owner(section: type[Strict], place: Where) -> type[Strict]:
+def _owner(section: type[Section], place: Where) -> type[Section]:
     """The section, of those within another, that a field at a place belongs to."""
     for part in place[:-1]:
-        info = next((info for name, info in section.model_fields.items() if part == (info.alias or name)), None)
-        section = next(_sections(info.annotation), section) if info else section
+        field = next((field for field in section.section_fields.values() if part == field.key), None)
+        section = next(_sections(field.annotation), section) if field else section
     return section
 
 
-def _sections(annotation: Any) -> Iterator[type[Strict]]:
+def _sections(annotation: Any) -> Iterator[type[Section]]:
     """The sections that a type is made of."""
-    if isinstance(annotation, type) and issubclass(annotation, Strict):
+    if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for argument in get_args(annotation):
         yield from _sections(argument)
@@ -212,25 +163,22 @@ def _sections(annotation: Any) -> Iterator[type[Strict]]:
 # --- sections read in part --------------------------------------------------------------------------------------------
 
 
-def _part(section: type[Section], data: Any, bad: Iterable[Where]) -> tuple[Section, list[Clash]]:
+def _part(section: type[Checked], data: Any, bad: Iterable[Where]) -> tuple[Checked, list[Clash]]:
     """A section without its fields in which something is bad, and what of the others does not go together."""
     values: dict[str, Any] = {}
     clashes: list[Clash] = []
-    within = _by_first(bad)
-    for name, info in section.model_fields.items():
-        key = info.alias or name
-        if not isinstance(data, dict):
-            values[key] = _BAD
-        elif key in within:
-            values[key], more = _parts(info.annotation, data.get(key), within[key])
-            clashes += [((key, *at), message) for at, message in more]
-        elif key in data:
-            values[key] = getattr(_alone(section, name).model_validate({key: data[key]}), name)
-    construct: Any = section.model_construct  # for mypy, of a Strict
-    part: Section = construct(**values)
-    for name in [name for name, value in vars(part).items() if value is _BAD]:
-        del part.__dict__[name]
-    return part, clashes + _clashes(part)
+    fields, within = section.section_fields, _by_first(bad)
+    for name, field in fields.items() if isinstance(data, dict) else ():
+        if field.key in within:
+            values[name], more = _parts(field.annotation, data.get(field.key), within[field.key])
+            clashes += [((field.key, *at), message) for at, message in more]
+        else:
+            values[name] = field.value(data[field.key]) if field.key in data else field.default
+    part = section.part(
+        {name: value for name, value in values.items() if value is not _BAD},
+        [name for name, field in fields.items() if isinstance(data, dict) and field.key in data],
+    )
+    return part, [*clashes, *part.clashes()]
 
 
 _BAD = object()  # what stands for a field that is left out
@@ -243,27 +191,19 @@ def _parts(annotation: Any, data: Any, bad: list[Where]) -> tuple[Any, list[Clas
         return _BAD, []
     if not several:
         return _part(section, data, bad)
-    values: list[Strict] = []
+    values: list[Section] = []
     clashes: list[Clash] = []
     within = _by_first(bad)
     for i, item in enumerate(data):
-        value, more = _part(section, item, within[i]) if i in within else (section.model_validate(item), [])
+        value, more = _part(section, item, within.get(i, []))
         values.append(value)
         clashes += [((i, *at), message) for at, message in more]
     return tuple(values), clashes
 
 
-def without(section: Section, names: Iterable[str]) -> Section:
-    """A section as if some of its fields could not be read."""
-    part = section.model_copy()
-    for name in names:
-        part.__dict__.pop(name, None)
-    return part
-
-
-def whole(section: Section) -> Section:
+def whole(section: Checked) -> Checked:
     """A section of plain fields. Raises UnreadError if one of them could not be read."""
-    for name in type(section).model_fields:
+    for name in section.section_fields:
         getattr(section, name)
     return section
 
@@ -275,27 +215,3 @@ def _by_first(places: Iterable[Where]) -> Mapping[Any, list[Where]]:
         if place:
             within.setdefault(place[0], []).append(place[1:])
     return within
-
-
-@cache
-def _alone(section: type[Strict], name: str) -> type[Strict]:
-    """A section with one field of another."""
-    info = section.model_fields[name]
-    field: Any = (info.annotation, info)
-    return create_model(section.__name__, __base__=Strict, **{name: field})
-
-
-def _clashes(part: Strict) -> list[Clash]:
-    """What a section's own validators refuse of what there is of it."""
-    clashes: list[Clash] = []
-    for validator in type(part).__pydantic_decorators__.model_validators.values():
-        if validator.info.mode == "after":
-            try:
-                validator.func(part)
-            except UnreadError:
-                continue
-            except PydanticCustomError as error:
-                clashes.append(((), error.message()))
-            except ValidationError as failure:
-                clashes += [(error["loc"], error["msg"]) for error in failure.errors(include_url=False)]
-    return clashes

@@ -1,13 +1,20 @@
 """The sections of a hardware profile. Units are in the names of fields, and every figure has its sources."""
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
-
-from costsim.inputs.schema import MAX_INTEGER, Count, Name, Positive, Strict, parsed, wrong
+from costsim.inputs.section import (
+    MAX_INTEGER,
+    After,
+    Before,
+    Count,
+    Field,
+    Name,
+    Positive,
+    Section,
+    WrongError,
+    parsed,
+)
 
 HARDWARE_VERSION = 1  # `schema_version` of hardware profiles
 
@@ -24,7 +31,7 @@ _OTHER_UNITS = (
 )
 
 
-class Measured(Strict):
+class Measured(Section):
     """A section whose fields have units in their names; says which name is right for a field in another unit."""
 
     @classmethod
@@ -51,12 +58,7 @@ class Sourced(Measured):
 class _Bare(Sourced):
     """A section that a bare number cannot stand for."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_bare(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            raise PydanticCustomError("bare_figure", "expected `value: ...` and `source: [...]`")
-        return data
+    expected: ClassVar[str] = "expected `value: ...` and `source: [...]`"
 
 
 class Figure(_Bare):
@@ -80,14 +82,14 @@ class Factor(_Bare):
 def _known(value: Any) -> Any:
     """None for `unknown`; null is an error."""
     if value is None:
-        raise PydanticCustomError("bare_figure", "expected `value: ...` and `source: [...]`, or unknown")
+        raise WrongError(f"{_Bare.expected}, or unknown", got=True)
     return None if value == "unknown" else value
 
 
-def _unknown_is_text(json_schema: dict[str, Any]) -> None:
+def _unknown_is_text(json_schema: dict[str, Any]) -> dict[str, Any]:
     """The JSON schema of a figure or `unknown`, which is None once it is read."""
     choices = json_schema["anyOf"]
-    json_schema["anyOf"] = [{"const": "unknown"} if choice == {"type": "null"} else choice for choice in choices]
+    return {"anyOf": [{"const": "unknown"} if choice == {"type": "null"} else choice for choice in choices]}
 
 
 def _whole(value: Any) -> Any:
@@ -95,20 +97,20 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-OrUnknown = Annotated[Figure | None, BeforeValidator(_known), Field(json_schema_extra=_unknown_is_text)]
+OrUnknown = Annotated[Figure | None, Before(_known, _unknown_is_text)]
 # A device that does less is described in another unit.
-PerSecond = Annotated[int, BeforeValidator(_whole), Field(ge=10**5, le=MAX_INTEGER)]
+PerSecond = Annotated[int, Field(ge=10**5, le=MAX_INTEGER), Before(_whole)]
 
 
 def _code(name: str) -> str:
     """The name of a format that multipliers know: element codes without scales."""
     format = parsed(name)
     if format.values != "float" or format.grid is not None or format.codebook:
-        raise wrong(f"{format.name} is nothing that a multiplier takes")
+        raise WrongError(f"{format.name} is nothing that a multiplier takes")
     return name
 
 
-Code = Annotated[str, AfterValidator(_code)]
+Code = Annotated[str, After(_code)]
 
 
 class MacRate(Sourced):

@@ -3,15 +3,25 @@
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
-
-from costsim.errors import InputError, apart
+from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.formats.named import parse_format
-from costsim.inputs.schema import Clash, Count, Grade, Hundred, Name, NonNegative, Strict, clash, parsed, wrong
+from costsim.inputs.section import (
+    After,
+    Clash,
+    Count,
+    Field,
+    Grade,
+    Hundred,
+    Name,
+    NonNegative,
+    Section,
+    WrongError,
+    check,
+    parsed,
+)
 from costsim.names import Gemm, Operand, Quantity, Values
 
 MOST_PHASES = 200  # each is counted by itself
@@ -34,7 +44,7 @@ def _format(template: str) -> str:
 def _accumulator(template: str) -> str:
     format = _of_levels(template)
     if format.values != "float":
-        raise wrong(f"{format.name} holds no sums of products")
+        raise WrongError(f"{format.name} holds no sums of products")
     return template
 
 
@@ -45,14 +55,14 @@ def _container(name: str) -> str:
 
 
 Globs = Annotated[tuple[str, ...], Hundred]
-Template = Annotated[str, AfterValidator(_format)]  # the name of a format, with levels
-Accumulator = Annotated[str, AfterValidator(_accumulator)]
-Container = Annotated[str, AfterValidator(_container)]
+Template = Annotated[str, After(_format)]  # the name of a format, with levels
+Accumulator = Annotated[str, After(_accumulator)]
+Container = Annotated[str, After(_container)]
 
 _FIELDS_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
 
 
-class Rule(Strict):
+class Rule(Section):
     """Which tensors (or, with `copy`, which copies) get which format; of several that match, the last one wins.
 
     A rule without a format changes only what it says of what the rules before it chose.
@@ -68,7 +78,7 @@ class Rule(Strict):
     )
     operand: tuple[Operand, ...] | None = None
     trainable: bool | None = Field(default=None, description="of weights: whether they are trained, or frozen")
-    copy_: Literal["operand", "stash"] | None = Field(default=None, alias="copy")
+    copy_: Literal["operand", "stash"] | None = Field(default=None, key="copy")
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")
     name: str | None = Field(default=None, description="glob over tensor names")
     op: str | None = Field(default=None, description="glob over names of ops that write it, or for copies read it")
@@ -93,37 +103,36 @@ class Rule(Strict):
     )
     optional: bool = Field(default=False, description="no error if the rule matches nothing")
 
-    @model_validator(mode="after")
-    def _goes_together(self) -> Self:
-        of_copies = (partial(self._field_of_copies, name, words) for name, words in _FIELDS_OF_COPIES.items())
-        clash(self, apart(self._says_nothing, self._other_values, self._accumulator_of_copy, *of_copies))
-        return self
-
+    @check
     def _says_nothing(self) -> Iterator[Clash]:
         if (self.format, self.placement, self.scale_time, self.container, self.accumulator) == (None,) * 5:
             yield (), "expected a format (or a placement, scale_time, container or accumulator to change)"
 
+    @check
     def _other_values(self) -> Iterator[Clash]:
         if self.format is not None and (format := _of_levels(self.format)).values != self.values:
             yield ("format",), f"{format.name} holds {format.values} values, the rule is for {self.values}"
 
+    @check
     def _accumulator_of_copy(self) -> Iterator[Clash]:
         if self.accumulator is not None and self.copy_ is not None:
             yield ("accumulator",), "only what a GEMM writes has one, no copy; leave copy out"
 
-    def _field_of_copies(self, name: str, words: str) -> Iterator[Clash]:
-        if getattr(self, name) is not None and self.copy_ is None:
-            yield (name,), f"only a copy has {words}; say copy: operand or copy: stash"
+    @check
+    def _fields_of_copies(self) -> Iterator[Clash]:
+        for name, words in _FIELDS_OF_COPIES.items():
+            if vars(self).get(name) is not None and self.copy_ is None:
+                yield (name,), f"only a copy has {words}; say copy: operand or copy: stash"
 
 
-class Plateau(Strict):
+class Plateau(Section):
     """A loss that has stopped falling: `patience` evaluations in a row that do not beat the best by `threshold`."""
 
     patience: Count
     threshold: NonNegative = 0.0
 
 
-class Phase(Strict):
+class Phase(Section):
     """One stretch of training and its levels. The last phase has no end."""
 
     until_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
@@ -137,7 +146,7 @@ class Phase(Strict):
 Numbers = dict[Name, Annotated[int, Field(ge=0, le=65536)]]
 
 
-class PolicyCase(Strict):
+class PolicyCase(Section):
     """Another choice: rules after the policy's, numbers in place of its own, other phases."""
 
     name: str
@@ -146,7 +155,7 @@ class PolicyCase(Strict):
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] | None = None
 
 
-class PolicyAssumption(Strict):
+class PolicyAssumption(Section):
     """A choice of the policy that its source leaves open, and what it could have been."""
 
     name: str
@@ -155,7 +164,7 @@ class PolicyAssumption(Strict):
     cases: Annotated[tuple[PolicyCase, ...], Field(min_length=1), Hundred]
 
 
-class Figure(Strict):
+class Figure(Section):
     """A cost that the source of a recipe states, to be shown beside ours."""
 
     quantity: Quantity
@@ -177,11 +186,7 @@ class Figure(Strict):
     )
     note: str = Field(default="", description="why ours differs: what the source counts and we do not, or the reverse")
 
-    @model_validator(mode="after")
-    def _has_what_it_needs(self) -> Self:
-        clash(self, self._needs())
-        return self
-
+    @check
     def _needs(self) -> Iterator[Clash]:
         if self.quantity.endswith("_reduction") and self.baseline is None:
             yield ("baseline",), f"missing; {self.quantity} is relative to a policy"
@@ -192,7 +197,7 @@ class Figure(Strict):
 _OF_FORMATS = ("bits_per_element", "scale_bits_per_element", "share_of_linear_macs")
 
 
-class Policy(Strict):
+class Policy(Section):
     """A policy file: formats by rules, levels by phases of training."""
 
     description: str

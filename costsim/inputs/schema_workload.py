@@ -1,15 +1,26 @@
 """The sections of a workload file. Those of its model are in costsim/models, a file for each family."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
-
-from costsim.inputs.schema import Count, Grade, Hundred, Name, NonNegative, Positive, Rate, Strict, clash, wrong
 from costsim.inputs.schema_policy import Rule
+from costsim.inputs.section import (
+    Clash,
+    Count,
+    Field,
+    Grade,
+    Hundred,
+    Name,
+    NonNegative,
+    Positive,
+    Rate,
+    Section,
+    check,
+)
 from costsim.names import AttentionPairs, Law, Scope, Traffic, Writes
 
 
-class Optimizer(Strict):
+class Optimizer(Section):
     """The update: a row of the op table and its numbers."""
 
     kind: Literal["adam", "adamw", "sgd", "momentum", "lion", "adafactor", "muon", "galore"] = Field(
@@ -33,14 +44,13 @@ class Optimizer(Strict):
         default=("embedding.*", "head.*"), description="globs over weights that muon and galore leave to adamw"
     )
 
-    @model_validator(mode="after")
-    def _has_its_rank(self) -> Self:
-        missing = [(("rank",), "missing; galore projects gradients to so many directions")]
-        clash(self, missing if self.kind == "galore" and self.rank is None else [])
-        return self
+    @check
+    def _has_its_rank(self) -> Iterator[Clash]:
+        if self.kind == "galore" and self.rank is None:
+            yield ("rank",), "missing; galore projects gradients to so many directions"
 
 
-class Training(Strict):
+class Training(Section):
     """How long: policies with phases are laid over these steps."""
 
     steps: Count = Field(description="updates of the weights")
@@ -50,7 +60,7 @@ class Training(Strict):
     )
 
 
-class Published(Strict):
+class Published(Section):
     """A figure that a paper states, to be shown beside ours."""
 
     quantity: Literal["arithmetic_reduction", "dram_reduction"]
@@ -60,7 +70,7 @@ class Published(Strict):
     note: str = Field(default="", description="why ours differs")
 
 
-class WorkloadCase(Strict):
+class WorkloadCase(Section):
     """Another choice: fields of the workload as `--set` takes them, rules after those of every policy, or both."""
 
     name: str
@@ -69,14 +79,13 @@ class WorkloadCase(Strict):
         default=(), description="as a policy has them; the baseline follows them too"
     )
 
-    @model_validator(mode="after")
-    def _changes_something(self) -> Self:
+    @check
+    def _changes_nothing(self) -> Iterator[Clash]:
         if not self.set and not self.rules:
-            raise wrong("expected set or rules")
-        return self
+            yield (), "expected set or rules"
 
 
-class WorkloadAssumption(Strict):
+class WorkloadAssumption(Section):
     """A choice of the workload that its source leaves open, and what it could have been."""
 
     name: str
@@ -85,7 +94,7 @@ class WorkloadAssumption(Strict):
     cases: Annotated[tuple[WorkloadCase, ...], Field(min_length=1), Hundred]
 
 
-class Workload(Strict):
+class Workload(Section):
     """A workload file. `model` and `batch` are checked by the model family that `model.family` names."""
 
     description: str

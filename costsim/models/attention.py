@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from pydantic import Field
-
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.kinds import Dims
-from costsim.inputs.schema import Count, Strict
+from costsim.inputs.section import Count, Field, Section
 from costsim.models.blocks import FLOAT32, norm, softcap
 from costsim.models.meeting import Mask, counted, mask_scores, meeting, scores_dims
 from costsim.models.sections import Transformer
@@ -22,7 +20,7 @@ class Rotary(NamedTuple):
     sin: str
 
 
-class Latent(Strict):
+class Latent(Section):
     """Multi-head latent attention: keys and values made of a narrow projection, and one rotated key for all heads."""
 
     kv_rank: Count = Field(description="width of what keys and values are made of")

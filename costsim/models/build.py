@@ -1,13 +1,15 @@
 """From a workload file to the graph of its training step: its sections, as the model's family has them, are checked."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from costsim.errors import nearest, one_line, together
 from costsim.graph.graph import Graph
 from costsim.inputs.document import Document
-from costsim.inputs.schema import Strict, validate, whole
+from costsim.inputs.schema import validate, whole
 from costsim.inputs.schema_workload import Workload
+from costsim.inputs.section import Section
 from costsim.models.families import families, family, is_family
 from costsim.models.field_error import FieldError
 from costsim.models.meeting import COUNTED
@@ -24,10 +26,13 @@ def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
     module = family(name)
     checks = {"model": module.Model, "batch": module.Batch}
     model, batch = together(partial(_section, section, workload, document, at) for at, section in checks.items())
-    return model, batch
+    try:
+        return module.located(model, Path(document.path).parent) if hasattr(module, "located") else model, batch
+    except FieldError as error:
+        raise document.error(error.at, str(error)) from None
 
 
-def _section(section: type[Strict], workload: Workload, document: Document, at: str) -> Strict:
+def _section(section: type[Section], workload: Workload, document: Document, at: str) -> Section:
     """The model or the batch. Raises InputError, or UnreadError if it has no fields."""
     getattr(workload, at)
     return validate(section, document, (at,))

@@ -2,13 +2,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-
-from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
-from costsim.inputs.schema import Clash, Count, Layers, Positive, clash
+from costsim.inputs.section import Clash, Count, Field, Layers, Positive, check
 from costsim.models.attention import Latent, Rotary, attention, latent_attention
 from costsim.models.blocks import feed_forward, norm, softcap
 from costsim.models.experts import Experts, experts
@@ -54,16 +51,12 @@ class Model(Transformer):
     experts: Experts | None = None
     latent: Latent | None = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        clash(self, apart(self._pairs_to_turn, self._biases_of_experts, self._rotary_of_windows))
-        clash(self, apart(self._rotated_part, self._parallel_norms, self._latent_rotation))
-        return self
-
+    @check
     def _pairs_to_turn(self) -> Iterator[Clash]:
         if self.positions == "rotary" and self.rotary_dim is None and self.head_size % 2:
             yield (), f"rotary positions turn pairs, but a head has {self.head_size} elements"
 
+    @check
     def _rotated_part(self) -> Iterator[Clash]:
         for field, value in (("rotary_dim", self.rotary_dim), ("rotated", self.rotated)):
             if value is not None and self.positions != "rotary":
@@ -71,6 +64,7 @@ class Model(Transformer):
         if self.rotary_dim is not None and (self.rotary_dim > self.head_size or self.rotary_dim % 2):
             yield ("rotary_dim",), f"expected an even number of at most {self.head_size}, the size of a head"
 
+    @check
     def _latent_rotation(self) -> Iterator[Clash]:
         if self.latent is None:
             return
@@ -81,14 +75,17 @@ class Model(Transformer):
         if self.rotary_dim != self.latent.rope_dim:
             yield ("rotary_dim",), f"expected latent.rope_dim, {self.latent.rope_dim}"
 
+    @check
     def _parallel_norms(self) -> Iterator[Clash]:
         if self.parallel and self.norm != "pre":
             yield ("parallel",), "attention and feed forward that read the same x have norms before them: say norm: pre"
 
+    @check
     def _biases_of_experts(self) -> Iterator[Clash]:
         if self.experts and self.ffn_bias:
             yield (), "experts have no biases: say ffn_bias: false"
 
+    @check
     def _rotary_of_windows(self) -> Iterator[Clash]:
         if self.local_rotary and self.positions != "rotary":
             yield (), "local_rotary is of rotary positions: say positions: rotary"

@@ -1,13 +1,10 @@
 """Encoder-only Transformers: BERT and RoBERTa with the head of a sentence task, or of masked language modelling."""
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
-from pydantic import Field, model_validator
-
-from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
-from costsim.inputs.schema import Clash, Count, Layers, Rate, clash
+from costsim.inputs.section import Clash, Count, Field, Layers, Rate, check
 from costsim.models.blocks import activate, norm
 from costsim.models.field_error import FieldError
 from costsim.models.head import loss, words
@@ -59,15 +56,12 @@ class Model(Transformer):
         default=0.0, description="before each of the head's two linear layers; of some before the second only"
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        clash(self, apart(self._chunks_of_logits, self._classes_of_a_classifier))
-        return self
-
+    @check
     def _chunks_of_logits(self) -> Iterator[Clash]:
         if self.head.chunks > 1 and self.task_head != "masked-lm":
             yield (), "head.chunks cuts logits of every token: task_head masked-lm has them"
 
+    @check
     def _classes_of_a_classifier(self) -> Iterator[Clash]:
         if (self.classes is None) == (self.task_head in CLASSIFIERS):
             yield (), f"task_head {self.task_head} {'needs' if self.classes is None else 'has no'} classes"

@@ -2,14 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
-
-from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
-from costsim.inputs.schema import Clash, Count, Layers, Strict, clash
+from costsim.inputs.section import Clash, Count, Field, Layers, Section, check
 from costsim.models.blocks import norm
 from costsim.models.head import words
 from costsim.models.layers import decoder_layer, encoder_layer, layers
@@ -42,28 +38,20 @@ class Model(Transformer):
     scale_head: bool = Field(default=False, description="what the head reads is divided by sqrt(d_model): T5")
     logits_bias: bool = Field(default=False, description="a bias of the logits that is data, not trained: BART, Marian")
 
-    @model_validator(mode="after")
-    def _buckets(self) -> Self:
-        clash(self, apart(self._relative_tables))
-        return self
-
+    @check
     def _relative_tables(self) -> Iterator[Clash]:
         if (self.positions == "relative") != (self.relative_buckets is not None):
             yield ("relative_buckets",), "relative_buckets and positions: relative go together"
         if self.positions == "relative" and self.grouped:
             yield ("kv_heads",), "relative positions bias the scores of as many kv_heads as heads"
 
-    @model_validator(mode="after")
-    def _one_vocabulary(self) -> "Model":
+    @check
+    def _two_vocabularies(self) -> Iterator[Clash]:
         if self.tied in ("embeddings", "all") and self.source_vocab != self.target_vocab:
-            vocabularies = {"tied": self.tied, "source": self.source_vocab, "target": self.target_vocab}
-            raise PydanticCustomError(
-                "value_error", "tied: {tied} needs one vocabulary, got {source} and {target}", vocabularies
-            )
-        return self
+            yield (), f"tied: {self.tied} needs one vocabulary, got {self.source_vocab} and {self.target_vocab}"
 
 
-class Batch(Strict):
+class Batch(Section):
     """One micro-batch, padded to its longest sentences."""
 
     sequences: Tokens = Field(description="sentence pairs")

@@ -1,19 +1,16 @@
 """Mixtures of experts in place of feed-forward layers: routers, chosen and shared experts."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-
-from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.kinds import Dims
-from costsim.inputs.schema import Clash, Count, Positive, Strict, clash
+from costsim.inputs.section import Clash, Count, Field, Positive, Section, check
 from costsim.models.blocks import activate, feed_forward
 from costsim.models.sections import Transformer
 
 
-class Experts(Strict):
+class Experts(Section):
     """A mixture of experts in place of feed-forward layers. Tokens are spread evenly: what is counted is balanced.
 
     Each expert takes capacity_factor x tokens x chosen / number tokens, rounded up; 1 is dropless if all are balanced.
@@ -42,15 +39,12 @@ class Experts(Strict):
     renormalize: bool = Field(default=True, description="the weights of the chosen experts sum to 1")
     scaling: Positive | None = Field(default=None, description="those weights are times this: DeepSeek")
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        clash(self, apart(self._enough, self._grouped, self._shared))
-        return self
-
+    @check
     def _enough(self) -> Iterator[Clash]:
         if self.chosen > self.number:
             yield (), f"{self.chosen} experts chosen of {self.number}"
 
+    @check
     def _grouped(self) -> Iterator[Clash]:
         if (self.groups is None) != (self.chosen_groups is None):
             yield (), "groups and chosen_groups go together: say both"
@@ -60,6 +54,7 @@ class Experts(Strict):
             if self.chosen_groups > self.groups:
                 yield (), f"{self.chosen_groups} groups chosen of {self.groups}"
 
+    @check
     def _shared(self) -> Iterator[Clash]:
         if self.shared_gate and self.shared_ffn_dim is None:
             yield (), "shared_gate is of a shared expert: say shared_ffn_dim"

@@ -4,17 +4,15 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from pydantic import Field
-
 from costsim.graph.builder import GraphBuilder
-from costsim.inputs.schema import Count, Strict
+from costsim.inputs.section import Count, Field, Section
 from costsim.models.field_error import FieldError
 
 CHUNK_DIMS = ("chunk", "last_chunk")  # rows of all chunks but the last, and of the last
 _IGNORE = -1  # the label of rows that do not count
 
 
-class Head(Strict):
+class Head(Section):
     """How logits and loss are computed: whole, or in chunks of rows (tokens), each with its own logits."""
 
     chunks: Count = Field(default=1, description="so many chunks of as many rows each, but for a shorter last one")

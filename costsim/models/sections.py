@@ -1,20 +1,16 @@
 """What a workload file holds of every Transformer: sizes and choices, adapters, batches of padded sequences."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
-
-from costsim.errors import apart
 from costsim.graph import builder
-from costsim.inputs.schema import Clash, Count, Positive, Rate, Strict, clash
+from costsim.inputs.section import Clash, Count, Field, Positive, Rate, Section, check
 from costsim.models.head import Head
 
 Tokens = Annotated[int, Field(ge=1, le=10**9)]
 
 
-class Lora(Strict):
+class Lora(Section):
     """Low-rank adapters beside linear layers; say in training.trainable what is trained."""
 
     rank: Count
@@ -22,7 +18,7 @@ class Lora(Strict):
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="globs over names of linear layers")
 
 
-class Transformer(Strict):
+class Transformer(Section):
     """What every family has. Rates are dropout rates; 0 leaves the op out."""
 
     d_model: Count
@@ -83,28 +79,27 @@ class Transformer(Strict):
     )
     lora: Lora | None = None
 
-    @model_validator(mode="after")
-    def _goes_together(self) -> Self:
-        clash(self, apart(self._heads_divide, self._kv_heads_divide, self._fused_norms, self._zero_centered_norms))
-        clash(self, apart(self._norms_of_heads))
-        return self
-
+    @check
     def _norms_of_heads(self) -> Iterator[Clash]:
         if self.qk_norm_heads and (not self.qk_norm or self.norm_kind == "layer"):
             yield (), "qk_norm_heads is of RMS norms of queries and keys: say qk_norm: true, norm_kind: rms"
 
+    @check
     def _heads_divide(self) -> Iterator[Clash]:
         if self.head_dim is None and self.d_model % self.heads:
             yield (), f"d_model {self.d_model} does not divide into {self.heads} heads"
 
+    @check
     def _kv_heads_divide(self) -> Iterator[Clash]:
         if self.kv_heads is not None and self.heads % self.kv_heads:
             yield (), f"{self.heads} heads do not divide into {self.kv_heads} kv_heads"
 
+    @check
     def _fused_norms(self) -> Iterator[Clash]:
         if self.norm_kind == "layer" and not self.fused_norm:
             yield (), "a layer norm comes as one kernel only: fused_norm must be true"
 
+    @check
     def _zero_centered_norms(self) -> Iterator[Clash]:
         if self.zero_centered_norm and self.norm_kind == "layer":
             yield (), "zero_centered_norm is of RMS norms: say norm_kind: rms"
@@ -136,14 +131,14 @@ class Transformer(Strict):
         return None if self.lora is None else builder.Lora(self.lora.targets, self.lora.alpha, self.lora.rank)
 
 
-class Length(Strict):
+class Length(Section):
     """So many sequences of so many tokens."""
 
     tokens: Tokens
     sequences: Tokens
 
 
-class Padded(Strict):
+class Padded(Section):
     """One micro-batch of sequences, padded to the longest: a number and a length, or a histogram of lengths."""
 
     sequences: Tokens | None = None
@@ -151,13 +146,12 @@ class Padded(Strict):
     lengths: tuple[Length, ...] = Field(default=(), description="a histogram, in place of sequences and tokens")
     padding_mask: bool = Field(default=True, description="mask padded keys in every attention")
 
-    @model_validator(mode="after")
-    def _one_of_both(self) -> "Padded":
+    @check
+    def _one_of_both(self) -> Iterator[Clash]:
         if bool(self.lengths) == (self.sequences is not None and self.tokens is not None) or (
             self.lengths and (self.sequences or self.tokens)
         ):
-            raise PydanticCustomError("value_error", "expected sequences and tokens, or lengths", {})
-        return self
+            yield (), "expected sequences and tokens, or lengths"
 
     @property
     def rows(self) -> int:

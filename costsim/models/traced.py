@@ -2,43 +2,29 @@
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
-
-from pydantic import Field, ValidationInfo, field_validator
 
 from costsim.errors import InputError, nearest, one_line
 from costsim.graph import builder
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Tensor
 from costsim.graph.ops import kind_of
-from costsim.inputs.schema import Count, Strict, wrong
+from costsim.inputs.section import Count, Field, Section
 from costsim.models import traced_file
 from costsim.models.field_error import FieldError
 from costsim.models.traced_file import Traced, TracedOp
 
 
-class Model(Strict):
+class Model(Section):
     """A graph that `costsim trace` wrote."""
 
     family: Literal["traced"]
     file: str = Field(description="the traced graph, from the workload's folder")
 
-    @field_validator("file")
-    @classmethod
-    def _is_one(cls, file: str, info: ValidationInfo) -> str:
-        """The whole path. Raises what pydantic takes as the fault of a field."""
-        path = Path((info.context or {}).get("folder", ".")) / file
-        try:
-            traced_file.read(path)
-        except InputError as error:
-            raise wrong(str(error)) from None
-        return str(path)
-
-    @cached_property
+    @property
     def traced(self) -> Traced:
-        """What the file holds."""
+        """What the file holds. Raises InputError for what is none."""
         return traced_file.read(Path(self.file))
 
     def adapters(self) -> builder.Lora | None:
@@ -46,7 +32,17 @@ class Model(Strict):
         return None
 
 
-class Batch(Strict):
+def located(model: Model, folder: Path) -> Model:
+    """The model of a workload in that folder, with the whole path of its file. Raises FieldError for no trace."""
+    whole = model.changed(file=str(folder / model.file))
+    try:
+        _ = whole.traced
+    except InputError as error:
+        raise FieldError(("model", "file"), str(error)) from None
+    return whole
+
+
+class Batch(Section):
     """One micro-batch: sizes of the dims that were traced as dynamic; those of the example where nothing is said."""
 
     sequences: Count | None = Field(default=None, description="the dim batch")

@@ -77,7 +77,7 @@ def _next(b: GraphBuilder, name: str) -> Tensor:
 
 def _op(b: GraphBuilder, optimizer: Optimizer, kind: str, *inputs: str, **more: Any) -> str:
     """Append an op of a row of the table, with those of the optimizer's numbers that it takes."""
-    given = {**optimizer.model_dump(), **more.pop("params", {})}
+    given = {**vars(optimizer), **more.pop("params", {})}
     return b.op(kind, *inputs, **more, **{name: given[name] for name in kind_of(kind).params})
 
 

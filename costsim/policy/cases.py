@@ -117,14 +117,14 @@ class Cases(Space):
 
     def unphased(self, chosen: Mapping[int, int]) -> Policy:
         """The policy with the phases that it has under these choices, of which its schedule is."""
-        file = self.policy.file.model_copy(update={"phases": self.phases(chosen)})
+        file = self.policy.file.changed(phases=self.phases(chosen))
         return replace(self.policy, file=file)
 
     def unchecked(self, chosen: Mapping[int, int]) -> Policy:
         """The policy, all of whose phases have the chosen levels, with the rules of all cases."""
         levels = self.levels[chosen.get(len(self.cases), 0)]
         update = {"numbers": self.numbers(chosen), "phases": (Phase(levels=levels),)}
-        return replace(self.policy, file=self.policy.file.model_copy(update=update))
+        return replace(self.policy, file=self.policy.file.changed(**update))
 
     @cached_property
     def with_numbers(self) -> tuple[int, ...]:
@@ -260,7 +260,7 @@ def cases_of(policy: Policy, choices: Sequence[tuple[str, Sequence[Case]]]) -> C
             rules += case.rules
             places += case.places
             phases += case.phases or ()
-    whole = replace(policy, file=policy.file.model_copy(update={"rules": tuple(rules)}), rule_places=tuple(places))
+    whole = replace(policy, file=policy.file.changed(rules=tuple(rules)), rule_places=tuple(places))
     levels = tuple(dict.fromkeys(phase.levels for phase in phases))
     variables = [Variable(name, tuple(case.name for case in cases)) for name, cases in choices]
     variables.append(Variable("levels", tuple(map(str, levels))))

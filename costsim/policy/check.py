@@ -79,7 +79,7 @@ def _end(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[InputErro
 def _levels(file: schema_policy.Policy, fault: Fault, i: int) -> Iterator[InputError]:
     """Levels that are too many or too few, or phases of a policy that has none."""
     if not file.levels:
-        if i == 0 and "phases" in file.model_fields_set:
+        if i == 0 and "phases" in file.given:
             yield fault(("phases", i), "changes nothing, for the policy has no levels; leave phases out")
     elif len(file.phases[i].levels) != len(file.levels):
         yield fault(("phases", i, "levels"), f"expected {len(file.levels)} numbers for {list(file.levels)}")

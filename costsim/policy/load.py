@@ -11,7 +11,7 @@ from typing import Any
 from costsim.errors import InputError, UnreadError, apart, one_line, refuse, together
 from costsim.inputs import files, schema_policy
 from costsim.inputs.document import MAX_ITEMS, Document, Where, parse_yaml, tuples
-from costsim.inputs.schema import read, without
+from costsim.inputs.schema import read
 from costsim.policy.check import check, check_whole, faults, faults_of_whole
 from costsim.policy.levels import mentioned
 from costsim.policy.policy import INHERITED, Assumption, Place, Policy, number_places
@@ -102,8 +102,8 @@ def _of_document(name: str, document: Document, within: tuple[Path, ...], known:
         policy = _compose(policy, _bases(policy, within, known))
     except (InputError, UnreadError) as error:  # then nobody knows what it has of others
         errors += [error] if isinstance(error, InputError) else []
-        of_others = {"rules", "numbers"} | (set(INHERITED) - file.model_fields_set)
-        policy = replace(policy, file=without(file, of_others))
+        of_others = {"rules", "numbers"} | (set(INHERITED) - file.given)
+        policy = replace(policy, file=file.without(of_others))
     refuse([*errors, *apart(partial(_faults, policy, whole))])
     return policy
 
@@ -142,7 +142,7 @@ def _compose(policy: Policy, bases: list[Policy]) -> Policy:
     inherited: dict[str, Place] = {}
     for base in bases:
         for name in INHERITED:
-            if name in base.file.model_fields_set and name not in policy.file.model_fields_set:
+            if name in base.file.given and name not in policy.file.given:
                 update[name] = getattr(base.file, name)
                 inherited[name] = base.inherited.get(name, (base.document, (name,)))
         inherited |= number_places(base)
@@ -151,7 +151,7 @@ def _compose(policy: Policy, bases: list[Policy]) -> Policy:
     update["rules"], places = _composed_rules(policy, bases)
     for name in policy.file.numbers:
         inherited.pop(f"numbers.{name}", None)
-    file = policy.file.model_copy(update=update)
+    file = policy.file.changed(**update)
     used = frozenset[str]().union(*(mentioned(base.file) | base.mentioned for base in bases))
     assumptions = _composed_assumptions(policy, bases)
     return replace(policy, file=file, rule_places=places, inherited=inherited, assumptions=assumptions, mentioned=used)

@@ -104,11 +104,11 @@ INHERITED = ("levels", "phases", "monotone", "accumulator", "loss_log")
 
 def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
     """The policy with one more rule, of those fields that rules have, and with other fields of its file."""
-    rule_fields = {field.alias or name: field for name, field in schema_policy.Rule.model_fields.items()}
+    rule_fields = {field.key: field for field in schema_policy.Rule.section_fields.values()}
     changes = {name: value for name, value in fields.items() if name not in rule_fields}
     for name in changes:
-        if name not in schema_policy.Policy.model_fields:
-            known = (*rule_fields, *schema_policy.Policy.model_fields)
+        if name not in schema_policy.Policy.section_fields:
+            known = (*rule_fields, *schema_policy.Policy.section_fields)
             raise InputError(f"policy {policy.name}: unknown field {one_line(name)!r}{nearest(name, known)}")
     for name in ("compose", "assumptions"):
         if name in changes:
@@ -139,7 +139,7 @@ def _with_changes(policy: Policy, name: str, document: Document, changes: tuple[
     numbers = number_places(policy) | {f"numbers.{name}": (document, ("numbers", name)) for name in new.numbers}
     inherited = {**policy.inherited, **before, **{field: (document, (field,)) for field in changes}, **numbers}
     places = (*policy.rule_places, *((document, ("rules", i)) for i in range(len(new.rules))))
-    file = policy.file.model_copy(update=update)
+    file = policy.file.changed(**update)
     result = replace(
         policy,
         name=name,
@@ -174,13 +174,13 @@ def with_case(policy: Policy, assumption: Assumption, index: int) -> Policy:
     if case.phases:
         update["phases"] = case.phases
         inherited["phases"] = (assumption.document, (*at, "phases"))
-    changed = replace(policy, file=policy.file.model_copy(update=update), inherited=inherited)
+    changed = replace(policy, file=policy.file.changed(**update), inherited=inherited)
     return with_rules(changed, case.rules, assumption.document, at)
 
 
 def with_rules(policy: Policy, rules: tuple[schema_policy.Rule, ...], document: Document, at: Where) -> Policy:
     """The policy with rules after its own, which stand at that place of a document. Raises InputError, at the rule."""
-    file = policy.file.model_copy(update={"rules": (*policy.file.rules, *rules)})
+    file = policy.file.changed(rules=(*policy.file.rules, *rules))
     places = (*policy.rule_places, *((document, (*at, "rules", i)) for i in range(len(rules))))
     changed = replace(policy, file=file, rule_places=places)
     check(changed.file, changed.error)

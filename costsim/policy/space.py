@@ -93,15 +93,14 @@ class Space:
         formats = {rule: words[self.variables[i].name] for rule, i in self.of_rule.items() if i in chosen}
         update: dict[str, Any] = {
             "rules": tuple(
-                rule.model_copy(update={"format": formats[i]}) if i in formats else rule
-                for i, rule in enumerate(file.rules)
+                rule.changed(format=formats[i]) if i in formats else rule for i, rule in enumerate(file.rules)
             ),
             "numbers": {name: int(words[name]) if name in words else n for name, n in file.numbers.items()},
         }
         if any(name in words for name in file.levels):
             levels = zip(file.levels, file.phases[0].levels, strict=True)
             update["phases"] = (Phase(levels=tuple(int(words.get(name, level)) for name, level in levels)),)
-        return replace(self.policy, file=file.model_copy(update=update))
+        return replace(self.policy, file=file.changed(**update))
 
 
 @dataclass(frozen=True, slots=True)

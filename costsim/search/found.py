@@ -197,7 +197,7 @@ def policy_text(found: Found, point: Point, folder: Path) -> str:
     first = min(space.of_rule)  # those of groups, and then those that leave copies where they are
     rules = []
     for number, rule in enumerate(base.file.rules[first:], first):
-        fields = _plain(rule.model_dump(by_alias=True, exclude_defaults=True))
+        fields = _plain(rule.data())
         variable = space.of_rule.get(number)
         rules.append(fields if variable is None else {**fields, "format": formats[space.variables[variable].name]})
     fields = {

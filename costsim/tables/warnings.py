@@ -53,7 +53,7 @@ def _above_baseline(job: Job, memory: Memory) -> str:
 def _attention_dropout(job: Job) -> Iterator[str]:
     """A model with dropout whose attention has none because nothing is said of it."""
     model, _ = sections(job.file, job.document)
-    if getattr(model, "dropout", 0) and "attention_dropout" not in model.model_fields_set:
+    if getattr(model, "dropout", 0) and "attention_dropout" not in model.given:
         yield (
             f"model.dropout is {model.dropout:g} and model.attention_dropout is not said: attention counts as without "
             "dropout, so it keeps no masks and no dropped probabilities"

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from costsim.formats.named import EXAMPLES
-from costsim.inputs import files, schema_hardware, schema_policy, schema_workload
+from costsim.inputs import files, schema, schema_hardware, schema_policy, schema_workload
 from costsim.models.families import families, family
 
 MOST_LAYERS = 3  # each is counted, so more only take time
@@ -33,12 +33,12 @@ Path = tuple[str | int, ...]
 
 @cache
 def _schema(kind: str) -> dict[str, Any]:
-    return _SECTIONS[kind].model_json_schema()
+    return schema.json_schema(_SECTIONS[kind])
 
 
 @cache
 def _family_schema(name: str, section: str) -> dict[str, Any]:
-    return getattr(family(name), section).model_json_schema()
+    return schema.json_schema(getattr(family(name), section))
 
 
 @cache
