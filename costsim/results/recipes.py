@@ -55,11 +55,9 @@ def all_records() -> list[Record]:
     for name in files.list_shipped("workloads"):
         _, _, file = read_workload(name)
         for stated in file.published:
-            said = stated.model_dump(exclude={"policy"})
-            figure, policy = (
-                Figure(workload=name, baseline=file.baseline, **said),
-                load_policies(find_policy(stated.policy)),
-            )
+            said = {field: value for field, value in vars(stated).items() if field != "policy"}
+            figure = Figure(workload=name, baseline=file.baseline, **said)
+            policy = load_policies(find_policy(stated.policy))
             records.append(_record(policy, figure, measured(policy, figure)))
     return sorted(records, key=lambda record: record["recipe"])
 
