@@ -1,13 +1,10 @@
 """Vision Transformers: patches of images, an encoder, and the head of an image's class."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
-
-from costsim.errors import apart
 from costsim.graph.builder import GraphBuilder
-from costsim.inputs.schema import Clash, Count, Layers, Strict, clash
+from costsim.inputs.section import Clash, Count, Field, Layers, Section, check
 from costsim.models.blocks import norm
 from costsim.models.head import loss
 from costsim.models.layers import encoder_layer, layers
@@ -29,21 +26,18 @@ class Model(Transformer):
     classes: Count
     norm: Literal["post", "pre", "sandwich", "branch"] = "pre"
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        clash(self, apart(self._patches_fit, self._whole_head))
-        return self
-
+    @check
     def _patches_fit(self) -> Iterator[Clash]:
         if self.patch_size > self.image_size:
             yield ("patch_size",), f"expected at most image_size, {self.image_size}"
 
+    @check
     def _whole_head(self) -> Iterator[Clash]:
         if self.head.chunks > 1:
             yield (), "head.chunks cuts logits of every token: an image has those of one"
 
 
-class Batch(Strict):
+class Batch(Section):
     """One micro-batch of images."""
 
     sequences: Tokens = Field(description="images, each a sequence of patches")
