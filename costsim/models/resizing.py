@@ -26,7 +26,7 @@ class Noted:
 
     def __getattr__(self, name: str) -> Any:
         kind = type(self._section)
-        attribute = None if name in kind.model_fields else getattr(kind, name)
+        attribute = None if name in kind.section_fields else getattr(kind, name)
         if isinstance(attribute, (property, FunctionType)):  # which reads fields in turn
             return attribute.__get__(self)
         self.read[name] = getattr(self._section, name)  # or what a file holds that a field names
