@@ -12,11 +12,13 @@ from conftest import (
     SMALL_ENCODER_DECODER,
     STEPS,
     adamw,
+    section,
     shipped_policy,
 )
 
 from costsim.cost.count import count
 from costsim.cost.memory import memory
+from costsim.errors import InputError
 from costsim.models import resizing
 from costsim.models.families import family
 from costsim.models.training_step import training_step
@@ -41,7 +43,7 @@ OTHERS = (1, 2, 3, 4, 7, 8)
 
 def step_of(model, batch, pairs="square"):
     module = family(model["family"])
-    return training_step(module.Model(**model), module.Batch(**batch), adamw(), attention_pairs=pairs)
+    return training_step(section(module.Model, model), section(module.Batch, batch), adamw(), attention_pairs=pairs)
 
 
 def numbers(fields, at=()):
@@ -75,7 +77,7 @@ def parts(graph):
 def outcome(*arguments):
     try:
         return step_of(*arguments)
-    except ValueError as error:  # pydantic's and FieldError are such
+    except (InputError, ValueError) as error:  # FieldError is such
         return str(error)
 
 
