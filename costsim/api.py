@@ -15,7 +15,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ from costsim.policy.load import find_policy, load_policies, make_policy
 from costsim.policy.policy import Policy
 from costsim.results import frame, frame_files
 from costsim.results.records import Record, records
-from costsim.run import simulate, sweep
+from costsim.run import simulate, spread, sweep
 from costsim.run.job import Request, prepare, read_workload
 from costsim.tables import styles
 from costsim.tables.run import document
@@ -95,7 +97,7 @@ class Workload:
         result = simulate.run(
             self.path, _listed(policies), assignments=self.assignments, hardware=_listed(hardware), **convention
         )
-        return Results(frame.of_results([({}, result)]), (result,))
+        return Results(frame.of_result(result), (result,))
 
     def search(
         self,
@@ -133,10 +135,19 @@ class Workload:
             table = of_rows(sensitivity[["group", "format", "loss"]].itertuples(index=False, name=None))
         return Search(found.search(job, asked, table), table)
 
-    def sweep(self, fields: Mapping[str, Iterable[object]], **options: Any) -> Results:
+    def sweep(
+        self,
+        fields: Mapping[str, Iterable[object]],
+        totals: bool = False,
+        executor: str | Executor | None = None,
+        **options: Any,
+    ) -> Results:
         """Run at every combination of values of some fields, into one table that has them as columns.
 
-        `workload.sweep({"batch.sequences": [1, 2, 4]}, policies=["dsq"])`. Raises InputError.
+        `workload.sweep({"batch.sequences": [1, 2, 4]}, policies=["dsq"])`. `totals`: the table has a row per policy,
+        training phase and device, not one per op, which takes megabytes a point. `executor`: "local" works on all
+        cores, "dask:ADDRESS" on the machines of a Dask scheduler, any other is one of concurrent.futures. Options are
+        those of `run`. Raises InputError.
         """
         where: list[dict[str, str]] = []
         listed_fields = {name: _listed(values) for name, values in fields.items()}
@@ -148,8 +159,10 @@ class Workload:
         if not where:
             raise InputError("sweep: expected at least one value of each field")
         listed = {name: _listed(options.pop(name, ())) for name in ("policies", "hardware")}
-        swept = sweep.run(where, workload=self.path, assignments=self.assignments, **listed, **options)
-        return Results(frame.of_results(swept), sweep.without_points(swept))
+        swept = sweep.prepared(where, workload=self.path, assignments=self.assignments, **listed, **options)
+        with spread.workers(executor) as workers:
+            table = frame.of_parts(where, spread.over(swept, partial(frame.counted_columns, totals), workers))
+        return Results(table, sweep.without_points(sweep.results(swept)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import weakref
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -13,7 +14,7 @@ from costsim.cli import main
 from costsim.errors import InputError
 from costsim.plots import sweep as sweep_plot
 from costsim.results import frame, records
-from costsim.run import peaks, simulate, sweep
+from costsim.run import peaks, simulate, spread, sweep
 from costsim.run.job import Request, prepare
 from costsim.tables import memory as memory_tables
 from costsim.tables import sweep as sweep_tables
@@ -24,7 +25,16 @@ SWEEP = ["batch=4,8", "model.layers=1,2"]
 
 @pytest.fixture(scope="module")
 def swept():
-    return sweep.run(sweep.points(SWEEP), workload="glue-mrpc-dsq", policies=["dsq", "fixed16"])
+    return sweep.prepared(sweep.points(SWEEP), workload="glue-mrpc-dsq", policies=["dsq", "fixed16"])
+
+
+def document_of(swept, by="policy", style=None):
+    """The document of a sweep, all points worked out here."""
+    return sweep_tables.document(swept, by, list(spread.over(swept, sweep_tables.maker(by, style))))
+
+
+def rows_of(swept, by="policy"):
+    return document_of(swept, by).records()
 
 
 def test_points_are_all_combinations_the_last_field_fastest():
@@ -64,14 +74,14 @@ def test_a_field_is_swept_once():
 
 @pytest.mark.parametrize("by", ["policy", "phase", "reduction"])
 def test_each_point_is_the_run_with_these_fields_set(swept, by):
-    rows = sweep_tables.records(swept, by)
+    rows = rows_of(swept, by)
     expected = []
-    for point, _ in swept:
+    for point in swept.where:
         alone = simulate.run(
             "glue-mrpc-dsq", ["dsq", "fixed16"], assignments=[f"{name}={text}" for name, text in point.items()]
         )
         expected += records.full_records(alone, by)
-    assert [{k: v for k, v in row.items() if k not in swept[0][0]} for row in rows] == expected
+    assert [{k: v for k, v in row.items() if k not in swept.where[0]} for row in rows] == expected
     names = ["policy"] if by != "phase" else ["policy", "phase"]
     assert list(rows[0])[: len(names) + 2] == [*names, "batch.sequences", "model.layers"]
     assert [row["batch.sequences"] for row in rows] == sorted(row["batch.sequences"] for row in rows)
@@ -80,7 +90,7 @@ def test_each_point_is_the_run_with_these_fields_set(swept, by):
 @pytest.mark.parametrize("style", ["table", "json", "csv", "markdown", "latex"])
 @pytest.mark.parametrize("by", ["policy", "layer", "reduction", "assumption"])
 def test_every_format_shows_every_point(swept, by, style):
-    text = render(sweep_tables.document(swept, by), style)
+    text = render(document_of(swept, by, style), style)
     if style == "json":
         data = json.loads(text)
         assert data["swept"] == ["batch.sequences", "model.layers"]
@@ -106,7 +116,7 @@ class RowWithReferences(peaks.Row):
     __slots__ = ("__weakref__",)
 
 
-@pytest.mark.parametrize("style", ["table", "json", "csv", "latex", "svg", "frame", "memory"])
+@pytest.mark.parametrize("style", ["table", "json", "csv", "latex", "frame", "memory"])
 def test_results_of_a_long_sweep_are_not_kept(style, monkeypatch):
     """Each point is counted once for a view, and its result, which takes megabytes, is let go."""
     made, alive = [], []
@@ -121,26 +131,28 @@ def test_results_of_a_long_sweep_are_not_kept(style, monkeypatch):
         return watch
 
     monkeypatch.setattr(sweep, "KEPT", 3)
-    monkeypatch.setattr(sweep, "execute", watched(simulate.execute))
+    counting = watched(simulate.execute)
+    for module in (simulate, frame):
+        monkeypatch.setattr(module, "execute", counting)
     monkeypatch.setattr(peaks, "Row", watched(RowWithReferences))
     where = sweep.points([f"batch={','.join(map(str, range(1, 13)))}"])
     options = {"workload": "glue-mrpc-dsq", "policies": ["fp32"], "assignments": ["model.layers=1"]}
     if style == "memory":
-        asked = peaks.Asked(places=sweep.places(where, **options))
+        asked = peaks.Asked(places=sweep.places(sweep.prepared(where, **options)))
         render(memory_tables.document(prepare(Request(**options)), asked), "table")
     elif style == "frame":
-        assert len(set(frame.of_results(sweep.run(where, **options))["batch.sequences"])) == 12
-    elif style == "svg":
-        sweep_plot.sweep(sweep.run(where, **options))
+        columns = spread.over(sweep.prepared(where, **options), partial(frame.counted_columns, False))
+        assert len(set(frame.of_parts(where, columns)["batch.sequences"])) == 12
     else:
-        render(sweep_tables.document(sweep.run(where, **options)), style)
+        render(document_of(sweep.prepared(where, **options), style=style), style)
     assert len(made) == 12
     assert max(alive) <= 5
 
 
 def test_memory_of_a_sweep():
     job = prepare(Request("gpt2-small", ["bf16-mixed"]))
-    places = sweep.places(sweep.points(["model.layers=1,2"]), workload="gpt2-small", policies=["bf16-mixed"])
+    options = {"workload": "gpt2-small", "policies": ["bf16-mixed"]}
+    places = sweep.places(sweep.prepared(sweep.points(["model.layers=1,2"]), **options))
     asked = peaks.Asked(places=places, capacity_bytes=10**10)
     rows = json.loads(render(memory_tables.document(job, asked), "json"))["rows"]
     for row, layers in zip(rows, (1, 2), strict=True):
@@ -207,11 +219,11 @@ CONVENTIONS = [
 def test_a_swept_convention_is_that_of_each_run(name, texts):
     """It once was in the label only: the numbers were all those of the file's convention."""
     options = {"assignments": ["model.layers=1"], "policies": ["dsq"], "scope": "step"}
-    swept = sweep.run([{name: text} for text in texts], workload="glue-mrpc-dsq", **options)
+    swept = sweep.prepared([{name: text} for text in texts], workload="glue-mrpc-dsq", **options)
     alone = [simulate.run("glue-mrpc-dsq", **{**options, name: text}) for text in texts]
     expected = [record for result in alone for record in records.full_records(result, "policy")]
-    assert [{k: v for k, v in row.items() if k != name} for row in sweep_tables.records(swept, "policy")] == expected
-    assert f"{name} as swept" in render(sweep_tables.document(swept, "policy"), "table") or name == "baseline"
+    assert [{k: v for k, v in row.items() if k != name} for row in rows_of(swept)] == expected
+    assert f"{name} as swept" in render(document_of(swept), "table") or name == "baseline"
     table = costsim.load("glue-mrpc-dsq", {"model.layers": 1}).sweep({name: texts}, policies="dsq", scope="step")
     ratios = table.compare()
     ours = ratios[ratios["policy"] == "dsq"][["arithmetic_reduction", "dram_reduction"]].values.tolist()
@@ -232,13 +244,11 @@ def test_a_swept_buffer_is_that_of_each_run():
 
 
 def test_the_figure_shows_the_ratios():
-    from costsim.plots.sweep import sweep as draw
-
-    swept = sweep.run(
-        sweep.points(["batch=4,8"]), workload="glue-mrpc-dsq", policies=["dsq", "fixed16"], hardware=["h100-sxm"]
-    )
-    panels = {axes.get_title(): axes for axes in draw(swept).figure.axes}
-    rows = [records.records(result, "reduction")[0] for _, result in swept]
+    options = {"workload": "glue-mrpc-dsq", "policies": ["dsq", "fixed16"], "hardware": ["h100-sxm"]}
+    swept = sweep.prepared(sweep.points(["batch=4,8"]), **options)
+    parts = list(spread.over(swept, sweep_tables.maker("reduction", "table")))
+    panels = {axes.get_title(): axes for axes in sweep_plot.sweep(swept, parts).figure.axes}
+    rows = [records.records(result, "reduction")[0] for _, result in sweep.results(swept)]
     of_device = [row["hardware"]["h100-sxm"] for row in rows]
     expected = {
         "arithmetic": [row["arithmetic_reduction"] for row in rows],

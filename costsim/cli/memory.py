@@ -54,6 +54,6 @@ def memory(
     batches = whole_numbers("--batch", batch)
     capacity_bytes = peaks.capacity(capacity_bytes, device)
     job["hardware"] = (device,) if device else ()
-    places = sweeping.places(sweeping.points(sweep), **job) if sweep else ()
+    places = sweeping.places(sweeping.prepared(sweeping.points(sweep), **job)) if sweep else ()
     asked = peaks.Asked(batches, accumulation, capacity_bytes, reserve_bytes, places, lists)
     write(document(prepare(Request(**job)), asked), style)

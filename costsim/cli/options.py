@@ -49,6 +49,10 @@ WORKLOAD = (
 SWEEP = (
     click.option("--sweep", multiple=True, metavar="FIELD=V,...", help="A run for each value; several: all pairs."),
 )
+SPREAD = (
+    click.option("--executor", metavar="WHERE", help="Who works out a sweep: local (all cores), dask:ADDRESS."),
+    click.option("--resume", metavar="FILE", help="Keep a sweep's finished points there, and go on from them."),
+)
 BUFFER = (
     click.option(
         "--buffer-bytes", callback=byte_count(1), metavar="N", help="On chip, for traffic tiled; else the device's."
@@ -98,14 +102,14 @@ def options(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
     return add
 
 
-def path_of(out: str) -> Any:
-    """The Path that --out names. Raises InputError for an empty name."""
+def path_of(out: str, option: str = "--out") -> Any:
+    """The Path that an option names. Raises InputError for an empty name."""
     from pathlib import Path
 
     from costsim.errors import InputError
 
     if not out:
-        raise InputError("--out: expected a name")
+        raise InputError(f"{option}: expected a name")
     return Path(out)
 
 

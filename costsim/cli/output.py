@@ -1,8 +1,7 @@
 """Where documents go: printed, or written to --out; and how far a long command is. Imports nothing heavy."""
 
 import sys
-from contextlib import nullcontext
-from types import SimpleNamespace
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,8 +49,40 @@ def echo_line(text: object, err: bool = False) -> None:
     click.echo(one_line(text, _LONGEST_LINE), err=err)
 
 
-def progress(length: int) -> Any:
-    """A bar on stderr, if that is a terminal, over so many ticks; a context manager whose value has `update`."""
-    if sys.stderr.isatty():
-        return click.progressbar(length=length, file=sys.stderr)
-    return nullcontext(SimpleNamespace(update=lambda _: None))
+_SECONDS = 2  # after which a bar is shown
+
+
+class Progress:
+    """A bar on stderr over so many ticks, if that is a terminal and it takes longer than two seconds."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.done, self.start = length, 0, time.monotonic()
+        self.bar: Any = None
+        self.wanted = sys.stderr.isatty()
+
+    def update(self, ticks: int) -> None:
+        """So many more ticks."""
+        self.done += ticks
+        if self.bar is not None:
+            self.bar.update(ticks)
+        elif self.wanted and time.monotonic() - self.start > _SECONDS:
+            self.bar = click.progressbar(length=self.length, file=sys.stderr)
+            self.bar.__enter__()
+            self.bar.update(self.done)
+
+    def close(self) -> None:
+        """Leave the line of the bar."""
+        if self.bar is not None:
+            self.bar.render_finish()
+        self.bar, self.wanted = None, False
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def progress(length: int) -> Progress:
+    """How far a long command is, over so many ticks; a context manager whose value has `update`."""
+    return Progress(length)

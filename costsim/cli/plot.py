@@ -5,12 +5,13 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SWEEP, WORKLOAD, options, path_of, whole_numbers
+from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SPREAD, SWEEP, WORKLOAD, options, path_of, whole_numbers
 from costsim.cli.output import echo_line
+from costsim.cli.sweeping import check_options
 
 
 @click.command()
-@options(*WORKLOAD, *SWEEP, *BUFFER, *RATIOS, *HARDWARE)
+@options(*WORKLOAD, *SWEEP, *SPREAD, *BUFFER, *RATIOS, *HARDWARE)
 @click.argument("kind", type=click.Choice(names.PLOTS))
 @click.option("--by", type=click.Choice(names.BREAKDOWNS), help="Groups of breakdown.  [default: phase]")
 @click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, for memory.")
@@ -25,6 +26,8 @@ def plot(
     batch: str | None,
     phase: int | None,
     sweep: tuple[str, ...],
+    executor: str | None,
+    resume: str | None,
     **job: Any,
 ) -> None:
     """Draw WORKLOAD's results, or write a step as a trace.
@@ -49,8 +52,9 @@ def plot(
     options |= {} if batch is None else {"batches": whole_numbers("--batch", batch)}
     options |= {} if phase is None else {"phase": phase}
     _check_kind(kind, by=by, batch=batch, phase=phase, sweep=sweep or None)
+    check_options(sweep, executor, resume)
     if kind == "sweep":
-        echo_line(_save_sweep(sweep, out, **job))
+        echo_line(_save_sweep(sweep, out, (executor, resume), **job))
     else:
         echo_line(_save(kind, out, options, **job))
 
@@ -72,15 +76,18 @@ def _save(kind: str, out: str | None, options: dict[str, Any], /, **job: Any) ->
     return plots.save(result, kind, path, **options)
 
 
-def _save_sweep(sweep: tuple[str, ...], out: str | None, /, **job: Any) -> Any:
-    """Draw a sweep; another ending is refused before anything is counted."""
+def _save_sweep(sweep: tuple[str, ...], out: str | None, spread: tuple[str | None, str | None], /, **job: Any) -> Any:
+    """Draw a sweep; `spread` are --executor and --resume. What cannot be drawn is refused at once."""
     from costsim import plots
+    from costsim.cli.sweeping import parts
     from costsim.plots import sweep as sweep_plot
     from costsim.run import sweep as sweeping
 
-    places = sweeping.places(sweeping.points(sweep), **job)
-    path = path_of(f"{places[0][1].workload}-sweep.svg" if out is None else out)
-    return plots.write(lambda: sweep_plot.sweep(sweeping.results(places)), path)
+    where = sweeping.points(sweep)
+    sweep_plot.field_of(where)
+    prepared = sweeping.prepared(where, **job)
+    path = path_of(f"{prepared.first.workload}-sweep.svg" if out is None else out)
+    return plots.write(lambda: sweep_plot.sweep(prepared, parts(prepared, "reduction", "table", *spread)), path)
 
 
 _OPTIONS = {  # of one kind of plot each, with a hint for errors

@@ -6,12 +6,13 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import BUFFER, HARDWARE, OUTPUT, RATIOS, SWEEP, WORKLOAD, options
+from costsim.cli.options import BUFFER, HARDWARE, OUTPUT, RATIOS, SPREAD, SWEEP, WORKLOAD, options
 from costsim.cli.output import chosen_style, echo_line, write
+from costsim.cli.sweeping import check_options
 
 
 @click.command()
-@options(*WORKLOAD, *SWEEP, *BUFFER, *RATIOS, *HARDWARE)
+@options(*WORKLOAD, *SWEEP, *SPREAD, *BUFFER, *RATIOS, *HARDWARE)
 @click.option("--by", type=click.Choice(names.BY), default="policy", show_default=True, help="What a row is.")
 @options(*OUTPUT)
 @click.option(
@@ -26,6 +27,8 @@ def run(
     out: str | None,
     expected: tuple[str, ...],
     sweep: tuple[str, ...],
+    executor: str | None,
+    resume: str | None,
     **job: Any,
 ) -> None:
     """Count WORKLOAD under its policies: a path, or a shipped name.
@@ -45,35 +48,48 @@ def run(
     costsim run iwslt17-dsq --scope step --traffic tiled --buffer-bytes 131072
     costsim run glue-mrpc-dsq --sweep batch=8,16 --sweep model.layers=6,12
     """
+    written = chosen_style(style, out), out
+    check_options(sweep, executor, resume, expected)
+    if sweep:
+        _run_sweep(sweep, by, written, (executor, resume), **job)
+    elif failures := _run_once(by, written, expected, **job):
+        for failure in failures:
+            echo_line(f"costsim: {failure}", err=True)
+        context.exit(1)
+
+
+def _run_once(by: str, written: tuple[str, str | None], expected: tuple[str, ...], /, **job: Any) -> list[str]:
+    """`run` without a sweep; the assertions that fail."""
     from costsim.run import simulate
     from costsim.run.job import Request, prepare
     from costsim.tables.run import document
 
-    style = chosen_style(style, out)
-    if sweep:
-        _run_sweep(sweep, by, style, out, expected, **job)
-        return
     prepared = prepare(Request(**job))
     failed = _failed(prepared, expected)
     result = simulate.execute(prepared)
     failures = failed(result)
-    write(document(result, by), style, out)
-    for failure in failures:
-        echo_line(f"costsim: {failure}", err=True)
-    context.exit(1 if failures else 0)
+    write(document(result, by), *written)
+    return failures
 
 
 def _run_sweep(
-    sweep: tuple[str, ...], by: str, style: str, out: str | None, expected: tuple[str, ...], **job: Any
+    sweep: tuple[str, ...],
+    by: str,
+    written: tuple[str, str | None],
+    spread: tuple[str | None, str | None],
+    /,
+    **job: Any,
 ) -> None:
-    """`run --sweep`."""
-    from costsim.errors import InputError
+    """`run --sweep`; `written` are its style and --out, `spread` are --executor and --resume."""
+    from costsim.cli.sweeping import parts
     from costsim.run import sweep as sweeping
+    from costsim.tables.styles import style_of
     from costsim.tables.sweep import document
 
-    if expected:
-        raise InputError("--assert: is of one run; leave out --sweep")
-    write(document(sweeping.run(sweeping.points(sweep), **job), by), style, out)
+    style, out = written
+    prepared = sweeping.prepared(sweeping.points(sweep), **job)
+    one = style if out is None else style_of(out)
+    write(document(prepared, by, parts(prepared, by, one, *spread)), style, out)
 
 
 def _failed(job: Any, expected: tuple[str, ...]) -> Callable[[Any], list[str]]:

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from costsim.errors import InputError
 from costsim.plots.reductions import Reduction, reductions
 from costsim.plots.style import COLOURS, drawable, marks, starred
-from costsim.results.records import Record, reduction_records
-from costsim.run.simulate import Result
-from costsim.run.sweep import Swept, convention, value
+from costsim.results.records import Record
+from costsim.run.simulate import Result, execute
+from costsim.run.sweep import Point, Sweep, convention, value
 
 _MARKERS = "osD^vPX*"
 
@@ -50,19 +50,28 @@ def _axes(axes: Axes, title: str, field: str) -> None:
     axes.grid(linewidth=0.3)
 
 
-def sweep(results: Swept) -> Figure:
-    """Lines over the swept field, a panel a cost, at one scale. Raises InputError unless one field is swept.
+def _rows(first: Result, sweep: Sweep, part: Record) -> dict[str, Record]:
+    """The records of a point by policy, under names that fonts can draw."""
+    names = {of.name: drawn.name for of, drawn in zip(sweep.first.hardware, first.job.hardware, strict=True)}
+    rows = [{**row, "hardware": {names[n]: on for n, on in row.get("hardware", {}).items()}} for row in part["rows"]]
+    return {counted.policy.name: row for counted, row in zip(first.policies, rows, strict=True)}
 
-    Goes through the results once.
+
+def field_of(where: Sequence[Point]) -> str:
+    """The one field that is swept. Raises InputError if there is none, or another."""
+    if len(where[0]) != 1:
+        raise InputError(f"plot sweep: takes one --sweep, got {', '.join(where[0]) or 'none'}")
+    return next(iter(where[0]))
+
+
+def sweep(swept: Sweep, parts: Sequence[Record]) -> Figure:
+    """Lines over the swept field, a panel a cost, at one scale; parts are those of a document by `reduction`.
+
+    Raises InputError unless one field is swept.
     """
-    point, first = results[0][0], drawable(results[0][1])
-    if len(point) != 1:
-        raise InputError(f"plot sweep: takes one --sweep, got {', '.join(point) or 'none'}")
-    [field] = point
-    values, rows = list[Any](), list[dict[str, Record]]()
-    for point, result in results:
-        values.append(value(point[field]))
-        rows.append({record["policy"]: record for record in reduction_records(drawable(result))})
+    field, first = field_of(swept.where), drawable(execute(swept.first))
+    values = [value(point[field]) for point in swept.where]
+    rows = [_rows(first, swept, part) for part in parts]
     panels = reductions(first.job.hardware, "peak memory of a step")
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
@@ -78,6 +87,6 @@ def sweep(results: Swept) -> Figure:
         line[0].set_ylabel(f"times less than {first.baseline.policy.name}")
     handles, labels = flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=8)
-    conditions = convention(results).partition(";")[0]
+    conditions = convention(swept).partition(";")[0]
     figure.suptitle(f"{first.job.workload}: {conditions}{marks(first.policies)}", fontsize=10)
     return figure

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import memory
 from costsim.cost.row import Row, each_op
+from costsim.cost.totals import sum_rows
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Spent
 from costsim.errors import InputError, nearest, one_line
@@ -25,9 +26,10 @@ from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Op
 from costsim.policy.assign import assign
 from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, rows_for
-from costsim.run.simulate import Result
+from costsim.run.job import Job
+from costsim.run.simulate import Result, execute
 from costsim.run.sweep import value
-from costsim.run.timing import time_kernels
+from costsim.run.timing import time_kernels, time_step
 
 # The columns by the sort of their values. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
 COLUMNS = {
@@ -62,6 +64,7 @@ COLUMNS = {
 }
 COUNTS = ("macs", "arithmetic_cost", "vector_ops", "quantize_ops", "dram_read_bits", "dram_written_bits")
 SPENT = ("time_s", "energy_j")
+_OF_TOTALS = ("policy", "training_phase")
 GROUPS = ("policy", "training_phase", "phase", "kind", "layer", "op", "gemm", "pair", "kernel")
 
 
@@ -112,8 +115,30 @@ def _step_records(result: Result, phase: CountedPhase, device: Hardware | None) 
     return records
 
 
-def _policy_records(result: Result, counted: CountedPolicy) -> list[dict[str, Any]]:
-    """All rows of a policy, phase by phase of its training."""
+def _step_total(result: Result, phase: CountedPhase, device: Hardware | None) -> list[dict[str, Any]]:
+    """A step as one row; on a device, with its time and energy."""
+    job = result.job
+    known = device is not None and not buffer_unknown(job, device)
+    rows = rows_for(job, phase, buffer_on(job, device)) if device and known else phase.rows
+    total = sum_rows(rows, job.convention.law)
+    quantize = total.vector.get("quantize", 0)
+    record: dict[str, Any] = {
+        "macs": total.macs,
+        "arithmetic_cost": total.arithmetic_cost,
+        "vector_ops": sum(total.vector.values()) - quantize,
+        "quantize_ops": quantize,
+        "dram_read_bits": total.read_bits,
+        "dram_written_bits": total.written_bits,
+        "elements_moved": total.elements,
+    }
+    if device:
+        spent = time_step(job, phase, device)
+        record |= {"hardware": device.name, "time_s": spent.time_s, "energy_j": spent.energy_j, "bound": spent.bound}
+    return [record]
+
+
+def _policy_records(result: Result, counted: CountedPolicy, totals: bool) -> list[dict[str, Any]]:
+    """All rows of a policy, phase by phase of its training; `totals`: one a phase."""
     job = result.job
     convention, policy = job.convention, counted.policy
     devices: Sequence[Hardware | None] = job.hardware or (None,)
@@ -132,28 +157,46 @@ def _policy_records(result: Result, counted: CountedPolicy) -> list[dict[str, An
             "peak_memory_bytes": memory(job.graph, assign(job.graph, policy, i), convention.traffic).peak_bytes,
         }
         for device in devices:
-            records += [shared | record for record in _step_records(result, phase, device)]
+            records += [shared | record for record in (_step_total if totals else _step_records)(result, phase, device)]
     return records
 
 
-def of_results(results: Sequence[tuple[Mapping[str, str], Result]]) -> pd.DataFrame:
-    """The tidy table of results: columns as in COLUMNS, after them the fields that a sweep has set for each.
+Columns = Mapping[str, Sequence[Any]]  # plain values by the names of COLUMNS, None where one is missing
 
-    Each result's baseline is in it, also if it was not asked for.
-    """
-    swept = [name for name in results[0][0] if name not in COLUMNS]
+
+def columns_of(result: Result, totals: bool = False) -> Columns:
+    """The rows of a result as columns, its baseline's too; `totals`: a row per policy and phase, not one per op."""
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    policies = {counted.policy.name: counted for counted in (*result.policies, result.baseline)}
+    for counted in policies.values():
+        for record in _policy_records(result, counted, totals):
+            for name, column in columns.items():
+                column.append(record.get(name))
+    return columns
+
+
+def counted_columns(totals: bool, job: Job) -> Columns:
+    """The columns of a job that is yet to be counted. Raises InputError if a policy does not fit the workload."""
+    return columns_of(execute(job), totals)
+
+
+def of_parts(where: Sequence[Mapping[str, str]], parts: Iterable[Columns]) -> pd.DataFrame:
+    """The tidy table of points: columns as in COLUMNS, after them the fields that a sweep has set for each."""
+    swept = [name for name in where[0] if name not in COLUMNS]
     columns: dict[str, Any] = {name: _Integers() if sort == "count" else [] for name, sort in COLUMNS.items()}
     columns |= {name: [] for name in swept}
     texts: dict[Any, Any] = {}  # each text once, for they repeat from point to point
-    for point, result in results:
-        fields = {name: point[name] for name in swept}
-        policies = {counted.policy.name: counted for counted in (*result.policies, result.baseline)}
-        for counted in policies.values():
-            for record in _policy_records(result, counted):
-                for name, column in columns.items():
-                    entry = record.get(name) if name in COLUMNS else fields[name]
-                    column.append(texts.setdefault(entry, entry) if isinstance(entry, str) else entry)
+    for point, part in zip(where, parts, strict=True):
+        rows = len(part["policy"])
+        for name, column in columns.items():
+            for entry in part[name] if name in COLUMNS else [point[name]] * rows:
+                column.append(texts.setdefault(entry, entry) if isinstance(entry, str) else entry)
     return typed(columns)
+
+
+def of_result(result: Result) -> pd.DataFrame:
+    """The tidy table of one result, its baseline in it, also if it was not asked for."""
+    return of_parts([{}], [columns_of(result)])
 
 
 class _Integers(Sequence[int]):
@@ -236,6 +279,8 @@ def total(frame: pd.DataFrame, by: str = "policy") -> pd.DataFrame:
     """
     if by not in GROUPS:
         raise InputError(f"by {one_line(by)!r}: expected one of {', '.join(GROUPS)}{nearest(by, GROUPS)}")
+    if by not in _OF_TOTALS and (frame["op"] == "").all():
+        raise InputError(f"by {by}: this table has totals only, by {' and '.join(_OF_TOTALS)}; make it without totals")
     keys = list(dict.fromkeys(["policy", by, *fields(frame), "hardware"]))  # no two runs are added up
     weights = frame["steps"].astype(object)
     weighed = frame[keys].copy()

@@ -138,18 +138,43 @@ def prepare(request: Request) -> Job:
     """
     _check_names(law=(request.law, LAWS), traffic=(request.traffic, MODELS), scope=(request.scope, SCOPES))
     path, document, file, errors = _read(request.workload, request.assignments)
-    graph, policies, baseline, (devices, buffer) = together(_checks(request, file, document), errors)
+    parts = together(_checks(request, file, document), errors)
+    return _job(path.stem, request, (file, document), parts)
+
+
+def prepare_from(job: Job, request: Request, assignments: Sequence[str]) -> Job:
+    """What `prepare` makes of a request with more assignments, where `job` is what it made of one without.
+
+    Nothing is read again: policies and devices are those of the job; a baseline that is named in an assignment is the
+    request's. Raises InputError for all that is wrong.
+    """
+    _check_names(law=(request.law, LAWS), traffic=(request.traffic, MODELS), scope=(request.scope, SCOPES))
+    document = override(job.document, assignments)
+    file, errors = schema.read(schema_workload.Workload, document)
+    own = not any(text.partition("=")[0].strip() == "baseline" for text in assignments)
+    checks: list[Callable[[], Any]] = [
+        partial(build, file, document),
+        lambda: list(job.policies),
+        lambda: (job.baseline, job.of_the_file) if own else _baseline(request, file, document),
+        lambda: (job.hardware, _buffer(_traffic(request, file), request.buffer_bytes, file, job.hardware)),
+    ]
+    return _job(job.workload, request, (file, document), together(checks, errors))
+
+
+def _job(workload: str, request: Request, read: tuple[schema_workload.Workload, Document], parts: Sequence[Any]) -> Job:
+    """The job of the parts that `_checks` lists. Raises InputError if two policies have one name."""
+    (file, document), (graph, policies, (baseline, of_the_file), (devices, buffer)) = read, parts
     convention = _convention(request, file, baseline, buffer)
     distinct = _distinct([baseline, *policies])
     return Job(
-        workload=path.stem,
+        workload=workload,
         file=file,
         document=document,
         graph=graph,
         convention=convention,
         policies=tuple(distinct[place] for place in dict.fromkeys(_place(policy) for policy in policies)),
         baseline=distinct[_place(baseline)],
-        of_the_file=request.baseline is None or _same(baseline, _load(file.baseline, document, ("baseline",))),
+        of_the_file=of_the_file,
         hardware=devices,
         overlap=request.overlap,
     )
@@ -194,10 +219,12 @@ def _policies(request: Request, file: schema_workload.Workload, document: Docume
     return policies if request.bits is None else _with_widths(policies, request.bits, search=not request.policies)
 
 
-def _baseline(request: Request, file: schema_workload.Workload, document: Document) -> Policy:
+def _baseline(request: Request, file: schema_workload.Workload, document: Document) -> tuple[Policy, bool]:
+    """The policy that ratios compare with, and whether it is the file's own."""
     if request.baseline is None:
-        return _load(file.baseline, document, ("baseline",))
-    return _load(request.baseline, document, None)
+        return _load(file.baseline, document, ("baseline",)), True
+    baseline = _load(request.baseline, document, None)
+    return baseline, _same(baseline, _load(file.baseline, document, ("baseline",)))
 
 
 def _with_widths(policies: list[Policy], path: str, search: bool) -> list[Policy]:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any, TypeVar, overload
 
 from costsim.errors import InputError, one_line
 from costsim.graph.fusion import UNTILED
-from costsim.run.job import Job, Request, prepare
+from costsim.run.job import Job, Request, prepare, prepare_from
 from costsim.run.simulate import Result, execute
 
 Point = Mapping[str, str]  # fields of the workload, each with its value as text
@@ -56,26 +57,51 @@ _CONVENTION = ("law", "traffic", "scope", "baseline")  # arguments of `prepare`,
 _SEVERAL = ("policies", "hardware")
 
 
-def at(point: Point, **options: Any) -> Job:
-    """The job that `prepare` makes of the options of a Request, at a point. Raises InputError, naming the field.
+def _at(point: Point, request: Request, before: Job | None = None) -> Job:
+    """The job of a request at a point. Raises InputError, naming the field.
 
-    What is swept stands over options that say the same; a buffer is for those traffic models that have one.
+    What is swept stands over options that say the same; a buffer is for those traffic models that have one. `before` is
+    the job at another point of the sweep: what it has read is not read again.
     """
     for name in point:
         if name.partition(".")[0] in _SEVERAL:
             raise InputError(f"--sweep {name}: not a field to sweep; name several policies or devices instead")
-    swept = {name: text for name, text in point.items() if name in _CONVENTION}
-    sets = [f"{name}={text}" for name, text in point.items()]
-    changed = {**options, **swept, "assignments": (*options.get("assignments", ()), *sets)}
+    swept: dict[str, Any] = {name: text for name, text in point.items() if name in _CONVENTION}
     if "buffer_bytes" in point or ("traffic" in point and point["traffic"] in UNTILED):
-        changed["buffer_bytes"] = None  # the field says it, or there is none
+        swept["buffer_bytes"] = None  # the field says it, or there is none
+    sets = [f"{name}={text}" for name, text in point.items()]
+    asked = replace(request, **swept)
     try:
-        return prepare(Request(**changed))
+        if before is not None:
+            return prepare_from(before, asked, sets)
+        return prepare(replace(asked, assignments=(*asked.assignments, *sets)))
     except InputError as error:
         message = str(error)
         for assignment in sets:
             message = message.replace(f"--set {assignment}", f"--sweep {assignment}")
         raise InputError(message) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Points, what is asked for at each of them, and the job at the first."""
+
+    where: Sequence[Point]
+    request: Request
+    first: Job
+
+    def at(self, point: Point) -> Job:
+        """The job at a point. Raises InputError, naming the field."""
+        return _at(point, self.request, self.first)
+
+
+def prepared(where: Sequence[Point], **options: Any) -> Sweep:
+    """A sweep over some points, of a Request with these options; all points are checked at once. Raises InputError."""
+    request = Request(**options)
+    sweep = Sweep(where, request, _at(where[0], request))
+    for point in where[1:]:
+        sweep.at(point)
+    return sweep
 
 
 T = TypeVar("T")
@@ -116,31 +142,28 @@ Places = Sequence[tuple[Point, Job]]
 Swept = Sequence[tuple[Point, Result]]
 
 
-def places(where: Sequence[Point], **options: Any) -> Places:
-    """The jobs at some points; all are checked at once. Raises InputError."""
-    jobs = Lazy(partial(_place, where, options), len(where))
-    for _ in jobs:
-        pass
-    return jobs
+def places(sweep: Sweep) -> Places:
+    """The points of a sweep with their jobs."""
+    return Lazy(partial(_place, sweep), len(sweep.where))
 
 
-def _place(where: Sequence[Point], options: Mapping[str, Any], i: int) -> tuple[Point, Job]:
-    return where[i], at(where[i], **options)
+def _place(sweep: Sweep, i: int) -> tuple[Point, Job]:
+    return sweep.where[i], sweep.at(sweep.where[i])
 
 
-def results(there: Places) -> Swept:
-    """The results of the jobs at some points, each counted when it is asked for."""
-    return Lazy(partial(_result, there), len(there))
+def results(sweep: Sweep) -> Swept:
+    """The results at the points of a sweep, each counted when it is asked for."""
+    return Lazy(partial(_result, sweep), len(sweep.where))
 
 
-def _result(there: Places, i: int) -> tuple[Point, Result]:
-    point, job = there[i]
+def _result(sweep: Sweep, i: int) -> tuple[Point, Result]:
+    point, job = _place(sweep, i)
     return point, execute(job)
 
 
 def run(where: Sequence[Point], **options: Any) -> Swept:
     """The results at some points. All points are checked before the first is counted. Raises InputError."""
-    return results(places(where, **options))
+    return results(prepared(where, **options))
 
 
 def without_points(swept: Swept) -> Sequence[Result]:
@@ -152,10 +175,9 @@ def _alone(swept: Swept, i: int) -> Result:
     return swept[i][1]
 
 
-def convention(results: Swept) -> str:
+def convention(sweep: Sweep) -> str:
     """The convention that all points share, in a line; what is swept reads `as swept`."""
-    swept, first = results[0]
-    shared = first.job.convention
+    swept, shared = sweep.where[0], sweep.first.convention
     traffic = shared.traffic if "buffer_bytes" in swept else shared.traffic_label
     fields = {"law": shared.law, "traffic": traffic, "scope": shared.scope}
     parts = [f"{name} {'as swept' if name in swept else text}" for name, text in fields.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.names import Scope
 from costsim.results.records import FIGURES, Record, convention, full_records, published, records
-from costsim.run.job import Convention
+from costsim.run.job import Convention, Job
 from costsim.run.simulate import Result
 from costsim.tables import devices as device_tables
 from costsim.tables import warnings
@@ -41,8 +41,8 @@ def _number(header: str, key: str, cell: Callable[[Any], str] = short, full: str
     return Column(header, full=full), lambda r: cell(r[key]), None
 
 
-def _policy_columns(result: Result) -> Columns:
-    unit = LAWS[result.job.convention.law].unit
+def _policy_columns(job: Job) -> Columns:
+    unit = LAWS[job.convention.law].unit
     return [
         _words("policy", lambda r: composed(r["policy"], 13)),
         _setup(14),
@@ -96,14 +96,14 @@ def _reduction_columns() -> Columns:
     ]
 
 
-def _device_columns(result: Result) -> Columns:
+def _device_columns(job: Job) -> Columns:
     """Time and energy on each device, side by side."""
 
     def column(name: str, quantity: str) -> tuple[Column, Fill, None]:
         head = Column(f"{quantity}\nx", full=f"{name} {quantity} x", over=name)
         return head, lambda r: short(r["hardware"][name][f"{quantity}_reduction"]), None
 
-    return [column(device.name, quantity) for device in result.job.hardware for quantity in ("time", "energy")]
+    return [column(device.name, quantity) for device in job.hardware for quantity in ("time", "energy")]
 
 
 def _device_rows(rows: Iterable[Record]) -> tuple[Columns, list[Record]]:
@@ -118,13 +118,18 @@ def _device_rows(rows: Iterable[Record]) -> tuple[Columns, list[Record]]:
 
 def table_of(result: Result, by: str, paper: bool = False) -> Table:
     """The table of one of `names.BY`; for papers, few devices side by side."""
-    rows, merged = records(result, by), 0
+    return drawn(result.job, by, records(result, by), paper)
+
+
+def drawn(job: Job, by: str, rows: Sequence[Record], paper: bool = False) -> Table:
+    """The table of records of a job."""
+    merged = 0
     if by == "policy":
-        columns = _policy_columns(result)
+        columns = _policy_columns(job)
     elif by == "reduction":
-        columns, devices = _reduction_columns(), len(result.job.hardware)
+        columns, devices = _reduction_columns(), len(job.hardware)
         if paper and devices <= _WIDE:
-            columns += _device_columns(result)
+            columns += _device_columns(job)
         elif devices:
             merged = len(columns)
             more, rows = _device_rows(rows)
@@ -332,15 +337,15 @@ def _data(result: Result, by: str) -> Mapping[str, Any]:
     }
 
 
-def stem(result: Result, by: str) -> str:
+def stem(job: Job, by: str) -> str:
     """The name of the files of a run's table, without an ending: WORKLOAD[-by-X]."""
-    return result.job.workload + ("" if by == "policy" else f"-by-{by}")
+    return job.workload + ("" if by == "policy" else f"-by-{by}")
 
 
 def document(result: Result, by: str = "policy") -> Document:
     """A run; rows are one of `names.BY`."""
     return Document(
-        stem=stem(result, by),
+        stem=stem(result.job, by),
         screen=partial(_screen, result, by),
         page=partial(_page, result, by),
         paper=partial(_paper, result, by),

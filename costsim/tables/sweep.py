@@ -1,30 +1,68 @@
-"""A sweep as a document: the rows of each point below each other, the swept fields as columns."""
+"""A sweep as a document: the rows of each point below each other, the swept fields as columns.
+
+It is made of parts, one a point: plain data, which other processes can make and a file can keep.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from costsim.results.records import Record, convention, full_records
-from costsim.run.simulate import Result
-from costsim.run.sweep import Point, Swept, value
+from costsim.results.records import Record, convention, full_records, records
+from costsim.run import simulate
+from costsim.run.job import Job
+from costsim.run.sweep import Point, Sweep, value
 from costsim.run.sweep import convention as convention_line
 from costsim.tables import warnings
 from costsim.tables.document import Block, Document, Drawn, Notes
-from costsim.tables.run import remarks, stem, table_of
+from costsim.tables.run import drawn, remarks, stem
 from costsim.tables.table import Column, Rows, Table
 
+DATA = ("json", "csv")  # styles that have more of a point than tables do
 
-def records(swept: Swept, by: str) -> list[Record]:
+
+def part(by: str, data: bool, job: Job) -> Record:
+    """What a document needs of a point: rows, remarks, and for `data` what exports have beside, its peak memory too."""
+    result = simulate.execute(job)
+    part: Record = {"rows": (full_records if data else records)(result, by), "lines": remarks(result, by)}
+    if data:
+        part |= {"convention": convention(result), "warnings": warnings.of_run(result, "reduction")}
+    return part
+
+
+def maker(by: str, style: str | None) -> Callable[[Job], Record]:
+    """The function that makes a part for a style; None: for all styles."""
+    return partial(part, by, style is None or style in DATA)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A sweep, what rows are, and its parts."""
+
+    sweep: Sweep
+    by: str
+    parts: Sequence[Record]
+
+    @property
+    def fields(self) -> str:
+        """The names of what is swept."""
+        return ", ".join(self.sweep.where[0])
+
+    def of_all(self, name: str) -> list[str]:
+        """The texts that parts have under a name, each once."""
+        return list(dict.fromkeys(text for part in self.parts for text in part[name]))
+
+
+def rows(swept: Swept) -> list[Record]:
     """The rows of an export, each with its point's fields after the columns of names."""
-    return [row for point, result in swept for row in _rows(point, result, by)]
-
-
-def _rows(point: Point, result: Result, by: str) -> list[Record]:
-    names = ["policy"] if by in ("policy", "reduction") else ["policy", by]
-    return [{**{name: row[name] for name in names}, **values(point), **row} for row in full_records(result, by)]
+    names = ["policy"] if swept.by in ("policy", "reduction") else ["policy", swept.by]
+    return [
+        {**{name: row[name] for name in names}, **values(point), **row}
+        for point, part in zip(swept.sweep.where, swept.parts, strict=True)
+        for row in part["rows"]
+    ]
 
 
 def values(point: Point) -> Record:
@@ -38,68 +76,59 @@ def shared(records: Sequence[Mapping[str, Any]]) -> Record:
     return {name: entry for name, entry in first.items() if all(other.get(name) == entry for other in others)}
 
 
-def _fields(swept: Swept) -> str:
-    return ", ".join(swept[0][0])
+def _table(swept: Swept, paper: bool = False) -> Table:
+    """The tables of all points as one."""
+    tables = [drawn(swept.sweep.first, swept.by, part["rows"], paper) for part in swept.parts]
+    return join(tables, swept.sweep.where)
 
 
-def _drawn(swept: Swept, by: str, paper: bool = False) -> tuple[Table, list[str]]:
-    """The tables of all points as one, and each remark of the points once; goes through the points once."""
-    tables, where, lines = list[Table](), list[Point](), dict[str, None]()
-    for point, result in swept:
-        tables.append(table_of(result, by, paper))
-        where.append(point)
-        lines |= dict.fromkeys(remarks(result, by))
-    if swept[0][1].job.hardware and by != "reduction":
-        lines["times and energies of a sweep: --by reduction, or --format csv"] = None
-    return join(tables, where), list(lines)
+def _lines(swept: Swept) -> list[str]:
+    """Each remark of the points once."""
+    more = bool(swept.sweep.first.hardware) and swept.by != "reduction"
+    return swept.of_all("lines") + ["times and energies of a sweep: --by reduction, or --format csv"] * more
 
 
-def _blocks(swept: Swept, by: str, paper: bool = False) -> list[Block]:
-    table, lines = _drawn(swept, by, paper)
-    return [Drawn(table), Notes([f"swept: {_fields(swept)}", convention_line(swept), *lines])]
+def _blocks(swept: Swept, paper: bool = False) -> list[Block]:
+    notes = [f"swept: {swept.fields}", convention_line(swept.sweep), *_lines(swept)]
+    return [Drawn(_table(swept, paper)), Notes(notes)]
 
 
-def _screen(swept: Swept, by: str) -> list[list[Block]]:
-    return [[block] for block in _blocks(swept, by)]
+def _screen(swept: Swept) -> list[list[Block]]:
+    return [[block] for block in _blocks(swept)]
 
 
-def _paper(swept: Swept, by: str) -> list[Table]:
-    workload = swept[0][1].job.workload
+def _paper(swept: Swept) -> list[Table]:
+    workload, by = swept.sweep.first.workload, swept.by
     title = "Reductions" if by == "reduction" else "Arithmetic and DRAM traffic"
     over = "" if by in ("policy", "reduction") else f" by {by}"
-    table, lines = _drawn(swept, by, paper=True)
     label = f"tab:costsim-{workload}-{by}-sweep"
-    caption = f"{title}{over} of {workload} over {_fields(swept)} ({convention_line(swept)})."
-    return [replace(table, label=label, caption=caption, notes=lines)]
+    caption = f"{title}{over} of {workload} over {swept.fields} ({convention_line(swept.sweep)})."
+    return [replace(_table(swept, paper=True), label=label, caption=caption, notes=_lines(swept))]
 
 
-def _data(swept: Swept, by: str) -> Mapping[str, Any]:
-    rows, conventions, lines = list[Record](), list[Record](), dict[str, None]()
-    for point, result in swept:
-        rows += _rows(point, result, by)
-        conventions.append(convention(result))
-        lines |= dict.fromkeys(warnings.of_run(result, "reduction"))
-    job = swept[0][1].job
+def _data(swept: Swept) -> Mapping[str, Any]:
+    job = swept.sweep.first
     return {
         "workload": job.workload,
         "baseline": job.convention.baseline,
-        "convention": shared(conventions),
-        "swept": list(swept[0][0]),
-        "warnings": list(lines),
-        "rows": rows,
+        "convention": shared([part["convention"] for part in swept.parts]),
+        "swept": list(swept.sweep.where[0]),
+        "warnings": swept.of_all("warnings"),
+        "rows": rows(swept),
         "published": [],  # those are of the workload as it is
     }
 
 
-def document(swept: Swept, by: str = "policy") -> Document:
-    """A sweep; rows are one of `names.BY`."""
+def document(sweep: Sweep, by: str, parts: Sequence[Record]) -> Document:
+    """A sweep; rows are one of `names.BY`. Its parts are what `maker` makes of its points."""
+    swept = Swept(sweep, by, parts)
     return Document(
-        stem=f"{stem(swept[0][1], by)}-sweep",
-        screen=partial(_screen, swept, by),
-        page=partial(_blocks, swept, by, paper=True),
-        paper=partial(_paper, swept, by),
-        data=partial(_data, swept, by),
-        records=partial(records, swept, by),
+        stem=f"{stem(sweep.first, by)}-sweep",
+        screen=partial(_screen, swept),
+        page=partial(_blocks, swept, paper=True),
+        paper=partial(_paper, swept),
+        data=partial(_data, swept),
+        records=partial(rows, swept),
     )
 
 
