@@ -113,13 +113,14 @@ class Workload:
 
         `sensitivity`: a CSV file, a table with the columns group, format and loss, or "reference". Budgets are texts,
         "dram_reduction >= 2", "loss <= 0.1". Options: `against`, `minimise` and `points` of `costsim search`, and
-        `baseline`, `law`, `traffic` and `scope`. Raises InputError.
+        `baseline`, `law`, `traffic`, `scope` and `hardware`. Raises InputError.
         """
         from costsim.search import found  # few sessions search
         from costsim.search.sensitivity import of_rows
 
         chosen = {name: options.pop(name) for name in ("against", "minimise", "points") if name in options}
-        job = prepare(Request(self.path, assignments=self.assignments, **options))
+        devices = _listed(options.pop("hardware", ()))
+        job = prepare(Request(self.path, assignments=self.assignments, hardware=devices, **options))
         named = ",".join(map(str, _listed(groups))), _listed(vary), ",".join(map(str, _listed(formats)))
         given = isinstance(sensitivity, pd.DataFrame)
         asked = found.Asked(
@@ -129,6 +130,7 @@ class Workload:
             at_most=[text.replace("<=", "=") for text in _listed(budgets) if ">=" not in text],
             at_least=[text.replace(">=", "=") for text in _listed(budgets) if ">=" in text],
             **chosen,
+            hardware=[device.name for device in job.hardware] if devices else (),
         )
         table = found.losses_of(job, asked)
         if isinstance(sensitivity, pd.DataFrame):

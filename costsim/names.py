@@ -23,7 +23,11 @@ Operand = Literal["x", "w", "dy"]  # of its GEMMs
 # What a search varies: copies that GEMMs multiply, that are kept for the backward, tensors; costsim/policy/groups.py
 Varied = Literal["operand", "stash", "stored"]
 VARIED: tuple[Varied, ...] = get_args(Varied)
-COSTS = ("arithmetic_cost", "dram_bits", "quantize_ops")  # that a search knows, as records name them; costsim/search
+# What a search can minimise and bound, as records name it; costsim/search.
+COSTS = ("arithmetic_cost", "dram_bits", "quantize_ops")
+PEAK = "peak_memory_bytes"
+ON_DEVICES = ("time_s", "energy_j")
+OBJECTIVES = (*COSTS, PEAK, *ON_DEVICES)
 
 # What a figure of a recipe is of: costsim/run/figures.py.
 Quantity = Literal[

@@ -34,7 +34,7 @@ CONVENTIONS = [
     ("unfused", "gemm", ("operands", ())),
     ("unfused", "gemm", ("operands", ("*fc1*",))),
 ]
-# Sizes of GEMMs, static power, no multiplier for most pairs, none for floats.
+# Those with tensor cores, one that takes all pairs of integers at their own rates, and one without some multipliers.
 DEVICES = ("t4", "h100-sxm", "rtx-4090", "abstract-bit-serial", "tpu-v5e", "gap9")
 FIELDS = (("role", "gemm", "operand"), ("role", "layer"), ("layer", "gemm"))
 device = lru_cache(load_hardware)

@@ -38,16 +38,20 @@ from costsim.cli.output import echo_line, progress, write
 )
 @click.option(
     "--against",
-    type=click.Choice(names.COSTS),
+    metavar="FIELD",
     default="arithmetic_cost",
     show_default=True,
-    help="Cost of the front of loss and cost.",
+    help=f"Cost of the front of loss and cost: {', '.join(names.OBJECTIVES)}.",
 )
-@click.option(
-    "--minimise", type=click.Choice(("loss", *names.COSTS)), help="One policy, with the least of this.  [default: loss]"
-)
+@click.option("--minimise", metavar="FIELD", help="One policy, with the least of a cost or of loss.  [default: loss]")
 @click.option("--at-most", multiple=True, metavar="FIELD=N", help="Budget of loss or of a cost; repeatable.")
-@click.option("--at-least", multiple=True, metavar="FIELD=N", help="Budget of dram_reduction, arithmetic_reduction.")
+@click.option(
+    "--at-least",
+    multiple=True,
+    metavar="FIELD=N",
+    help="Budget of arithmetic_, dram_, memory_, time_ or energy_reduction.",
+)
+@click.option("--hardware", multiple=True, metavar="NAME", help="Device for time_s and energy_j; repeatable.")
 @click.option("--points", type=click.IntRange(2, 99), default=12, show_default=True, help="Policies of a front shown.")
 @click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model.")
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
@@ -65,6 +69,7 @@ def search(style: str, out: str | None, **given: Any) -> None:
     costsim search iwslt17-dsq --formats bfp4,bfp8 --sensitivity reference
     costsim search iwslt17-dsq --formats bfp4,bfp8 --sensitivity reference --out d
     costsim search iwslt17-dsq --formats bfp4,bfp8 --minimise dram_bits
+    costsim search gpt2-small --formats bf16,int8 --minimise time_s --hardware t4
     """
     from costsim.errors import InputError
     from costsim.run.job import Request, prepare
@@ -78,7 +83,7 @@ def search(style: str, out: str | None, **given: Any) -> None:
         if styles.style_of(out):
             raise InputError(f"--out {out}: a search writes several files, so expected a folder")
     job = {name: given.pop(name) for name in ("workload", "baseline", "law", "scope", "traffic", "assignments")}
-    prepared, asked = prepare(Request(**job)), Asked(**given)
+    prepared, asked = prepare(Request(**job, hardware=given["hardware"])), Asked(**given)
     with progress(runs_to_measure(prepared, asked)) as bar:
         table = losses_of(prepared, asked, lambda: bar.update(1))
     found = find(prepared, asked, table)

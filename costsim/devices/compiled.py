@@ -80,6 +80,12 @@ class Timed:
                     found.add(Condition(gemm.pairs.variables, tuple([lacking[i] for i in gemm.pairs.which])))
         return frozenset(found)
 
+    @property
+    def unsupported(self) -> set[str]:
+        """The pairs of formats that do not run, whoever chooses them."""
+        pairs = {pair for kernel in self.kernels.kernels for gemm in kernel.gemms for pair in gemm.pairs.values}
+        return {f"{a.name} x {b.name} + {sums.name}" for a, b, sums in pairs if self.rate((a, b, sums)) is None}
+
     def by_pair(self, gemm: Gemm, value: Callable[[Rate], float]) -> list[float]:
         """What a GEMM takes with each of its pairs; the least with any where one does not run."""
         rates = [self.rate(pair) for pair in gemm.pairs.values]

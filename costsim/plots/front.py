@@ -8,15 +8,20 @@ from matplotlib.ticker import LogLocator
 
 from costsim.plots.style import COLOURS, GREY
 from costsim.search.found import Found
-from costsim.search.problem import REDUCTIONS
 from costsim.tables.table import printable
 
 _TITLES = {"arithmetic_reduction": "arithmetic", "dram_reduction": "DRAM traffic"}
 
 
+def _title(reduction: str) -> str:
+    device, _, name = reduction.rpartition(".")
+    title = _TITLES.get(name, name.partition("_")[0].replace("memory", "peak memory"))
+    return f"{title} on {device}" if device else title
+
+
 def _panel(axes: Axes, found: Found, field: str) -> None:
     """The front, the policies that a table has, and those that give all groups one format."""
-    cost = REDUCTIONS[field]
+    cost = found.problem.reductions[field]
     line = [(float(p.loss or 0), float(ratio)) for p in found.points if (ratio := found.problem.reduction(p, cost))]
     shown = [(float(p.loss or 0), float(ratio)) for p in found.shown if (ratio := found.problem.reduction(p, cost))]
     axes.plot(*zip(*line, strict=True), color=COLOURS[0], linewidth=1, label=f"front of loss and {found.field}")
@@ -38,15 +43,19 @@ def _panel(axes: Axes, found: Found, field: str) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     axes.set_xlabel("loss (sum over groups)")
-    axes.set_title(_TITLES[field] + ("" if cost == found.field else ", of the same policies"))
+    axes.set_title(printable(_title(field)) + ("" if cost == found.field else ", of the same policies"))
     axes.grid(linewidth=0.3, color=GREY)
 
 
 def front(found: Found) -> Figure:
-    """A panel for arithmetic and one for DRAM traffic."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels: Any = figure.subplots(1, len(REDUCTIONS))
-    for axes, field in zip(panels, REDUCTIONS, strict=True):
+    """A panel for arithmetic, one for DRAM traffic, and one for each measure."""
+    number = len(found.problem.reductions)
+    rows = -(-number // 3)
+    figure = Figure(figsize=(4.5 * min(number, 3), 3.5 * rows + 0.5), layout="constrained")
+    panels: Any = figure.subplots(rows, min(number, 3), squeeze=False).ravel()
+    for axes in panels[number:]:
+        axes.set_axis_off()
+    for axes, field in zip(panels, found.problem.reductions, strict=False):
         _panel(axes, found, field)
     convention = found.problem.job.convention
     panels[0].set_ylabel(f"times less than {printable(convention.baseline)}")

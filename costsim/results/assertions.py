@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from costsim.cost.totals import Total
 from costsim.errors import nearest, one_line
+from costsim.names import PEAK
 from costsim.policy.policy import Policy
 from costsim.results.expressions import Expression, Field, Name, Number, evaluate, field_error, parse
 from costsim.results.records import Record, policy_record
@@ -11,7 +12,6 @@ from costsim.run.counted import CountedPhase, CountedPolicy
 from costsim.run.job import Job
 from costsim.run.simulate import Result
 
-PEAK = "peak_memory_bytes"  # worked out where it is named: it takes as long as counting
 _TEXTS = ("policy", "setup", "grade")
 
 
@@ -40,7 +40,7 @@ def _empty_record(job: Job) -> Record:
 def read(texts: Sequence[str], job: Job) -> list[Expression]:
     """Parse assertions and check their names against a job. Raises InputError, with the column and the nearest name."""
     record = _empty_record(job)
-    fields = {*_numbers(record), PEAK}
+    fields = {*_numbers(record), PEAK}  # worked out where it is named: it takes as long as counting
     devices = {name: set(_numbers(fields)) for name, fields in record.get("hardware", {}).items()}
     expressions = [parse(text) for text in texts]
     for expression in expressions:

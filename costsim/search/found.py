@@ -15,15 +15,17 @@ import yaml
 from costsim.errors import InputError, nearest, one_line, refuse
 from costsim.formats.named import parse_format
 from costsim.inputs import files
-from costsim.names import COSTS, VARIED, Varied
+from costsim.names import COSTS, PEAK, VARIED, Varied
 from costsim.policy.groups import FIELDS
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy
 from costsim.run.job import Job
+from costsim.search.corners import corners
 from costsim.search.front import front
-from costsim.search.interactions import interactions
+from costsim.search.interactions import Interactions, interactions
+from costsim.search.measures import device_fields
 from costsim.search.optimum import Budget, optimum
-from costsim.search.problem import REDUCTIONS, Point, Problem, problem
+from costsim.search.problem import Point, Problem, problem, reductions_of
 from costsim.search.sensitivity import Sensitivity, read_sensitivity
 
 LOSS = "loss"
@@ -44,6 +46,7 @@ class Asked:
     at_most: Sequence[str] = ()  # FIELD=NUMBER
     at_least: Sequence[str] = ()
     points: int = 12  # of a front that are shown
+    hardware: Sequence[str] = ()  # devices on which time and energy are shown, whatever is asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class Found:
     field: str  # the cost of the front, or what is least
     points: tuple[Point, ...]
     gap: float | None  # of an optimum: by how much, at most, a better policy could be better; None: a front
+    whole: bool = True  # whether a front has all its corners
 
     @property
     def shown(self) -> list[Point]:
@@ -121,19 +125,35 @@ def search(job: Job, asked: Asked, table: Sensitivity | None) -> Found:
     Raises InputError for what cannot be searched, and for budgets that no policy keeps.
     """
     groups, varied, formats = names_of(asked)
+    words = _Words(job)
     budgets = [
-        *(_split("--at-most", text) for text in asked.at_most),
-        *(_split("--at-least", text) for text in asked.at_least),
+        *(words.split("--at-most", text) for text in asked.at_most),
+        *(words.split("--at-least", text) for text in asked.at_least),
     ]
+    for option, name in (("--minimise", asked.minimise), ("--against", asked.against)):
+        words.check(option, name)
     if table is None and (not asked.minimise or LOSS in (asked.minimise, *(name for name, _, _ in budgets))):
         raise InputError("--sensitivity: say what bits cost in quality; without it there is only --minimise COST")
-    posed = problem(job, base_of(job, asked), groups, varied, formats, table)
+    single = asked.minimise is not None or bool(budgets)
+    named = [asked.minimise, *(words.field(name) for name, _, _ in budgets)] if single else [asked.against]
+    measured = [name for name in named if name and name not in (LOSS, *COSTS)]
+    shown = device_fields(job) if asked.hardware else ()
+    posed = problem(job, base_of(job, asked), groups, varied, formats, table, measured, list(shown))
     parts = interactions(posed.terms)
-    if asked.minimise is None and not budgets:
-        return Found(posed, asked, asked.against, tuple(front(posed, parts, asked.against)), None)
+    if not single:
+        return _front(posed, asked, parts)
     field = asked.minimise or LOSS
     best = optimum(posed, parts, field, [_budget(posed, *budget) for budget in budgets])
     return Found(posed, asked, field, (best.point,), best.gap)
+
+
+def _front(posed: Problem, asked: Asked, parts: Interactions) -> Found:
+    """All of a front if its components can be enumerated, else as many of its corners as are shown."""
+    found = front(posed, parts, asked.against)
+    if found is not None:
+        return Found(posed, asked, asked.against, tuple(found), None)
+    some, whole = corners(posed, parts, asked.against, asked.points)
+    return Found(posed, asked, asked.against, tuple(some), None, whole)
 
 
 def names_of(asked: Asked) -> tuple[list[str], list[Varied], list[str]]:
@@ -160,30 +180,62 @@ def names_of(asked: Asked) -> tuple[list[str], list[Varied], list[str]]:
     return groups, [varied for varied in VARIED if varied in asked.varied], formats
 
 
-def _split(option: str, text: str) -> tuple[str, Fraction, str]:
-    """The field, number and words of FIELD=NUMBER. Raises InputError, with the nearest field."""
-    name, equals, number = (part.strip() for part in text.partition("="))
-    words = f"{option} {one_line(text)}"
-    fields = (LOSS, *COSTS) if option == "--at-most" else tuple(REDUCTIONS)
-    if name not in fields:
-        raise InputError(f"{words}: unknown field {one_line(name)!r}{nearest(name, fields, most=20)}")
-    try:
-        value = Fraction(number) if equals and len(number) <= 40 and "/" not in number else None
-    except ValueError:
-        value = None
-    if value is None or value < 0 or (value == 0 and name in REDUCTIONS):
-        raise InputError(f"{words}: expected a number, such as {name}={'2.5' if name in REDUCTIONS else '1e15'}")
-    return name, value, words
+class _Words:
+    """The fields that can be named of a job, and what is said of them."""
+
+    def __init__(self, job: Job) -> None:
+        self.fields = (*COSTS, PEAK, *device_fields(job))
+        self.reductions = reductions_of(self.fields)
+        self.hint = "" if job.hardware else " (time_s and energy_j are of a device: say --hardware NAME)"
+
+    def field(self, name: str) -> str:
+        """The field of a budget."""
+        return self.reductions.get(name, name)
+
+    def check(self, option: str, name: str | None) -> None:
+        """Raises InputError for a cost that is none, with the nearest field."""
+        known = self.fields if option == "--against" else (LOSS, *self.fields)
+        if name is not None and name not in known:
+            raise InputError(f"{option}: unknown field {one_line(name)!r}{self._near(name, known)}")
+
+    def _near(self, name: str, known: Sequence[str]) -> str:
+        of_device = name.rpartition(".")[2].partition("_")[0] in ("time", "energy")
+        return self.hint if of_device and self.hint else nearest(name, known, most=20)
+
+    def split(self, option: str, text: str) -> tuple[str, Fraction, str]:
+        """The field, number and words of FIELD=NUMBER. Raises InputError, with the nearest field."""
+        name, equals, number = (part.strip() for part in text.partition("="))
+        words, ratio = f"{option} {one_line(text)}", option == "--at-least"
+        fields = tuple(self.reductions) if ratio else (LOSS, *self.fields)
+        if name not in fields:
+            raise InputError(f"{words}: unknown field {one_line(name)!r}{self._near(name, fields)}")
+        try:
+            value = Fraction(number) if equals and len(number) <= 40 and "/" not in number else None
+        except ValueError:
+            value = None
+        if value is None or value < 0 or (value == 0 and ratio):
+            raise InputError(f"{words}: expected a number, such as {name}={'2.5' if ratio else '1e15'}")
+        return name, value, words
 
 
 def _budget(posed: Problem, name: str, number: Fraction, words: str) -> Budget:
-    """A budget in whole units: at least so many times less is at most such a part of the baseline's."""
+    """A budget, of counts in whole units: at least so many times less is at most such a part of the baseline's.
+
+    Raises InputError for a part of what does not run.
+    """
     if name == LOSS:
         return Budget(LOSS, int(number * posed.scale), words)
-    if name in REDUCTIONS:
-        cost = REDUCTIONS[name]
-        return Budget(cost, int(posed.baseline[COSTS.index(cost)] / number), words)
-    return Budget(name, int(number), words)
+    if name not in posed.reductions:
+        return Budget(name, _limit(name, number), words)
+    cost = posed.reductions[name]
+    base = posed.baseline[posed.fields.index(cost)]
+    if base is None:
+        raise InputError(f"{words}: the baseline {posed.job.convention.baseline} does not run on the device")
+    return Budget(cost, _limit(cost, Fraction(base) / number), words)
+
+
+def _limit(cost: str, number: Fraction) -> int | float:
+    return int(number) if cost in (*COSTS, PEAK) else float(number)
 
 
 # --- files of policies ------------------------------------------------------------------------------------------------
@@ -218,7 +270,7 @@ def _words(found: Found, point: Point) -> str:
     posed = found.problem
     ratios = [
         f"{float(ratio):.4g}x {name.partition('_')[0]}"
-        for name, cost in REDUCTIONS.items()
+        for name, cost in posed.reductions.items()
         if (ratio := posed.reduction(point, cost)) is not None
     ]
     loss = "" if point.loss is None else f"loss {float(point.loss):.6g}, "

@@ -5,16 +5,19 @@ from there, of what two change beyond that, and so on. Most of these parts are z
 which variables have to be chosen together.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from costsim.cost.terms import Alternative, Counts, Terms, as_table, union_of
+from costsim.cost.terms import MERGED, Alternative, Counts, Terms, as_table, union_of
 
 Integers = NDArray[Any]
+
+
+_NOISE = 1e-13  # of floats, relative to the largest of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +36,41 @@ def costs(counts: Integers) -> Integers:
 
 
 def take_apart(
-    table: Integers, variables: tuple[int, ...], axis: int = 0
+    table: Integers, variables: tuple[int, ...], axis: int = 0, noise: float = 0
 ) -> Iterator[tuple[tuple[int, ...], Integers]]:
-    """The parts of an array over the choices of some variables, from an axis on; those that are zero are left out."""
+    """The parts of an array over the choices of some variables, from an axis on; those that are zero are left out.
+
+    `noise`: of floats, how far what is zero may be from it by rounding.
+    """
     if axis == len(variables):
         if table.any():
             yield variables, table
         return
     first = np.take(table, [0], axis=axis)
-    yield from take_apart(first.squeeze(axis), (*variables[:axis], *variables[axis + 1 :]), axis)
-    if (change := table - first).any():
-        yield from take_apart(change, variables, axis + 1)
+    yield from take_apart(first.squeeze(axis), (*variables[:axis], *variables[axis + 1 :]), axis, noise)
+    change = table - first
+    if noise:
+        change[abs(change) <= noise] = 0
+    if change.any():
+        yield from take_apart(change, variables, axis + 1, noise)
 
 
-def interactions(terms: Terms) -> Interactions:
-    """The parts of all terms."""
+def interactions(terms: Terms, counts_of: Callable[[Integers], Integers] = costs, most: int = MERGED) -> Interactions:
+    """The parts of all terms; alternatives over at most so many combinations are tables."""
     sizes = terms.space.sizes
     parts: dict[tuple[int, ...], Integers] = {}
     kept = []
     tables = list(terms.tables)
     for conditions, counts in terms.alternatives:
-        union = union_of(sizes, (condition.variables for condition in conditions))
+        union = union_of(sizes, (condition.variables for condition in conditions), most)
         if union is None:
-            kept.append(Alternative(conditions, costs(counts)))
+            kept.append(Alternative(conditions, counts_of(counts)))
         else:
             tables.append(as_table(sizes, conditions, counts, union))
     for variables, counts in tables:
-        shaped = costs(counts).reshape(*(sizes[i] for i in variables), -1)
-        for of, part in take_apart(shaped, variables):
+        shaped = counts_of(counts).reshape(*(sizes[i] for i in variables), -1)
+        noise = _NOISE * float(abs(shaped).max()) if shaped.dtype == np.float64 else 0
+        for of, part in take_apart(shaped, variables, noise=noise):
             parts[of] = parts[of] + part if of in parts else part
     return Interactions({of: part for of, part in parts.items() if part.any()}, tuple(kept))
 

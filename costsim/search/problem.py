@@ -5,8 +5,9 @@ All numbers are integers: losses are scaled by the least common denominator of t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from costsim.cost.compile import compile_step
+from costsim.cost.measure import Measure, in_bulk
 from costsim.cost.terms import Counts, Terms, merged, weighed
 from costsim.cost.totals import Total
 from costsim.errors import InputError
@@ -27,16 +29,23 @@ from costsim.policy.space import Space
 from costsim.run.job import Convention, Job
 from costsim.run.simulate import count_policy
 from costsim.search.interactions import costs
+from costsim.search.measures import Compiled, reduction_of
 from costsim.search.sensitivity import Sensitivity
 
-REDUCTIONS = {"arithmetic_reduction": "arithmetic_cost", "dram_reduction": "dram_bits"}
+_REDUCED = ("arithmetic_cost", "dram_bits")  # counts of which tables say how many times less there is
+Cost = int | float  # counts and bytes are integers
+
+
+def reductions_of(fields: Iterable[str]) -> dict[str, str]:
+    """By name: of which of the fields it is how many times less than the baseline's."""
+    return {reduction_of(field): field for field in fields if field in _REDUCED or field not in COSTS}
 
 
 class Point(NamedTuple):
     """A policy of the space: its choices, and what it costs."""
 
     chosen: tuple[int, ...]
-    costs: tuple[int, ...]  # in the order of COSTS
+    costs: tuple[Cost, ...]  # in the order of the problem's fields; infinity where a policy does not run
     loss: Fraction | None
 
 
@@ -47,20 +56,35 @@ class Problem:
     job: Job
     space: Space
     terms: Terms  # of a whole run
-    baseline: tuple[int, ...]  # its costs, in the order of COSTS
+    baseline: tuple[Cost | None, ...]  # its costs, in the order of `fields`; None where it does not run
     losses: tuple[tuple[int, ...], ...] | None  # by variable and choice, times `scale`
     scale: int
+    measures: Mapping[str, Measure] = field(default_factory=dict)  # besides COSTS
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What policies cost."""
+        return (*COSTS, *self.measures)
+
+    @property
+    def reductions(self) -> dict[str, str]:
+        """By name: the cost of which it says how many times less than the baseline's it is."""
+        return reductions_of(self.fields)
 
     @cached_property
     def _merged(self) -> Terms:
         return merged(self.terms)
 
+    @cached_property
+    def _in_bulk(self) -> list[Measure]:
+        return [in_bulk(measure) for measure in self.measures.values()]
+
     def points(self, chosen: Sequence[tuple[int, ...]]) -> list[Point]:
         """Policies with their costs."""
-        counts = self._merged.evaluate(np.array(chosen, np.intp)).astype(object)  # of which two are added
-        return [
-            Point(each, tuple(of), self.loss(each)) for each, of in zip(chosen, costs(counts).tolist(), strict=True)
-        ]
+        places = np.array(chosen, np.intp)
+        counts = costs(self._merged.evaluate(places).astype(object))  # of which two are added
+        every = [*counts.T.tolist(), *(measure.evaluate(places).tolist() for measure in self._in_bulk)]
+        return [Point(each, of, self.loss(each)) for each, of in zip(chosen, zip(*every, strict=True), strict=True)]
 
     def loss(self, chosen: Sequence[int]) -> Fraction | None:
         """What a policy loses in quality; None if nobody says."""
@@ -69,9 +93,10 @@ class Problem:
         return Fraction(sum(of[i] for of, i in zip(self.losses, chosen, strict=True)), self.scale)
 
     def reduction(self, point: Point, cost: str) -> Fraction | None:
-        """How many times less a policy costs than the baseline; None if it costs nothing."""
-        at = COSTS.index(cost)
-        return Fraction(self.baseline[at], point.costs[at]) if point.costs[at] else None
+        """How many times less a policy costs than the baseline; None if it costs nothing, or one does not run."""
+        at = self.fields.index(cost)
+        base, own = self.baseline[at], point.costs[at]
+        return Fraction(base) / Fraction(own) if own and base is not None and math.isfinite(own) else None
 
 
 def _costs_of_total(total: Total) -> tuple[int, ...]:
@@ -109,11 +134,19 @@ def problem(
     varied: Sequence[Varied],
     formats: Sequence[str],
     sensitivity: Sensitivity | None,
+    asked: Sequence[str] = (),
+    shown: Sequence[str] = (),
 ) -> Problem:
-    """What is searched. Raises InputError for what cannot be, and for a sensitivity table with holes."""
+    """What is searched. `asked`: what else than COSTS counts, and `shown`: what is told of policies if it is known.
+
+    Raises InputError for what cannot be searched, and for a sensitivity table with holes.
+    """
     space, terms, baseline = prepare(job, policy, fields, varied, formats)
-    if sensitivity is None:
-        return Problem(job, space, terms, baseline, None, 1)
-    losses = sensitivity.of([variable.name for variable in space.variables], formats)
-    scale = lcm(*(loss.denominator for of in losses for loss in of))
-    return Problem(job, space, terms, baseline, tuple(tuple(int(loss * scale) for loss in of) for of in losses), scale)
+    losses, scale = None, 1
+    if sensitivity is not None:
+        given = sensitivity.of([variable.name for variable in space.variables], formats)
+        scale = lcm(*(loss.denominator for of in given for loss in of))
+        losses = tuple(tuple(int(loss * scale) for loss in of) for of in given)
+    measured = Compiled(job, space, formats).named(asked, shown)
+    every = (*baseline, *(each.baseline for each in measured.values()))
+    return Problem(job, space, terms, every, losses, scale, {name: each.measure for name, each in measured.items()})

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
-from costsim.names import COSTS
+from costsim.names import PEAK
 from costsim.results.records import Record
 from costsim.search.found import LOSS, MEASURED, Found
-from costsim.search.problem import REDUCTIONS, Point
+from costsim.search.measures import device_fields
+from costsim.search.problem import Point
 from costsim.tables.cells import short, three_digits
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes
 from costsim.tables.table import Column, Table
+
+if TYPE_CHECKING:
+    from costsim.devices.profile import Hardware
 
 
 def _number(value: Any) -> float | None:
@@ -22,9 +27,15 @@ def _number(value: Any) -> float | None:
 
 def record(found: Found, name: str, point: Point) -> Record:
     """A policy's row: exact integers as decimal strings."""
-    reductions = {field: _number(found.problem.reduction(point, cost)) for field, cost in REDUCTIONS.items()}
-    costs = {field: str(cost) for field, cost in zip(COSTS, point.costs, strict=True)}
+    posed = found.problem
+    reductions = {field: _number(posed.reduction(point, cost)) for field, cost in posed.reductions.items()}
+    costs = {field: _cost(cost) for field, cost in zip(posed.fields, point.costs, strict=True)}
     return {"policy": name, LOSS: _number(point.loss), **costs, **reductions}
+
+
+def _cost(cost: float) -> str | float | None:
+    """A count as a decimal string, time and energy as numbers; None where a policy does not run."""
+    return str(cost) if isinstance(cost, int) else cost if isfinite(cost) else None
 
 
 def _records(found: Found) -> list[Record]:
@@ -32,30 +43,39 @@ def _records(found: Found) -> list[Record]:
     return rows + [{**record(found, f"all-{format}", point), **found.formats(point)} for format, point in found.uniform]
 
 
-_COLUMNS = (
-    Column("policy", "left"),
-    Column("loss"),
-    Column("arith x"),
-    Column("DRAM x"),
-    Column("quantize ops"),
-    Column("groups by format", "left"),
-)
+_TITLES = {"arithmetic": "arith x", "dram": "DRAM x"}
+
+
+def _title(reduction: str) -> str:
+    """The column of a reduction: of a device among several with its name."""
+    device, _, name = reduction.rpartition(".")
+    short_name = name.partition("_")[0]
+    return " ".join(part for part in (device, _TITLES.get(short_name, f"{short_name} x")) if part)
+
+
+def _columns(found: Found) -> list[Column]:
+    """Those of a table; a loss only if somebody says what is lost."""
+    loss = [] if found.problem.losses is None else [Column("loss")]
+    ratios = [Column(_title(name)) for name in found.problem.reductions]
+    last = [Column("quantize ops"), Column("groups by format", "left")]
+    return [Column("policy", "left"), *loss, *ratios, *last]
 
 
 def _row(found: Found, name: str, point: Point) -> list[str]:
     made = record(found, name, point)
-    numbers = [three_digits(made[LOSS]) if made[LOSS] is None or made[LOSS] >= 0.001 else f"{made[LOSS]:.2e}"]
-    numbers += [short(made[field]) for field in REDUCTIONS]
+    loss = made[LOSS]
+    numbers = [] if loss is None else [three_digits(loss) if loss >= 0.001 else f"{loss:.2e}"]
+    numbers += [short(made[field]) for field in found.problem.reductions]
     usage = ", ".join(f"{number} {format}" for format, number in found.usage(point))
     return [name, *numbers, short(made["quantize_ops"]), usage]
 
 
 def _front(found: Found) -> Table:
-    return Table(_COLUMNS, [_row(found, found.name(point), point) for point in found.shown])
+    return Table(_columns(found), [_row(found, found.name(point), point) for point in found.shown])
 
 
 def _uniform(found: Found) -> Table:
-    return Table(_COLUMNS, [_row(found, f"all-{format}", point) for format, point in found.uniform])
+    return Table(_columns(found), [_row(found, f"all-{format}", point) for format, point in found.uniform])
 
 
 def _choices(found: Found) -> Table:
@@ -77,17 +97,31 @@ def notes(found: Found) -> list[str]:
             "loss is a proxy: noise over signal that a format leaves in the gradients of all weights, of a shrunken "
             "copy with random weights and data, measured in NumPy"
         )
+    if PEAK in found.problem.measures:
+        lines.append("memory is the peak of a step, of all ops whatever the scope")
+    lines += [f"{device.name}: {_overlap(found)}" for device in _devices(found)]
     if found.gap is None:
-        lines.append(
-            f"a front of {len(found.points)} policies, {len(found.shown)} shown: none has less of both loss and "
-            f"{found.field} than the lines between them"
-        )
+        proof = f"none has less of both loss and {found.field} than the lines between them"
+        if not found.whole:
+            proof = f"each is best at some price of {found.field}; others lie between, which --points finds"
+        lines.append(f"a front of {len(found.points)} policies, {len(found.shown)} shown: {proof}")
     else:
         asked = found.asked
         under = [f"at most {text}" for text in asked.at_most] + [f"at least {text}" for text in asked.at_least]
         proof = "proved" if found.gap < _PROVED else f"a better one is at most {100 * found.gap:.2g} % better"
         lines.append(f"the least {found.field}{' with ' if under else ''}{', '.join(under)}: {proof}")
     return lines
+
+
+def _devices(found: Found) -> list[Hardware]:
+    """The devices of which something is told."""
+    of = device_fields(found.problem.job)
+    return list(dict.fromkeys(of[name][0] for name in found.problem.measures if name in of))
+
+
+def _overlap(found: Found) -> str:
+    how = "overlaps with" if found.problem.job.overlap else "comes after"
+    return f"a roofline for each kernel, summed over the run; DRAM traffic {how} arithmetic"
 
 
 _PROVED = 1e-9  # of a gap, relative: rounding of the solver
@@ -130,6 +164,7 @@ def _data(found: Found) -> Mapping[str, Any]:
         "minimised": found.field if found.gap is not None else None,
         "front_of": None if found.gap is not None else [LOSS, found.field],
         "gap": found.gap,
+        "whole": found.whole,
         "groups": [variable.name for variable in found.problem.space.variables],
         "points": [
             {**record(found, found.name(point) if point in shown else "", point), "formats": found.formats(point)}
