@@ -199,3 +199,23 @@ def test_choices_that_do_not_run_are_barred(tmp_path):
     assert set(front(posed, parts, "time_s")) <= set(running)
     with pytest.raises(InputError, match="time_s=1e-9: no policy of these groups and formats does; the "):
         optimum(posed, parts, "loss", [Budget("time_s", 1e-9, "--at-most time_s=1e-9")])
+
+
+def test_a_baseline_that_does_not_run(tmp_path):
+    """Times are told all the same, and the figure leaves out what nothing can be compared with."""
+    losses = tmp_path / "s.csv"
+    groups = ("forward/x", "forward/w", "dgrad/dy", "dgrad/w", "wgrad/x", "wgrad/dy")
+    lines = [f"operand/{group},{name},{loss}" for group in groups for name, loss in (("bf16", 1), ("int8", 2))]
+    losses.write_text("\n".join(["group,format,loss", *lines]) + "\n")
+    asked = ["--policy", "bf16-mixed", "--group", "gemm,operand", "--formats", "bf16,int8", "--hardware", "tpu-v5e"]
+    out = tmp_path / "found"
+    result = search(*asked, "--sensitivity", str(losses), "--against", "time_s", "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "n/a: fixed16 has no time_s, energy_j there; another --baseline has" in result.stdout
+    points = json.loads((out / "glue-mrpc-dsq-search.json").read_text())["points"]
+    assert all(point["time_s"] > 0 and point["time_reduction"] is None for point in points)
+    figure = (out / "glue-mrpc-dsq-search.svg").read_text()
+    assert figure.count("of the same policies") == 2  # panels of arithmetic and of DRAM traffic, and no others
+    assert figure.count("loss (sum over groups)") == 2
+    refused = search(*asked, "--sensitivity", str(losses), "--at-least", "time_reduction=2")
+    assert "the baseline fixed16 does not run on the device" in refused.stderr

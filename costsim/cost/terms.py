@@ -19,6 +19,9 @@ Integers = NDArray[Any]  # of int64, or of Python integers
 Points = NDArray[np.integer[Any]]  # [policies, variables]: the place of a choice
 
 
+_BLOCK = 1 << 16  # policies that are evaluated at once
+
+
 class Counts(NamedTuple):
     """What is counted of a step, as in `totals.Total`."""
 
@@ -59,10 +62,15 @@ class Terms:
     alternatives: tuple[Alternative, ...]
 
     def evaluate(self, points: Points) -> Integers:
-        """Counts of policies, [policies, what is counted]."""
+        """Counts of policies, [policies, what is counted]. What it takes besides that does not grow with policies."""
         some = [table.counts for table in self.tables] + [counts for _, counts in self.alternatives]
         columns, dtype = (some[0].shape[-1], some[0].dtype) if some else (len(Counts._fields), np.int64)
         total = np.zeros((len(points), columns), dtype)
+        for since in range(0, len(points), _BLOCK):
+            self._add(points[since : since + _BLOCK], total[since : since + _BLOCK])
+        return total
+
+    def _add(self, points: Points, total: Integers) -> None:
         for variables, counts in self.tables:
             total += counts.take(places(self.space, variables, points), axis=0)
         for conditions, counts in self.alternatives:
@@ -70,7 +78,6 @@ class Terms:
             for variables, holds in conditions:
                 any_holds |= np.array(holds).take(places(self.space, variables, points))
             total += any_holds[:, None] * counts
-        return total
 
     def one(self, combination: Sequence[int]) -> Counts:
         """The counts of one policy."""

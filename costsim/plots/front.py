@@ -48,14 +48,16 @@ def _panel(axes: Axes, found: Found, field: str) -> None:
 
 
 def front(found: Found) -> Figure:
-    """A panel for arithmetic, one for DRAM traffic, and one for each measure."""
-    number = len(found.problem.reductions)
+    """A panel for arithmetic, one for DRAM traffic, and one for each measure that the baseline has."""
+    posed = found.problem
+    known = [name for name, cost in posed.reductions.items() if posed.baseline[posed.fields.index(cost)] is not None]
+    number = len(known)
     rows = -(-number // 3)
     figure = Figure(figsize=(4.5 * min(number, 3), 3.5 * rows + 0.5), layout="constrained")
     panels: Any = figure.subplots(rows, min(number, 3), squeeze=False).ravel()
     for axes in panels[number:]:
         axes.set_axis_off()
-    for axes, field in zip(panels, found.problem.reductions, strict=False):
+    for axes, field in zip(panels, known, strict=False):
         _panel(axes, found, field)
     convention = found.problem.job.convention
     panels[0].set_ylabel(f"times less than {printable(convention.baseline)}")

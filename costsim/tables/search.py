@@ -100,6 +100,10 @@ def notes(found: Found) -> list[str]:
     if PEAK in found.problem.measures:
         lines.append("memory is the peak of a step, of all ops whatever the scope")
     lines += [f"{device.name}: {_overlap(found)}" for device in _devices(found)]
+    posed = found.problem
+    without = [name for name, base in zip(posed.fields, posed.baseline, strict=True) if base is None]
+    if without:
+        lines.append(f"n/a: {convention.baseline} has no {', '.join(without)} there; another --baseline has")
     if found.gap is None:
         proof = f"none has less of both loss and {found.field} than the lines between them"
         if not found.whole:

@@ -1,19 +1,23 @@
 """Speed of compiled counts and of searches, beside counting. Run with: python -m pytest tests/benchmarks -n 0"""
 
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from costsim.cost.compile import compile_step
 from costsim.cost.terms import merged
-from costsim.policy.groups import groups_of
+from costsim.policy.groups import groups_of, space_of
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.space import Space, Variable
 from costsim.run.job import Request, prepare
 from costsim.run.simulate import count_policy
 from costsim.search.front import front
 from costsim.search.interactions import interactions
+from costsim.search.measures import Compiled
 from costsim.search.optimum import Budget, optimum
 from costsim.search.problem import problem
 from costsim.search.sensitivity import Sensitivity
@@ -57,6 +61,33 @@ def test_a_million_policies(benchmark, job):
     assert counts.shape == (MILLION, 5)
 
 
+STREAM = """
+import resource
+import numpy as np
+from test_search_speed import Request, compiled, merged, prepare, space
+
+terms = merged(compiled(prepare(Request("iwslt17-dsq")), space()))
+draw, least = np.random.default_rng(0), None
+for _ in range(10):
+    counts = terms.evaluate(draw.integers(0, 5, (1_000_000, 4), np.uint8))
+    least = min(int(counts[:, 0].min()), least or int(counts[0, 0]))
+print(least, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_ten_million_policies_streamed(benchmark):
+    """In a Python of their own, with all imports and the graph: what it holds at most."""
+
+    def stream():
+        done = subprocess.run([sys.executable, "-c", STREAM], capture_output=True, text=True, cwd=Path(__file__).parent)
+        assert done.returncode == 0, done.stderr
+        return list(map(int, done.stdout.split()))
+
+    least, kilobytes = benchmark.pedantic(stream, rounds=1)
+    assert least > 0
+    assert kilobytes < 300_000
+
+
 def test_a_policy_counted(benchmark, job):
     """The way without tables: a policy that was never seen each time."""
     of = space()
@@ -65,17 +96,24 @@ def test_a_policy_counted(benchmark, job):
     assert counted.total.priced > 0
 
 
+FIELDS = ("role", "layer", "gemm", "operand")
+
+
 @pytest.fixture(scope="module")
-def posed(job):
-    """102 groups of six formats, with made-up losses."""
-    policy, fields = load_policies(find_policy("dsq")), ("role", "layer", "gemm", "operand")
+def losses(job):
+    """Made-up losses of 102 groups of six formats."""
     draw = np.random.default_rng(0)
-    losses = {
+    return {
         (group.name, format): Fraction(int(draw.integers(1, 1000)), 1000) / 4**bits
-        for group in groups_of(job.graph, policy, fields, ("operand",))
+        for group in groups_of(job.graph, load_policies(find_policy("dsq")), FIELDS, ("operand",))
         for format, bits in zip(FORMATS, (2, 4, 8, 12, 4, 11), strict=True)
     }
-    return problem(job, policy, fields, ("operand",), FORMATS, Sensitivity("", losses, {}))
+
+
+@pytest.fixture(scope="module")
+def posed(job, losses):
+    """The problem of 102 groups of six formats."""
+    return problem(job, load_policies(find_policy("dsq")), FIELDS, ("operand",), FORMATS, Sensitivity("", losses, {}))
 
 
 def test_a_front_of_102_groups(benchmark, posed):
@@ -89,3 +127,26 @@ def test_an_optimum_of_102_groups(benchmark, posed):
     budget = Budget("arithmetic_cost", posed.baseline[0] // 10, "")
     found = benchmark.pedantic(lambda: optimum(posed, interactions(posed.terms), "loss", [budget]), rounds=3)
     assert found.point.costs[0] <= budget.limit
+
+
+@pytest.mark.parametrize("field", ["time_s", "energy_j", "peak_memory_bytes"])
+def test_a_measure_compiled(benchmark, field):
+    """102 groups of six formats."""
+    job = prepare(Request("iwslt17-dsq", hardware=["h100-sxm"]))
+    policy = load_policies(find_policy("dsq"))
+    of = space_of(policy, groups_of(job.graph, policy, FIELDS, ("operand",)), FORMATS)
+    found = benchmark.pedantic(lambda: Compiled(job, of, FORMATS).named([field]), rounds=2)
+    assert found[field].baseline
+
+
+@pytest.mark.parametrize("field", ["time_s", "energy_j", "peak_memory_bytes"])
+def test_an_optimum_of_a_measure(benchmark, losses, field):
+    """The least loss of 102 groups of six formats with a budget half-way between the extremes."""
+    job = prepare(Request("iwslt17-dsq", hardware=["h100-sxm"]))
+    policy = load_policies(find_policy("dsq"))
+    posed = problem(job, policy, FIELDS, ("operand",), FORMATS, Sensitivity("", losses, {}), [field])
+    parts, sizes = interactions(posed.terms), posed.space.sizes
+    ends = posed.points([(0,) * len(sizes), (3,) * len(sizes)])
+    budget = Budget(field, sum(point.costs[-1] for point in ends) / 2, "")
+    found = benchmark.pedantic(lambda: optimum(posed, parts, "loss", [budget]), rounds=2)
+    assert found.point.costs[-1] <= budget.limit
