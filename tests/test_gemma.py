@@ -11,6 +11,7 @@ import pytest
 from conftest import GEMMA, STEPS, decoder_step, gemma_step
 from data import gemma_losses as given
 
+from costsim.errors import InputError
 from costsim.huggingface.importer import workload_of
 from costsim.reference.accuracy import gradient_of
 from costsim.reference.draw import draw_batch, draw_weights
@@ -157,5 +158,5 @@ def test_scores_are_scaled_by_what_is_said():
     ],
 )
 def test_choices_that_do_not_go_together(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         decoder_step(**changes)
