@@ -153,8 +153,8 @@ def test_scores_are_scaled_by_what_is_said():
             "zero_centered_norm op by op is float32, as transformers has it: say upcast: tr",
         ),
         ({"local_rotary": True}, "local_rotary is of rotary positions: say positions: rotary"),
-        ({"attention_softcap": 0}, "greater than 0"),
-        ({"norm": "both"}, "'post', 'pre', 'sandwich' or 'branch'"),
+        ({"attention_softcap": 0}, "attention_softcap: expected more than 0.0, got 0"),
+        ({"norm": "both"}, "norm: expected one of post, pre, sandwich, branch, got 'both'"),
     ],
 )
 def test_choices_that_do_not_go_together(changes, message):
