@@ -101,11 +101,22 @@ def test_nothing_is_kept_of_nothing(stopped, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def heed_interrupts():
+    """In a new process: a shell that runs the tests in the background has it that signal ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_process_that_is_stopped(whole, tmp_path):
     """A signal to a real process, in the middle of whatever it does; another process goes on."""
     kept = tmp_path / "kept.jsonl"
     command = [sys.executable, "-m", "costsim", *SWEEP[:-1], "batch=" + ",".join(map(str, range(1, 200)))]
-    first = subprocess.Popen([*command, "--resume", kept], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [*command, "--resume", kept],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
     deadline = time.monotonic() + 60
     while not kept.exists() or kept.read_bytes().count(b"\n") < 4:
         assert time.monotonic() < deadline
