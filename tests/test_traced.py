@@ -132,6 +132,14 @@ def test_the_text_of_a_file_is_read_back():
     assert made.text() == GPT.read_text()
 
 
+def test_a_file_that_changes_makes_another_step(tmp_path):
+    """In one process: the field that names it stays the same."""
+    renamed = tmp_path / "model.json"
+    for name in ("loss", "cost"):
+        renamed.write_text(GPT.read_text().replace('"head.cross_entropy"', f'"head.{name}"'))
+        assert f"head.{name}" in step(renamed).tensors
+
+
 def changed(tmp_path, change):
     data = json.loads(GPT.read_text())
     change(data)

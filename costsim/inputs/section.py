@@ -164,6 +164,11 @@ def _each(function: Callable[[Any], Any], values: Iterable[Any]) -> tuple[Any, .
 
 # --- sections ---------------------------------------------------------------------------------------------------------
 
+
+class from_file(property):  # noqa: N801
+    """A property of a section that is read from a file which a field names: the file may change and the field stay."""
+
+
 Check = Callable[[Any], Iterator[Clash]]
 
 

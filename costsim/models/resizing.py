@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Graph
+from costsim.inputs.section import from_file
 
 _MOST = 4  # steps that are known: a graph takes megabytes
 
@@ -27,9 +28,9 @@ class Noted:
     def __getattr__(self, name: str) -> Any:
         kind = type(self._section)
         attribute = None if name in kind.section_fields else getattr(kind, name)
-        if isinstance(attribute, (property, FunctionType)):  # which reads fields in turn
-            return attribute.__get__(self)
-        self.read[name] = getattr(self._section, name)  # or what a file holds that a field names
+        if isinstance(attribute, (property, FunctionType)) and not isinstance(attribute, from_file):
+            return attribute.__get__(self)  # which reads fields in turn
+        self.read[name] = getattr(self._section, name)
         return self.read[name]
 
     def same(self, section: Any) -> bool:

@@ -10,7 +10,7 @@ from costsim.graph import builder
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Tensor
 from costsim.graph.ops import kind_of
-from costsim.inputs.section import Count, Field, Section
+from costsim.inputs.section import Count, Field, Section, from_file
 from costsim.models import traced_file
 from costsim.models.field_error import FieldError
 from costsim.models.traced_file import Traced, TracedOp
@@ -22,7 +22,7 @@ class Model(Section):
     family: Literal["traced"]
     file: str = Field(description="the traced graph, from the workload's folder")
 
-    @property
+    @from_file
     def traced(self) -> Traced:
         """What the file holds. Raises InputError for what is none."""
         return traced_file.read(Path(self.file))
@@ -110,7 +110,7 @@ def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float)
     if label_smoothing:
         message = "the loss is in the trace: smooth labels in the module, and trace it again"
         raise FieldError(("label_smoothing",), message)
-    traced = model.traced
+    traced: Traced = model.traced
     _given(b, traced)
     for op in traced.ops:
         if op.phase == "forward":
