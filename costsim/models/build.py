@@ -7,11 +7,11 @@ from typing import Any
 from costsim.errors import nearest, one_line, together
 from costsim.graph.graph import Graph
 from costsim.inputs.document import Document
+from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema import validate, whole
 from costsim.inputs.schema_workload import Workload
 from costsim.inputs.section import Section
 from costsim.models.families import families, family, is_family
-from costsim.models.field_error import FieldError
 from costsim.models.meeting import COUNTED
 from costsim.models.training_step import training_step
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from costsim.graph.builder import GraphBuilder
+from costsim.inputs.field_error import FieldError
 from costsim.inputs.section import Clash, Count, Field, Layers, Rate, check
 from costsim.models.blocks import activate, norm
-from costsim.models.field_error import FieldError
 from costsim.models.head import loss, words
 from costsim.models.layers import encoder_layer, layers
 from costsim.models.meeting import Mask

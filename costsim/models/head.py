@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from costsim.graph.builder import GraphBuilder
+from costsim.inputs.field_error import FieldError
 from costsim.inputs.section import Count, Field, Section
-from costsim.models.field_error import FieldError
 
 CHUNK_DIMS = ("chunk", "last_chunk")  # rows of all chunks but the last, and of the last
 _IGNORE = -1  # the label of rows that do not count

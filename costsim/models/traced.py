@@ -10,9 +10,9 @@ from costsim.graph import builder
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Tensor
 from costsim.graph.ops import kind_of
+from costsim.inputs.field_error import FieldError
 from costsim.inputs.section import Count, Field, Section, from_file
 from costsim.models import traced_file
-from costsim.models.field_error import FieldError
 from costsim.models.traced_file import Traced, TracedOp
 
 

@@ -9,9 +9,9 @@ from costsim.errors import nearest, one_line
 from costsim.graph import autodiff
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Graph, Tensor
+from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models.families import family
-from costsim.models.field_error import FieldError
 from costsim.models.meeting import COUNTED
 from costsim.models.resizing import resized
 from costsim.models.update import update

@@ -14,8 +14,8 @@ from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Op, Tensor
 from costsim.graph.kinds import Dims
 from costsim.graph.ops import kind_of
+from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Optimizer
-from costsim.models.field_error import FieldError
 
 
 class Matrix(NamedTuple):
