@@ -16,6 +16,13 @@ Writes = Literal["gemms", "none", "operands"]  # that scope gemm counts; costsim
 LAWS: tuple[Law, ...] = get_args(Law)
 TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+# What ranks send each other, along which axis of the mesh (from the innermost on), how; costsim/cost/collectives.py.
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
+Axis = Literal["tensor", "context", "expert", "data", "pipeline"]
+CollectiveAlgorithm = Literal["ring", "tree", "recursive", "bruck", "direct"]
+COLLECTIVES: tuple[Collective, ...] = get_args(Collective)
+AXES: tuple[Axis, ...] = get_args(Axis)
+COLLECTIVE_ALGORITHMS: tuple[CollectiveAlgorithm, ...] = get_args(CollectiveAlgorithm)
 Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format can; costsim/formats/format.py
 # Of a layer y = x w, or a product of the update (Muon, GaLore); costsim/graph/graph.py.
 Gemm = Literal["forward", "dgrad", "wgrad", "update"]

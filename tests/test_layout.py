@@ -128,12 +128,14 @@ def test_every_name_is_implemented():
     """What the command line offers is what there is; it says so without loading it."""
     from costsim import names, plots
     from costsim.cli import catalogue
-    from costsim.cost import laws, totals
+    from costsim.cost import collectives, laws, totals
     from costsim.graph import fusion, graph
     from costsim.plots import breakdown
     from costsim.tables import styles
 
     assert tuple(laws.LAWS) == names.LAWS
+    assert tuple(collectives.ALGORITHMS) == names.COLLECTIVES
+    assert {name for rows in collectives.ALGORITHMS.values() for name in rows} == set(names.COLLECTIVE_ALGORITHMS)
     assert tuple(fusion.MODELS) == names.TRAFFIC_MODELS
     assert tuple(graph.GEMM_OPERANDS) == get_args(names.Gemm)
     assert {name for operands in graph.GEMM_OPERANDS.values() for name in operands} == set(get_args(names.Operand))
