@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from costsim.cli import catalogue, main
+from costsim.devices.links import Link
 from costsim.devices.profile import load_hardware, pair_on, ridge_point
 from costsim.errors import InputError
 from costsim.formats.named import parse_format
@@ -217,7 +218,10 @@ def test_list_show_and_schema():
     assert "?" not in lines["h100-sxm"]
     assert "75.85 bf16 fp16+fp32, 151.7 fp16+fp16" in lines["rtx-3090"]
     assert said("show", "h100-sxm") == SHIPPED["h100-sxm"].read_text(encoding="utf-8")
-    assert json.loads(said("schema", "hardware"))["properties"]["dram_bytes_per_s"]["anyOf"][1] == {"const": "unknown"}
+    device, cluster = json.loads(said("schema", "hardware"))["anyOf"]
+    assert device["properties"]["dram_bytes_per_s"]["anyOf"][1] == {"const": "unknown"}
+    assert cluster["required"] == ["schema_version", "description", "device", "links", "sources"]
+    assert lines["h100-node"].endswith("; links in GB/s: nvlink of 8 450, infiniband 50")
 
 
 def test_every_rate_with_itself_is_listed():
@@ -387,3 +391,127 @@ def test_bad_files(tmp_path, edits, says):
 def test_an_unknown_name():
     with pytest.raises(InputError, match="no such file, nor a shipped hardware profile; did you mean 'h100-sxm'"):
         load_hardware("h100-sxn")
+
+
+# --- clusters ---------------------------------------------------------------------------------------------------------
+
+CLUSTER = """\
+schema_version: 1
+description: Boxes of 4
+device: h100-sxm
+links:
+  - {name: pcie, devices: 4, bytes_per_s: 6.3e10, source: [sheet], efficiency: {value: 0.8, source: [sheet]}}
+  - name: ethernet
+    devices: 64
+    bytes_per_s: 12500000000
+    source: [sheet]
+    verified: false
+    latency_s: {value: 2e-5, source: [sheet], note: measured}
+sources: {sheet: the data sheet}
+"""
+
+
+def cluster(tmp_path, text, name="boxes"):
+    (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return load_hardware(str(tmp_path / f"{name}.yaml"))
+
+
+def test_a_cluster_is_its_device_and_links(tmp_path):
+    boxes, h100 = cluster(tmp_path, CLUSTER), load_hardware("h100-sxm")
+    assert (boxes.name, boxes.description, boxes.rates, boxes.dram_bytes) == (
+        "boxes",
+        "Boxes of 4",
+        h100.rates,
+        8 * 10**10,
+    )
+    assert boxes.links == (Link("pcie", 4, 63 * 10**9, 0.0, 0.8), Link("ethernet", 64, 125 * 10**8, 2e-5, 1.0))
+    assert boxes.unverified == h100.unverified | {"links.1"}
+    assert boxes.source["links.1.latency_s"] == "the data sheet; measured"
+    assert boxes.source["dram_bytes"] == h100.source["dram_bytes"]
+    assert h100.links == ()
+
+
+def test_a_cluster_of_clusters_adds_its_links(tmp_path):
+    cluster(tmp_path, CLUSTER)
+    text = (
+        CLUSTER.replace("h100-sxm", "boxes")
+        .replace("devices: 4,", "devices: 128,")
+        .replace("devices: 64", "devices: 512")
+    )
+    halls = cluster(tmp_path, text.replace("pcie", "radio").replace("ethernet", "pigeon"), "halls")
+    assert [(link.name, link.devices) for link in halls.links] == [
+        ("pcie", 4),
+        ("ethernet", 64),
+        ("radio", 128),
+        ("pigeon", 512),
+    ]
+    assert halls.unverified >= {"links.1", "links.3"}
+    assert halls.source["links.3.latency_s"] == "the data sheet; measured"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("h100-sxm", "h100-sxn", "boxes.yaml:3:1: device: hardware profile 'h100-sxn': no such file, nor a shipped"),
+        ("h100-sxm", "boxes", "boxes.yaml would be made of itself; expected the profile of a device"),
+        (
+            "h100-sxm",
+            "h100-node",
+            "boxes.yaml:3:1: device: infiniband joins any number of devices, so none is",
+        ),
+        (
+            "ethernet\n    devices: 64",
+            "pcie\n    devices: 64",
+            "boxes.yaml:6:5: links.1.name: a second link",
+        ),
+        (
+            "h100-sxm",
+            "orin-shelf",
+            "boxes.yaml:3:1: device: ethernet joins any number of devices, so none is left for pcie",
+        ),
+        (
+            "devices: 64",
+            "devices: 4",
+            "boxes.yaml:7:5: links.1.devices: expected more than the 4 that pcie joins, got 4",
+        ),
+        (
+            "devices: 64",
+            "devices: 6",
+            "boxes.yaml:7:5: links.1.devices: expected a multiple of the 4 that pcie joins, got 6",
+        ),
+        ("devices: 4,", "", "boxes.yaml:5:5: links.0: pcie joins any number of devices, so none is left for ethernet"),
+        ("devices: 64", "devices: 1", "links.1.devices: expected at least 2, got 1"),
+        ("devices: 64", "nodes: 16", "links.1.nodes: unknown key 'nodes'; write devices: how many it joins"),
+        (
+            "bytes_per_s: 12500000000",
+            "bandwidth: 9",
+            "links.1.bandwidth: unknown key 'bandwidth'; write bytes_per_s, of a",
+        ),
+        (
+            "bytes_per_s: 12500000000",
+            "gbps: 100",
+            "links.1.gbps: unknown key 'gbps'; write bytes_per_s, of a device in one",
+        ),
+        ("latency_s:", "latency_us:", "links.1.latency_us: unknown key 'latency_us'; write latency_s, in seconds"),
+        ("bytes_per_s: 12500000000", "bytes_per_s: 100", "links.1.bytes_per_s: expected at least 100000, got 100"),
+        ("verified: false", "verified: no", "links.1.verified: expected true or false, got 'no'"),
+        ("    source: [sheet]\n", "", "boxes.yaml:6:5: links.1.source: missing"),
+        ("device: h100-sxm\n", "memory: hbm3\ndevice: h100-sxm\n", "memory: unknown key 'memory'"),
+        ("schema_version: 1", "schema_version: 2", "schema_version: expected 1, got 2: a profile of another version"),
+    ],
+)
+def test_bad_clusters(tmp_path, old, new, says):
+    assert CLUSTER.count(old) == 1
+    with pytest.raises(InputError) as failure:
+        cluster(tmp_path, CLUSTER.replace(old, new))
+    assert says in str(failure.value)
+
+
+def test_what_is_wrong_with_the_device_of_a_cluster_is_told_where_it_stands(tmp_path):
+    (tmp_path / "board.yaml").write_text(GOOD.replace("value: 0.8", "value: 8"))
+    with pytest.raises(InputError) as failure:
+        cluster(tmp_path, CLUSTER.replace("h100-sxm", "board").replace("devices: 64", "devices: 4"))
+    assert [line.rpartition("/")[2].partition(": ")[0] for line in str(failure.value).splitlines()] == [
+        "board.yaml:14:20",
+        "boxes.yaml:7:5",
+    ]

@@ -87,6 +87,12 @@ def rate(a, **fields):
     return {**plain, **fields}
 
 
+def link(name, devices):
+    """A link that joins so many devices; None: any number."""
+    joins = {} if devices is None else {"devices": devices}
+    return {"name": name, **joins, "bytes_per_s": 10**9, "source": ["planted"]}
+
+
 POLICY = {
     "wrong word": Fault("", put("grade", "our")),
     "unknown field": Fault("", put("colour", "red")),
@@ -156,7 +162,28 @@ PROFILE = {
     "type of a source": Fault("sources", put("number", 1)),
     "sizes that fall": Fault("", put("gemm_efficiency", SIZES, "1.macs")),
     "efficiency": Fault("", put("efficiency", {"mac": {"value": 2, "source": ["planted"]}}, "mac.value")),
+    "links": Fault("", put("links", [link("a", 8), link("b", 12), link("c", 12)], "1.devices", "2.devices")),
 }
+CLUSTER = {
+    "unknown field": Fault("", put("colour", "red")),
+    "field of a device": Fault("", put("static_w", 3)),
+    "unreadable": Fault("", put("vendor", float("inf"))),
+    "missing device": Fault("", put("device", "h100-sxn")),
+    "one device": Fault("links.0", put("devices", 1)),
+    "bandwidth in Gb": Fault("links.*", put("gb_per_s", 400)),
+    "bandwidth": Fault("links.*", put("bytes_per_s", 450)),
+    "source of a link": Fault("links.*", put("source", ["planted", "nobody"], "1")),
+    "source of a latency": Fault("links.*.latency_s", put("source", ["nobody"], "0")),
+    "no source": Fault("sources", put("nothing", " ")),
+}
+OTHER_LINKS = {  # one of these and none of the links that there were
+    "links that do not rise": put("links", [link("a", 8), link("b", 8)], "1.devices"),
+    "any number, then more": put("links", [link("a", None), link("b", 8)], "0"),
+    "one name": put("links", [link("a", 2), link("a", 4)], "1.name"),
+    "no links": put("links", []),
+}
+LINKS = [*OTHER_LINKS, *(name for name, fault in CLUSTER.items() if fault.at.startswith("links"))]
+CLUSTER |= {name: Fault("", plant, tuple(x for x in LINKS if x != name)) for name, plant in OTHER_LINKS.items()}
 
 
 def sites(data, pattern, at=()):
@@ -205,20 +232,31 @@ def run_workload(path):
     prepare(Request(str(path)))
 
 
-KINDS = {
-    "policies": (POLICY, load_policy),
-    "workloads": (WORKLOAD, run_workload),
-    "hardware_profiles": (PROFILE, lambda path: load_hardware(str(path))),
+def run_profile(path):
+    load_hardware(str(path))
+
+
+def shipped(folder, of=lambda data: True):
+    """The data of shipped files by name, of those that a function picks."""
+    files = {name: yaml.safe_load(path.read_text()) for name, path in list_shipped(folder).items()}
+    return {name: data for name, data in files.items() if of(data)}
+
+
+KINDS = {  # files, faults, and who reads them
+    "policies": (shipped("policies"), POLICY, load_policy),
+    "workloads": (shipped("workloads"), WORKLOAD, run_workload),
+    "devices": (shipped("hardware_profiles", lambda data: "device" not in data), PROFILE, run_profile),
+    "clusters": (shipped("hardware_profiles", lambda data: "device" in data), CLUSTER, run_profile),
 }
 
 
 def planted_file(draw, kind):
     """The text of a shipped file with faults, and the places of these."""
-    name = draw(st.sampled_from(sorted(list_shipped(kind))))
-    data = yaml.safe_load(list_shipped(kind)[name].read_text())
-    if kind == "hardware_profiles":
+    files, faults, _ = KINDS[kind]
+    data = deepcopy(files[draw(st.sampled_from(sorted(files)))])
+    if kind in ("devices", "clusters"):
         data["sources"]["planted"] = "a test"
-    places = planted(draw, data, KINDS[kind][0])
+    places = planted(draw, data, faults)
     return yaml.safe_dump(data, sort_keys=False, width=10**6), places
 
 
@@ -230,7 +268,7 @@ def test_all_planted_faults_are_told(kind, draw, folder):
     path = folder / "planted.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        KINDS[kind][1](path)
+        KINDS[kind][-1](path)
     marks = parse_yaml(text, "").marks
     assert told(caught.value) == {".".join(map(str, place)): marks[place][0] for place in places}
 

@@ -21,7 +21,7 @@ LIST = Path(files.__file__).with_name("shipped.sha256")
 FOLDERS = {
     "workloads": schema_workload.Workload,
     "policies": schema_policy.Policy,
-    "hardware_profiles": schema_hardware.Hardware,
+    "hardware_profiles": schema_hardware.Hardware,  # or a Cluster
 }
 SHIPPED = [(folder, path) for folder in FOLDERS for path in files.list_shipped(folder).values()]
 
@@ -36,7 +36,8 @@ def test_the_list_has_the_digests_of_all_shipped_files():
 def test_a_shipped_file_is_right_and_taken_as_pydantic_reads_it(folder, path):
     document = parse_yaml(path.read_text(), str(path))
     assert document.shipped
-    parts = [(FOLDERS[folder], ())]
+    clusters = folder == "hardware_profiles"
+    parts = [(schema_hardware.section_of(document.data) if clusters else FOLDERS[folder], ())]
     if folder == "workloads":
         module = family(document.data["model"]["family"])
         parts += [(module.Model, ("model",)), (module.Batch, ("batch",))]

@@ -65,8 +65,18 @@ def _hardware() -> dict[str, str]:
     descriptions = {}
     for name, path in files.list_shipped("hardware_profiles").items():
         device = profile.load_hardware(str(path))
-        descriptions[name] = f"{device.description}; {_ridge_points(device)}"
+        descriptions[name] = f"{device.description}; {_ridge_points(device)}{_links(device)}"
     return descriptions
+
+
+def _links(device: Hardware) -> str:
+    """Bandwidths of the links, and how many devices each joins; `?` marks the unverified."""
+    parts = [
+        f"{link.name}{f' of {link.devices}' if link.devices else ''} {link.bytes_per_s / 1e9:.4g}"
+        f"{'?' if f'links.{i}' in device.unverified else ''}"
+        for i, link in enumerate(device.links)
+    ]
+    return f"; links in GB/s: {', '.join(parts)}" if parts else ""
 
 
 def _formats() -> dict[str, str]:
@@ -191,14 +201,19 @@ def describe(name: str) -> str:
     raise InputError(f"unknown name {one_line(name)!r}{nearest(stem, known, most=0)}; see costsim list")
 
 
+def _either(*sections: type[Section]) -> dict[str, Any]:
+    """The JSON schema of files that are one of several sections."""
+    variants = [schema.json_schema(section) for section in sections]
+    shared = {name: part for variant in variants for name, part in variant.pop("$defs", {}).items()}
+    return {"anyOf": variants, "$defs": shared}
+
+
 def json_schema(file: str) -> str:
-    """The JSON schema of a `workload` (with every model family), a `policy` or a `hardware` file."""
-    if file != "workload":
-        sections: dict[str, type[Section]] = {
-            "policy": schema_policy.Policy,
-            "hardware": schema_hardware.Hardware,
-        }
-        return json.dumps(schema.json_schema(sections[file]), indent=2) + "\n"
+    """The JSON schema of a `workload` (with every model family), a `policy` or a `hardware` file (a cluster's too)."""
+    if file == "policy":
+        return json.dumps(schema.json_schema(schema_policy.Policy), indent=2) + "\n"
+    if file == "hardware":
+        return json.dumps(_either(schema_hardware.Hardware, schema_hardware.Cluster), indent=2) + "\n"
     workload = schema.json_schema(schema_workload.Workload)
     for part, class_name in (("model", "Model"), ("batch", "Batch")):
         variants = []

@@ -2,20 +2,20 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
+from pathlib import Path
 
-from costsim.devices.energy import TABLES
-from costsim.errors import MAX_FAULTS, InputError, UnreadError, apart, nearest, one_line, refuse
+from costsim.devices import check
+from costsim.devices.links import Link
+from costsim.errors import InputError, UnreadError, apart, refuse
 from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
 from costsim.inputs.document import Document, Where, parse_yaml
-from costsim.inputs.section import Section
 
 BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
 
@@ -54,10 +54,10 @@ class BitSerial:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """A device. Peaks are as printed; an efficiency is the part of a peak that is reached. None: not known.
+    """A device, and what joins it to others. Peaks are as printed; an efficiency is the part that is reached.
 
-    `source` has the text of every figure's source by field, with note and disagreement; `unverified` names the fields
-    whose figures nobody has looked up.
+    None: not known. `source` has the text of every figure's source by field, with note and disagreement; `unverified`
+    names the fields whose figures nobody has looked up.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Hardware:
     vector_efficiency: float
     dram_efficiency: float
     gemm_efficiency: tuple[tuple[int, float], ...]  # MACs of a GEMM, rising, and what part of the peak it reaches
+    links: tuple[Link, ...]  # to devices of the same kind, from the innermost on
     unverified: frozenset[str]
     source: Mapping[str, str] = field(compare=False)
 
@@ -113,11 +114,18 @@ def load_hardware(name: str, named_by: Document | None = None, at: Where = ()) -
         path = files.find(name, "hardware_profiles", "hardware profile")
     except InputError as error:
         raise named_by.error(at, str(error)) if named_by else error from None
+    return _load(path, ())
+
+
+def _load(path: Path, within: tuple[Path, ...]) -> Hardware:
+    """The device of a file, which clusters of other files may be made of."""
     document = parse_yaml(files.read_text(path), str(path))
-    _check_version(document)
+    check.check_version(document)
+    if schema_hardware.section_of(document.data) is schema_hardware.Cluster:
+        return _cluster(document, path, within)
     file, errors = schema.read(schema_hardware.Hardware, document)
-    checks = (_energy_table, _sources, _second_rates, _falling_sizes)
-    refuse([*errors, *apart(*(partial(check, document, file) for check in checks))])
+    checks = (check.energy_table, check.sources, check.second_rates, check.falling_sizes, check.links)
+    refuse([*errors, *apart(*(partial(each, document, file) for each in checks))])
     return Hardware(
         name=path.stem,
         description=file.description,
@@ -138,9 +146,53 @@ def load_hardware(name: str, named_by: Document | None = None, at: Where = ()) -
         vector_efficiency=_number(file.efficiency.vector) or 1.0,
         dram_efficiency=_number(file.efficiency.dram) or 1.0,
         gemm_efficiency=tuple((point.macs, point.value) for point in file.gemm_efficiency),
-        unverified=frozenset(_dotted(at) for at, figure in _figures(file) if not figure.verified),
-        source={_dotted(at): _source(file, figure) for at, figure in _figures(file)},
+        links=tuple(map(_link, file.links)),
+        unverified=frozenset(check.dotted(at) for at, figure in check.figures(file) if not figure.verified),
+        source={check.dotted(at): _source(file, figure) for at, figure in check.figures(file)},
     )
+
+
+def _cluster(document: Document, path: Path, within: tuple[Path, ...]) -> Hardware:
+    """The device of another profile, joined by the links of that and then of this one.
+
+    Raises InputError for all that is wrong, in the profile of the device too.
+    """
+    file, errors = schema.read(schema_hardware.Cluster, document)
+    devices = []
+    try:
+        with suppress(UnreadError):
+            devices.append(_device(document, file.device, path, within))
+    except InputError as error:
+        errors.append(error)
+    before = devices[0].links if devices else ()
+    refuse([*errors, *apart(partial(check.sources, document, file), partial(check.links, document, file, before))])
+    [device] = devices
+    figures = [(check.dotted((at[0], int(at[1]) + len(before), *at[2:])), figure) for at, figure in check.figures(file)]
+    return replace(
+        device,
+        name=path.stem,
+        description=file.description,
+        links=(*before, *map(_link, file.links)),
+        unverified=device.unverified | {at for at, figure in figures if not figure.verified},
+        source={**device.source, **{at: _source(file, figure) for at, figure in figures}},
+    )
+
+
+def _device(document: Document, name: str, path: Path, within: tuple[Path, ...]) -> Hardware:
+    """The device that a cluster names, as seen from its file. Raises InputError there, or for the device's own file."""
+    try:
+        inner = files.find(name, "hardware_profiles", "hardware profile", path)
+    except InputError as error:
+        raise document.error(("device",), str(error)) from None
+    around = (*within, path.resolve())
+    if inner.resolve() in around:
+        raise document.error(("device",), f"{inner} would be made of itself; expected the profile of a device")
+    return _load(inner, around)
+
+
+def _link(given: schema_hardware.Link) -> Link:
+    efficiency, latency_s = _number(given.efficiency) or 1.0, _number(given.latency_s) or 0.0
+    return Link(given.name, given.devices, given.bytes_per_s, latency_s, efficiency)
 
 
 def _whole(figure: schema_hardware.Figure | None) -> int | None:
@@ -151,35 +203,7 @@ def _number(figure: schema_hardware.Quantity | schema_hardware.Factor | None) ->
     return figure.value if figure else None
 
 
-At = tuple[str | int, ...]
-
-
-def _figures(section: Section, at: At = ()) -> Iterator[tuple[At, schema_hardware.Sourced]]:
-    """Every figure of a file that could be read, and where it stands."""
-    for key, value in vars(section).items():
-        parts = enumerate(value) if isinstance(value, tuple) else [(None, value)]
-        for index, part in parts:
-            where = (*at, key) if index is None else (*at, key, index)
-            if isinstance(part, schema_hardware.Sourced):
-                yield where, part
-            elif isinstance(part, Section):
-                yield from _figures(part, where)
-
-
-def _dotted(at: At) -> str:
-    return ".".join(map(str, at))
-
-
-def _check_version(document: Document) -> None:
-    """Before anything else: a file of another version breaks the schema in ways that would mislead."""
-    version = document.data.get("schema_version")
-    if type(version) is not int or version != schema_hardware.HARDWARE_VERSION:  # true equals 1
-        got = "got nothing" if version is None else f"got {one_line(version)}"
-        expected = f"expected {schema_hardware.HARDWARE_VERSION}, {got}: a profile of another version of costsim"
-        raise document.error(("schema_version",), f"{expected} (see costsim schema hardware)")
-
-
-def _source(file: schema_hardware.Hardware, figure: schema_hardware.Sourced) -> str:
+def _source(file: check.Profile, figure: schema_hardware.Sourced) -> str:
     """A figure's sources in full, then how it was got and what others say."""
     parts = [file.sources[key] for key in figure.source]
     parts += [figure.note] if figure.note else []
@@ -197,56 +221,6 @@ def _bit_serial(file: schema_hardware.Hardware) -> BitSerial | None:
 def _rate(file: schema_hardware.Hardware, given: schema_hardware.MacRate) -> Rate:
     a, b, accumulator = map(parse_format, (*given.operands, given.accumulator))
     return Rate(a, b, accumulator, given.mac_per_s, given.verified, _source(file, given))
-
-
-# --- what no schema sees: each check may meet a profile that was read in part -----------------------------------------
-
-
-def _energy_table(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
-    """A table that is none of those in `energy`."""
-    name = file.energy_table
-    if name is not None and name not in TABLES:
-        yield document.error(("energy_table",), f"unknown energy table {one_line(name)!r}{nearest(name, TABLES)}")
-
-
-def _sources(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
-    """Sources that say nothing, and keys of sources that are not there; which are there is known, whatever they say."""
-    known = document.data.get("sources")
-    if not isinstance(known, dict):
-        return
-    for key, text in known.items():
-        if isinstance(text, str) and not text.strip():
-            yield document.error(("sources", key), "expected what the source is, got nothing")
-    unknown = [
-        ((*at, "source", i), key)
-        for at, figure in _figures(file)
-        for i, key in enumerate(vars(figure).get("source", ()))
-        if key not in known
-    ]
-    hints = {key: nearest(key, known, most=12) for _, key in unknown[:MAX_FAULTS]}  # others are not told
-    for at, key in unknown:
-        yield document.error(at, f"{one_line(key)!r} is not in sources{hints.get(key, '')}")
-
-
-def _second_rates(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
-    """Rates of formats that another has, in either order of the operands."""
-    first: dict[tuple[str, ...], int] = {}
-    for i, given in enumerate(file.rates):
-        with suppress(UnreadError):
-            a, b, accumulator = (parse_format(name).name for name in (*given.operands, given.accumulator))
-            before = first.setdefault((*sorted((a, b)), accumulator), i)
-            if before != i:
-                yield document.error(("rates", i), f"a second rate of {a} x {b} + {accumulator}, after rates.{before}")
-
-
-def _falling_sizes(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
-    """Sizes of GEMMs that are not above those before them."""
-    macs = [vars(point).get("macs") for point in file.gemm_efficiency]
-    for i, (before, here) in enumerate(pairwise(macs), 1):
-        if before is not None and here is not None and here <= before:
-            yield document.error(
-                ("gemm_efficiency", i, "macs"), f"expected more than the {before} before it, got {here}"
-            )
 
 
 def _sums(rate: Rate, accumulator: Format, grid: bool) -> bool:

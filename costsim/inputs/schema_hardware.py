@@ -1,6 +1,7 @@
 """The sections of a hardware profile. Units are in the names of fields, and every figure has its sources."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from costsim.inputs.section import (
@@ -18,8 +19,9 @@ from costsim.inputs.section import (
 
 HARDWARE_VERSION = 1  # `schema_version` of hardware profiles
 
+OtherUnits = tuple[tuple[str, str, str], ...]
 # Fields as they are often named, and what to write instead: units are in the names, so another unit is another name.
-_OTHER_UNITS = (
+_OTHER_UNITS: OtherUnits = (
     (r"vector_.*", "vector_op_per_s", ", in operations on elements a second"),
     (r".*(flop|tops|ops?_per_s|mac).*", "mac_per_s", " of an entry of rates, in MACs a second: half the operations"),
     (r"on_?chip.*|sram.*|l2.*|cache.*", "on_chip_bytes", ", in bytes"),
@@ -29,20 +31,27 @@ _OTHER_UNITS = (
     (r"(tdp|static).*", "tdp_w", " or static_w, in watts"),
     (r"units?", "no unit", ": it is in the field's name"),
 )
+_OTHER_UNITS_OF_LINKS: OtherUnits = (
+    (r".*bandwidth.*|.*bps|.*_per_(s|sec|second)|speed.*", "bytes_per_s", ", of a device in one direction, in bytes"),
+    (r".*latency.*|delay.*", "latency_s", ", in seconds"),
+    (r".*size|ranks|ports|nodes|gpus.*", "devices", ": how many it joins"),
+)
 
 
 class Measured(Section):
     """A section whose fields have units in their names; says which name is right for a field in another unit."""
 
+    other_units: ClassVar[OtherUnits] = _OTHER_UNITS
+
     @classmethod
     def meant(cls, key: str) -> list[str]:
         """The field for a figure in another unit, else those of a near name."""
-        return [name for pattern, name, _ in _OTHER_UNITS if re.fullmatch(pattern, key)][:1] or super().meant(key)
+        return [name for pattern, name, _ in cls.other_units if re.fullmatch(pattern, key)][:1] or super().meant(key)
 
     @classmethod
     def hint(cls, key: str) -> str:
         """The field in the right unit, else as other sections have it."""
-        units = (f"; write {name}{unit}" for pattern, name, unit in _OTHER_UNITS if re.fullmatch(pattern, key))
+        units = (f"; write {name}{unit}" for pattern, name, unit in cls.other_units if re.fullmatch(pattern, key))
         return next(units, None) or super().hint(key)
 
 
@@ -142,6 +151,24 @@ class AtSize(Factor):
     macs: Count = Field(description="MACs of one run of the GEMM")
 
 
+class Link(Sourced):
+    """What joins devices: the innermost joins the devices of a node, the next one nodes, and so on."""
+
+    other_units: ClassVar[OtherUnits] = _OTHER_UNITS_OF_LINKS
+
+    name: Name = Field(description="such as nvlink, pcie, infiniband, ethernet")
+    devices: Annotated[int, Field(ge=2, le=MAX_INTEGER)] | None = Field(
+        default=None, description="how many it joins; if not said, any number (of the outermost only)"
+    )
+    bytes_per_s: PerSecond = Field(description="that one device sends, in one direction; vendors add up both")
+    latency_s: Quantity | None = Field(default=None, description="of a message from device to device; 0 if not said")
+    efficiency: Factor | None = Field(default=None, description="part of bytes_per_s that is reached; 1 if not said")
+
+
+Links = tuple[Link, ...]
+SourceTexts = Annotated[dict[str, str], Field(min_length=1, description="what the keys of `source` stand for")]
+
+
 class Hardware(Measured):
     """A hardware profile: what a device does and holds, with the source of every figure."""
 
@@ -165,5 +192,23 @@ class Hardware(Measured):
     gemm_efficiency: tuple[AtSize, ...] = Field(
         default=(), description="by size, MACs rising; on a log scale of MACs straight in between, constant beyond"
     )
+    links: Links = Field(default=(), description="to other devices of the kind, from the innermost on")
     notes: tuple[str, ...] = ()
-    sources: Annotated[dict[str, str], Field(min_length=1, description="what the keys of `source` stand for")]
+    sources: SourceTexts
+
+
+class Cluster(Measured):
+    """A hardware profile of many devices: those of another profile, a cluster's maybe, and the links that join them."""
+
+    schema_version: Literal[1]
+    description: str
+    vendor: str = ""
+    device: str = Field(description="profile of the devices: a shipped name, or a file as seen from this one")
+    links: Annotated[Links, Field(min_length=1, description="from the innermost on, beyond those of `device`")]
+    notes: tuple[str, ...] = ()
+    sources: SourceTexts
+
+
+def section_of(data: Mapping[str, Any]) -> type[Hardware] | type[Cluster]:
+    """What a profile's data are to be read as."""
+    return Cluster if "device" in data else Hardware
