@@ -27,6 +27,8 @@ Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format 
 # Of a layer y = x w, or a product of the update (Muon, GaLore); costsim/graph/graph.py.
 Gemm = Literal["forward", "dgrad", "wgrad", "update"]
 Operand = Literal["x", "w", "dy"]  # of its GEMMs
+# What ranks of a group do together; costsim/graph/ops/collectives.py.
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 # What a search varies: copies that GEMMs multiply, that are kept for the backward, tensors; costsim/policy/groups.py
 Varied = Literal["operand", "stash", "stored"]
 VARIED: tuple[Varied, ...] = get_args(Varied)

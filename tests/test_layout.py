@@ -20,6 +20,7 @@ FLOORS = [
     ["errors", "collector", "names"],
     ["formats", "graph"],
     ["inputs"],
+    ["parallel"],
     ["policy", "models"],
     ["cost", "huggingface", "trace"],
     ["devices"],

@@ -35,7 +35,7 @@ def test_logits_of_a_vocabulary_of_248k():
     rules = shipped_policy("bf16-autocast").file.rules
     logits = 11_600 * 248_320
     for more, bytes_ in (([], 2 + 4), ([TO_FP32], 2 + 4 + 4)):
-        cast = policy(*[rule.data() for rule in rules], *more)
+        cast = policy(*[rule.as_data() for rule in rules], *more)
         assert memory(graph, assign(graph, cast), "fused").components["logits"] == bytes_ * logits
     assert 10 * logits == 28_805_120_000
 

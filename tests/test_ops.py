@@ -21,6 +21,13 @@ SIZES = {"a": 2, "b": 3, "c": 4, "v": 5, "t": 12}  # t: room for all tokens in o
 
 # Dims for every kind's operands: (inputs, outputs). An index of an output may be in no input.
 DIMS = {
+    "embed_share": ("vc ab", "abc"),
+    "embed_share_grad": ("abc ab", "vc"),
+    "row_max": ("abv", "ab"),
+    "exp_share": ("abv ab ab", "ab ab abv"),
+    "exp_share_grad": ("ab ab abv ab", "abv"),
+    "cross_entropy_sums": ("ab ab ab", "-"),
+    "cross_entropy_sums_grad": ("- ab ab", "ab ab"),
     "embed": ("vc ab", "abc"),
     "embed_grad": ("abc ab", "vc"),
     "select_first": ("abc", "ac"),
@@ -149,6 +156,8 @@ DIMS = {
 _ADAFACTOR = {"lr": 0.01, "eps1": 1e-7, "eps2": 1e-3, "clip": 1.0, "weight_decay": 0.1}
 _ENTROPY = {"smoothing": 0.1, "ignore": -1, "share": 0.5}
 PARAMS = {
+    **{kind: {"axis": "tensor"} for kind in ("embed_share", "embed_share_grad", "exp_share", "exp_share_grad")},
+    **{kind: {"ignore": -1, "share": 0.5} for kind in ("cross_entropy_sums", "cross_entropy_sums_grad")},
     "mask_pairs": {"pairs": "window2"},
     "scale": {"factor": 3.0},
     "bernoulli": {"rate": 0.25},
@@ -187,7 +196,7 @@ PARAMS = {
     "adam_direction": {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8},
     "galore": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "scale": 0.25},
 }
-POSITIVE = ("v", "r", "c", "rstd", "total", "squares", "weights")
+POSITIVE = ("sums", "v", "r", "c", "rstd", "total", "squares", "weights")
 INTEGERS = {"ids": 5, "labels": 5, "counted": 5, "targets": 2}  # exclusive bounds
 
 
@@ -222,7 +231,7 @@ def draw(kind, seed=0, make=float):
 
 def runtime(kind):
     out = dims_of(DIMS[kind.name][1])[0]
-    values = {"shape": shape(out), "step": 3, "key": (0, 1, 2, 3)}
+    values = {"shape": shape(out), "step": 3, "key": (0, 1, 2, 3), "rank": 0}
     if "met" in kind.runtime:
         values["met"] = met(Pairs("k", shape(out)[-1], causal=True, window=2))
     return {name: values[name] for name in kind.runtime}
@@ -247,6 +256,7 @@ def stated_work(kind):
 # a comparison per element; k passes over e numbers take k e comparisons; a lookup does nothing; a conversion is one an
 # element; labels are integers; a view does nothing.
 BY_HAND = {
+    "embed_share_grad": {"mul": 2 * 3 * 4, "add": 2 * 3 * 4},
     "embed_grad": {"add": 2 * 3 * 4},
     "bernoulli": {"random": 6, "cmp": 6},
     "top_k": {"cmp": 2 * 3 * 4 * 2},
@@ -336,7 +346,7 @@ def gradient(kind, rule, operands, results, cotangents):
         return arguments
     grad_kind = kind_of(rule.kind)
     params = {name: PARAMS[kind.name][name] for name in grad_kind.params}
-    given = {"shape": np.shape(values[rule.operands[0]])}
+    given = {"shape": np.shape(values[rule.operands[0]]), "rank": 0}
     made = grad_kind.run(*arguments, **params, **{name: given[name] for name in grad_kind.runtime})
     return list(made) if isinstance(made, tuple) else [made]
 

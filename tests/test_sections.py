@@ -46,7 +46,7 @@ def test_a_shipped_file_is_right_and_taken_as_pydantic_reads_it(folder, path):
         checked = validate(section, replace(document, shipped=False), at)
         assert (checked, checked.given, repr(checked)) == (taken, taken.given, repr(taken))
         if folder != "hardware_profiles":  # where `unknown` is None once it is read
-            assert section.of(checked.data()) == checked
+            assert section.of(checked.as_data()) == checked
 
 
 def test_a_changed_file_is_checked():

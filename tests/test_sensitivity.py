@@ -189,7 +189,7 @@ def test_workload_cases_by_hand(result):
     assert len(cases) > 5
     assert {bool(case.rules) for _, case in cases} == {False, True}
     for name, case in cases:
-        changes = {"rules": [rule.data() for rule in case.rules]}
+        changes = {"rules": [rule.as_data() for rule in case.rules]}
         policies = [shipped_policy(policy).with_(called=policy, **changes) for policy in ("dsq", "fixed16")]
         by_hand = job_of("iwslt17-dsq", policies, *case.set, baseline=policies[1])
         assert moved(result.job, name)[case.name] == ratios(by_hand), case

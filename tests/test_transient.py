@@ -111,7 +111,7 @@ def test_a_head_in_nf4_that_is_bf16_for_one_gemm():
     rules = shipped_policy("qlora").file.rules
     head = {"role": ("weight",), "name": "head.logits.weight", "format": "nf4-double"}
     made = {"copy": "operand", "operand": ("w",), "role": ("weight",), "format": "bf16", "placement": "transient"}
-    quantized = policy(*[rule.data() for rule in rules], head, made)
+    quantized = policy(*[rule.as_data() for rule in rules], head, made)
     stored = memory(graph, assign(graph, quantized), "unfused").stored
     copies = [place for place in stored if place.copy and place.tensor == "head.logits.weight"]
     size = 2 * graph.sizes["vocab"] * graph.sizes["model"]

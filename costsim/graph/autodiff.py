@@ -7,7 +7,7 @@ the others once more. A tensor with several readers gets its gradients summed by
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from costsim.graph.builder import GraphBuilder, Segment
 from costsim.graph.graph import Graph, Op, Tensor
@@ -68,6 +68,8 @@ class _Backward:
                 self.readers.setdefault(name, []).append(op)
         self.rows: set[str] = set()  # gradients that have some rows, and are 0 in others
         self.open: list[tuple[Segment, dict[str, str]]] = []  # segments being walked; by forward tensor: the recomputed
+        self.makers = {name: op for op in builder.ops for name in op.outputs if name in builder.dropped}
+        self.again: dict[str, str] = {}  # by dropped tensor: the one that was made in its place
 
     def _count_readers(self, loss: str) -> Counter[str]:
         """By tensor: how many gradients it will receive, one per differentiable reader on a way to the loss."""
@@ -154,7 +156,23 @@ class _Backward:
         """The tensor that has the values of a forward tensor in the backward: a recomputed one, or itself."""
         for _, recomputed in reversed(self.open):
             name = recomputed.get(name, name)
-        return name
+        return self._make_again(name) if name in self.makers else name
+
+    def _make_again(self, name: str) -> str:
+        """The tensor that has the values of a dropped one; the first who asks has it made."""
+        if name not in self.again:
+            b, op = self.builder, self.makers[name]
+            before = b.phase, b.layer, b.kernel
+            inputs = [self._available(i) for i in op.inputs]
+            b.phase, b.layer, b.kernel = "recompute", op.layer, ""
+            results = [
+                b.tensors[result]._replace(name=f"{result}.recompute", recomputes=result) for result in op.outputs
+            ]
+            more: dict[str, Any] = {"outputs": results, "gemm": op.gemm, "recomputes": op.name, **op.params}
+            b.op(op.kind.name, *inputs, name=f"{op.name}.recompute", **more)
+            b.phase, b.layer, b.kernel = before
+            self.again.update((result, f"{result}.recompute") for result in op.outputs)
+        return self.again[name]
 
     def _kernel(self) -> str:
         """The kernel that backward ops belong to, by the segments being walked; "" if none of them is a kernel."""
@@ -235,6 +253,8 @@ class _Backward:
         """Append the gradients of one forward op. Raises ValueError on a gradient that no rule takes."""
         if not any(output in self.gradient for output in op.outputs):
             return
+        if op.kind.collective and not op.kind.grads:
+            return  # a weight that was gathered: who is told of its gradient reduces it
         kind, names = op.kind, _names(op)
         for (_, gradient, taken), output in zip(kind.results, op.outputs, strict=True):
             if output in self.gradient:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from costsim.graph.graph import Graph, Op, Tensor
+from costsim.graph.graph import Axis, Graph, Op, Tensor
 from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.graph.ops import kind_of
 from costsim.graph.pairs import Pairs
@@ -76,6 +76,10 @@ class GraphBuilder:
     ) -> None:
         self.trainable, self.lora = trainable, lora
         self.attention_pairs, self.sentences = attention_pairs, sentences
+        self.mesh: Mapping[str, Axis] = {}
+        self.divided: Mapping[str, str] = {}
+        self.dropped: set[str] = set()  # results that are not kept for the backward, which has them made again
+        self.shared_over: dict[str, tuple[str, ...]] = {}  # by weight: axes over which ranks have other parts of it
         self.segments: dict[int, tuple[Segment, ...]] = {}  # by position of the op, the outermost first
         self.kernel = ""
         self._open: tuple[Segment, ...] = ()
@@ -89,6 +93,11 @@ class GraphBuilder:
         self.layer = ""
         self.loss = ""
         self._prefix = self._suffix = ""
+
+    @property
+    def parts(self) -> int:
+        """The losses of how many micro-batches a step takes the mean of."""
+        return self.micro_batches
 
     @contextmanager
     def scope(self, name: str, layer: bool = False) -> Iterator[None]:
@@ -142,8 +151,12 @@ class GraphBuilder:
             if dim not in self.sizes:
                 raise ValueError(f"tensor {name!r}: unknown dim {dim!r}")
         full_name = self._prefix + name
-        trainable = role != "weight" or any(fnmatchcase(full_name, glob) for glob in self.trainable)
+        trainable = role != "weight" or self.is_trained(full_name)
         return self.tensor(Tensor(full_name, dims, role, self.layer, values, trainable=trainable))
+
+    def is_trained(self, weight: str) -> bool:
+        """Whether a weight of that name gets a gradient."""
+        return any(fnmatchcase(weight, glob) for glob in self.trainable)
 
     def op(
         self,
@@ -240,4 +253,13 @@ class GraphBuilder:
 
     def build(self) -> Graph:
         """The finished graph."""
-        return Graph(dict(self.sizes), self.tensors, tuple(self.ops), self.micro_batches, self.pairs, self.loss)
+        return Graph(
+            dict(self.sizes),
+            self.tensors,
+            tuple(self.ops),
+            self.micro_batches,
+            self.pairs,
+            self.loss,
+            self.mesh,
+            self.divided,
+        )

@@ -79,9 +79,11 @@ UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # th
 
 
 def _sort(op: Op) -> str:
-    """The sort of an op, as patterns name it; no pattern has a view, which is in no kernel."""
+    """The sort of an op, as patterns name it; none has a view, which is in no kernel, or a collective, which is one."""
     if op.kind.view:
         return "view"
+    if op.kind.collective:
+        return "collective"
     if op.kind.is_contraction:
         return "gemm"
     if op.phase == "update":

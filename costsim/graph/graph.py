@@ -37,6 +37,13 @@ class Tensor(NamedTuple):  # named tuples: they exist by the thousand, and are c
     recomputes: str | None = None  # the forward tensor whose values this one has once more
 
 
+class Axis(NamedTuple):
+    """An axis of the mesh of devices: ranks of a group, and how many places apart two neighbours in it are."""
+
+    ranks: int
+    stride: int
+
+
 class Op(NamedTuple):
     """One op: a kind, the tensors it reads and writes, when it runs and how often in a step.
 
@@ -75,6 +82,8 @@ class Graph:
     micro_batches: int = 1
     pairs: Mapping[str, Pairs] = field(default_factory=dict)  # by name: which tokens meet in attention
     loss: str = ""  # the tensor of which the backward makes the gradients
+    mesh: Mapping[str, Axis] = field(default_factory=dict)  # by name, those of more than one rank; this is one's step
+    divided: Mapping[str, str] = field(default_factory=dict)  # by dim of which a rank has a share: the axis
     of_structure: Graph | None = None  # the one of which this is the same with other sizes
 
     @property
@@ -98,8 +107,9 @@ class Graph:
 
     @cached_property
     def weights(self) -> tuple[Tensor, ...]:
-        """The weights, each once."""
-        return tuple(t for t in self.tensors.values() if t.role == "weight" and t.alias is None)
+        """The weights, each once; of those that a step gathers, the shares."""
+        made = self.producer
+        return tuple(t for t in self.tensors.values() if t.role == "weight" and t.alias is None and t.name not in made)
 
     @cached_property
     def parameters(self) -> int:
@@ -172,13 +182,21 @@ class Graph:
         """MACs, and operations on elements by name, of all runs of an op in a step."""
         work = self._work.get(op.position)
         if work is None:
-            vector: dict[str, int] = {}
+            vector: dict[str, int] = self._summed(op) if op.kind.collective else {}
             for pattern, counts in op.kind.work:
                 points = self.elements(expand(pattern, op.env)) * op.times
                 for name, n in counts.items():
                     vector[name] = vector.get(name, 0) + n * points
             work = self._work[op.position] = vector.pop("mac", 0), vector
         return work
+
+    def _summed(self, op: Op) -> dict[str, int]:
+        """Additions (or comparisons) of a collective that reduces: a rank adds what the others send for its share."""
+        if op.kind.collective not in ("all_reduce", "reduce_scatter"):
+            return {}
+        ranks = self.mesh[op.params["axis"]].ranks
+        share = -(-self.elements(self.tensors[op.inputs[0]].dims) // ranks)
+        return {"cmp" if op.kind.name == "all_reduce_max" else "add": (ranks - 1) * share * op.times}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The sizes of a tensor's dims; where it is ragged, of the square that has its pairs."""

@@ -59,6 +59,7 @@ class Kind:
     unit: tuple[str, ...] = ()  # gradients of results that no rule takes, as they are 1: that of a step's loss
     values: Values = "float"  # of the results
     fuses: bool = True  # whether it may run in one kernel with the op before it
+    collective: str = ""  # what devices do together here: see `ops.collectives`
     contracted: tuple[tuple[int, ...], ...] = ()  # by operand of a contraction: the axes that are summed over
 
     @property

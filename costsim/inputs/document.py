@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -217,8 +217,11 @@ def parse_yaml(text: str, path: str) -> Document:
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
-def override(document: Document, assignments: Iterable[str]) -> Document:
-    """The document with `a.b=value` assignments, whose values are YAML. Raises InputError."""
+def override(document: Document, assignments: Iterable[str], absent: Collection[str] = ()) -> Document:
+    """The document with `a.b=value` assignments, whose values are YAML. Raises InputError.
+
+    `absent` are sections that a file may have: those that it lacks are made where a field of theirs is assigned.
+    """
     data = _lists(document.data)
     overrides: dict[Where, str] = {}
     for assignment in assignments:
@@ -226,14 +229,14 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
         name, equals, text = assignment.partition("=")
         if not equals or not name.strip():
             raise InputError(f"{place}: expected FIELD=VALUE, such as model.encoder_layers=12")
-        target, at = _target(data, name.strip().split("."), place)
+        target, at = _target(data, name.strip().split("."), place, absent)
         _, target[at[-1]], _ = _read(text, place, False)
         overrides[at] = assignment
     marks, overrides = document.marks, {**document.overrides, **overrides}
     return Document(document.path, tuples(data), marks, overrides) if overrides else document
 
 
-def _target(data: Any, parts: list[str], place: str) -> tuple[Any, Where]:
+def _target(data: Any, parts: list[str], place: str, absent: Collection[str]) -> tuple[Any, Where]:
     """The section or list whose field a name's parts lead to, and where the field is. Raises InputError."""
     if len(parts) > MAX_DEPTH:
         raise InputError(f"{place}: nested more than {MAX_DEPTH} deep")
@@ -242,6 +245,8 @@ def _target(data: Any, parts: list[str], place: str) -> tuple[Any, Where]:
         key = _key(data, part)
         inner = data.get(key) if isinstance(data, dict) else data[key] if isinstance(key, int) else None
         at = (*at, key)
+        if inner is None and len(at) == 1 and key in absent:
+            inner = data[key] = {}
         if not isinstance(inner, (dict, list)):
             sections = [key for key, value in data.items() if isinstance(value, dict)] if isinstance(data, dict) else []
             raise InputError(f"{place}: no section {one_line('.'.join(map(str, at)))!r}{nearest(part, sections)}")

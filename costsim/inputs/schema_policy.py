@@ -22,7 +22,7 @@ from costsim.inputs.section import (
     check,
     parsed,
 )
-from costsim.names import Gemm, Operand, Quantity, Values
+from costsim.names import Collective, Gemm, Operand, Quantity, Values
 
 MOST_PHASES = 200  # each is counted by itself
 LEVEL = r"<([^<>]*)>"  # in a template, the number of that level
@@ -77,6 +77,9 @@ class Rule(Section):
         default=None, description="the GEMM that writes the tensor, or for copies reads it"
     )
     operand: tuple[Operand, ...] | None = None
+    collective: tuple[Collective, ...] | None = Field(
+        default=None, description="the collective that writes the tensor, or for copies (the messages) reads it"
+    )
     trainable: bool | None = Field(default=None, description="of weights: whether they are trained, or frozen")
     copy_: Literal["operand", "stash"] | None = Field(default=None, key="copy")
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")

@@ -60,6 +60,31 @@ class Training(Section):
     )
 
 
+class Parallel(Section):
+    """How many devices share a step, and how. `batch` and `micro_batches` are those of one rank of `data`."""
+
+    tensor: Count = Field(
+        default=1, description="ranks that share heads, the width of feed forward, and the vocabulary"
+    )
+    sequence: bool = Field(
+        default=True, description="ranks of tensor share the tokens where they do not share those: norms, residuals"
+    )
+    expert: Count = Field(default=1, description="of the ranks of data, those that share the experts")
+    data: Count = Field(default=1, description="ranks that each have a batch of their own")
+    zero: Literal[0, 1, 2, 3] = Field(
+        default=0,
+        description="what ranks of data share: 1 the optimizer's states and the weights that it updates, 2 gradients "
+        "too, 3 all weights, which are gathered where they are used (FSDP)",
+    )
+
+    @check
+    def _of_data(self) -> Iterator[Clash]:
+        if self.data % self.expert:
+            yield ("expert",), f"{self.data} ranks of data do not divide into groups of {self.expert}"
+        if self.zero and self.data == 1:
+            yield ("zero",), "shares things among ranks of data, of which there is one; say data"
+
+
 class Published(Section):
     """A figure that a paper states, to be shown beside ours."""
 
@@ -103,6 +128,7 @@ class Workload(Section):
     training: Training
     optimizer: Optimizer
     label_smoothing: Rate = 0.0
+    parallel: Parallel = Parallel()
     policies: Annotated[tuple[str, ...], Field(min_length=1), Hundred]
     baseline: str
     attention_pairs: AttentionPairs = Field(
@@ -128,3 +154,7 @@ class Workload(Section):
     assumptions: Annotated[tuple[WorkloadAssumption, ...], Hundred] = Field(
         default=(), description="moved one at a time by --by assumption"
     )
+
+
+# Sections that a file need not have, but `--set` can give fields of.
+ABSENT = tuple(name for name, field in Workload.section_fields.items() if isinstance(field.default, Section))

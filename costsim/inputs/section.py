@@ -242,7 +242,7 @@ class Section:
         gone = set(names)
         return self.part({name: value for name, value in vars(self).items() if name not in gone}, self.given)
 
-    def data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, Any]:
         """What a file would say: the fields that do not have their defaults. Sections within are data, too."""
         named = ((field, getattr(self, name)) for name, field in self.section_fields.items())
         return {field.key: _as_data(value) for field, value in named if value != field.default}
@@ -338,7 +338,7 @@ class Section:
 def _as_data(value: Any) -> Any:
     """A field's value as a file has it; lists are tuples."""
     if isinstance(value, Section):
-        return value.data()
+        return value.as_data()
     if isinstance(value, dict):
         return {key: _as_data(item) for key, item in value.items()}
     return tuple(_as_data(item) for item in value) if isinstance(value, tuple) else value

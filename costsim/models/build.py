@@ -59,6 +59,7 @@ def build(workload: Workload, document: Document) -> Graph:
             workload.label_smoothing,
             training.trainable,
             workload.attention_pairs,
+            whole(workload.parallel),
         )
     except FieldError as error:
         raise document.error(error.at, str(error)) from None

@@ -144,7 +144,7 @@ def _replaced(b: GraphBuilder, model: Model, x: str, smoothing: float) -> str:
     x = activate(b, model, b.linear(x, "dense", ("model",)))
     logits = b.linear(x, "logits", ("replaced",))
     targets = b.given("targets", b.tensors[logits].dims, values="index")
-    share = 1 / b.micro_batches
+    share = 1 / b.parts
     return b.op("binary_cross_entropy", logits, targets, name="binary_cross_entropy", ignore=-1, share=share)
 
 

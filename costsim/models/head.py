@@ -42,7 +42,7 @@ class _Chunk(NamedTuple):
 def loss(b: GraphBuilder, logits: str, smoothing: float) -> str:
     """Cross-entropy of `logits` [..., classes] with labels [...]; each micro-batch has its share of the sum."""
     labels = b.given("labels", b.tensors[logits].dims[:-1], values="index")
-    share = 1 / b.micro_batches
+    share = 1 / b.parts
     return b.op("cross_entropy", logits, labels, name="cross_entropy", smoothing=smoothing, ignore=_IGNORE, share=share)
 
 
@@ -81,7 +81,7 @@ def words(
         return loss(b, logits("btd,vd->btv", x), smoothing)
     labels = b.given("labels", b.tensors[x].dims[:-1], values="index")
     counted = b.op("count_labels", labels, name="counted", ignore=_IGNORE)
-    share, (kind, name) = 1 / b.micro_batches, _LOSSES[head.backward]
+    share, (kind, name) = 1 / b.parts, _LOSSES[head.backward]
     parts: list[str] = []
     for number, rows, own in _cut(b, head.chunks, x, labels):
         at_once = head.backward != "recompute"

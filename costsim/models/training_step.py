@@ -2,34 +2,26 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from types import ModuleType
 from typing import Any
 
 from costsim.collector import paused
 from costsim.errors import nearest, one_line
 from costsim.graph import autodiff
 from costsim.graph.builder import GraphBuilder
-from costsim.graph.graph import Graph, Tensor
+from costsim.graph.graph import Graph
 from costsim.inputs.field_error import FieldError
-from costsim.inputs.schema_workload import Optimizer
+from costsim.inputs.schema_workload import Optimizer, Parallel
 from costsim.models.families import family
 from costsim.models.meeting import COUNTED
 from costsim.models.resizing import resized
-from costsim.models.update import update
+from costsim.models.update import OPTIMIZERS, update
 from costsim.names import AttentionPairs
+from costsim.parallel.builder import ShardedBuilder
+from costsim.parallel.gradients import Gradients
+from costsim.parallel.layout import layout
 
-
-def _accumulate(b: GraphBuilder, name: str, gradient: str) -> str:
-    """Append the sum of a weight's gradients over micro-batches, in place: the first becomes it, the others are added.
-
-    So does PyTorch after zero_grad(set_to_none=True).
-    """
-    weight = b.tensors[name]
-    before = b.tensor(Tensor(f"{name}.grad_sum", weight.dims, "weight_gradient", weight.layer))
-    after = Tensor(f"{name}.grad_sum.next", weight.dims, "weight_gradient", weight.layer, alias=before)
-    b.times = b.micro_batches - 1
-    total = b.op("accumulate", before, gradient, name=f"{name}.accumulate", outputs=[after])
-    b.times = b.micro_batches
-    return total
+ALONE = Parallel()  # one device
 
 
 def _check_globs(b: GraphBuilder) -> None:
@@ -69,6 +61,16 @@ def _check_pairs(b: GraphBuilder, model: Any) -> None:
         raise FieldError(("attention_pairs",), f"{b.attention_pairs}: no attention of this model is causal")
 
 
+def _check_parallel(module: ModuleType, model: Any, optimizer: Optimizer, parallel: Parallel) -> None:
+    """Raise FieldError for what cannot be shared by devices."""
+    if hasattr(module, "backward"):
+        raise FieldError(("parallel",), "a traced step is that of one device; leave parallel out")
+    if optimizer.kind in OPTIMIZERS and (parallel.zero or parallel.tensor > 1):
+        raise FieldError(("parallel",), f"{optimizer.kind} takes whole matrices, of which ranks have shares here")
+    if parallel.tensor > 1 and getattr(getattr(model, "head", None), "chunks", 1) > 1:
+        raise FieldError(("parallel", "tensor"), "a head in chunks is that of one device; leave model.head.chunks at 1")
+
+
 @paused
 def training_step(
     model: Any,
@@ -78,36 +80,39 @@ def training_step(
     label_smoothing: float = 0.0,
     trainable: Sequence[str] = ("*",),
     attention_pairs: AttentionPairs = "square",
+    parallel: Parallel = ALONE,
 ) -> Graph:
     """The graph of one whole training step: forward and backward (`micro_batches` times) and update.
 
     `model` and `batch` are a family's sections. The loss folds in the averaging over micro-batches, so that their
     gradients are summed. `trainable` are globs over names of weights; the others get no gradient. `attention_pairs`
-    says which pairs of tokens attention counts. Raises ValueError if sizes clash, FieldError if a glob matches no
-    weight, or if there is nothing of the model for `attention_pairs` to leave out.
+    says which pairs of tokens attention counts; on many devices (`parallel`) it is the step of one of them. Raises
+    ValueError if sizes clash, FieldError if a glob matches no weight, or if there is nothing of the model for
+    `attention_pairs` to leave out.
     """
     module = family(model.family)
     sentences: tuple[int, ...] = ()
     if COUNTED[attention_pairs].packed:
         batch, sentences = packed(model, batch)
     sizes = module.sizes(model, batch)
-    step = (optimizer, micro_batches, label_smoothing, tuple(trainable), attention_pairs, sentences)
+    own = None if parallel == ALONE else layout(parallel, sizes)
+    if own is not None:
+        _check_parallel(module, model, optimizer, parallel)
+        sizes = own.sizes
+    step = (optimizer, micro_batches, label_smoothing, tuple(trainable), attention_pairs, sentences, parallel)
 
     def built(model: Any, batch: Any) -> GraphBuilder:
-        b = GraphBuilder(sizes, micro_batches, trainable, model.adapters(), attention_pairs, sentences)
+        given = (micro_batches, trainable, model.adapters(), attention_pairs, sentences)
+        b = GraphBuilder(sizes, *given) if own is None else ShardedBuilder(parallel, own, *given)
         loss = module.forward(b, model, batch, label_smoothing)
         _check_globs(b)
         _check_pairs(b, model)
-        gradients: dict[str, str] = {}
-
-        def finished(weight: str, gradient: str) -> None:
-            gradients[weight] = _accumulate(b, weight, gradient) if micro_batches > 1 else gradient
-
+        gradients = Gradients(b)
         if hasattr(module, "backward"):  # it brings its own
-            module.backward(b, model, loss, finished)
+            module.backward(b, model, loss, gradients.finished)
         else:
-            autodiff.backward(b, loss, finished)
-        update(b, optimizer, gradients)
+            autodiff.backward(b, loss, gradients.finished)
+        update(b, optimizer, gradients.complete())
         return b
 
     return resized(step, model, batch, sizes, built)

@@ -6,8 +6,10 @@ One of several is a function here too. Matrix products of an update are GEMMs as
 
 import math
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import reduce
+from itertools import count
 from typing import Any, NamedTuple
 
 from costsim.graph.builder import GraphBuilder
@@ -192,14 +194,25 @@ MATRICES_ONLY = ("muon", "galore")  # what else there is, and what they leave ou
 # --- the update -------------------------------------------------------------------------------------------------------
 
 
-def _clip_factor(b: GraphBuilder, max_norm: float, gradients: Iterable[str]) -> str:
-    """Append the factor that limits the gradients' global norm."""
+def _clip_factor(b: GraphBuilder, max_norm: float, gradients: Mapping[str, str]) -> str:
+    """Append the factor that limits the gradients' global norm; of those that ranks share, their sums are summed."""
     b.layer = "clip"
-    parts = [b.op("square_sum", grad, name=f"{grad}.square_sum") for grad in gradients]
-    total = parts[0]
-    for i, part in enumerate(parts[1:], 1):
-        total = b.op("add", total, part, name=f"clip.sum.{i}")
-    return b.op("clip_factor", total, name="clip.factor", max_norm=max_norm)
+    numbers = count(1)
+
+    def plus(total: str, part: str) -> str:
+        return b.op("add", total, part, name=f"clip.sum.{next(numbers)}")
+
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for weight, gradient in gradients.items():
+        part = b.op("square_sum", gradient, name=f"{gradient}.square_sum")
+        parts.setdefault(b.shared_over.get(weight, ()), []).append(part)
+    totals: list[str] = []
+    for axes, own in parts.items():
+        total = reduce(plus, own)
+        for axis in axes:
+            total = b.op("all_reduce", total, name=f"{total}.{axis}_sum", axis=axis)
+        totals.append(total)
+    return b.op("clip_factor", reduce(plus, totals), name="clip.factor", max_norm=max_norm)
 
 
 def _append(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
@@ -220,7 +233,7 @@ def update(b: GraphBuilder, optimizer: Optimizer, gradients: Mapping[str, str]) 
     Raises FieldError for a weight that the optimizer does not take.
     """
     b.phase, b.times = "update", 1
-    clip = None if optimizer.clip_norm is None else _clip_factor(b, optimizer.clip_norm, gradients.values())
+    clip = None if optimizer.clip_norm is None else _clip_factor(b, optimizer.clip_norm, gradients)
     matrices = _matrices(b) if optimizer.kind in OPTIMIZERS else {}
     for name, grad in gradients.items():
         weight = b.tensors[name]

@@ -111,7 +111,9 @@ def _tests(rule: schema_policy.Rule) -> list[_Test]:
             tests.append((at, frozenset(value if isinstance(value, tuple) else (value,)), True))
         if unwanted := getattr(rule, f"not_{name}", ()):
             tests.append((at, frozenset(unwanted), False))
-    if rule.copy_ == "operand":  # only by name does a rule ask for what other ops than GEMMs read
+    if (
+        rule.copy_ == "operand" and rule.collective is None
+    ):  # only by name does a rule ask for what other ops than GEMMs read
         by_name = (Candidate._fields.index("naming"), frozenset((rule.op,)), True)
         tests.append(by_name if rule.op is not None else (Candidate._fields.index("gemm"), frozenset(("",)), False))
     return tests
@@ -306,7 +308,7 @@ class Chains:
     def make(self, read: Read) -> Chain:
         """The copies through which the reads of a class go. Raises InputError."""
         rules, gemm = self.rules, read.candidate.gemm
-        named = gemm or read.candidate.naming
+        named = gemm or read.candidate.naming or read.candidate.collective
         operand = rules.choose(read.candidate._replace(copy_="operand")) if named else None
         stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed or read.recomputed else None
         if read.recomputed:  # nothing is stashed, but a GEMM multiplies the same formats as if it were

@@ -63,6 +63,7 @@ class Candidate(NamedTuple):
     elements_at_least: Reached
     numbers: tuple[int, ...]  # of the policy's widths
     naming: Matched = Matched()  # of the globs in op: those by which a rule can ask for an operand copy
+    collective: str | None = None  # that writes the tensor, or reads it
 
 
 class Read(NamedTuple):
@@ -191,11 +192,16 @@ def _classify(graph: Graph, selectors: Selectors) -> Classes:
     return Classes(stored, stored_as, reads, read_as, ops, tensors, repeated)
 
 
+def _axis(op: Op) -> str | None:
+    """The axis of the mesh on which ranks do an op together."""
+    return op.params["axis"] if op.kind.collective else None
+
+
 def _op_classes(graph: Graph, match: _Matcher) -> list[int]:
     """By position of the op: its class."""
     numbers = Numbering()
     return [
-        numbers[id(op.kind), id(op.env), op.phase, op.gemm, op.times, match(op.layer, "", op.original, ())]
+        numbers[id(op.kind), id(op.env), op.phase, op.gemm, op.times, _axis(op), match(op.layer, "", op.original, ())]
         for op in graph.ops
     ]
 
@@ -216,11 +222,17 @@ def _storage_classes(graph: Graph, match: _Matcher) -> tuple[list[Candidate], di
             maker = producer.get(name)
             phase, gemm, op_name = (rule_phase(maker), maker.gemm, maker.original) if maker else (None, None, "")
             matches = match(layer, recomputes or name, op_name, dims)
-            number = stored[role, values, trainable, phase, gemm, None, None, *matches]
+            traits = (role, values, trainable, phase, gemm, None, None)
+            number = stored[*traits, *matches, Matched(), _collective(maker)]
         stored_as[name] = number
         matches = match("", recomputes or name, "", dims)
         form_of[name] = forms[number, role, values, dims, alias is None, recomputes is None, matches]
     return [Candidate(*fields) for fields in stored], stored_as, form_of
+
+
+def _collective(op: Op | None) -> str | None:
+    """The collective that an op is."""
+    return (op.kind.collective or None) if op else None
 
 
 def _naming(graph: Graph, match: _Matcher) -> Callable[[Op], Matched]:
@@ -260,14 +272,16 @@ def _read_classes(
     read_as: dict[tuple[int, int], int] = {}
     for op, op_class in zip(graph.ops, ops, strict=True):
         gemm, after_forward = op.gemm, op.phase in AFTER_FORWARD
-        named = naming(op)
-        if gemm is None and not after_forward and not named:
+        named, collective = naming(op), _collective(op)
+        if gemm is None and not after_forward and not named and not collective:
             continue
         for i, name in enumerate(op.inputs):
             tensor = graph.tensors[name]
             stashed = after_forward and is_stashed(graph, name)
             recomputed = after_forward and tensor.recomputes is not None
-            asked = gemm or (named and op.kind.touched[i] is None)  # of what is looked up, rows are read, no copy
+            asked = (
+                gemm or collective or (named and op.kind.touched[i] is None)
+            )  # of what is looked up, rows are read, no copy
             if tensor.values != "float" or not (asked or stashed or recomputed):
                 continue
             number = read_as[op.position, i] = numbers[op_class, i, forms[name]]
@@ -276,7 +290,7 @@ def _read_classes(
                 matches = match(op.layer, tensor.recomputes or name, op.original, tensor.dims)
                 traits = (tensor.role, tensor.values, tensor.trainable, rule_phase(op), gemm, operand, None)
                 axes = op.kind.contracted[i] if gemm else last_axis(tensor.dims)
-                candidate = Candidate(*traits, *matches, named if asked else Matched())
+                candidate = Candidate(*traits, *matches, named if asked else Matched(), collective)
                 reads.append(Read(candidate, stored_as[name], tensor.dims, stashed, recomputed, axes))
     return reads, read_as
 

@@ -62,7 +62,7 @@ def _placing(policy: Policy, varied: Set[str]) -> Iterator[dict[str, Any]]:
     """The policy's rules about copies once more, of which only the places are left: another format changes no place."""
     for rule in policy.file.rules:
         if rule.copy_ is not None and rule.copy_ in varied:
-            own = rule.data()
+            own = rule.as_data()
             default = (DEFAULT_PLACEMENT[rule.copy_], DEFAULT_SCALE_TIME) if rule.format else (None, None)
             said = {"placement": rule.placement or default[0], "scale_time": rule.scale_time or default[1]}
             placed = {name: value for name, value in said.items() if value}

@@ -6,7 +6,7 @@ the shapes of the arrays that are handed to matmul, traffic from the lengths of 
 here, or in `accelerator`, `plan` and `numpy_ops`, reads the cost model or the work that op kinds declare.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -51,6 +51,7 @@ class Executor:
     seed: int = 0  # of dropout
     measure: bool = False  # whether tensors are packed to bits, and these are counted
     clock: Clock = _no_time  # times each op, without holding and packing
+    compute: Callable[..., tuple[tuple[Array, ...], int]] = run_op  # one op; of a rank among others: see `ranks`
 
     def step(self, weights: Mapping[str, Array], batches: Iterable[Mapping[str, Array]], number: int = 1) -> Run:
         """A training step: forward and backward once per micro-batch, then the update; the first has the number 1.
@@ -80,7 +81,7 @@ class Executor:
         graph = self.graph
         floats = [x.dtype for x in weights.values() if x.dtype.kind == "f"]
         dtype = np.result_type(*floats) if floats else np.dtype(np.float32)
-        compute = partial(run_op, graph, seed=self.seed, step=number)
+        compute = partial(self.compute, graph, seed=self.seed, step=number)
         accelerator = Accelerator(self._plan, compute, dtype, self.measure, self.clock)
         for tensor in graph.tensors.values():
             if tensor.name in graph.producer or tensor.alias is not None:
@@ -106,6 +107,10 @@ class Executor:
             for name in given:
                 accelerator.give(name, batch[name])
             for op in ops:
+                if op.kind.collective and op.times < graph.micro_batches:  # once a step: before all others, or after
+                    if micro == (0 if op.phase == "forward" else graph.micro_batches - 1):
+                        accelerator.run(op, micro, counts=True)
+                    continue
                 starts = micro < graph.micro_batches - op.times  # the first gradient is the sum: nothing to add yet
                 accelerator.run(op, micro, counts=not starts)
             losses.append(float(accelerator.values[graph.loss]))

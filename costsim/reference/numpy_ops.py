@@ -64,12 +64,16 @@ def met(pairs: Pairs) -> Array:
     return meets
 
 
-def runtime(graph: Graph, op: Op, step: int, key: Any) -> dict[str, Any]:
-    """The arguments that an op's kind takes from whoever runs it; `key` is what dropout is drawn by."""
+def runtime(graph: Graph, op: Op, step: int, key: Any, rank: int = 0) -> dict[str, Any]:
+    """The arguments that an op's kind takes from whoever runs it; `key` is what dropout is drawn by.
+
+    `rank` is that of who runs it, on the axis of an op that has one.
+    """
     given: dict[str, Callable[[], Any]] = {
         "shape": lambda: graph.shape(op.outputs[0]),
         "step": lambda: step,
         "key": lambda: key,
+        "rank": lambda: rank,
         "met": lambda: met(graph.pairs[op.params["pairs"]]),
     }
     return {name: given[name]() for name in op.kind.runtime}
@@ -94,7 +98,7 @@ def _contract_pairs(graph: Graph, op: Op, pairs: Pairs, x: Array, w: Array) -> t
 
 
 def run_op(
-    graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int
+    graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int, rank: int = 0
 ) -> tuple[tuple[Array, ...], int]:
     """The results of one op, in the order of its outputs, and the multiplications that a matrix product took."""
     if op.kind.is_contraction and all(x is not None and x.dtype != object for x in inputs):
@@ -104,6 +108,6 @@ def run_op(
         else:
             y, products = contract(op.kind.name, x, w)  # type: ignore[arg-type]
         return (y,), products
-    given = runtime(graph, op, step, (seed, step, micro, zlib.crc32(op.original.encode())))
+    given = runtime(graph, op, step, (seed, step, micro, zlib.crc32(op.original.encode())), rank)
     results = op.kind.run(*inputs, **op.params, **given)
     return (results if isinstance(results, tuple) else (results,)), 0

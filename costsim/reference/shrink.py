@@ -96,7 +96,7 @@ def shrink(job: Job) -> Graph:
     fields = [f"{name}={value}" for name, value in _few_layers(job.file.model).items()]
     if job.file.training.micro_batches > MICRO_BATCHES:
         fields.append(f"training.micro_batches={MICRO_BATCHES}")
-    document = override(job.document, fields)
+    document = override(job.document, fields, schema_workload.ABSENT)
     graph = build(schema.validate(schema_workload.Workload, document), document)
     small = _small_dims({dim: size for dim, size in graph.sizes.items() if dim not in CHUNK_DIMS})
     small |= _small_chunks(graph, small)

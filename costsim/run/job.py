@@ -121,7 +121,7 @@ def _read(
 ) -> tuple[Path, Document, schema_workload.Workload, list[InputError]]:
     """A workload file, which has only those of its fields that are right, and what is wrong with the others."""
     path = files.find(workload, "workloads", "workload")
-    document = override(parse_yaml(files.read_text(path), str(path)), assignments)
+    document = override(parse_yaml(files.read_text(path), str(path)), assignments, schema_workload.ABSENT)
     return path, document, *schema.read(schema_workload.Workload, document)
 
 
@@ -149,7 +149,7 @@ def prepare_from(job: Job, request: Request, assignments: Sequence[str]) -> Job:
     request's. Raises InputError for all that is wrong.
     """
     _check_names(law=(request.law, LAWS), traffic=(request.traffic, MODELS), scope=(request.scope, SCOPES))
-    document = override(job.document, assignments)
+    document = override(job.document, assignments, schema_workload.ABSENT)
     file, errors = schema.read(schema_workload.Workload, document)
     own = not any(text.partition("=")[0].strip() == "baseline" for text in assignments)
     checks: list[Callable[[], Any]] = [
@@ -185,7 +185,7 @@ def with_fields(job: Job, assignments: Sequence[str]) -> Job:
 
     A law or a scope among them stands over what was asked for.
     """
-    document = override(job.document, assignments)
+    document = override(job.document, assignments, schema_workload.ABSENT)
     file = schema.validate(schema_workload.Workload, document)
     training, fields = file.training, {text.partition("=")[0].strip() for text in assignments}
     convention = replace(

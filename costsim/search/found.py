@@ -249,7 +249,7 @@ def policy_text(found: Found, point: Point, folder: Path) -> str:
     first = min(space.of_rule)  # those of groups, and then those that leave copies where they are
     rules = []
     for number, rule in enumerate(base.file.rules[first:], first):
-        fields = _plain(rule.data())
+        fields = _plain(rule.as_data())
         variable = space.of_rule.get(number)
         rules.append(fields if variable is None else {**fields, "format": formats[space.variables[variable].name]})
     fields = {

@@ -124,6 +124,7 @@ def test_every_op(name):
 def test_the_graphs_above_have_every_kind_there_is():
     kinds = {op.kind.name for name in [*NAMES, "traced"] for op in made(name).ops}
     kinds |= {"left_vectors", "right_vectors"}  # known up to their signs: test_optimizers
+    kinds |= {name for name, kind in OPS.items() if kind.torch.startswith("shares.")}  # of one rank of several: below
     assert set(OPS) == set(KERNELS) <= kinds
 
 

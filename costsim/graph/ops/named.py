@@ -1,4 +1,4 @@
-"""Op kinds by name: rows of the table, and the two sorts of equations."""
+"""Op kinds by name: rows of the table, collectives, and the two sorts of equations."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 from costsim.errors import nearest
 from costsim.graph.kinds import Kind, contraction
+from costsim.graph.ops.collectives import COLLECTIVES
 from costsim.graph.ops.pointwise import pointwise
 from costsim.graph.ops.register import OPS
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of that name: a row of the table, or of an equation, pointwise or einsum. Raises ValueError."""
+    """The kind of that name: a row, a collective, or an equation, pointwise or einsum. Raises ValueError."""
     if name in OPS:
         return OPS[name]
+    if name in COLLECTIVES:
+        return COLLECTIVES[name]
     if "->" in name:
         return pointwise(name) if " " in name else contraction(name)
     raise ValueError(f"unknown op kind {name!r}{nearest(name, OPS)}")

@@ -1,0 +1,270 @@
+"""ShardedBuilder: appends the ops of one rank, and the collectives that they need, as a model family appends its own.
+
+A family writes its forward as for one device. Dims that ranks divide are smaller. An op that sums over one of them
+leaves a part of a sum, which a collective completes; an op that wants whole what ranks share has it gathered before.
+Autodiff makes the backward of collectives as of any op: a gather's is a reduce-scatter.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from costsim.graph.builder import GraphBuilder
+from costsim.graph.graph import Tensor
+from costsim.graph.kinds import Dims, Kind, bind
+from costsim.graph.ops import kind_of
+from costsim.inputs.field_error import FieldError
+from costsim.inputs.schema_workload import Parallel
+from costsim.names import Gemm, Values
+from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout
+
+# Kinds of op that do the same in each share of what ranks of tensor divide, though their patterns name the dim.
+_IN_EACH_SHARE = {"add_bias", "scale_columns", "rope", "softmax", "softmax_lse", "softmax_sink", "softmax_sink_lse"}
+_OF_ALL_EXPERTS = ("combine",)  # kinds of op that want what all experts made of the rank's own tokens
+
+
+class ShardedBuilder(GraphBuilder):
+    """Appends the step of one rank. `partial` are weights that each rank of tensor has, with a part of the gradient."""
+
+    def __init__(self, parallel: Parallel, layout: Layout, *arguments: Any) -> None:
+        super().__init__(layout.sizes, *arguments)
+        self.parallel, self.mesh, self.divided = parallel, layout.mesh, layout.divided
+        self.partial: set[str] = set()
+        self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
+        self._by_tensor = {dim for dim, axis in layout.divided.items() if axis == "tensor" and not dim.endswith(SHARE)}
+        self._shares = {dim.removesuffix(SHARE): dim for dim in layout.divided if dim.endswith(SHARE)}
+        self._made_of: dict[str, tuple[str, ...]] = {}  # by tensor that is made of weights alone: these
+        self._whole: dict[tuple[str, str], str] = {}  # by share of a sequence and layer: what was gathered of it
+
+    @property
+    def parts(self) -> int:
+        """The losses of how many micro-batches a step takes the mean of: those of all ranks of data."""
+        return self.micro_batches * self.parallel.data
+
+    # --- what is given ------------------------------------------------------------------------------------------------
+
+    def given(self, name: str, dims: Dims, role: str = "data", values: Values = "float") -> str:
+        """Add a tensor that no op writes, or what a rank has of it; a weight that ranks of data share is gathered."""
+        if role == "weight" and "expert" in self.mesh and dims[:1] == ("experts",) and len(dims) > 1:
+            dims = (OF_EXPERTS["experts"], *dims[1:])
+        if values == "index" and len(dims) == 1:
+            dims = tuple(self._shares.get(dim, dim) for dim in dims)  # numbers of positions: each rank has its own
+        if role != "weight":
+            return super().given(name, dims, role, values)
+        over = tuple(dict.fromkeys(self.divided[dim] for dim in dims if dim in self.divided))
+        axis = self.axis_of(dims)
+        if not self.parallel.zero or axis not in self.mesh or not self._is_to_share(name):
+            made = super().given(name, dims, role, values)
+            self.shared_over[made] = over
+            return made
+        made = self._gathered_weight(name, dims, axis)
+        self.shared_over[self.shares[made]] = (*over, axis)
+        return made
+
+    def _is_to_share(self, name: str) -> bool:
+        """Whether ranks of data share a weight: with zero 1 and 2 one that is trained, for its optimizer's states."""
+        return self.parallel.zero == 3 or self.is_trained(self._prefix + name)
+
+    def _gathered_weight(self, name: str, dims: Dims, axis: str) -> str:
+        """A weight of which each rank of data keeps a share; gathered once a step, or (zero 3) where it is used."""
+        full_name = self._prefix + name
+        trained = self.is_trained(full_name)
+        part = super().given(f"{name}.share", (self._share(dims, axis),), role="weight")
+        self.tensors[part] = self.tensors[part]._replace(trainable=trained)
+        whole = Tensor(full_name, dims, "weight", self.layer, trainable=trained)
+        before, self.times = self.times, self.micro_batches if self.parallel.zero == 3 else 1
+        super().op("all_gather_flat", part, name=f"{name}.gather", outputs=[whole], axis=axis)
+        self.times = before
+        if self.parallel.zero == 3:
+            self.dropped.add(full_name)
+        self.shares[full_name] = part
+        return full_name
+
+    def axis_of(self, dims: Dims) -> str:
+        """The axis over whose ranks a weight with these dims, or its gradient, is the same."""
+        return "expert_data" if OF_EXPERTS["experts"] in dims else "data"
+
+    def _share(self, dims: Dims, axis: str) -> str:
+        """The dim of a rank's share of a flattened weight; the last rank's is filled up."""
+        elements = math.prod(self.sizes[dim] for dim in dims)
+        size = -(-elements // self.mesh[axis].ranks)
+        self.sizes[f"share.{size}"] = size
+        return f"share.{size}"
+
+    # --- ops ----------------------------------------------------------------------------------------------------------
+
+    def op(
+        self,
+        kind: str,
+        *inputs: str,
+        name: str,
+        outputs: Sequence[Tensor] | None = None,
+        dims: Dims | None = None,
+        gemm: Gemm | None = None,
+        recomputes: str | None = None,
+        **params: Any,
+    ) -> str:
+        """Append an op of the forward with the collectives around it; an op of another phase as it is."""
+        more: dict[str, Any] = {"outputs": outputs, "dims": dims, "gemm": gemm, "recomputes": recomputes}
+        if self.phase != "forward":
+            return super().op(kind, *inputs, name=name, **more, **params)
+        if kind == "cross_entropy" and self._is_divided(inputs[0]):
+            return self._cross_entropy(name, inputs[0], inputs[1], **params)
+        if kind == "embed" and self._is_divided(inputs[0]):
+            kind, params = "embed_share", {"axis": "tensor"}
+        record = kind_of(kind)
+        inputs = self._to_experts(record, name, self._meet(record, name, inputs))
+        y = super().op(kind, *inputs, name=name, **more, **params)
+        self._note_weights(inputs, y)
+        return self._completed(record, y, inputs, name)
+
+    def _collective(self, kind: str, x: str, name: str, dims: Dims | None, axis: str = "tensor") -> str:
+        return super().op(kind, x, name=name, dims=dims, axis=axis)
+
+    def _is_divided(self, name: str) -> bool:
+        return not self._by_tensor.isdisjoint(self.tensors[name].dims)
+
+    def _is_share(self, name: str) -> bool:
+        return any(dim.endswith(SHARE) for dim in self.tensors[name].dims)
+
+    def _meet(self, record: Kind, name: str, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        """The operands with which an op works: all of one share, or whole where it works on heads and the like."""
+        if "tensor" not in self.mesh:
+            return inputs
+        divided, shares = [any(map(test, inputs)) for test in (self._is_divided, self._is_share)]
+        if shares and not divided:
+            own = tuple(x if self._is_share(x) else self._own_positions(x) for x in inputs)
+            if not self._looks_across(record, own):
+                return own
+        if shares:
+            return tuple(self._gather(x) if self._is_share(x) else x for x in inputs)
+        if divided:
+            self._check_across(record, name, inputs)
+        if divided and not self.parallel.sequence:
+            return tuple(x if self._is_divided(x) else self._divide_work(x) for x in inputs)
+        return inputs
+
+    def _bound(self, record: Kind, inputs: tuple[str, ...]) -> dict[str, Dims]:
+        """By token of the operands' patterns but for `...`: its dims."""
+        dims = [self.tensors[x].dims for x in inputs]
+        known = {token for operand in record.inputs for token in operand.pattern} - {"..."}
+        env = bind(record, dims)
+        return {token: env[token] for token in known}
+
+    def _looks_across(self, record: Kind, inputs: tuple[str, ...]) -> bool:
+        """Whether an op looks at several positions of a sequence, as the one that takes the first."""
+        if record.is_contraction or not inputs:
+            return False
+        of = self._bound(record, inputs)
+        return any(dim.endswith(SHARE) for token, dims in of.items() if not token.startswith("*") for dim in dims)
+
+    def _check_across(self, record: Kind, name: str, inputs: tuple[str, ...]) -> None:
+        """Raise FieldError for an op that works across what ranks of tensor divide, as a norm over all heads."""
+        if record.is_contraction or record.name in _IN_EACH_SHARE or record.name.startswith("embed"):
+            return
+        across = [dim for dims in self._bound(record, inputs).values() for dim in dims if dim in self._by_tensor]
+        if across:
+            message = f"{self.full_name(name)} ({record.name}) works across {across[0]}, which ranks of tensor divide"
+            raise FieldError(("parallel", "tensor"), message)
+
+    def _gather(self, x: str) -> str:
+        """The whole of which ranks have shares, gathered once a layer; the backward gathers it again."""
+        key = (x, self.layer)
+        if key not in self._whole:
+            dims = tuple(dim.removesuffix(SHARE) for dim in self.tensors[x].dims)
+            before, self._prefix = self._prefix, ""
+            again = f".{self.layer}" if any(known == x for known, _ in self._whole) else ""
+            self._whole[key] = self._collective("all_gather", x, f"{x}.gather{again}", dims)
+            self._prefix = before
+            self.dropped.add(self._whole[key])
+        return self._whole[key]
+
+    def _own_positions(self, x: str) -> str:
+        """The rank's share of what all ranks have."""
+        dims = self.tensors[x].dims
+        own = tuple(self._shares.get(dim, dim) for dim in dims)
+        if own == dims:
+            return x
+        key = (x, "")
+        if key not in self._whole:
+            kind = "take_rows_of_share" if own[0] != dims[0] else "take_share"
+            before, self._prefix = self._prefix, ""
+            view = self.tensors[x]._replace(name=f"{x}.share", dims=own)
+            super().op(kind, x, name=f"{x}.share", outputs=[view], axis="tensor")
+            self._whole[key], self._prefix = view.name, before
+        return self._whole[key]
+
+    def _divide_work(self, x: str) -> str:
+        """What all ranks have, where each goes on with a part of the work; its gradients are summed then."""
+        tensor = self.tensors[x]
+        if tensor.role != "activation" or tensor.values != "float":
+            return x
+        key = (x, self.layer)
+        if key not in self._whole:
+            before, self._prefix = self._prefix, ""
+            again = f".{self.layer}" if any(known == x for known, _ in self._whole) else ""
+            self._whole[key] = self._collective("divide_work", x, f"{x}.divide{again}", None)
+            self._prefix = before
+        return self._whole[key]
+
+    def _note_weights(self, inputs: tuple[str, ...], result: str) -> None:
+        """Note what is made of weights alone, and which weights of all ranks of tensor work here on a share only."""
+        of = [(x,) if self.tensors[x].role == "weight" else self._made_of.get(x, ()) for x in inputs]
+        if inputs and all(of):
+            self._made_of[result] = tuple(dict.fromkeys(weight for weights in of for weight in weights))
+        if any(map(self._is_divided, inputs)) or any(map(self._is_share, inputs)):
+            whole = (
+                weight for x, weights in zip(inputs, of, strict=True) if not self._is_divided(x) for weight in weights
+            )
+            self.partial.update(self.shares.get(weight, weight) for weight in whole)
+
+    def _completed(self, record: Kind, y: str, inputs: tuple[str, ...], name: str) -> str:
+        """The result of an op, which a collective completes if it is a part of a sum over what ranks divide."""
+        x = self.tensors[inputs[0]].dims if inputs else ()
+        summed = [x[axis] for axis in record.contracted[0]] if record.is_contraction else ()
+        if self._by_tensor.isdisjoint(summed) and record.name != "embed_share":
+            return y
+        dims = self.tensors[y].dims
+        own = tuple(self._shares.get(dim, dim) for dim in dims)
+        if own == dims:
+            return self._collective("all_reduce", y, f"{name}.all_reduce", None)
+        return self._collective("reduce_scatter", y, f"{name}.reduce_scatter", own)
+
+    def _cross_entropy(self, name: str, logits: str, labels: str, smoothing: float, ignore: int, share: float) -> str:
+        """The loss of logits whose words ranks divide: three numbers of each token are exchanged, no logits.
+
+        Source: Shoeybi et al., arXiv:1909.08053, section 3. Raises FieldError for smoothed labels.
+        """
+        if smoothing:
+            raise FieldError(("label_smoothing",), "the loss of a vocabulary that ranks share has none; say 0")
+        op, axis = super().op, "tensor"
+        most = op("row_max", logits, name=f"{name}.max")
+        most = self._collective("all_reduce_max", most, f"{name}.max.all_reduce", None)
+        sums = op("exp_share", logits, most, labels, name=f"{name}.exp", axis=axis)
+        picked = self._collective("all_reduce", f"{sums}.picked", f"{name}.picked.all_reduce", None)
+        sums = self._collective("all_reduce", sums, f"{name}.sums.all_reduce", None)
+        return op("cross_entropy_sums", sums, picked, labels, name=name, ignore=ignore, share=share)
+
+    # --- experts ------------------------------------------------------------------------------------------------------
+
+    def _to_experts(self, record: Kind, name: str, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        """The operands with which an op works: tokens go to the ranks that have their experts, and come back."""
+        if "expert" not in self.mesh:
+            return inputs
+        here = set(OF_EXPERTS.values())
+        at_experts = any(not here.isdisjoint(self.tensors[x].dims) for x in inputs)
+        if not at_experts:
+            return inputs
+        way = {own: all_ for all_, own in OF_EXPERTS.items()} if record.name in _OF_ALL_EXPERTS else OF_EXPERTS
+        return tuple(self._exchange(x, name, way) for x in inputs)
+
+    def _exchange(self, x: str, name: str, way: dict[str, str]) -> str:
+        """Tokens in the experts' rows, sent where `way` says; anything else as it is."""
+        tensor = self.tensors[x]
+        if tensor.role == "weight" or not set(tensor.dims) & set(way):
+            return x
+        dims = tuple(way.get(dim, dim) for dim in tensor.dims)
+        key = (x, "experts")
+        if key not in self._whole:
+            self._whole[key] = self._collective("all_to_all", x, f"{name}.all_to_all", dims, axis="expert")
+        return self._whole[key]

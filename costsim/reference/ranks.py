@@ -1,0 +1,209 @@
+"""Runs the step of one rank on all ranks at once: a thread each, which meet at collectives and exchange packed bits.
+
+What is sent is measured from the lengths of the buffers that are handed over, as traffic is in `accelerator`. Nothing
+here reads what the cost model says of collectives.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+
+from costsim.formats.format import Format
+from costsim.formats.pack import pack, unpack
+from costsim.graph.graph import Graph, Op, Tensor
+from costsim.graph.kinds import Dims
+from costsim.policy.assign import Assignment
+from costsim.reference.execute import Executor, Run
+from costsim.reference.numpy_ops import Array, run_op, runtime
+from costsim.reference.plan import Plan
+
+
+def ranks_of(graph: Graph) -> int:
+    """How many devices the mesh has."""
+    return max((axis.ranks * axis.stride for axis in graph.mesh.values()), default=1)
+
+
+def place(graph: Graph, rank: int, axis: str) -> int:
+    """The place of a rank on an axis; 0 if the axis has one rank."""
+    of = graph.mesh.get(axis)
+    return 0 if of is None else rank // of.stride % of.ranks
+
+
+def group(graph: Graph, rank: int, axis: str) -> list[int]:
+    """The ranks that a rank meets on an axis, in order."""
+    of = graph.mesh[axis]
+    first = rank - place(graph, rank, axis) * of.stride
+    return [first + i * of.stride for i in range(of.ranks)]
+
+
+# --- what a rank has of a tensor --------------------------------------------------------------------------------------
+
+
+def cut(graph: Graph, dims: Dims, x: Array, rank: int) -> Array:
+    """A rank's share of a tensor whose own dims are these."""
+    for at, dim in enumerate(dims):
+        if (axis := graph.divided.get(dim)) is not None:
+            x = np.split(x, graph.mesh[axis].ranks, axis=at)[place(graph, rank, axis)]
+    return x
+
+
+def _flat_share(x: Array, ranks: int, at: int, size: int) -> Array:
+    """One of so many shares of a flattened tensor, the last of which is filled up."""
+    flat = x.reshape(-1)
+    return np.concatenate([flat, np.zeros(ranks * size - flat.size, x.dtype)])[at * size : (at + 1) * size]
+
+
+def own_weights(graph: Graph, weights: Mapping[str, Array], rank: int) -> dict[str, Array]:
+    """What a rank keeps of whole weights: its share, flattened where ranks of data share it."""
+    own: dict[str, Array] = {}
+    gathers = {op.inputs[0]: op for op in graph.ops if op.kind.name == "all_gather_flat" and op.phase == "forward"}
+    for tensor in graph.weights:
+        gather = gathers.get(tensor.name)
+        if gather is None:
+            own[tensor.name] = cut(graph, tensor.dims, weights[tensor.name], rank)
+            continue
+        whole, axis = graph.tensors[gather.outputs[0]], gather.params["axis"]
+        mine = cut(graph, whole.dims, weights[whole.name], rank)
+        (size,) = graph.shape(tensor.name)
+        own[tensor.name] = _flat_share(mine, graph.mesh[axis].ranks, place(graph, rank, axis), size)
+    return own
+
+
+def own_batch(graph: Graph, batch: Mapping[str, Array], rank: int) -> dict[str, Array]:
+    """What a rank has of the data of its micro-batch."""
+    return {name: cut(graph, graph.tensors[name].dims, x, rank) for name, x in batch.items()}
+
+
+# --- exchange ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Where ranks leave messages for each other. `sent_bits` are those of each rank, by name of the collective."""
+
+    graph: Graph
+    plan: Plan
+    barriers: dict[tuple[int, ...], Barrier] = field(default_factory=dict)
+    boxes: dict[tuple[tuple[int, ...], int], Array] = field(default_factory=dict)
+    sent_bits: list[dict[str, int]] = field(default_factory=list)
+
+    def compute(
+        self, rank: int, graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int
+    ) -> tuple[tuple[Array, ...], int]:
+        """The results of one op of a rank, as `run_op`."""
+        if not (op.kind.collective or op.kind.view) or "axis" not in op.params:
+            return run_op(graph, op, inputs, seed=seed, step=step, micro=micro, rank=self._place(op, rank))
+        (x,), at = inputs, place(graph, rank, op.params["axis"])
+        assert x is not None
+        parts = self._meet(op, rank, x) if op.kind.collective else [x] * graph.mesh[op.params["axis"]].ranks
+        return (op.kind.run(parts, **runtime(graph, op, step, None))[at],), 0
+
+    def _place(self, op: Op, rank: int) -> int:
+        return place(self.graph, rank, op.params["axis"]) if "axis" in op.params else 0
+
+    def _meet(self, op: Op, rank: int, x: Array) -> list[Array]:
+        """What all ranks of the group have, as it comes out of the messages; notes what this one sends."""
+        members = tuple(group(self.graph, rank, op.params["axis"]))
+        format, axes = self._format(op)
+        sent = self.sent_bits[rank]
+        sent[op.name] = sent.get(op.name, 0) + _sent_bits(self.graph, op, x, format, axes)
+        barrier = self.barriers[members]
+        self.boxes[members, rank] = x
+        barrier.wait()
+        parts = [self.boxes[members, member] for member in members]
+        barrier.wait()  # nobody overwrites what another has not read yet
+        return parts
+
+    def _format(self, op: Op) -> tuple[Format | None, tuple[int, ...] | None]:
+        """The format of messages: that in which the op reads its operand."""
+        local = self.plan.local.get((op.position, 0))
+        return self.plan.format_of((op.inputs[0], local[-1]) if local else self.plan.loads[op.position, 0])
+
+
+def _packed(x: Array, format: Format, axes: tuple[int, ...] | None) -> int:
+    """Bits of a message."""
+    packed = pack(x, format, axes)
+    assert unpack(packed).shape == x.shape
+    return packed.bits
+
+
+def _sent_bits(graph: Graph, op: Op, x: Array, format: Format | None, axes: tuple[int, ...] | None) -> int:
+    """What a rank sends: around a ring, or to each other rank its part."""
+    if format is None:
+        return 0
+    ranks = graph.mesh[op.params["axis"]].ranks
+    does = op.kind.collective
+    if does == "all_gather":
+        return (ranks - 1) * _packed(x, format, axes)
+    if does == "all_to_all":
+        along = 0 if op.kind.inputs[0].pattern[0] and x.shape[0] > graph.shape(op.outputs[0])[0] else 1
+        return sum(_packed(part, format, axes) for part in np.split(x, ranks, axis=along)[1:])
+    if does == "reduce_scatter" and op.kind.name == "reduce_scatter":
+        return sum(_packed(part, format, axes) for part in np.split(x, ranks, axis=1)[1:])
+    size = -(-x.size // ranks)
+    chunks = [_flat_share(x, ranks, at, size) for at in range(ranks)]
+    once = sum(_packed(chunk, format, None) for chunk in chunks[1:])
+    return 2 * once if does == "all_reduce" else once
+
+
+# --- a step -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RanksRun:
+    """What a step left on each rank, and what each sent."""
+
+    runs: Sequence[Run]
+    sent_bits: Sequence[Mapping[str, int]]
+
+
+def run_ranks(
+    graph: Graph,
+    weights: Mapping[str, Array],
+    batches: Sequence[Iterable[Mapping[str, Array]]],
+    *,
+    assignment: Assignment | None = None,
+    measure: bool = False,
+    seed: int = 0,
+    step: int = 1,
+) -> RanksRun:
+    """A step of all ranks, from whole weights and the micro-batches of each rank of data.
+
+    Raises what a rank raises; the others end then, too.
+    """
+    number = ranks_of(graph)
+    groups = {tuple(group(graph, rank, axis)) for axis in graph.mesh for rank in range(number)}
+    plan = Plan(graph, assignment, range(len(graph.ops)))
+    exchange = Exchange(graph, plan, {members: Barrier(len(members)) for members in groups})
+    exchange.sent_bits.extend({} for _ in range(number))
+
+    def of_rank(rank: int) -> Run:
+        def compute(*arguments: Any, **options: Any) -> tuple[tuple[Array, ...], int]:
+            return exchange.compute(rank, *arguments, **options)
+
+        executor = Executor(graph, assignment, seed=seed, measure=measure, compute=compute)
+        own = [own_batch(graph, batch, rank) for batch in batches[place(graph, rank, "data")]]
+        try:
+            return executor.step(own_weights(graph, weights, rank), own, step)
+        except BaseException:
+            for barrier in exchange.barriers.values():
+                barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(number) as pool:
+        runs = list(pool.map(of_rank, range(number)))
+    return RanksRun(runs, exchange.sent_bits)
+
+
+def whole(graph: Graph, tensor: Tensor, values: Sequence[Array]) -> Array:
+    """A tensor of which each rank has a share, put together from those of all ranks."""
+    x: list[Array] = list(values)
+    ranks = list(range(len(values)))
+    for at, dim in enumerate(tensor.dims):
+        if (axis := graph.divided.get(dim)) is not None:
+            x = [np.concatenate([x[other] for other in group(graph, rank, axis)], axis=at) for rank in ranks]
+    return x[0]
