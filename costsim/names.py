@@ -18,7 +18,7 @@ TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 # What ranks send each other, along which axis of the mesh (from the innermost on), how; costsim/cost/collectives.py.
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
-Axis = Literal["tensor", "context", "expert", "data", "pipeline"]
+Axis = Literal["tensor", "context", "expert", "data", "expert_data", "pipeline"]
 CollectiveAlgorithm = Literal["ring", "tree", "recursive", "bruck", "direct"]
 COLLECTIVES: tuple[Collective, ...] = get_args(Collective)
 AXES: tuple[Axis, ...] = get_args(Axis)
@@ -27,8 +27,6 @@ Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format 
 # Of a layer y = x w, or a product of the update (Muon, GaLore); costsim/graph/graph.py.
 Gemm = Literal["forward", "dgrad", "wgrad", "update"]
 Operand = Literal["x", "w", "dy"]  # of its GEMMs
-# What ranks of a group do together; costsim/graph/ops/collectives.py.
-Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 # What a search varies: copies that GEMMs multiply, that are kept for the backward, tensors; costsim/policy/groups.py
 Varied = Literal["operand", "stash", "stored"]
 VARIED: tuple[Varied, ...] = get_args(Varied)

@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 import yaml
 
+import costsim
+from costsim.cost.collectives import sent_bits
+from costsim.cost.count import count
+from costsim.cost.row import each_op
+from costsim.policy.assign import assign
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.ranks import own_weights, ranks_of, run_ranks
@@ -82,3 +87,39 @@ def test_all_ranks_together_do_what_one_device_does(tmp_path, model, split, opti
         for name, mine in own_weights(ranks, new, rank).items():
             if name in names:
                 np.testing.assert_allclose(of.values[names[name]], mine, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+RULES = {
+    "plain": [],
+    "fp8 weights": [
+        {"role": ["weight"], "collective": ["all_gather"], "format": "bf16"},
+        {"copy": "operand", "collective": ["all_gather"], "role": ["weight"], "format": "fp8-e4m3-tensor"},
+    ],
+    "int8 gradients": [
+        {"copy": "operand", "collective": ["reduce_scatter", "all_reduce"], "format": "mxint8"},
+        {"copy": "operand", "collective": ["all_to_all"], "format": "mxfp8"},
+    ],
+}
+BITS = [(model, split) for model, split in CASES if model in ("gpt2", "llama flash", "experts")]
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize(("model", "split"), BITS)
+def test_bits_sent_are_bits_counted(tmp_path, model, split, rules):
+    """Every collective of every rank, from the lengths of packed buffers."""
+    data, micro = yaml.safe_load(split).get("data", 1), 3
+    graph = graph_of(tmp_path, model, split, micro)
+    alone = graph_of(tmp_path, model, micro_batches=micro)
+    policy = costsim.load_policy("bf16-mixed")
+    for rule in RULES[rules]:
+        policy = policy.with_(**rule, optional=True)
+    assignment = assign(graph, policy)
+    rng = np.random.default_rng(0)
+    weights = {name: x.astype(np.float32) for name, x in draw_weights(alone, rng).items()}
+    batches = [[draw_batch(alone, rng, np.float32) for _ in range(micro)] for _ in range(data)]
+    many = run_ranks(graph, weights, batches, assignment=assignment, measure=True)
+    counted = {op.name: sum(map(sent_bits, row.messages)) for op, row in each_op(count(graph, assignment))}
+    sending = {name: bits for name, bits in counted.items() if bits}
+    assert sending
+    for sent in many.sent_bits:
+        assert sent == sending

@@ -149,10 +149,15 @@ def lasting(graph: Graph) -> set[str]:
     }
 
 
-def _is_cast_once(graph: Graph, key: Key) -> bool:
-    """Whether it is a copy of a weight that a pass of its own makes, before the first micro-batch that wants it."""
-    stored = key.copy is not None and key.copy.placement == "stored"
-    return stored and key.name not in graph.producer and graph.tensors[key.name].role == "weight"
+def _is_made_once(graph: Graph, key: Key) -> bool:
+    """Whether all micro-batches read what is made before the first: a weight's copy by a pass of its own, or a weight.
+
+    A weight that is gathered once a step is one, and so are its copies.
+    """
+    maker, stored = graph.producer.get(key.name), key.copy is not None and key.copy.placement == "stored"
+    if graph.tensors[key.name].role != "weight":
+        return False
+    return stored if maker is None else maker.times == 1 and maker.phase == "forward"
 
 
 def _by_producer(copy: Copy | None) -> bool:
@@ -163,9 +168,9 @@ def _by_producer(copy: Copy | None) -> bool:
 def from_start(graph: Graph, key: Key) -> bool:
     """Whether it lies there from the start: given from outside, or made before this micro-batch."""
     name, copy, _ = key
-    if name in graph.producer:
-        return False
-    return _by_producer(copy) or (_is_cast_once(graph, key) and graph.micro_batches > 1)
+    if _is_made_once(graph, key) and graph.micro_batches > 1:
+        return True
+    return name not in graph.producer and _by_producer(copy)
 
 
 def to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
@@ -174,7 +179,7 @@ def to_end(graph: Graph, key: Key, lasts: set[str]) -> bool:
     Of three micro-batches or more, the one seen is neither the first nor the last.
     """
     name, copy, _ = key
-    return (name in lasts and _by_producer(copy)) or (_is_cast_once(graph, key) and graph.micro_batches > 2)
+    return (name in lasts and _by_producer(copy)) or (_is_made_once(graph, key) and graph.micro_batches > 2)
 
 
 def made_again(graph: Graph) -> set[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from costsim.cost.collectives import Message
 from costsim.cost.laws import Additions, Law
 from costsim.formats.format import Format
 from costsim.graph.graph import Op
@@ -41,6 +42,7 @@ class Row(NamedTuple):
     additions: Additions  # of the products, by the format of their sums: as many as MACs of a GEMM
     vector: Mapping[str, int]  # operations on elements, by name; `quantize` is one conversion to another format
     moves: tuple[Move, ...]
+    messages: tuple[Message, ...] = ()  # to other ranks
 
     def cost(self, law: Law) -> int | None:
         """What the MACs of an op cost under a law; None if it is not defined for them."""

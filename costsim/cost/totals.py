@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from costsim.cost.collectives import sent_bits
 from costsim.cost.laws import LAWS, Law
 from costsim.cost.row import Move, Row, each_op, narrowest_scope
 from costsim.graph.graph import Op
-from costsim.names import SCOPES
+from costsim.names import SCOPES, Axis
+
+_Key = TypeVar("_Key")
 
 
 class Reductions(NamedTuple):
@@ -31,6 +34,7 @@ class Total:
     elements: int = 0
     additions: Mapping[str, int] = field(default_factory=dict)  # of products, by the format of their sums
     vector: Mapping[str, int] = field(default_factory=dict)  # operations on elements, by name
+    sent_bits: Mapping[Axis, int] = field(default_factory=dict)  # by a rank to others, by axis of the mesh
 
     @property
     def arithmetic_cost(self) -> int | None:
@@ -61,6 +65,7 @@ class Total:
             self.elements + other.elements,
             _added(self.additions, other.additions),
             _added(self.vector, other.vector),
+            _added(self.sent_bits, other.sent_bits),
         )
 
     def __rmul__(self, times: int) -> "Total":
@@ -74,10 +79,11 @@ class Total:
             times * self.elements,
             {name: times * n for name, n in self.additions.items()},
             {name: times * n for name, n in self.vector.items()},
+            {axis: times * n for axis, n in self.sent_bits.items()},
         )
 
 
-def _added(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+def _added(a: Mapping[_Key, int], b: Mapping[_Key, int]) -> dict[_Key, int]:
     return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
 
 
@@ -90,8 +96,11 @@ def _sum(parts: Iterable[Part], law: Law) -> Total:
     unpriced: set[str] = set()
     additions: dict[str, int] = {}
     vector: dict[str, int] = {}
+    sent: dict[Axis, int] = {}
     for weight, row, moves in parts:
         if row is not None:
+            for message in row.messages:
+                sent[message.axis] = sent.get(message.axis, 0) + weight * sent_bits(message)
             if row.pair is not None:
                 macs += weight * row.macs
                 cost = row.cost(law)
@@ -107,7 +116,7 @@ def _sum(parts: Iterable[Part], law: Law) -> Total:
             read_bits += weight * move.read_bits
             written_bits += weight * move.written_bits
             elements += weight * move.elements
-    return Total(macs, priced, frozenset(unpriced), read_bits, written_bits, elements, additions, vector)
+    return Total(macs, priced, frozenset(unpriced), read_bits, written_bits, elements, additions, vector, sent)
 
 
 def sum_rows(rows: Iterable[Row], law: str) -> Total:

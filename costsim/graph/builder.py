@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from costsim.graph.graph import Axis, Graph, Op, Tensor
+from costsim.graph.graph import Graph, MeshAxis, Op, Tensor
 from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.graph.ops import kind_of
 from costsim.graph.pairs import Pairs
@@ -76,7 +76,7 @@ class GraphBuilder:
     ) -> None:
         self.trainable, self.lora = trainable, lora
         self.attention_pairs, self.sentences = attention_pairs, sentences
-        self.mesh: Mapping[str, Axis] = {}
+        self.mesh: Mapping[str, MeshAxis] = {}
         self.divided: Mapping[str, str] = {}
         self.dropped: set[str] = set()  # results that are not kept for the backward, which has them made again
         self.shared_over: dict[str, tuple[str, ...]] = {}  # by weight: axes over which ranks have other parts of it

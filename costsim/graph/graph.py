@@ -37,7 +37,7 @@ class Tensor(NamedTuple):  # named tuples: they exist by the thousand, and are c
     recomputes: str | None = None  # the forward tensor whose values this one has once more
 
 
-class Axis(NamedTuple):
+class MeshAxis(NamedTuple):
     """An axis of the mesh of devices: ranks of a group, and how many places apart two neighbours in it are."""
 
     ranks: int
@@ -82,7 +82,7 @@ class Graph:
     micro_batches: int = 1
     pairs: Mapping[str, Pairs] = field(default_factory=dict)  # by name: which tokens meet in attention
     loss: str = ""  # the tensor of which the backward makes the gradients
-    mesh: Mapping[str, Axis] = field(default_factory=dict)  # by name, those of more than one rank; this is one's step
+    mesh: Mapping[str, MeshAxis] = field(default_factory=dict)  # by name; a mesh of devices has one step each
     divided: Mapping[str, str] = field(default_factory=dict)  # by dim of which a rank has a share: the axis
     of_structure: Graph | None = None  # the one of which this is the same with other sizes
 

@@ -7,7 +7,7 @@ where something is summed over a divided dim, or wanted whole.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from costsim.graph.graph import Axis
+from costsim.graph.graph import MeshAxis
 from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Parallel
 
@@ -22,19 +22,19 @@ OF_EXPERTS = {"experts": "experts.expert", "capacity": "capacity.expert"}  # whe
 class Layout(NamedTuple):
     """The mesh, the sizes of a rank's dims, and by dim of which a rank has a share the axis."""
 
-    mesh: Mapping[str, Axis]
+    mesh: Mapping[str, MeshAxis]
     sizes: Mapping[str, int]
     divided: Mapping[str, str]
 
 
-def mesh(parallel: Parallel) -> dict[str, Axis]:
+def mesh(parallel: Parallel) -> dict[str, MeshAxis]:
     """The axes of more than one rank: neighbours in tensor are next to each other, those in data farther apart."""
     tensor, expert, data = parallel.tensor, parallel.expert, parallel.data
     axes = {
-        "tensor": Axis(tensor, 1),
-        "expert": Axis(expert, tensor),
-        "data": Axis(data, tensor),
-        "expert_data": Axis(data // expert, tensor * expert),  # ranks that have the same experts
+        "tensor": MeshAxis(tensor, 1),
+        "expert": MeshAxis(expert, tensor),
+        "data": MeshAxis(data, tensor),
+        "expert_data": MeshAxis(data // expert, tensor * expert),  # ranks that have the same experts
     }
     return {name: axis for name, axis in axes.items() if axis.ranks > 1}
 

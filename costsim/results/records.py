@@ -15,6 +15,7 @@ from costsim.graph.fusion import UNTILED
 from costsim.graph.graph import Graph
 from costsim.models.build import padding
 from costsim.models.meeting import describe
+from costsim.results.sent import sent_fields
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
 
@@ -71,6 +72,7 @@ def policy_record(result: Result, counted: CountedPolicy) -> Record:
         "bits_per_element_moved": _ratio(total.dram_bits, total.elements),
         **_additions(total),
         **_vector_ops(total),
+        **sent_fields(result.job.graph, total),
         **({"hardware": _hardware(result, counted)} if result.job.hardware else {}),
     }
 
@@ -137,6 +139,7 @@ def group_records(result: Result, by: str) -> list[Record]:
                     "dram_share": _ratio(part.dram_bits, counted.total.dram_bits),
                     **_additions(part),
                     **_vector_ops(part),
+                    **sent_fields(result.job.graph, part),
                     **({"hardware": spent(name)} if result.job.hardware else {}),
                 }
             )
@@ -296,6 +299,7 @@ def convention(result: Result) -> Record:
         **({"gemms_left_out": list(left)} if chosen.scope == "gemm" and (left := chosen.gemms_left_out) else {}),
         "steps": chosen.steps,
         "micro_batches": chosen.micro_batches,
+        **({"parallel": result.job.file.parallel.as_data()} if result.job.graph.mesh else {}),
         "baseline": chosen.baseline,
         "attention_pairs": result.job.file.attention_pairs,
         "attention_pairs_counted": describe(result.job.graph, result.job.file.attention_pairs) or None,

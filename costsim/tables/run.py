@@ -13,10 +13,11 @@ from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.names import Scope
 from costsim.results.records import FIGURES, Record, convention, full_records, published, records
+from costsim.results.sent import sent_records
 from costsim.run.job import Convention, Job
 from costsim.run.simulate import Result
 from costsim.tables import devices as device_tables
-from costsim.tables import warnings
+from costsim.tables import sent, warnings
 from costsim.tables.cells import percent, short, signed
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Source
 from costsim.tables.recipes import beside, of_recipes
@@ -148,7 +149,7 @@ def drawn(job: Job, by: str, rows: Sequence[Record], paper: bool = False) -> Tab
 
 def remarks(result: Result, by: str = "policy") -> list[str]:
     """The lines under a table beside the convention: warnings, phases, padding, what is not defined or is recalled."""
-    lines = [*warnings.of_run(result, by), *_phases(result), *_padding(result), *_pairs(result)]
+    lines = [*warnings.of_run(result, by), *sent.note(result), *_phases(result), *_padding(result), *_pairs(result)]
     lines += [*_sums(result), *_unpriced(result)]
     if by == "reduction":
         lines.append("memory is the peak of a step, of all ops whatever the scope")
@@ -265,9 +266,14 @@ def left_out(result: Result) -> list[str]:
     return [f"published figures are left out: they are relative to {result.job.file.baseline}"]
 
 
+def _sent(result: Result, by: str) -> list[Block]:
+    """What a rank sends, under the table of policies."""
+    return sent.blocks(result) if by == "policy" else []
+
+
 def _screen(result: Result, by: str) -> list[list[Block]]:
     drawing = dense if by == "reduction" else simple
-    below = [_notes(result, by, clip(result.job.convention.baseline, 15)), *headline(result)]
+    below = [_notes(result, by, clip(result.job.convention.baseline, 15)), *headline(result), *_sent(result, by)]
     if by == "reduction" and result.job.hardware:
         below.append(Notes(device_tables.notes(result, by)))
     table = Drawn(table_of(result, by), drawing, whole=by in _IDENTIFIERS)
@@ -278,7 +284,7 @@ def _screen(result: Result, by: str) -> list[list[Block]]:
 
 def _page(result: Result, by: str) -> list[Block]:
     notes = _notes(result, by, result.job.convention.baseline)
-    blocks: list[Block] = [Drawn(table_of(result, by, paper=True)), notes, *headline(result)]
+    blocks: list[Block] = [Drawn(table_of(result, by, paper=True)), notes, *headline(result), *_sent(result, by)]
     if device_tables.has_tables(result, by):
         blocks.append(Drawn(device_tables.paper_table(result, by)))
     if device_tables.timed(result, by):
@@ -332,6 +338,7 @@ def _data(result: Result, by: str) -> Mapping[str, Any]:
         "convention": stated,
         "warnings": warnings.of_run(result, "reduction"),  # the records of policies have memory too
         "rows": full_records(result, by),
+        **({"sent": sent_records(result)} if result.job.graph.mesh else {}),
         "published": published(result),
         "recipes": of_recipes(result.job, "run"),
     }

@@ -1,0 +1,26 @@
+"""The messages of a collective: what a rank packs and sends of a tensor, in the format in which it is read."""
+
+from costsim.cost.collectives import Message
+from costsim.cost.parts import bits_of
+from costsim.formats.format import Format
+from costsim.graph.graph import Graph, Op
+from costsim.policy.classes import Axes, last_axis
+
+
+def message(graph: Graph, op: Op, format: Format, axes: Axes | None) -> Message:
+    """What an op sends that is a collective and reads its operand in a format whose blocks lie along these axes."""
+    ranks = graph.mesh[op.params["axis"]].ranks
+    return Message(op.kind.collective, op.params["axis"], ranks, _shard_bits(graph, op, format, axes), op.times)  # type: ignore[arg-type]
+
+
+def _shard_bits(graph: Graph, op: Op, format: Format, axes: Axes | None) -> int:
+    """Bits of one rank's share of the operand, or of the result, packed by itself."""
+    x, y = (graph.tensors[name].dims for name in (op.inputs[0], op.outputs[0]))
+    if op.kind.collective == "all_reduce":  # of a flattened tensor
+        ranks = graph.mesh[op.params["axis"]].ranks
+        return format.bits_of_runs(((-(-graph.elements(x) // ranks), 1),))
+    part = x if op.kind.collective == "all_gather" else y
+    if op.kind.collective == "all_to_all":  # some experts' rows of one rank
+        part = tuple(min(a, b, key=graph.size) for a, b in zip(x, y, strict=True))
+    along = axes if axes is not None and len(part) == len(x) else last_axis(part)
+    return bits_of(graph, part, format.block_axes(len(part), along), format)
