@@ -1,5 +1,8 @@
 """Steps on many devices: all ranks, run together, do what one device does with all micro-batches."""
 
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 import yaml
@@ -7,7 +10,11 @@ import yaml
 import costsim
 from costsim.cost.collectives import sent_bits
 from costsim.cost.count import count
+from costsim.cost.memory import memory
 from costsim.cost.row import each_op
+from costsim.cost.totals import sum_rows
+from costsim.errors import InputError
+from costsim.explain.derive import Deriver, differences
 from costsim.policy.assign import assign
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
@@ -103,6 +110,13 @@ RULES = {
 BITS = [(model, split) for model, split in CASES if model in ("gpt2", "llama flash", "experts")]
 
 
+def with_rules(name):
+    policy = costsim.load_policy("bf16-mixed")
+    for rule in RULES[name]:
+        policy = policy.with_(**rule, optional=True)
+    return policy
+
+
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize(("model", "split"), BITS)
 def test_bits_sent_are_bits_counted(tmp_path, model, split, rules):
@@ -110,10 +124,7 @@ def test_bits_sent_are_bits_counted(tmp_path, model, split, rules):
     data, micro = yaml.safe_load(split).get("data", 1), 3
     graph = graph_of(tmp_path, model, split, micro)
     alone = graph_of(tmp_path, model, micro_batches=micro)
-    policy = costsim.load_policy("bf16-mixed")
-    for rule in RULES[rules]:
-        policy = policy.with_(**rule, optional=True)
-    assignment = assign(graph, policy)
+    assignment = assign(graph, with_rules(rules))
     rng = np.random.default_rng(0)
     weights = {name: x.astype(np.float32) for name, x in draw_weights(alone, rng).items()}
     batches = [[draw_batch(alone, rng, np.float32) for _ in range(micro)] for _ in range(data)]
@@ -123,3 +134,112 @@ def test_bits_sent_are_bits_counted(tmp_path, model, split, rules):
     assert sending
     for sent in many.sent_bits:
         assert sent == sending
+    if rules == "int8 gradients":
+        plain = count(graph, assign(graph, costsim.load_policy("bf16-mixed")))
+        assert sum(sending.values()) < sum(sum_rows(plain, "product").sent_bits.values())
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize(("model", "split"), BITS)
+@pytest.mark.parametrize("traffic", ["unfused", "fused"])
+def test_derived_is_counted_for_every_op(tmp_path, model, split, rules, traffic):
+    graph = graph_of(tmp_path, model, split, 3)
+    assignment = assign(graph, with_rules(rules))
+    deriver = Deriver(graph, assignment, traffic, "product")
+    for op, row in each_op(count(graph, assignment, traffic)):
+        if row.cast is None:
+            assert differences(deriver.op(op), row) == []
+
+
+# --- closed forms -----------------------------------------------------------------------------------------------------
+
+
+def sent_by(graph, policy):
+    """Bits that a rank sends in a step, by layer, phase and collective."""
+    sent = Counter()
+    for op, row in each_op(count(graph, assign(graph, policy))):
+        sent[op.layer, op.phase, op.kind.collective] += sum(map(sent_bits, row.messages))
+    return sent
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_layer_exchanges_what_megatron_says(ranks):
+    """Korthikanti et al., arXiv:2205.05198, section 4.2: two gathers and two scatters of s b h either way.
+
+    And the gathers of the forward once more, for the gradients of weights (section 4.2.2).
+    """
+    sets = [f"parallel.tensor={ranks}", "model.vocab=50304", "training.micro_batches=1"]
+    graph = prepare(Request("gpt2-small", assignments=sets)).graph
+    sent = sent_by(graph, costsim.load_policy("bf16-pure"))
+    once = (ranks - 1) * (graph.sizes["batch"] * graph.sizes["tokens"] * graph.sizes["model"] // ranks) * 16
+    of_layer = {key[1:]: bits for key, bits in sent.items() if key[0] == "decoder.3" and key[2]}
+    norms = {key: bits for key, bits in of_layer.items() if key[1] == "all_reduce"}
+    assert {key: bits for key, bits in of_layer.items() if key not in norms} == {
+        ("forward", "all_gather"): 2 * once,
+        ("forward", "reduce_scatter"): 2 * once,
+        ("recompute", "all_gather"): 2 * once,
+        ("backward", "all_gather"): 2 * once,
+        ("backward", "reduce_scatter"): 2 * once,
+    }
+    vectors = 6 * graph.sizes["model"]  # two norms and the biases of out and fc2, of which each rank has a part
+    assert sum(norms.values()) == 2 * (ranks - 1) * vectors // ranks * 16
+
+
+def data_parallel(zero, more=()):
+    sets = [f"parallel={{data: 8, zero: {zero}}}", "training.micro_batches=1", *more]
+    return prepare(Request("llama-small", assignments=sets)).graph
+
+
+@pytest.mark.parametrize(("zero", "shares"), [(0, 2), (1, 2), (2, 2), (3, 3)])
+def test_ranks_of_data_send_what_zero_says(zero, shares):
+    """Twice the parameters, three times with zero 3, but for (N-1)/N: arXiv:1910.02054, section 7; all divide by 8."""
+    graph = data_parallel(zero)
+    whole = data_parallel(0).parameters
+    sent = sent_by(graph, costsim.load_policy("fp32"))
+    bits = sum(bits for (layer, _, _), bits in sent.items() if layer != "clip")
+    once = graph.elements(graph.tensors["embedding.tokens.weight"].dims) if zero == 3 else 0  # no gradient reads it
+    assert bits == (shares * whole - once) * 7 // 8 * 32
+
+
+@pytest.mark.parametrize(("zero", "whole", "shared"), [(0, 16, 0), (1, 4, 12), (2, 2, 14), (3, 0, 14)])
+def test_states_take_what_zero_says(zero, whole, shared):
+    """16 bytes a parameter, of which ranks share a part: arXiv:1910.02054, sections 3.1 and 5.
+
+    With zero 3 two bytes less: a share is cast to bf16 as it is gathered, and not kept in it as well.
+    """
+    graph = data_parallel(zero, ["training.micro_batches=4"])
+    policy = costsim.load_policy("bf16-mixed").with_(role="weight_gradient", format="bf16")
+    policy = policy.with_(role="weight", name="*.share", format="fp32", optional=True)
+    held = memory(graph, assign(graph, policy), "unfused")
+    names = ("weights", "master_weights", "gradients", "optimizer_states")
+    bytes_ = sum(held.components[name] for name in names)
+    one = data_parallel(0)
+    # Norms and the embedding read master weights themselves, and have no copies: with zero they are gathered in bf16.
+    uncopied = [tensor for tensor in one.weights if len(tensor.dims) == 1 or tensor.name.startswith("embedding")]
+    extra = -8 * 2 * sum(one.elements(tensor.dims) for tensor in uncopied) if zero == 0 else 0
+    assert bytes_ * 8 == (8 * whole + shared) * one.parameters + extra
+
+
+@pytest.mark.parametrize(
+    ("workload", "sets", "said"),
+    [
+        ("gpt2-small", ["tensor=5"], "5 ranks do not divide heads, which is 12; 4 do"),
+        (
+            "gpt2-small model.vocab=50257",
+            ["tensor=2"],
+            "2 ranks do not divide vocab, which is 50257; 1 do, or pad it: 50258",
+        ),
+        ("llama-2-7b", ["tensor=64"], "64 ranks do not divide heads, which is 32; 32 do"),
+        ("llama-2-7b", ["expert=2", "data=2"], "the model has no experts to share"),
+        ("mixtral-8x7b", ["data=6", "expert=3"], "3 ranks do not divide experts, which is 8; 2 do"),
+        ("mixtral-8x7b", ["data=6", "expert=4"], "6 ranks of data do not divide into groups of 4"),
+        ("mixtral-8x7b", ["tensor=2"], "experts are shared by ranks of expert alone"),
+        ("llama-2-7b", ["zero=3"], "shares things among ranks of data, of which there is one"),
+        ("llama-2-7b", ["tensro=2"], "unknown key 'tensro'; did you mean 'tensor'?"),
+    ],
+)
+def test_what_ranks_do_not_divide_is_named(workload, sets, said):
+    with pytest.raises(InputError, match=re.escape(said)) as error:
+        workload, *more = workload.split()
+        prepare(Request(workload, assignments=[*more, *(f"parallel.{text}" for text in sets)]))
+    assert "--set parallel." in str(error.value)

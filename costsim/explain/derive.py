@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from costsim.cost.collectives import sent_bits
 from costsim.cost.row import Row, moves_by_name
 from costsim.cost.traffic import Held
+from costsim.explain import messages
 from costsim.explain.arithmetic import arithmetic
 from costsim.explain.formula import Part, Step, Term, nothing, worked
 from costsim.explain.pairs import keys_met, run_lengths
@@ -36,6 +38,7 @@ class Derived:
     cost: int | None = 0  # in the law's unit; None where the law is not defined
     vector: dict[str, int] = field(default_factory=dict)
     moved: dict[str, tuple[int, int]] = field(default_factory=dict)  # by tensor or copy: bits read, bits written
+    sent: int = 0  # bits, to other ranks
 
     def add(self, step: Step) -> Step:
         """Append a step, unless it is there."""
@@ -71,10 +74,12 @@ def differences(derived: Derived, row: Row) -> list[str]:
     """Where a derivation and a counted row differ, a line each; empty if both are right."""
     pairs = {"MACs": (derived.macs, row.macs), "vector operations": (derived.vector, dict(row.vector))}
     pairs["additions"] = (derived.additions, {format.name: n for format, n in row.additions})
+    pairs["bits sent"] = (derived.sent, sum(map(sent_bits, row.messages)))
     pairs["bits moved"] = (derived.moved, moves_by_name(row, derived.op))
     return [f"{derived.name}: {what}: derived {a}, counted {b}" for what, (a, b) in pairs.items() if a != b]
 
 
+_OF_RANK = "a rank's part"
 _Vector = dict[str, list[Term]]  # terms of the operations on elements, by name
 
 
@@ -95,10 +100,34 @@ class Deriver:
             self._read(moves, vector, use)
         for name in op.outputs:
             self._write(moves, vector, name)
+        if op.kind.collective:
+            self._collective(derived, moves, vector, uses[0])
         self._vector(derived, vector, _source_of_work(op))
         derived.steps |= moves.steps
-        derived.moved = moves.moved
+        derived.moved, derived.sent = moves.moved, moves.sent
         return derived
+
+    def _collective(self, derived: Derived, moves: Derived, vector: _Vector, use: Use) -> None:
+        """Add what a collective reduces, and what it sends of its operand as it reads that."""
+        graph, op, name = self.graph, use.op, use.op.inputs[0]
+        operation, steps, terms = messages.added(graph, op)
+        for step in steps:
+            derived.add(step)
+        if operation:
+            vector.setdefault(operation, []).extend(terms)
+        held = use.made[-1] if use.made else use.held
+        part = messages.part_sent(graph, op)
+        if part is None:
+            shares = messages.flat_share(graph, op, held.format if held else self.assignment.format(name))
+            share = [moves.add(step) for step in shares][-1]
+        else:
+            share = self._stored_part(moves, name, held, part)
+        moves.sent = moves.add(messages.sent(graph, op, share)).whole
+
+    def _stored_part(self, derived: Derived, name: str, held: Held, part: Dims) -> Step:
+        """The bits of a rank's part of a tensor or a copy, packed by itself."""
+        dims = self.graph.tensors[name].dims
+        return self._stored(derived, name, held, None if part == dims else part, _OF_RANK)
 
     def casts(self, op: Op) -> Iterator[Derived]:
         """The quantize kernels that run before an op: source read, copy written.
@@ -191,13 +220,16 @@ class Deriver:
 
     # --- bits ---------------------------------------------------------------------------------------------------------
 
-    def _stored(self, derived: Derived, name: str, held: Held, part: Dims | None = None) -> Step:
-        """The bits of a tensor, a copy or the part that is touched: of elements, and of what blocks of them share."""
+    def _stored(
+        self, derived: Derived, name: str, held: Held, part: Dims | None = None, cut: str = "as much as is touched"
+    ) -> Step:
+        """The bits of a tensor, a copy or a part of it: of elements, and of what blocks of them share."""
         format = held.format if held else self.assignment.format(name)
         dims = self.graph.tensors[name].dims if part is None else part
         every = tuple(range(len(dims)))
-        axes = held.axes if held else every if format.flat and part is None else every[-1:]
-        what = label(name, held) + ("" if part is None else " (as much as is touched)")
+        flat = format.flat and (part is None or cut == _OF_RANK)
+        axes = held.axes if held and set(held.axes) <= set(every) else every if flat else every[-1:]
+        what = label(name, held) + ("" if part is None else f" ({cut})")
         elements: Term = self._dims(dims)
         if format.together > 1:
             source = f"one for each {format.together} elements, of {self.graph.elements(dims)}"

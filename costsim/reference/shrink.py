@@ -41,6 +41,12 @@ def check_memory(
         raise InputError(f"{runner} would need about {needed} bytes of memory, {free} are free{hint}")
 
 
+def _check_alone(job: Job) -> None:
+    """Raise InputError for a step on many devices."""
+    if job.graph.mesh:
+        raise InputError(f"{job.workload}: this machine is one device; leave parallel out to run a step here")
+
+
 def _few_layers(model: Mapping[str, Any]) -> dict[str, object]:
     """The fields of a model section that leave few layers, but one of each sort that it has, and few chunks."""
     patterns = {name: model[name] for name in _PATTERNS if model.get(name)}
@@ -90,6 +96,7 @@ def shrink(job: Job) -> Graph:
 
     Raises InputError if that would leave out a kind of op in some phase.
     """
+    _check_alone(job)
     module = family(job.file.model["family"])
     if hasattr(module, "smaller"):
         return _own_copy(job, module)
@@ -149,6 +156,7 @@ def moderate(job: Job, most_macs: int = MOST_MACS) -> tuple[Job, tuple[str, ...]
     Attention is run op by op, as NumPy runs it. Also the fields that differ, `field=value` each. Raises InputError if
     the fields do not go together.
     """
+    _check_alone(job)
     model = job.file.model
     fields = _few_layers(model)
     if model.get("attention") == "flash":
