@@ -18,7 +18,7 @@ TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 # What ranks send each other, along which axis of the mesh (from the innermost on), how; costsim/cost/collectives.py.
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
-Axis = Literal["tensor", "context", "expert", "data", "expert_data", "pipeline"]
+Axis = Literal["tensor", "context", "expert", "data", "expert_data", "pipeline", "tied"]
 CollectiveAlgorithm = Literal["ring", "tree", "recursive", "bruck", "direct"]
 PipelineSchedule = Literal["gpipe", "1f1b", "interleaved", "zb-h1"]  # costsim/run/pipeline.py
 PIPELINE_SCHEDULES: tuple[PipelineSchedule, ...] = get_args(PipelineSchedule)

@@ -18,7 +18,7 @@ from costsim.explain.derive import Deriver, differences
 from costsim.policy.assign import assign
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
-from costsim.reference.ranks import own_weights, ranks_of, run_ranks
+from costsim.reference.ranks import own_weights, place, ranks_of, run_ranks
 from costsim.run.job import Request, prepare
 
 DECODER = """
@@ -45,6 +45,9 @@ MODELS = {
     "experts": f"{LLAMA}, experts: {{number: 4, chosen: 2, capacity_factor: 2.0}}",
 }
 SPLITS = [
+    "{pipeline: 2}",
+    "{pipeline: 2, tensor: 2, data: 2, zero: 1}",
+    "{pipeline: 2, data: 2, zero: 3}",
     "{tensor: 2}",
     "{tensor: 2, sequence: false}",
     "{data: 2}",
@@ -54,7 +57,12 @@ SPLITS = [
     "{tensor: 2, data: 2, zero: 3}",
     "{tensor: 2, data: 2, zero: 1, sequence: false}",
 ]
-OF_EXPERTS = ["{data: 2}", "{data: 2, expert: 2}", "{data: 4, expert: 2}", "{data: 4, expert: 2, zero: 3}"]
+OF_EXPERTS = [
+    "{pipeline: 2, data: 2, expert: 2}",
+    "{data: 2, expert: 2}",
+    "{data: 4, expert: 2}",
+    "{data: 4, expert: 2, zero: 3}",
+]
 CASES = [(model, split) for model in MODELS for split in (OF_EXPERTS if model == "experts" else SPLITS)]
 
 
@@ -63,6 +71,12 @@ def graph_of(tmp_path, model, parallel="{}", micro_batches=2, more=()):
     text = DECODER % (MODELS[model], micro_batches)
     file.write_text(text + (f"parallel: {parallel}\n" if parallel else ""))
     return prepare(Request(str(file), assignments=more)).graph
+
+
+def stages_of(tmp_path, model, parallel, micro_batches, more=()):
+    stages = yaml.safe_load(parallel).get("pipeline", 1)
+    sets = [[*more, f"parallel.stage={stage}"] if stage else more for stage in range(stages)]
+    return [graph_of(tmp_path, model, parallel, micro_batches, of) for of in sets]
 
 
 def updated(graph):
@@ -77,18 +91,20 @@ ADAM = ("optimizer={kind: adamw, lr: 0.01, clip_norm: 0.1, weight_decay: 0.1}",)
 @pytest.mark.parametrize(("model", "split"), CASES)
 def test_all_ranks_together_do_what_one_device_does(tmp_path, model, split, optimizer):
     data, micro = yaml.safe_load(split).get("data", 1), 2
-    ranks = graph_of(tmp_path, model, split, micro, optimizer)
+    stages = stages_of(tmp_path, model, split, micro, optimizer)
     alone = graph_of(tmp_path, model, micro_batches=micro * data, more=optimizer)
     rng = np.random.default_rng(0)
     weights = draw_weights(alone, rng)
     batches = [draw_batch(alone, rng) for _ in range(micro * data)]
     one = run(alone, weights, batches)
-    many = run_ranks(ranks, weights, [batches[i * micro : (i + 1) * micro] for i in range(data)])
-    assert sum(one.losses) == pytest.approx(sum(sum(of.losses) for of in many.runs) * data / ranks_of(ranks))
+    many = run_ranks(stages, weights, [batches[i * micro : (i + 1) * micro] for i in range(data)])
+    ends = ranks_of(stages[0]) // len(stages)  # those of the last stage have the loss
+    assert sum(one.losses) == pytest.approx(sum(sum(of.losses) for of in many.runs) * data / ends)
     changed = updated(alone)
     # Cut as before the step, each rank has of the new weights what it has made itself.
     new = {name: one.values[changed[name]] if name in changed else weights[name] for name in weights}
     for rank, of in enumerate(many.runs):
+        ranks = stages[place(stages[0], rank, "pipeline")]
         names = updated(ranks)
         assert names
         for name, mine in own_weights(ranks, new, rank).items():
@@ -123,21 +139,23 @@ def with_rules(name):
 def test_bits_sent_are_bits_counted(tmp_path, model, split, rules):
     """Every collective of every rank, from the lengths of packed buffers."""
     data, micro = yaml.safe_load(split).get("data", 1), 3
-    graph = graph_of(tmp_path, model, split, micro)
+    stages = stages_of(tmp_path, model, split, micro)
     alone = graph_of(tmp_path, model, micro_batches=micro)
-    assignment = assign(graph, with_rules(rules))
+    assignments = [assign(graph, with_rules(rules)) for graph in stages]
     rng = np.random.default_rng(0)
     weights = {name: x.astype(np.float32) for name, x in draw_weights(alone, rng).items()}
     batches = [[draw_batch(alone, rng, np.float32) for _ in range(micro)] for _ in range(data)]
-    many = run_ranks(graph, weights, batches, assignment=assignment, measure=True)
-    counted = {op.name: sum(map(sent_bits, row.messages)) for op, row in each_op(count(graph, assignment))}
-    sending = {name: bits for name, bits in counted.items() if bits}
-    assert sending
-    for sent in many.sent_bits:
-        assert sent == sending
-    if rules == "int8 gradients":
-        plain = count(graph, assign(graph, costsim.load_policy("bf16-mixed")))
-        assert sum(sending.values()) < sum(sum_rows(plain, "product").sent_bits.values())
+    many = run_ranks(stages, weights, batches, assignments=assignments, measure=True)
+    for stage, (graph, assignment) in enumerate(zip(stages, assignments, strict=True)):
+        counted = {op.name: sum(map(sent_bits, row.messages)) for op, row in each_op(count(graph, assignment))}
+        sending = {name: bits for name, bits in counted.items() if bits}
+        assert sending
+        for rank, sent in enumerate(many.sent_bits):
+            if place(graph, rank, "pipeline") == stage:
+                assert sent == sending
+        if rules == "int8 gradients" and len(stages) == 1:
+            plain = count(graph, assign(graph, costsim.load_policy("bf16-mixed")))
+            assert sum(sending.values()) < sum(sum_rows(plain, "product").sent_bits.values())
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -236,6 +254,9 @@ def test_states_take_what_zero_says(zero, whole, shared):
         ("mixtral-8x7b", ["data=6", "expert=4"], "6 ranks of data do not divide into groups of 4"),
         ("mixtral-8x7b", ["tensor=2"], "experts are shared by ranks of expert alone"),
         ("llama-2-7b", ["zero=3"], "shares things among ranks of data, of which there is one"),
+        ("llama-2-7b", ["pipeline=64"], "64 stages of 32 layers; 32 do"),
+        ("llama-2-7b", ["pipeline=2", "stage=2"], "there are 2 stages, from 0 on"),
+        ("wmt14-dsq", ["pipeline=2"], "is read by layers of several stages"),
         ("llama-2-7b", ["tensro=2"], "unknown key 'tensro'; did you mean 'tensor'?"),
     ],
 )

@@ -121,7 +121,7 @@ class _Counter:
             a, b = (factor(graph, op, i, traffic[i].format, assignment.chain(op, i)) for i in (0, 1))
             pair, additions = sums(graph, macs, assignment.accumulator(op), a, b)
         what = (op.kind.name, op.phase, op.gemm, graph.tensors[op.outputs[0]].role)
-        messages = (self._message(op, traffic[0]),) if op.kind.collective else ()
+        messages = (self._message(op, traffic[0]),) if op.kind.collective and op.inputs else ()
         rows.append(Row(alike.ops, None, *what, macs, products, pair, additions, work, tuple(moves), messages))
         return rows
 

@@ -14,12 +14,12 @@ def message(graph: Graph, op: Op, format: Format, axes: Axes | None) -> Message:
 
 
 def _shard_bits(graph: Graph, op: Op, format: Format, axes: Axes | None) -> int:
-    """Bits of one rank's share of the operand, or of the result, packed by itself."""
+    """Bits of one rank's share of the operand, or of the result, packed by itself; of a send, all."""
     x, y = (graph.tensors[name].dims for name in (op.inputs[0], op.outputs[0]))
     if op.kind.collective == "all_reduce":  # of a flattened tensor
         ranks = graph.mesh[op.params["axis"]].ranks
         return format.bits_of_runs(((-(-graph.elements(x) // ranks), 1),))
-    part = x if op.kind.collective == "all_gather" else y
+    part = x if op.kind.collective in ("all_gather", "send") else y
     if op.kind.collective == "all_to_all":  # some experts' rows of one rank
         part = tuple(min(a, b, key=graph.size) for a, b in zip(x, y, strict=True))
     along = axes if axes is not None and len(part) == len(x) else last_axis(part)

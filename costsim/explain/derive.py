@@ -100,7 +100,7 @@ class Deriver:
             self._read(moves, vector, use)
         for name in op.outputs:
             self._write(moves, vector, name)
-        if op.kind.collective:
+        if op.kind.collective and op.inputs:
             self._collective(derived, moves, vector, uses[0])
         self._vector(derived, vector, _source_of_work(op))
         derived.steps |= moves.steps

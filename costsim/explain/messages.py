@@ -13,6 +13,7 @@ _ROUNDS: Mapping[str, tuple[int, str]] = {
     "reduce_scatter": (1, "a part of each other rank's sum passes by"),
     "all_reduce": (2, "a reduce-scatter, then an all-gather"),
     "all_to_all": (1, "to each other rank its part"),
+    "send": (1, "to the stage behind, or of a gradient to the one before"),
 }
 _REDUCING = ("all_reduce", "reduce_scatter")
 
@@ -46,7 +47,7 @@ def part_sent(graph: Graph, op: Op) -> Dims | None:
         return None
     if op.kind.collective == "all_to_all":
         return tuple(a if graph.sizes[a] < graph.sizes[b] else b for a, b in zip(x, y, strict=True))
-    return x if op.kind.collective == "all_gather" else y
+    return x if op.kind.collective in ("all_gather", "send") else y
 
 
 def flat_share(graph: Graph, op: Op, format: Format) -> list[Step]:
@@ -64,5 +65,6 @@ def sent(graph: Graph, op: Op, share: Step) -> Step:
     rounds, why = _ROUNDS[op.kind.collective]
     runs = [Part("runs", op.times)] if op.times != 1 else []
     twice = [Part("rounds", rounds)] if rounds != 1 else []
-    term = [*runs, *twice, Part("ranks - 1", ranks - 1), Part(share.what, share.whole)]
+    others = [] if op.kind.collective == "send" else [Part("ranks - 1", ranks - 1)]
+    term = [*runs, *twice, *others, Part(share.what, share.whole)]
     return worked(f"sent to ranks of {op.params['axis']}", [term], "bit", why)

@@ -21,8 +21,8 @@ _GEMM_OF_OPERAND: Mapping[str, Gemm] = {"x": "dgrad", "w": "wgrad"}  # which GEM
 
 
 def _needs_gradient(builder: GraphBuilder) -> set[str]:
-    """The trained weights, and all that the forward computes from them."""
-    needs = {t.name for t in builder.tensors.values() if t.role == "weight" and t.trainable}
+    """The trained weights, what a stage before made, and all that the forward computes from them."""
+    needs = {t.name for t in builder.tensors.values() if t.role == "weight" and t.trainable} | builder.received
     for op in builder.ops:
         if any(op.inputs[i] in needs for i in op.kind.differentiable):
             needs.update(op.outputs)
@@ -209,7 +209,7 @@ class _Backward:
             name = f"{source}.grad" if done else f"{source}.grad.sum{self.parts[source]}"
             gradient = self._add(self.gradient[source], gradient, self.gradient_tensor(source, name))
         self.gradient[source] = gradient
-        if done and self.builder.tensors[source].role == "weight":
+        if done and (self.builder.tensors[source].role == "weight" or source in self.builder.received):
             self.finished(source, gradient)
 
     def _add(self, before: str, gradient: str, result: Tensor) -> str:
@@ -269,20 +269,21 @@ class _Backward:
             self._apply(op, rule, names)
 
 
-def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], None]) -> None:
-    """Append the backward of `loss` (a scalar) in phase `backward`.
+def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], None], gradient: str = "") -> None:
+    """Append the backward of `loss` (a scalar, or a tensor whose `gradient` is there already) in phase `backward`.
 
-    `finished(weight, gradient)` is called as soon as the whole gradient of a weight is there, and may append ops.
+    `finished(weight, gradient)` is called as soon as the whole gradient of a weight (or of what another stage made) is
+    there, and may append ops.
     The gradient of the loss itself is a given tensor, `<loss>.grad`, whose value is 1.
     Raises ValueError if an output without a gradient rule receives a gradient, or nothing is trainable.
     """
     state = _Backward(builder, loss, finished)
     if loss not in state.needs:
         raise ValueError("no weight is trainable")
-    builder.loss, builder.phase = loss, "backward"
+    builder.loss, builder.phase = "" if gradient else loss, "backward"
     made: dict[Segment, list[Op]] = {}
     order = in_backward_order(builder)
-    state.gradient[loss] = builder.tensor(state.gradient_tensor(loss, state.one))
+    state.gradient[loss] = gradient or builder.tensor(state.gradient_tensor(loss, state.one))
     for op in order:
         before = len(builder.ops)
         state.visit(op)

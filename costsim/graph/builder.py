@@ -79,6 +79,8 @@ class GraphBuilder:
         self.mesh: Mapping[str, MeshAxis] = {}
         self.divided: Mapping[str, str] = {}
         self.dropped: set[str] = set()  # results that are not kept for the backward, which has them made again
+        self.received: set[str] = set()  # from the stage before of a pipeline, which gets the gradient
+        self.counted_elsewhere: set[str] = set()  # weights whose gradient another stage adds to the norm of all
         self.shared_over: dict[str, tuple[str, ...]] = {}  # by weight: axes over which ranks have other parts of it
         self.segments: dict[int, tuple[Segment, ...]] = {}  # by position of the op, the outermost first
         self.kernel = ""

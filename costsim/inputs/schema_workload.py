@@ -76,11 +76,15 @@ class Parallel(Section):
         description="what ranks of data share: 1 the optimizer's states and the weights that it updates, 2 gradients "
         "too, 3 all weights, which are gathered where they are used (FSDP)",
     )
+    pipeline: Count = Field(default=1, description="stages, each of which has some of the layers")
+    stage: Annotated[int, Field(ge=0)] = Field(default=0, description="whose rank is counted, from 0 on")
 
     @check
     def _of_data(self) -> Iterator[Clash]:
         if self.data % self.expert:
             yield ("expert",), f"{self.data} ranks of data do not divide into groups of {self.expert}"
+        if self.stage >= self.pipeline:
+            yield ("stage",), f"there are {self.pipeline} stages, from 0 on"
         if self.zero and self.data == 1:
             yield ("zero",), "shares things among ranks of data, of which there is one; say data"
 

@@ -20,6 +20,7 @@ from costsim.names import AttentionPairs
 from costsim.parallel.builder import ShardedBuilder
 from costsim.parallel.gradients import Gradients
 from costsim.parallel.layout import layout
+from costsim.parallel.stages import cut
 
 ALONE = Parallel()  # one device
 
@@ -111,7 +112,8 @@ def training_step(
         if hasattr(module, "backward"):  # it brings its own
             module.backward(b, model, loss, gradients.finished)
         else:
-            autodiff.backward(b, loss, gradients.finished)
+            begins, gradient = cut(b, loss) if isinstance(b, ShardedBuilder) and parallel.pipeline > 1 else (loss, "")
+            autodiff.backward(b, begins, gradients.finished, gradient)
         update(b, optimizer, gradients.complete())
         return b
 

@@ -204,6 +204,8 @@ def _clip_factor(b: GraphBuilder, max_norm: float, gradients: Mapping[str, str])
 
     parts: dict[tuple[str, ...], list[str]] = {}
     for weight, gradient in gradients.items():
+        if weight in b.counted_elsewhere:
+            continue
         part = b.op("square_sum", gradient, name=f"{gradient}.square_sum")
         parts.setdefault(b.shared_over.get(weight, ()), []).append(part)
     totals: list[str] = []
@@ -212,7 +214,10 @@ def _clip_factor(b: GraphBuilder, max_norm: float, gradients: Mapping[str, str])
         for axis in axes:
             total = b.op("all_reduce", total, name=f"{total}.{axis}_sum", axis=axis)
         totals.append(total)
-    return b.op("clip_factor", reduce(plus, totals), name="clip.factor", max_norm=max_norm)
+    total = reduce(plus, totals)
+    if "pipeline" in b.mesh:
+        total = b.op("all_reduce", total, name="clip.pipeline_sum", axis="pipeline")
+    return b.op("clip_factor", total, name="clip.factor", max_norm=max_norm)
 
 
 def _append(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:

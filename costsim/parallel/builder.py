@@ -18,6 +18,8 @@ from costsim.inputs.schema_workload import Parallel
 from costsim.names import Gemm, Values
 from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout
 
+NOTHING = "nothing"  # the dim, of no elements, of what is left where something is sent
+
 # Kinds of op that do the same in each share of what ranks of tensor divide, though their patterns name the dim.
 _IN_EACH_SHARE = {"add_bias", "scale_columns", "rope", "softmax", "softmax_lse", "softmax_sink", "softmax_sink_lse"}
 _OF_ALL_EXPERTS = ("combine",)  # kinds of op that want what all experts made of the rank's own tokens
@@ -29,8 +31,10 @@ class ShardedBuilder(GraphBuilder):
     def __init__(self, parallel: Parallel, layout: Layout, *arguments: Any) -> None:
         super().__init__(layout.sizes, *arguments)
         self.parallel, self.mesh, self.divided = parallel, layout.mesh, layout.divided
+        self.sizes[NOTHING] = 0
         self.partial: set[str] = set()
         self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
+        self.tied: dict[str, tuple[int, int]] = {}  # by weight that two stages of a pipeline have: these
         self._by_tensor = {dim for dim, axis in layout.divided.items() if axis == "tensor" and not dim.endswith(SHARE)}
         self._shares = {dim.removesuffix(SHARE): dim for dim in layout.divided if dim.endswith(SHARE)}
         self._made_of: dict[str, tuple[str, ...]] = {}  # by tensor that is made of weights alone: these

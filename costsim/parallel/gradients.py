@@ -2,7 +2,7 @@
 
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Tensor
-from costsim.parallel.builder import ShardedBuilder
+from costsim.parallel.builder import NOTHING, ShardedBuilder
 
 
 def accumulated(b: GraphBuilder, name: str, gradient: str) -> str:
@@ -32,8 +32,12 @@ class Gradients:
         self.b, self.of = b, dict[str, str]()
 
     def finished(self, weight: str, gradient: str) -> None:
-        """Take the gradient of a weight in one micro-batch."""
+        """Take the gradient of a weight in one micro-batch; that of what the stage before made is sent to it."""
         b = self.b
+        if weight in b.received:
+            left = Tensor(f"{gradient}.sent", (NOTHING,), "gradient", b.tensors[weight].layer)
+            b.op("send", gradient, name=f"{gradient}.send", outputs=[left], axis="pipeline")
+            return
         if isinstance(b, ShardedBuilder) and b.parallel.zero >= 2 and weight in b.shares:
             gradient = self._scattered(b, weight, gradient)
             weight = b.shares[weight]
@@ -46,6 +50,7 @@ class Gradients:
             return self.of
         b.times = 1
         complete: dict[str, str] = {}
+        tied = {b.shares.get(weight, weight) for weight in b.tied}
         for weight, gradient in self.of.items():
             b.layer = b.tensors[weight].layer
             if weight in b.shares:
@@ -53,6 +58,10 @@ class Gradients:
                 weight = b.shares[weight]
             elif not b.parallel.zero or weight not in b.shares.values():
                 gradient = self._summed(b, gradient, b.axis_of(b.tensors[weight].dims))
+            if weight in tied:
+                gradient = self._summed(b, gradient, "tied")
+                if b.parallel.stage:
+                    b.counted_elsewhere.add(weight)
             if weight in b.partial:
                 gradient = self._summed(b, gradient, "tensor")
             complete[weight] = gradient

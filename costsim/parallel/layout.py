@@ -29,12 +29,14 @@ class Layout(NamedTuple):
 
 def mesh(parallel: Parallel) -> dict[str, MeshAxis]:
     """The axes of more than one rank: neighbours in tensor are next to each other, those in data farther apart."""
-    tensor, expert, data = parallel.tensor, parallel.expert, parallel.data
+    tensor, expert, data, stages = parallel.tensor, parallel.expert, parallel.data, parallel.pipeline
     axes = {
         "tensor": MeshAxis(tensor, 1),
         "expert": MeshAxis(expert, tensor),
         "data": MeshAxis(data, tensor),
         "expert_data": MeshAxis(data // expert, tensor * expert),  # ranks that have the same experts
+        "pipeline": MeshAxis(stages, tensor * data),
+        "tied": MeshAxis(min(stages, 2), tensor * data * (stages - 1)),  # the first stage and the last
     }
     return {name: axis for name, axis in axes.items() if axis.ranks > 1}
 

@@ -113,7 +113,8 @@ class Executor:
                     continue
                 starts = micro < graph.micro_batches - op.times  # the first gradient is the sum: nothing to add yet
                 accelerator.run(op, micro, counts=not starts)
-            losses.append(float(accelerator.values[graph.loss]))
+            if graph.loss:  # of the stages of a pipeline, the last has it
+                losses.append(float(accelerator.values[graph.loss]))
             number += 1
         if number != graph.micro_batches:
             raise ValueError(f"the graph takes {graph.micro_batches} micro-batches, got {number}")

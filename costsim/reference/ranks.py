@@ -4,9 +4,11 @@ What is sent is measured from the lengths of the buffers that are handed over, a
 here reads what the cost model says of collectives.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import Queue
 from threading import Barrier
 from typing import Any
 
@@ -14,12 +16,14 @@ import numpy as np
 
 from costsim.formats.format import Format
 from costsim.formats.pack import pack, unpack
-from costsim.graph.graph import Graph, Op, Tensor
+from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
 from costsim.policy.assign import Assignment
 from costsim.reference.execute import Executor, Run
 from costsim.reference.numpy_ops import Array, run_op, runtime
 from costsim.reference.plan import Plan
+
+_PATIENCE_S = 60.0  # how long a rank waits for another, which may have failed
 
 
 def ranks_of(graph: Graph) -> int:
@@ -74,8 +78,9 @@ def own_weights(graph: Graph, weights: Mapping[str, Array], rank: int) -> dict[s
 
 
 def own_batch(graph: Graph, batch: Mapping[str, Array], rank: int) -> dict[str, Array]:
-    """What a rank has of the data of its micro-batch."""
-    return {name: cut(graph, graph.tensors[name].dims, x, rank) for name, x in batch.items()}
+    """What a rank has of the data of its micro-batch, as far as its stage reads it."""
+    read = {name: x for name, x in batch.items() if name in graph.tensors}
+    return {name: cut(graph, graph.tensors[name].dims, x, rank) for name, x in read.items()}
 
 
 # --- exchange ---------------------------------------------------------------------------------------------------------
@@ -83,45 +88,54 @@ def own_batch(graph: Graph, batch: Mapping[str, Array], rank: int) -> dict[str, 
 
 @dataclass(slots=True)
 class Exchange:
-    """Where ranks leave messages for each other. `sent_bits` are those of each rank, by name of the collective."""
+    """Where ranks leave messages for each other. `sent_bits` are those of each rank, by name of the op."""
 
-    graph: Graph
-    plan: Plan
-    barriers: dict[tuple[int, ...], Barrier] = field(default_factory=dict)
+    graphs: Sequence[Graph]  # by stage of a pipeline
+    plans: Sequence[Plan]
+    barriers: dict[tuple[int, ...], Barrier]
+    sent_bits: list[dict[str, int]]
     boxes: dict[tuple[tuple[int, ...], int], Array] = field(default_factory=dict)
-    sent_bits: list[dict[str, int]] = field(default_factory=list)
+    mail: defaultdict[tuple[int, int], Queue[Array]] = field(default_factory=lambda: defaultdict(Queue))
 
     def compute(
         self, rank: int, graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int
     ) -> tuple[tuple[Array, ...], int]:
         """The results of one op of a rank, as `run_op`."""
-        if not (op.kind.collective or op.kind.view) or "axis" not in op.params:
-            return run_op(graph, op, inputs, seed=seed, step=step, micro=micro, rank=self._place(op, rank))
-        (x,), at = inputs, place(graph, rank, op.params["axis"])
+        if "axis" not in op.params:
+            return run_op(graph, op, inputs, seed=seed, step=step, micro=micro)
+        at, axis = place(graph, rank, op.params["axis"]), graph.mesh[op.params["axis"]]
+        if not (op.kind.collective or op.kind.view):  # an op on the rank's share of something
+            return run_op(graph, op, inputs, seed=seed, step=step, micro=micro, rank=at)
+        if op.kind.collective == "receive":
+            other = rank - axis.stride if op.phase == "forward" else rank + axis.stride
+            return (self.mail[other, rank].get(timeout=_PATIENCE_S),), 0
+        (x,) = inputs
         assert x is not None
-        parts = self._meet(op, rank, x) if op.kind.collective else [x] * graph.mesh[op.params["axis"]].ranks
+        if op.kind.collective:
+            self._note(graph, op, rank, x)
+        if op.kind.collective == "send":
+            other = rank + axis.stride if op.phase == "forward" else rank - axis.stride
+            self.mail[rank, other].put(x)
+            return (x.reshape(-1)[:0],), 0
+        parts = self._meet(graph, op, rank, x) if op.kind.collective else [x] * axis.ranks
         return (op.kind.run(parts, **runtime(graph, op, step, None))[at],), 0
 
-    def _place(self, op: Op, rank: int) -> int:
-        return place(self.graph, rank, op.params["axis"]) if "axis" in op.params else 0
+    def _note(self, graph: Graph, op: Op, rank: int, x: Array) -> None:
+        """Note what a rank sends, in the format in which the op reads its operand."""
+        plan, sent = self.plans[place(graph, rank, "pipeline")], self.sent_bits[rank]
+        local = plan.local.get((op.position, 0))
+        item = (op.inputs[0], local[-1]) if local else plan.loads[op.position, 0]
+        sent[op.name] = sent.get(op.name, 0) + _sent_bits(graph, op, x, *plan.format_of(item))
 
-    def _meet(self, op: Op, rank: int, x: Array) -> list[Array]:
-        """What all ranks of the group have, as it comes out of the messages; notes what this one sends."""
-        members = tuple(group(self.graph, rank, op.params["axis"]))
-        format, axes = self._format(op)
-        sent = self.sent_bits[rank]
-        sent[op.name] = sent.get(op.name, 0) + _sent_bits(self.graph, op, x, format, axes)
+    def _meet(self, graph: Graph, op: Op, rank: int, x: Array) -> list[Array]:
+        """What all ranks of the group have."""
+        members = tuple(group(graph, rank, op.params["axis"]))
         barrier = self.barriers[members]
         self.boxes[members, rank] = x
-        barrier.wait()
+        barrier.wait(_PATIENCE_S)
         parts = [self.boxes[members, member] for member in members]
-        barrier.wait()  # nobody overwrites what another has not read yet
+        barrier.wait(_PATIENCE_S)  # nobody overwrites what another has not read yet
         return parts
-
-    def _format(self, op: Op) -> tuple[Format | None, tuple[int, ...] | None]:
-        """The format of messages: that in which the op reads its operand."""
-        local = self.plan.local.get((op.position, 0))
-        return self.plan.format_of((op.inputs[0], local[-1]) if local else self.plan.loads[op.position, 0])
 
 
 def _packed(x: Array, format: Format, axes: tuple[int, ...] | None) -> int:
@@ -137,6 +151,8 @@ def _sent_bits(graph: Graph, op: Op, x: Array, format: Format | None, axes: tupl
         return 0
     ranks = graph.mesh[op.params["axis"]].ranks
     does = op.kind.collective
+    if does == "send":
+        return _packed(x, format, axes)
     if does == "all_gather":
         return (ranks - 1) * _packed(x, format, axes)
     if does == "all_to_all":
@@ -162,48 +178,42 @@ class RanksRun:
 
 
 def run_ranks(
-    graph: Graph,
+    graphs: Sequence[Graph],
     weights: Mapping[str, Array],
     batches: Sequence[Iterable[Mapping[str, Array]]],
     *,
-    assignment: Assignment | None = None,
+    assignments: Sequence[Assignment | None] | None = None,
     measure: bool = False,
     seed: int = 0,
     step: int = 1,
 ) -> RanksRun:
     """A step of all ranks, from whole weights and the micro-batches of each rank of data.
 
-    Raises what a rank raises; the others end then, too.
+    `graphs` are those of the stages of a pipeline: without one, of the one stage; `assignments` are theirs. Raises what
+    a rank raises; the others end then, too.
     """
-    number = ranks_of(graph)
-    groups = {tuple(group(graph, rank, axis)) for axis in graph.mesh for rank in range(number)}
-    plan = Plan(graph, assignment, range(len(graph.ops)))
-    exchange = Exchange(graph, plan, {members: Barrier(len(members)) for members in groups})
-    exchange.sent_bits.extend({} for _ in range(number))
+    number = ranks_of(graphs[0])
+    held = list(assignments) if assignments is not None else [None] * len(graphs)
+    groups = {tuple(group(graphs[0], rank, axis)) for axis in graphs[0].mesh for rank in range(number)}
+    plans = [Plan(graph, of, range(len(graph.ops))) for graph, of in zip(graphs, held, strict=True)]
+    barriers = {members: Barrier(len(members)) for members in groups}
+    exchange = Exchange(graphs, plans, barriers, [{} for _ in range(number)])
 
     def of_rank(rank: int) -> Run:
         def compute(*arguments: Any, **options: Any) -> tuple[tuple[Array, ...], int]:
             return exchange.compute(rank, *arguments, **options)
 
-        executor = Executor(graph, assignment, seed=seed, measure=measure, compute=compute)
+        stage = place(graphs[0], rank, "pipeline")
+        graph = graphs[stage]
+        executor = Executor(graph, held[stage], seed=seed, measure=measure, compute=compute)
         own = [own_batch(graph, batch, rank) for batch in batches[place(graph, rank, "data")]]
         try:
             return executor.step(own_weights(graph, weights, rank), own, step)
         except BaseException:
-            for barrier in exchange.barriers.values():
+            for barrier in barriers.values():
                 barrier.abort()
             raise
 
     with ThreadPoolExecutor(number) as pool:
         runs = list(pool.map(of_rank, range(number)))
     return RanksRun(runs, exchange.sent_bits)
-
-
-def whole(graph: Graph, tensor: Tensor, values: Sequence[Array]) -> Array:
-    """A tensor of which each rank has a share, put together from those of all ranks."""
-    x: list[Array] = list(values)
-    ranks = list(range(len(values)))
-    for at, dim in enumerate(tensor.dims):
-        if (axis := graph.divided.get(dim)) is not None:
-            x = [np.concatenate([x[other] for other in group(graph, rank, axis)], axis=at) for rank in ranks]
-    return x[0]

@@ -55,7 +55,7 @@ def sent_fields(graph: Graph, total: Total) -> Record:
 
 def describe(parallel: Parallel) -> str:
     """The mesh in words; "" for one device."""
-    devices = parallel.tensor * parallel.data
+    devices = parallel.tensor * parallel.data * parallel.pipeline
     if devices == 1:
         return ""
     parts = []
@@ -65,4 +65,6 @@ def describe(parallel: Parallel) -> str:
         parts.append(f"data {parallel.data}" + (f", zero {parallel.zero}" if parallel.zero else ""))
     if parallel.expert > 1:
         parts.append(f"of these expert {parallel.expert}")
+    if parallel.pipeline > 1:
+        parts.append(f"pipeline {parallel.pipeline}, stage {parallel.stage}")
     return f"one of {devices} devices: {', '.join(parts)}"

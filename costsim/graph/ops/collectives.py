@@ -31,7 +31,8 @@ def _collective(signature: str, does: str, grad: str | None, **more: Any) -> Cal
     """Add a row: `does` is the collective of `cost.collectives` whose messages it sends."""
 
     def register(run: _Run) -> _Run:
-        grads = {signature.partition("[")[0]: grad}
+        operand = signature.partition("[")[0]
+        grads = {operand: grad} if operand.isidentifier() else {}
         COLLECTIVES[run.__name__] = make_kind(
             run.__name__, signature, run, {}, grads, params=("axis",), fuses=False, collective=does, torch="", **more
         )
@@ -108,3 +109,15 @@ def take_share(parts: Sequence[Array]) -> list[Array]:
 def take_rows_of_share(parts: Sequence[Array]) -> list[Array]:
     """y = a rank's own rows of a table by position."""
     return [np.split(x, len(parts), axis=0)[rank] for rank, x in enumerate(parts)]
+
+
+@_collective("x[...] -> sent[nothing]", "send", None)
+def send(parts: Sequence[Array]) -> list[Array]:
+    """To the next stage of a pipeline (or, of a gradient, to the one before); what is left here has no elements."""
+    return [x.reshape(-1)[:0] for x in parts]
+
+
+@_collective("-> y[...]", "receive", None, runtime=("shape",))
+def receive(parts: Sequence[Array], shape: tuple[int, ...]) -> list[Array]:
+    """y = what the stage before sent, or, of a gradient, the one behind."""
+    return [x.reshape(shape) for x in parts]
