@@ -25,25 +25,33 @@ import pandas as pd
 
 from costsim import names
 from costsim.errors import InputError
+from costsim.findings import Search, Survey, columns
 from costsim.graph.graph import Graph
 from costsim.models.build import build
 from costsim.policy.load import find_policy, load_policies, make_policy
 from costsim.policy.policy import Policy
 from costsim.results import frame, frame_files
-from costsim.results.records import Record, records
+from costsim.results.records import records
 from costsim.run import simulate, spread, sweep
 from costsim.run.job import Request, prepare, read_workload
 from costsim.tables import styles
 from costsim.tables.run import document
-from costsim.tables.table import flat
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from costsim.search.found import Found
-    from costsim.search.sensitivity import Sensitivity
-
-__all__ = ["InputError", "Policy", "Results", "Search", "Workload", "load", "load_policy", "make_policy", "read"]
+__all__ = [
+    "InputError",
+    "Policy",
+    "Results",
+    "Search",
+    "Survey",
+    "Workload",
+    "load",
+    "load_policy",
+    "make_policy",
+    "read",
+]
 
 
 def load(workload: str | Path, fields: Mapping[str, object] | None = None) -> Workload:
@@ -137,6 +145,26 @@ class Workload:
             table = of_rows(sensitivity[["group", "format", "loss"]].itertuples(index=False, name=None))
         return Search(found.search(job, asked, table), table)
 
+    def recipes(
+        self,
+        policies: Sequence[str | Policy] = (),
+        hardware: Sequence[str] = (),
+        noise: bool = True,
+        seed: int = 0,
+        **convention: Any,
+    ) -> Survey:
+        """Recipes side by side, all that are shipped if none is named: costs, and the noise that they make.
+
+        `noise`: run them in NumPy, on a shrunken copy, for the signal to noise of the gradients. `convention` as `run`
+        has it, without bits and buffer. Raises InputError.
+        """
+        from costsim.results import survey  # NumPy
+
+        request = Request(
+            self.path, _listed(policies), assignments=self.assignments, hardware=_listed(hardware), **convention
+        )
+        return Survey(survey.survey(survey.prepared(request), noise, seed))
+
     def sweep(
         self,
         fields: Mapping[str, Iterable[object]],
@@ -167,65 +195,9 @@ class Workload:
         return Results(table, sweep.without_points(sweep.results(swept)))
 
 
-@dataclass(frozen=True, eq=False)
-class Search:
-    """What a search found."""
-
-    found: Found
-    losses: Sensitivity | None
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """A row per policy that is shown: loss, costs and reductions, and the format of each group."""
-        from costsim.tables.search import record
-
-        rows = [
-            {**_columns(record(self.found, self.found.name(point), point)), **self.found.formats(point)}
-            for point in self.found.shown
-        ]
-        return pd.DataFrame(rows)
-
-    @property
-    def policies(self) -> list[Policy]:
-        """The policies of the table, for `Workload.run`."""
-        space = self.found.problem.space
-        return [space.point(dict(enumerate(point.chosen)), self.found.name(point)) for point in self.found.shown]
-
-    def plot(self) -> Figure:
-        """The front, beside the policies that give all groups one format."""
-        from costsim.plots import draw_front
-
-        return draw_front(self.found)
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write the policies, the table in all styles and the figure to a folder. Raises InputError."""
-        from costsim.plots import save_search
-
-        return save_search(self.found, self.losses, Path(folder))
-
-    def __repr__(self) -> str:
-        return self.to_text()
-
-    def to_text(self) -> str:
-        """What `costsim search` prints."""
-        from costsim.tables.search import document as of_search
-
-        return styles.render(of_search(self.found), "table")
-
-
 def _listed(names: Any) -> Any:
     """Names as a tuple, also if one was given by itself."""
     return (names,) if isinstance(names, (str, Policy, int, float)) else tuple(names or ())
-
-
-def _columns(record: Record) -> dict[str, Any]:
-    """A record as a row of a table: a device's entries as columns of their own, exact integers as such."""
-    texts = ("policy", "case", "here", "assumption", "setup", "tensor", "role", "grade")
-    return {
-        name: int(value) if isinstance(value, str) and value.isdecimal() and name not in texts else value
-        for name, value in flat(record).items()
-        if not isinstance(value, (dict, list))
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +219,7 @@ class Results:
         if what in frame.GROUPS:
             return frame.total(self.table, what)
         if what in names.BY:
-            return pd.DataFrame([_columns(record) for record in records(self._run(), what)])
+            return pd.DataFrame([columns(record) for record in records(self._run(), what)])
         return frame.total(self.table, what)  # which knows what there is
 
     def compare(self, baseline: str | None = None) -> pd.DataFrame:

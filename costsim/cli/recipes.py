@@ -1,23 +1,58 @@
-"""`costsim recipes`: what the field published, beside what we count."""
+"""`costsim recipes`: what the field published, beside what we count; and all recipes side by side on one workload."""
+
+from typing import Any
 
 import click
 
 from costsim import names
-from costsim.cli.output import write
+from costsim.cli.options import HARDWARE, OUTPUT, RATIOS, options, path_of
+from costsim.cli.output import chosen_style, echo_line, progress, write
 
 
 @click.command()
 @click.argument("policies", nargs=-1, metavar="[POLICY]...")
-@click.option("--format", "style", type=click.Choice(tuple(names.STYLES)), default="table", show_default=True)
-def recipes(policies: tuple[str, ...], style: str) -> None:
+@click.option(
+    "--on", "workload", metavar="WORKLOAD", help="Put them side by side there: costs, and noise in gradients."
+)
+@click.option("--noise/--no-noise", default=True, show_default=True, help="Run them in NumPy, shrunk, for the noise.")
+@click.option("--traffic", type=click.Choice(names.TRAFFIC_MODELS), help="DRAM traffic model.")
+@click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
+@options(*RATIOS, *HARDWARE, *OUTPUT)
+def recipes(
+    policies: tuple[str, ...], workload: str | None, noise: bool, style: str | None, out: str | None, **job: Any
+) -> None:
     """Show what the sources of recipes state, beside what is counted here.
 
-    A recipe is a policy with `published` figures. Without POLICY: all that are shipped, and what workloads state.
+    A recipe is a policy with `published` figures. Without POLICY: all that are shipped, and what workloads state. --on
+    counts recipes, or any policies, side by side on a workload, each with the fields that it sets (such as its
+    optimizer); --out takes .svg, .pdf and .png, too, and a folder gets the figure beside the tables.
 
     \b
     costsim recipes fp8-lm
     costsim recipes qlora deepseek-v3 --format markdown
+    costsim recipes --on gpt2-small --hardware b200
+    costsim recipes coat fp8-lm --on gpt2-small --no-noise --out recipes.svg
     """
+    if workload is None:
+        _refuse(noise, **job)
+        _show_figures(policies, chosen_style(style, out), out)
+    else:
+        _show_survey(policies, workload, noise, style, out, **job)
+
+
+def _refuse(noise: bool, **job: Any) -> None:
+    """Raise InputError for options that are of --on."""
+    from costsim.errors import InputError
+
+    given = {name: value for name, value in job.items() if name != "overlap"}
+    given |= {"set": given.pop("assignments"), "no-noise": not noise, "no-overlap": not job["overlap"]}
+    for name, value in given.items():
+        if value:
+            raise InputError(f"--{name}: says how recipes are counted on a workload; add --on WORKLOAD")
+
+
+def _show_figures(policies: tuple[str, ...], style: str, out: str | None) -> None:
+    """What sources state, beside ours."""
     from costsim.errors import InputError
     from costsim.policy.load import find_policy, load_policies
     from costsim.results import recipes as figures
@@ -27,4 +62,37 @@ def recipes(policies: tuple[str, ...], style: str) -> None:
     records = figures.figure_records(asked) if asked else figures.all_records()
     if not records:
         raise InputError(f"{', '.join(policies)}: no published figures; list them in the policy, under published")
-    write(document(records), style)
+    write(document(records), style, out)
+
+
+def _show_survey(
+    policies: tuple[str, ...], workload: str, noise: bool, style: str | None, out: str | None, **job: Any
+) -> None:
+    """Recipes side by side."""
+    from costsim.results.survey import prepared, survey
+    from costsim.run.job import Request
+    from costsim.tables.survey import document
+
+    drawn = out is not None and _is_figure(out, style)
+    style = "table" if drawn else chosen_style(style, out)
+    asked = prepared(Request(workload, policies, **job))
+    with progress(asked.phases) as bar:
+        made = survey(asked, noise, tick=lambda: bar.update(1))
+    if out is None:
+        write(document(made), style)
+        return
+    from costsim.plots import save_survey
+
+    for path in save_survey(made, out):
+        echo_line(path)
+
+
+def _is_figure(out: str, style: str | None) -> bool:
+    """Whether --out is a figure. Raises InputError if --format says otherwise."""
+    from costsim.errors import InputError
+    from costsim.plots import is_figure
+
+    path_of(out)
+    if style is not None and is_figure(out):
+        raise InputError(f"--out {out}: that is a figure, and --format says {style}")
+    return is_figure(out)

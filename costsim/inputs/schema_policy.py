@@ -178,7 +178,7 @@ class Figure(Section):
         default=None, description="that it is stated of; none: of any model, and ours is of the one at hand"
     )
     set: Annotated[tuple[str, ...], Hundred] = Field(
-        default=(), description="fields of the workload for the recipe, as --set takes them"
+        default=(), description="fields of the workload for the recipe, as --set takes them, if not those of the policy"
     )
     baseline: Name | None = Field(default=None, description="the policy that a reduction compares with")
     baseline_set: Annotated[tuple[str, ...], Hundred] = Field(
@@ -193,11 +193,11 @@ class Figure(Section):
     def _needs(self) -> Iterator[Clash]:
         if self.quantity.endswith("_reduction") and self.baseline is None:
             yield ("baseline",), f"missing; {self.quantity} is relative to a policy"
-        if self.quantity in _OF_FORMATS and self.format is None:
+        if self.quantity in (*OF_A_FORMAT, "share_of_linear_macs") and self.format is None:
             yield ("format",), f"missing; {self.quantity} is of a format"
 
 
-_OF_FORMATS = ("bits_per_element", "scale_bits_per_element", "share_of_linear_macs")
+OF_A_FORMAT = ("bits_per_element", "scale_bits_per_element")  # which are the same on every workload
 
 
 class Policy(Section):
@@ -223,6 +223,9 @@ class Policy(Section):
     loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
     rules: tuple[Rule, ...] = ()
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] = (Phase(),)
+    set: Annotated[tuple[str, ...], Hundred] = Field(
+        default=(), description="fields of a workload that the recipe has beside formats, as --set takes them"
+    )
     published: Annotated[tuple[Figure, ...], Hundred] = Field(
         default=(), description="costs that the source states, shown beside ours by run, memory and recipes"
     )

@@ -12,12 +12,15 @@ from matplotlib.figure import Figure
 from costsim.errors import InputError, nearest
 from costsim.inputs import files
 from costsim.plots import breakdown, comparison, front, memory, roofline, schedule, sensitivity, timeline
+from costsim.plots import survey as survey_plot
 from costsim.plots.style import SETTINGS, drawable
+from costsim.results.survey import Survey
 from costsim.run.simulate import Result
 from costsim.search.found import MEASURED, Found, policy_text
 from costsim.search.sensitivity import Sensitivity, csv_text
 from costsim.tables import styles
 from costsim.tables.search import document as search_document
+from costsim.tables.survey import document as survey_document
 from costsim.tables.table import wrap
 
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}  # by style of file
@@ -69,6 +72,30 @@ def save_search(found: Found, table: Sensitivity | None, folder: Path) -> list[P
     if found.gap is None:
         paths.append(write(lambda: front.front(found), folder / f"{workload}-search.svg"))
     return paths
+
+
+def draw_survey(of: Survey) -> Figure:
+    """Draw recipes side by side."""
+    with mpl.rc_context(SETTINGS):
+        return survey_plot.survey(of)
+
+
+def save_survey(of: Survey, out: str) -> list[Path]:
+    """Write recipes side by side: the figure (.svg, .pdf, .png), the table in a style, or to a folder all of them.
+
+    Raises InputError if that cannot be.
+    """
+    if is_figure(out):
+        return [write(lambda: draw_survey(of), Path(out))]
+    paths = styles.save(survey_document(of), out)
+    if styles.style_of(out) is None:
+        paths.append(write(lambda: draw_survey(of), Path(out) / f"{of.job.workload}-recipes.svg"))
+    return paths
+
+
+def is_figure(out: str) -> bool:
+    """Whether a name is that of a figure, by its ending."""
+    return Path(out).suffix.removeprefix(".").lower() in _NO_DATE
 
 
 def write(make: Callable[[], Figure], path: Path) -> Path:

@@ -54,7 +54,8 @@ def panels(result: Result) -> list[Panel]:
     ]
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers of a logarithmic axis, the fewer the longer it is."""
     steps = (1, 2, 5) if high / low < 30 else (1, 3) if high / low < 3000 else (1,)
     return [m * 10.0**k for k in range(-6, 7) for m in steps if low <= m * 10.0**k <= high]
 
@@ -88,7 +89,7 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
     low, high = min([*values, 1.0]), max([*values, 1.0])
     room = max((high / low) ** 0.6, 1.3)
     low, high = low / (room if low < 1 else 1.06), high * room
-    axes.set(xscale="log", xlim=(low, high), xticks=_ticks(low, high))
+    axes.set(xscale="log", xlim=(low, high), xticks=ticks(low, high))
     axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
 

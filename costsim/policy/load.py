@@ -52,13 +52,17 @@ def load_policies(paths: tuple[Path, ...]) -> Policy:
     if len(paths) == 1:
         return load_policy(paths[0])
     known: Known = {}
-    bases = together(partial(_read, path, (), known) for path in paths)
+    return compose(together(partial(_read, path, (), known) for path in paths))
+
+
+def compose(bases: list[Policy]) -> Policy:
+    """Policies composed in this order, named a+b. Raises InputError if they do not go together."""
     name = "+".join(base.name for base in bases)
     recalled: dict[str, Any] = {"grade": "recalled"} if any(base.file.grade == "recalled" for base in bases) else {}
     setup = ", ".join(base.file.setup or base.name for base in bases)
     published = tuple(figure for base in bases for figure in base.file.published)
     file = schema_policy.Policy(description=f"{name}, composed", setup=setup, published=published, **recalled)
-    policy = _compose(Policy(name, file, Document("+".join(map(str, paths)), {})), bases)
+    policy = _compose(Policy(name, file, Document("+".join(base.document.path for base in bases), {})), bases)
     check(policy.file, policy.error)
     check_whole(policy.file, policy.mentioned, policy.error)
     return policy

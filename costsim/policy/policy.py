@@ -99,7 +99,7 @@ def number_places(policy: Policy) -> dict[str, Place]:
     return {key: policy.inherited.get(key, (policy.document, ("numbers", name))) for name, key in keys.items()}
 
 
-INHERITED = ("levels", "phases", "monotone", "accumulator", "loss_log")
+INHERITED = ("levels", "phases", "monotone", "accumulator", "loss_log", "set")
 
 
 def changed(policy: Policy, called: str, fields: Mapping[str, Any]) -> Policy:
@@ -133,6 +133,8 @@ def _with_changes(policy: Policy, name: str, document: Document, changes: tuple[
     update["rules"] = (*policy.file.rules, *new.rules)
     if policy.file.setup and "setup" not in changes:  # which would no longer be true
         update["setup"] = f"{policy.file.setup}, {name.removeprefix(f'{policy.name}-').replace('-', ' ')}"
+    if policy.file.grade in ("stated", "inferred") and "grade" not in changes:
+        update["grade"] = "ours"  # no source has the change
     if "numbers" in changes:
         update["numbers"] = {**policy.file.numbers, **new.numbers}
     before = {field: policy.inherited.get(field, (policy.document, (field,))) for field in INHERITED}

@@ -59,11 +59,15 @@ class Executor:
         Raises KeyError for a missing tensor, ValueError if there are not as many batches as the graph has
         micro-batches, or numbers are not finite where a format must have them so.
         """
-        accelerator = self._start(weights, number)
-        losses = self._micro_batches(accelerator, batches, ("forward", *AFTER_FORWARD))
+        accelerator, losses = self._gradients(weights, batches, number)
         for op in self.graph.ops:
             if op.phase == "update":
                 accelerator.run(op, 0, counts=True)
+        return Run(accelerator.values, losses, accelerator.measured)
+
+    def gradients(self, weights: Mapping[str, Array], batches: Iterable[Mapping[str, Array]]) -> Run:
+        """As `step`, which ends before the update."""
+        accelerator, losses = self._gradients(weights, batches, number=1)
         return Run(accelerator.values, losses, accelerator.measured)
 
     def forward(self, weights: Mapping[str, Array], batches: Iterable[Mapping[str, Array]]) -> Run:
@@ -75,6 +79,13 @@ class Executor:
     @cached_property
     def _plan(self) -> Plan:
         return Plan(self.graph, self.assignment, range(len(self.graph.ops)) if self.group is None else self.group)
+
+    def _gradients(
+        self, weights: Mapping[str, Array], batches: Iterable[Mapping[str, Array]], number: int
+    ) -> tuple[Accelerator, list[float]]:
+        """An accelerator after forward and backward of each micro-batch, and their losses."""
+        accelerator = self._start(weights, number)
+        return accelerator, self._micro_batches(accelerator, batches, ("forward", *AFTER_FORWARD))
 
     def _start(self, weights: Mapping[str, Array], number: int) -> Accelerator:
         """An accelerator whose DRAM has all that a step starts from."""

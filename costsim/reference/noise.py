@@ -1,31 +1,68 @@
-"""What a format of a group of tensors does to the gradients: noise over signal, measured on a shrunken copy.
+"""What formats do to the gradients: noise over signal, measured on a shrunken copy.
 
-A proxy of what bits cost in quality, for `search`. One group at a time takes a format, all others fp32, and the
-gradients of all weights are compared with those where the group has fp32 too: the squares of the differences over the
-squares of the gradients. Noises of groups that are independent add up, as variances do, which is what a search
-assumes. Weights and data are random and dims are small: what comes out ranks groups and formats, and is no loss.
+A proxy of what bits cost in quality, of whole policies side by side and of groups of tensors, for `search`. One group
+at a time takes a format, all others fp32, and the gradients of all weights are compared with those where the group has
+fp32 too: the squares of the differences over the squares of the gradients. Noises of groups that are independent add
+up, as variances do, which is what a search assumes. Weights and data are random and dims are small: what comes out
+ranks groups, formats and policies, and is no loss.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
 from costsim.names import Varied
-from costsim.policy.assign import assign
+from costsim.policy.assign import Assignment, assign
 from costsim.policy.groups import Group, groups_of, space_of
 from costsim.policy.policy import Policy
 from costsim.reference.accuracy import gradient_of
 from costsim.reference.draw import draw_batch, draw_weights
-from costsim.reference.execute import run
+from costsim.reference.execute import Executor
 from costsim.reference.numpy_ops import Array
-from costsim.reference.shrink import check_memory, shrink
+from costsim.reference.shrink import WIDE, check_memory, shrink, small_dims
 from costsim.run.job import Job
 
 EXACT = "fp32"
 _DIGITS = 4  # that are kept: what sums of floats leave is the same on every machine
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A shrunken copy with random weights and data."""
+
+    graph: Graph
+    seed: int
+
+    @cached_property
+    def weights(self) -> dict[str, Array]:
+        """In float64."""
+        return draw_weights(self.graph, np.random.default_rng(self.seed))
+
+    @cached_property
+    def batches(self) -> list[dict[str, Array]]:
+        """Of each micro-batch."""
+        draws = (np.random.default_rng((self.seed, micro)) for micro in range(self.graph.micro_batches))
+        return [draw_batch(self.graph, rng) for rng in draws]
+
+    def gradients(self, assignment: Assignment | None, dtype: DTypeLike = np.float32) -> list[Array]:
+        """Those of all weights that are trained. Raises ValueError for numbers that formats cannot hold."""
+        weights = {name: weight.astype(dtype) for name, weight in self.weights.items()}
+        done = Executor(self.graph, assignment, seed=self.seed).gradients(weights, self.batches)
+        trainable = sorted(weight.name for weight in self.graph.weights if weight.trainable)
+        return [done.values[gradient_of(self.graph, name)].astype(np.float64) for name in trainable]
+
+
+def _trial(graph: Graph, seed: int) -> _Trial:
+    """Raises InputError if it does not fit into memory."""
+    check_memory(graph)
+    return _Trial(graph, seed)
 
 
 def gradient_noise(
@@ -41,33 +78,61 @@ def gradient_noise(
 
     Raises InputError if the workload cannot be shrunk, if its copy lacks a group, or numbers are not finite.
     """
-    graph = shrink(job)
-    check_memory(graph)
-    groups = _groups(job, graph, policy, fields, varied)
+    trial = _trial(shrink(job), seed)
+    groups = _groups(job, trial.graph, policy, fields, varied)
     space = space_of(policy, groups, [*(format for format in formats if format != EXACT), EXACT])
-    rng = np.random.default_rng(seed)
-    weights = {name: weight.astype(np.float32) for name, weight in draw_weights(graph, rng).items()}
-    batches = [draw_batch(graph, np.random.default_rng((seed, micro))) for micro in range(graph.micro_batches)]
-    trainable = sorted(weight.name for weight in graph.weights if weight.trainable)
 
     def gradients(chosen: dict[int, int]) -> list[Array]:
         try:
-            done = run(graph, weights, batches, assignment=assign(graph, space.point(chosen)), seed=seed)
+            made = trial.gradients(assign(trial.graph, space.point(chosen)))
         except ValueError as wrong:
             raise InputError(f"--sensitivity reference: {wrong}") from None
         tick()
-        return [done.values[gradient_of(graph, name)].astype(np.float64) for name in trainable]
+        return made
 
     choices = space.variables[0].choices
     exact = {i: len(choices) - 1 for i in range(len(groups))}
     signal = gradients(exact)
-    size = _square(signal)
     noise = {(group.name, EXACT): Fraction(0) for group in groups if EXACT in formats}
     for i, group in enumerate(groups):
         for k, format in enumerate(choices[:-1]):
-            errors = [a - b for a, b in zip(gradients({**exact, i: k}), signal, strict=True)]
-            noise[group.name, format] = Fraction(f"{_square(errors) / size:.{_DIGITS - 1}e}")
+            over_signal = _noise_over_signal(signal, gradients({**exact, i: k}))
+            noise[group.name, format] = Fraction(f"{over_signal:.{_DIGITS - 1}e}")
     return noise
+
+
+def signal_to_noise(
+    job: Job,
+    policies: Sequence[Policy],
+    sizes: Mapping[str, int],
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, list[float | None]]:
+    """By policy: signal to noise of the gradients of all weights in decibel, phase by phase.
+
+    The signal is what float64 gives; None: no number, as formats cannot hold those that occur. `sizes` are the dims of
+    the workloads that are compared, which become those of `WIDE`, so that blocks are whole. `tick` is called once a
+    phase. Raises InputError if the workload cannot be shrunk, or does not fit into memory.
+    """
+    trial = _trial(shrink(job, small_dims(sizes, WIDE)), seed)
+    signal = trial.gradients(None, np.float64)
+
+    def decibels(policy: Policy, phase: int) -> float | None:
+        try:
+            with np.errstate(all="ignore"):  # what a format makes of a number is what is asked
+                noise = _noise_over_signal(signal, trial.gradients(assign(trial.graph, policy, phase)))
+        except ValueError:
+            return None
+        finally:
+            tick()
+        return -10 * math.log10(noise) if 0 < noise < math.inf else None
+
+    return {policy.name: [decibels(policy, i) for i in range(len(policy.file.phases))] for policy in policies}
+
+
+def _noise_over_signal(signal: Sequence[Array], held: Sequence[Array]) -> float:
+    """The square of the differences over that of the signal."""
+    return _square([a - b for a, b in zip(held, signal, strict=True)]) / _square(signal)
 
 
 def _square(arrays: Sequence[Array]) -> float:

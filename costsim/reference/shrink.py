@@ -6,7 +6,7 @@ The one has tiny dims, for `validate`; the other has real widths, for `measure`.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ LAYERS = CHUNKS = 2
 _PATTERNS = ("windows", "rotated")  # fields of a model that say something of its layers, one by one
 MICRO_BATCHES = 2
 PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 37)  # dims: odd, so that blocks of every size are cut off somewhere
+WIDE = (2, 3, 37, 131, 137, 139, 263, 521)  # dims that hold whole blocks, of 128 too
 MOST_MACS = 5 * 10**10  # of a step: a second or two at the rates of a few cores, and as long for the other ops
 _LEAST_TOKENS = 16
 
@@ -69,12 +70,21 @@ def _few_layers(model: Mapping[str, Any]) -> dict[str, object]:
 # --- of tiny dims -----------------------------------------------------------------------------------------------------
 
 
-def _small_dims(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Small odd sizes in the order of the real ones; what is smaller stays."""
+def small_dims(sizes: Mapping[str, int], ladder: Sequence[int] = PRIMES) -> dict[str, int]:
+    """The sizes of a ladder in the order of the real ones; what is smaller stays."""
     ordered = sorted(sizes, key=lambda dim: (sizes[dim], dim))
-    spare = max(0, len(ordered) - len(PRIMES))
-    small = {dim: PRIMES[max(0, i - spare)] for i, dim in enumerate(ordered)}
+    spare = max(0, len(ordered) - len(ladder))
+    small = {dim: ladder[max(0, i - spare)] for i, dim in enumerate(ordered)}
     return {dim: min(size, small[dim]) for dim, size in sizes.items()}
+
+
+def _filled(sizes: Mapping[str, int], small: Mapping[str, int]) -> dict[str, int]:
+    """Small sizes of all dims: of those that have none, that of the next smaller one that has."""
+    known = sorted((sizes[dim], small[dim]) for dim in sizes if dim in small)
+    return {
+        dim: small[dim] if dim in small else max((few for real, few in known if real <= size), default=1)
+        for dim, size in sizes.items()
+    }
 
 
 def _small_chunks(graph: Graph, small: Mapping[str, int]) -> dict[str, int]:
@@ -91,8 +101,8 @@ def _small_pairs(graph: Graph, small: Mapping[str, int]) -> dict[str, Pairs]:
     return {name: pairs.resized(small[pairs.dim]) for name, pairs in graph.pairs.items()}
 
 
-def shrink(job: Job) -> Graph:
-    """The graph of the workload with few layers, two micro-batches and small dims.
+def shrink(job: Job, dims: Mapping[str, int] | None = None) -> Graph:
+    """The graph of the workload with few layers, two micro-batches and small dims: `dims`, by default those of PRIMES.
 
     Raises InputError if that would leave out a kind of op in some phase.
     """
@@ -105,7 +115,8 @@ def shrink(job: Job) -> Graph:
         fields.append(f"training.micro_batches={MICRO_BATCHES}")
     document = override(job.document, fields, schema_workload.ABSENT)
     graph = build(schema.validate(schema_workload.Workload, document), document)
-    small = _small_dims({dim: size for dim, size in graph.sizes.items() if dim not in CHUNK_DIMS})
+    sizes = {dim: size for dim, size in graph.sizes.items() if dim not in CHUNK_DIMS}
+    small = small_dims(sizes) if dims is None else _filled(sizes, dims)
     small |= _small_chunks(graph, small)
     graph = replace(graph, sizes=small, pairs=_small_pairs(graph, small))
     lost = {(op.kind.name, op.phase) for op in job.graph.ops} - {(op.kind.name, op.phase) for op in graph.ops}

@@ -10,7 +10,7 @@ from costsim.inputs.schema_policy import Figure
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy
 from costsim.results.records import Record
-from costsim.run.figures import QUANTITIES, measured
+from costsim.run.figures import QUANTITIES, fields_of, measured
 from costsim.run.job import Job, read_workload
 
 
@@ -28,7 +28,7 @@ def _record(policy: Policy, figure: Figure, ours: float | None) -> Record:
         "of": of.words + (f" in {figure.format}" if figure.format else ""),
         "unit": of.unit,
         "workload": figure.workload,
-        "set": list(figure.set),
+        "set": list(fields_of(policy, figure)),
         "baseline": figure.baseline,
         "stated": figure.stated,
         "ours": ours,

@@ -18,7 +18,7 @@ from costsim.cost.row import each_op
 from costsim.cost.totals import Total
 from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
-from costsim.inputs.schema_policy import Figure
+from costsim.inputs.schema_policy import OF_A_FORMAT, Figure
 from costsim.names import Quantity
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.load import find_policy, load_policies
@@ -199,13 +199,18 @@ def whole(policy: Policy, figure: Figure) -> Policy:
     return _named(figure.baseline, Path(policy.document.path))
 
 
+def fields_of(policy: Policy, figure: Figure) -> tuple[str, ...]:
+    """The fields of the workload that a figure is of: its own, or else those of the recipe."""
+    return figure.set or (() if figure.quantity in OF_A_FORMAT else policy.file.set)
+
+
 def measured(policy: Policy, figure: Figure, workload: str = ANY, assignments: tuple[str, ...] = ()) -> float | None:
     """What we count for a figure of a recipe; None if the workload's law is not defined for its formats.
 
     `workload` and fields of it are for figures that hold for any. Raises InputError if the recipe does not fit.
     """
     where, common = (workload, assignments) if figure.workload is None else (figure.workload, ())
-    ours = _side(where, whole(policy, figure), (*common, *figure.set))
+    ours = _side(where, whole(policy, figure), (*common, *fields_of(policy, figure)))
     base = ours
     if figure.baseline is not None:
         base = _side(where, _named(figure.baseline), (*common, *figure.baseline_set))

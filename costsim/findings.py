@@ -1,0 +1,117 @@
+"""What searches and surveys of recipes find, in Python: tables, policies, figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from costsim.policy.policy import Policy
+from costsim.results.records import Record
+from costsim.tables import styles
+from costsim.tables.table import flat
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from costsim.results.survey import Survey as Surveyed
+    from costsim.search.found import Found
+    from costsim.search.sensitivity import Sensitivity
+
+
+def columns(record: Record) -> dict[str, Any]:
+    """A record as a row of a table: a device's entries as columns of their own, exact integers as such."""
+    texts = ("policy", "recipe", "case", "here", "assumption", "setup", "set", "tensor", "role", "grade", "source")
+    return {
+        name: int(value) if isinstance(value, str) and value.isdecimal() and name not in texts else value
+        for name, value in flat(record).items()
+        if not isinstance(value, (dict, list))
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What a search found."""
+
+    found: Found
+    losses: Sensitivity | None
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per policy that is shown: loss, costs and reductions, and the format of each group."""
+        from costsim.tables.search import record
+
+        rows = [
+            {**columns(record(self.found, self.found.name(point), point)), **self.found.formats(point)}
+            for point in self.found.shown
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def policies(self) -> list[Policy]:
+        """The policies of the table, for `Workload.run`."""
+        space = self.found.problem.space
+        return [space.point(dict(enumerate(point.chosen)), self.found.name(point)) for point in self.found.shown]
+
+    def plot(self) -> Figure:
+        """The front, beside the policies that give all groups one format."""
+        from costsim.plots import draw_front
+
+        return draw_front(self.found)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the policies, the table in all styles and the figure to a folder. Raises InputError."""
+        from costsim.plots import save_search
+
+        return save_search(self.found, self.losses, Path(folder))
+
+    def __repr__(self) -> str:
+        return self.to_text()
+
+    def to_text(self) -> str:
+        """What `costsim search` prints."""
+        from costsim.tables.search import document as of_search
+
+        return styles.render(of_search(self.found), "table")
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Recipes side by side on a workload."""
+
+    found: Surveyed
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per recipe, the baseline first: costs, reductions, signal to noise, grade and source."""
+        from costsim.tables.survey import records
+
+        return pd.DataFrame([columns(record) for record in records(self.found)])
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Recipes that do not fit the workload, and why."""
+        return self.found.left_out
+
+    def plot(self) -> Figure:
+        """What recipes save, and what they do to the gradients."""
+        from costsim.plots import draw_survey
+
+        return draw_survey(self.found)
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write the figure or the table to a file, by its ending, or all of them to a folder. Raises InputError."""
+        from costsim.plots import save_survey
+
+        return save_survey(self.found, str(out))
+
+    def __repr__(self) -> str:
+        return self.to_text()
+
+    def to_text(self) -> str:
+        """What `costsim recipes --on` prints."""
+        from costsim.tables.survey import document
+
+        return styles.render(document(self.found), "table")
