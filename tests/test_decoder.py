@@ -42,6 +42,7 @@ def test_gpt2_has_its_closed_forms(size):
 
 def test_llama_2_7b_has_its_parameters():
     assert prepare(Request("llama-2-7b")).graph.parameters == 6_738_415_616  # Llama-2-7b-hf's own count
+    assert prepare(Request("llama-2-70b")).graph.parameters == 68_976_648_192  # Llama-2-70b-hf, as above
 
 
 def test_mixtral_has_its_parameters():

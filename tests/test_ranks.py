@@ -1,5 +1,6 @@
 """Steps on many devices: all ranks, run together, do what one device does with all micro-batches."""
 
+import dataclasses
 import re
 from collections import Counter
 
@@ -20,6 +21,7 @@ from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.ranks import own_weights, place, ranks_of, run_ranks
 from costsim.run.job import Request, prepare
+from costsim.run.pipeline import play
 
 DECODER = """
 description: small
@@ -266,3 +268,23 @@ def test_what_ranks_do_not_divide_is_named(workload, sets, said):
     with pytest.raises(InputError, match=re.escape(said)) as error:
         prepare(request)
     assert "--set parallel." in str(error.value)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zb-h1"])
+@pytest.mark.parametrize("micro_batches", [1, 3, 8])
+def test_stages_keep_what_their_schedule_has_in_flight(tmp_path, schedule, micro_batches):
+    parallel = f"{{pipeline: 2, schedule: {schedule}}}"
+    stages = stages_of(tmp_path, "gpt2", parallel, micro_batches)
+    ones = [1.0, 1.0]
+    played = play(schedule, ones, ones, ones, micro_batches)
+    assert [graph.in_flight for graph in stages] == list(played.in_flight)
+    for graph in stages:
+        assignment = assign(graph, costsim.load_policy("bf16-mixed"))
+        held = memory(graph, assignment, "unfused")
+        alone = memory(dataclasses.replace(graph, in_flight=1), assignment, "unfused")
+        kept = sum(place.size_bytes for place in held.activations)
+        assert kept > 0
+        backward = max(op.position for op in graph.ops if op.phase != "update")
+        if held.peak_op.position <= backward and alone.peak_op.position <= backward:
+            assert held.peak_bytes - alone.peak_bytes == (graph.in_flight - 1) * kept
+        assert sum(held.components.values()) == held.peak_bytes

@@ -223,6 +223,11 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         yield Stored(life.name, name, copy, format, component, size, first, last, life.producer, consumer, kept)
 
 
+def _of_others_in_flight(graph: Graph, stored: Sequence[Stored]) -> int:
+    """Bytes that forwards of other micro-batches have kept, in a stage of a pipeline: as many as this one's each."""
+    return (graph.in_flight - 1) * sum(place.size_bytes for place in stored if place.kept)
+
+
 @lru_cache(maxsize=32)
 @paused
 def memory(graph: Graph, assignment: Assignment, traffic: Traffic) -> Memory:
@@ -234,12 +239,17 @@ def memory(graph: Graph, assignment: Assignment, traffic: Traffic) -> Memory:
     for place in stored:
         change[place.first] += place.size_bytes
         change[place.last + 1] -= place.size_bytes
+    others = _of_others_in_flight(graph, stored)
+    if others:  # until the update
+        change[0] += others
+        change[max(group[op.position] for op in graph.ops if op.phase != "update") + 1] -= others
     live = list(accumulate(change))[:-1]
     peak = max(range(end + 1), key=live.__getitem__)
     parts = dict.fromkeys(COMPONENTS, 0)
     for place in stored:
         if place.first <= peak <= place.last:
             parts[place.component] += place.size_bytes
+    parts["stash"] += live[peak] - sum(parts.values())  # what other micro-batches have kept, if they are there then
     last_op = next(op for op in reversed(graph.ops) if group[op.position] == peak)
     return Memory(live[peak], peak, last_op, parts, stored)
 

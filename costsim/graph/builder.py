@@ -78,6 +78,7 @@ class GraphBuilder:
         self.attention_pairs, self.sentences = attention_pairs, sentences
         self.mesh: Mapping[str, MeshAxis] = {}
         self.divided: Mapping[str, str] = {}
+        self.in_flight = 1
         self.dropped: set[str] = set()  # results that are not kept for the backward, which has them made again
         self.received: set[str] = set()  # from the stage before of a pipeline, which gets the gradient
         self.counted_elsewhere: set[str] = set()  # weights whose gradient another stage adds to the norm of all
@@ -264,4 +265,5 @@ class GraphBuilder:
             self.loss,
             self.mesh,
             self.divided,
+            self.in_flight,
         )

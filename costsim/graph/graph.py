@@ -84,6 +84,7 @@ class Graph:
     loss: str = ""  # the tensor of which the backward makes the gradients
     mesh: Mapping[str, MeshAxis] = field(default_factory=dict)  # by name; a mesh of devices has one step each
     divided: Mapping[str, str] = field(default_factory=dict)  # by dim of which a rank has a share: the axis
+    in_flight: int = 1  # the most micro-batches whose forward has run here and whose backward has not ended
     of_structure: Graph | None = None  # the one of which this is the same with other sizes
 
     @property

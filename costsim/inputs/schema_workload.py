@@ -17,7 +17,7 @@ from costsim.inputs.section import (
     Section,
     check,
 )
-from costsim.names import AttentionPairs, Law, Scope, Traffic, Writes
+from costsim.names import AttentionPairs, Law, PipelineSchedule, Scope, Traffic, Writes
 
 
 class Optimizer(Section):
@@ -78,6 +78,7 @@ class Parallel(Section):
     )
     pipeline: Count = Field(default=1, description="stages, each of which has some of the layers")
     stage: Annotated[int, Field(ge=0)] = Field(default=0, description="whose rank is counted, from 0 on")
+    schedule: PipelineSchedule = Field(default="1f1b", description="in which order stages work on micro-batches")
 
     @check
     def _of_data(self) -> Iterator[Clash]:
@@ -85,6 +86,8 @@ class Parallel(Section):
             yield ("expert",), f"{self.data} ranks of data do not divide into groups of {self.expert}"
         if self.stage >= self.pipeline:
             yield ("stage",), f"there are {self.pipeline} stages, from 0 on"
+        if self.schedule == "interleaved":
+            yield ("schedule",), "interleaved wants several runs of layers a stage, and a stage has one; choose another"
         if self.zero and self.data == 1:
             yield ("zero",), "shares things among ranks of data, of which there is one; say data"
 

@@ -16,7 +16,7 @@ from costsim.graph.ops import kind_of
 from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Parallel
 from costsim.names import Gemm, Values
-from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout
+from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout, in_flight
 
 NOTHING = "nothing"  # the dim, of no elements, of what is left where something is sent
 
@@ -32,6 +32,7 @@ class ShardedBuilder(GraphBuilder):
         super().__init__(layout.sizes, *arguments)
         self.parallel, self.mesh, self.divided = parallel, layout.mesh, layout.divided
         self.sizes[NOTHING] = 0
+        self.in_flight = in_flight(parallel, self.micro_batches)
         self.partial: set[str] = set()
         self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
         self.tied: dict[str, tuple[int, int]] = {}  # by weight that two stages of a pipeline have: these

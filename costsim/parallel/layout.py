@@ -41,6 +41,15 @@ def mesh(parallel: Parallel) -> dict[str, MeshAxis]:
     return {name: axis for name, axis in axes.items() if axis.ranks > 1}
 
 
+def in_flight(parallel: Parallel, micro_batches: int) -> int:
+    """The most micro-batches that a stage has begun and not ended. Sources: see `run.pipeline`, which plays schedules.
+
+    zb-h1 puts off gradients of weights until as many wait as in the first stage: arXiv:2401.10241, section 2.
+    """
+    behind = {"gpipe": micro_batches, "zb-h1": parallel.pipeline}
+    return min(behind.get(parallel.schedule, parallel.pipeline - parallel.stage), micro_batches)
+
+
 def _near(size: int, ranks: int) -> int:
     """The number of ranks that is nearest to the one asked for and divides a size."""
     return min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - ranks), n))

@@ -62,7 +62,11 @@ class Compiled:
         ]
 
     def peak_memory(self) -> Measured:
-        """Bytes at the peak of a step."""
+        """Bytes at the peak of a step. Raises InputError for a stage with several micro-batches in flight."""
+        if self.job.graph.in_flight > 1:
+            raise InputError(
+                f"{PEAK}: not searched where several micro-batches are in flight; leave parallel.pipeline out"
+            )
         graph, traffic = self.job.graph, self.job.convention.traffic
         baseline = of_policy(graph, self.job.baseline, traffic)[1].peak_bytes
         return Measured(peak_memory(graph, self.space, traffic, len(self.steps)), baseline)
