@@ -132,6 +132,7 @@ def test_every_name_is_implemented():
     from costsim import names, plots
     from costsim.cli import catalogue
     from costsim.cost import collectives, laws, totals
+    from costsim.devices import links
     from costsim.graph import fusion, graph
     from costsim.plots import breakdown
     from costsim.run import pipeline
@@ -140,6 +141,7 @@ def test_every_name_is_implemented():
     assert tuple(laws.LAWS) == names.LAWS
     assert tuple(collectives.ALGORITHMS) == names.COLLECTIVES
     assert tuple(pipeline.SCHEDULES) == names.PIPELINE_SCHEDULES
+    assert tuple(links.HIDDEN) == names.LINK_OVERLAPS
     assert {name for rows in collectives.ALGORITHMS.values() for name in rows} == set(names.COLLECTIVE_ALGORITHMS)
     assert tuple(fusion.MODELS) == names.TRAFFIC_MODELS
     assert tuple(graph.GEMM_OPERANDS) == get_args(names.Gemm)

@@ -7,7 +7,7 @@ from math import prod
 import pytest
 
 from costsim.cost.collectives import Message, sent_bits
-from costsim.devices.links import Link, levels, sent_over, stride, time_of
+from costsim.devices.links import Link, levels, sent_over, time_of
 from costsim.devices.profile import load_hardware
 
 NVLINK = Link("nvlink", 8, 450 * 10**9, 3e-6, 1.0)
@@ -36,14 +36,15 @@ def test_groups_cross_the_links_that_their_ranks_cross(sizes):
     mesh = dict(zip(AXES, sizes, strict=True))
     for axis in mesh:
         for group in groups(mesh, axis):
-            assert [b - a for a, b in pairwise(group)] == [stride(axis, mesh)] * (len(group) - 1)
+            apart = prod(mesh[name] for name in AXES[: AXES.index(axis)])
+            assert [b - a for a, b in pairwise(group)] == [apart] * (len(group) - 1)
             expected, inside = [], 1
             for link in LINKS:
                 here = joined(group, link)
                 if here > inside:
                     expected.append((link, here // inside))
                 inside = here
-            assert levels(len(group), stride(axis, mesh), LINKS) == tuple(expected)
+            assert levels(len(group), apart, LINKS) == tuple(expected)
 
 
 def test_groups_that_do_not_fit_evenly():
@@ -63,11 +64,6 @@ def test_levels_multiply_to_the_group(ranks):
         assert (bounded is None) == (
             levels(ranks, apart, LINKS)[-1:] != () and SPINE in dict(levels(ranks, apart, LINKS))
         )
-
-
-def test_an_axis_that_the_mesh_has_not():
-    with pytest.raises(KeyError):
-        stride("context", {"tensor": 8})
 
 
 # --- hierarchical collectives -----------------------------------------------------------------------------------------
@@ -135,7 +131,7 @@ def run_hierarchical(collective, sizes):
 @pytest.mark.parametrize(("ranks", "sizes"), [(8, [8]), (16, [8, 2]), (32, [8, 4]), (64, [8, 4, 2]), (12, [4, 3])])
 def test_what_is_sent_over_each_link(collective, ranks, sizes):
     message = Message(collective, "tensor", ranks, 1000, 3)
-    over = sent_over(message, {"tensor": ranks}, LINKS)
+    over = sent_over(message, LINKS)
     assert [sent.link for sent in over] == list(LINKS[: len(sizes)])
     assert [sent.bits for sent in over] == [3 * 1000 * n for n in run_hierarchical(collective, sizes)]
     assert sum(sent.bits for sent in over) == sent_bits(message)  # split over links, no more and no less
@@ -143,16 +139,15 @@ def test_what_is_sent_over_each_link(collective, ranks, sizes):
 
 def test_what_crosses_nodes_is_a_share_of_the_node():
     """ZeRO++ (arXiv:2306.10209): with hierarchy each GPU sends 1/8 of its node's part between nodes."""
-    inner, outer = sent_over(Message("all_gather", "data", 64, 10, 1), {"data": 64}, (NVLINK, SPINE))
+    inner, outer = sent_over(Message("all_gather", "data", 64, 10, 1), (NVLINK, SPINE))
     assert (inner.bits, outer.bits) == (7 * 8 * 10, 7 * 10)
     assert (inner.steps, outer.steps) == (7, 7)
 
 
 def test_point_to_point_goes_over_the_outermost_link():
-    mesh = {"tensor": 4, "pipeline": 4}
-    [sent] = sent_over(Message("send", "pipeline", 4, 800, 5), mesh, LINKS)
+    [sent] = sent_over(Message("send", "pipeline", 4, 800, 5, apart=4), LINKS)
     assert (sent.link, sent.bits, sent.steps) == (LEAF, 4000, 5)
-    [sent] = sent_over(Message("send", "pipeline", 2, 800, 5), mesh, LINKS)
+    [sent] = sent_over(Message("send", "pipeline", 2, 800, 5, apart=4), LINKS)
     assert sent.link == NVLINK
 
 
@@ -163,15 +158,15 @@ def test_time_is_steps_of_latency_and_the_slowest_link():
     message = Message("all_reduce", "data", 16, 8 * 10**9, 2)
     nvlink_s, leaf_s = 2 * 2 * 7 * 2 * 1e9 / 450e9, 2 * 2 * 1e9 / (50e9 * 0.5)
     latency_s = 2 * (2 * 7 * 3e-6 + 2 * 1e-5)
-    assert time_of(message, {"data": 16}, LINKS) == pytest.approx(max(nvlink_s, leaf_s) + latency_s, rel=1e-12)
+    assert time_of(message, LINKS) == pytest.approx(max(nvlink_s, leaf_s) + latency_s, rel=1e-12)
 
 
 def test_where_no_link_is_no_time_is_known():
     message = Message("all_gather", "data", 64, 8, 1)
-    assert time_of(message, {"data": 64}, ()) is None
-    assert time_of(message, {"data": 64}, (NVLINK, LEAF)) is None
-    assert sent_over(message, {"data": 64}, (NVLINK, LEAF)) is None
-    assert time_of(message._replace(ranks=1), {"data": 1}, ()) == 0.0
+    assert time_of(message, ()) is None
+    assert time_of(message, (NVLINK, LEAF)) is None
+    assert sent_over(message, (NVLINK, LEAF)) is None
+    assert time_of(message._replace(ranks=1), ()) == 0.0
 
 
 def test_against_nccls_model_in_a_node():
@@ -181,12 +176,10 @@ def test_against_nccls_model_in_a_node():
         size = 2**30
         message = Message(collective, "tensor", 8, size * 8 // 8, 1)
         model = steps * 3.4e-6 + size * Fraction(steps, 8) / (450 * 10**9)
-        assert time_of(message, {"tensor": 8}, links) == pytest.approx(float(model), rel=1e-12)
+        assert time_of(message, links) == pytest.approx(float(model), rel=1e-12)
 
 
 def test_more_is_never_faster():
     links = load_hardware("a100-node").links
-    times = [
-        time_of(Message("all_reduce", "data", n, -(-(10**9) // n), 1), {"data": n}, links) for n in (2, 4, 8, 16, 64)
-    ]
+    times = [time_of(Message("all_reduce", "data", n, -(-(10**9) // n), 1), links) for n in (2, 4, 8, 16, 64)]
     assert times == sorted(times)

@@ -22,6 +22,7 @@ class Message(NamedTuple):
     # result, of all_reduce and all_to_all what each rank packs of its part of the tensor, of send the whole tensor.
     shard_bits: int
     times: int  # runs in a training step
+    apart: int = 1  # places of the mesh between neighbours in the group; the innermost axis has neighbours side by side
 
 
 class Algorithm(NamedTuple):

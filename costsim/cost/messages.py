@@ -1,16 +1,20 @@
 """The messages of a collective: what a rank packs and sends of a tensor, in the format in which it is read."""
 
+from typing import cast
+
 from costsim.cost.collectives import Message
 from costsim.cost.parts import bits_of
 from costsim.formats.format import Format
 from costsim.graph.graph import Graph, Op
+from costsim.names import Axis, Collective
 from costsim.policy.classes import Axes, last_axis
 
 
 def message(graph: Graph, op: Op, format: Format, axes: Axes | None) -> Message:
     """What an op sends that is a collective and reads its operand in a format whose blocks lie along these axes."""
-    ranks = graph.mesh[op.params["axis"]].ranks
-    return Message(op.kind.collective, op.params["axis"], ranks, _shard_bits(graph, op, format, axes), op.times)  # type: ignore[arg-type]
+    name: Axis = op.params["axis"]
+    axis, does = graph.mesh[name], cast(Collective, op.kind.collective)
+    return Message(does, name, axis.ranks, _shard_bits(graph, op, format, axes), op.times, axis.stride)
 
 
 def _shard_bits(graph: Graph, op: Op, format: Format, axes: Axes | None) -> int:

@@ -1,9 +1,9 @@
 """Links between devices: which of them a message crosses, what a rank sends over each, and how long that takes.
 
-Ranks lie side by side in the order of the mesh, its first axis innermost, and fill a node before the next begins. So an
-axis of the mesh has a stride, the product of those before it, and its groups have as many ranks in a node as fit. A
-group that spans several nodes works in levels, as hierarchical collectives do: within nodes over the inner link, and
-between nodes over the outer one only among ranks that have the same place in their nodes, each with its own share.
+Ranks lie side by side in the order of the mesh, its first axis innermost, and fill a node before the next begins. So
+neighbours in a group lie as far apart as its axis says, and a group has as many ranks in a node as fit. A group that
+spans several nodes works in levels, as hierarchical collectives do: within nodes over the inner link, and between nodes
+over the outer one only among ranks that have the same place in their nodes, each with its own share.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,14 @@ from math import gcd
 from typing import NamedTuple
 
 from costsim.cost.collectives import Message, sent_bits, steps
-from costsim.names import Axis, CollectiveAlgorithm
+from costsim.names import AXES, Axis, CollectiveAlgorithm, LinkOverlap
+
+# Messages of which axes hide behind the rest of a step: those of ranks of data are not waited for by what comes next.
+HIDDEN: Mapping[LinkOverlap, frozenset[Axis]] = {
+    "none": frozenset(),
+    "data": frozenset({"data", "expert_data"}),
+    "full": frozenset(AXES),
+}
 
 
 class Link(NamedTuple):
@@ -31,18 +38,18 @@ class Sent(NamedTuple):
     bits: int
     steps: int
 
+    @property
+    def moving_s(self) -> float:
+        """Seconds at the bandwidth that is reached."""
+        return self.bits / 8 / (self.link.bytes_per_s * self.link.efficiency)
+
+    @property
+    def waiting_s(self) -> float:
+        """Seconds of latency."""
+        return self.steps * self.link.latency_s
+
 
 Levels = tuple[tuple[Link, int], ...]  # from the innermost on: a link, and how many ranks or groups of ranks it joins
-
-
-def stride(axis: Axis, mesh: Mapping[Axis, int]) -> int:
-    """How far apart the ranks of an axis's groups lie. Raises KeyError for an axis that the mesh has not."""
-    product = 1
-    for name, ranks in mesh.items():
-        if name == axis:
-            return product
-        product *= ranks
-    raise KeyError(axis)
 
 
 def levels(ranks: int, apart: int, links: Sequence[Link]) -> Levels | None:
@@ -86,13 +93,13 @@ def _parts(message: Message, over: Levels) -> list[tuple[Link, Message]]:
 
 
 def sent_over(
-    message: Message, mesh: Mapping[Axis, int], links: Sequence[Link], algorithm: CollectiveAlgorithm = "ring"
+    message: Message, links: Sequence[Link], algorithm: CollectiveAlgorithm = "ring"
 ) -> tuple[Sent, ...] | None:
     """What the busiest rank sends over each link in a training step, exactly, from the innermost link on.
 
     None where the links do not join all ranks of the group; nothing for a group of one.
     """
-    over = levels(message.ranks, stride(message.axis, mesh), links)
+    over = levels(message.ranks, message.apart, links)
     if over is None:
         return None
     parts = _parts(message, over) if over else []
@@ -103,16 +110,13 @@ def sent_over(
     )
 
 
-def time_of(
-    message: Message, mesh: Mapping[Axis, int], links: Sequence[Link], algorithm: CollectiveAlgorithm = "ring"
-) -> float | None:
+def time_of(message: Message, links: Sequence[Link], algorithm: CollectiveAlgorithm = "ring") -> float | None:
     """Seconds that a message takes in a training step: steps times latency, and bytes at the bandwidth that is reached.
 
     The links of one message work at once, for it goes in chunks: the latencies of all add up, and the slowest link's
     bandwidth counts, as in NCCL's model (src/graph/tuning.cc). None where the links do not join all ranks.
     """
-    over = sent_over(message, mesh, links, algorithm)
+    over = sent_over(message, links, algorithm)
     if over is None:
         return None
-    moving_s = max((sent.bits / 8 / (sent.link.bytes_per_s * sent.link.efficiency) for sent in over), default=0.0)
-    return moving_s + sum(sent.steps * sent.link.latency_s for sent in over)
+    return max([sent.moving_s for sent in over], default=0.0) + sum(sent.waiting_s for sent in over)

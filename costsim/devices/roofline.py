@@ -1,27 +1,29 @@
 """Time, bound and energy of counted ops on a device: a roofline for each kernel.
 
-A kernel takes as long as its arithmetic or its DRAM traffic, whichever is longer, or both after each other if they do
-not overlap. Its MACs run at the rate of the pair of formats that the device has for them, its operations on elements at
-the vector rate after them. Floats begin here: everything before is an exact integer.
+A kernel takes as long as its arithmetic, its DRAM traffic or what it sends to other ranks, whichever is longest, or all
+after each other if they do not overlap. Its MACs run at the rate of the pair of formats that the device has for them,
+its operations on elements at the vector rate after them. Messages may hide behind the rest of a step; then a kernel
+takes no time for them until the whole step is known (`exposed`). Floats begin here: all before are exact integers.
 Source: Williams et al., Roofline, CACM 2009.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from costsim.cost.parts import cast_times
 from costsim.cost.row import Row, each_op
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj, recalled
+from costsim.devices.links import time_of
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.formats.format import Format
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
-from costsim.names import Traffic
+from costsim.names import Axis, Traffic
 
 Pair = tuple[Format, Format, Format]
-BOUNDS = ("arithmetic", "vector", "dram", "launch")
+BOUNDS = ("arithmetic", "vector", "dram", "link", "launch")
 
 
 class Kernel(NamedTuple):
@@ -85,6 +87,8 @@ class Spent:
     mac_s: float = 0.0
     vector_s: float | None = 0.0
     dram_s: float | None = 0.0
+    link_s: float | None = 0.0
+    hidden_s: float = 0.0  # of link_s: behind the rest of the step, so that it is no part of time_s
     launch_s: float = 0.0
     time_s: float | None = 0.0
     arithmetic_j: float | None = 0.0
@@ -102,7 +106,7 @@ class Spent:
 
     @property
     def bound(self) -> str:
-        """What most of the time is bound by: arithmetic, vector, dram, launch; unsupported, or n/a."""
+        """What most of the time is bound by, one of BOUNDS; unsupported, or n/a."""
         if self.unsupported:
             return "unsupported"
         if self.time_s is None or not self.bound_s:
@@ -127,6 +131,8 @@ class Spent:
             mac_s=self.mac_s + other.mac_s,
             vector_s=_sum(self.vector_s, other.vector_s),
             dram_s=_sum(self.dram_s, other.dram_s),
+            link_s=_sum(self.link_s, other.link_s),
+            hidden_s=self.hidden_s + other.hidden_s,
             launch_s=self.launch_s + other.launch_s,
             time_s=_sum(self.time_s, other.time_s),
             arithmetic_j=_sum(self.arithmetic_j, other.arithmetic_j),
@@ -149,6 +155,8 @@ class Spent:
             mac_s=times * self.mac_s,
             vector_s=_times(times, self.vector_s),
             dram_s=_times(times, self.dram_s),
+            link_s=_times(times, self.link_s),
+            hidden_s=times * self.hidden_s,
             launch_s=times * self.launch_s,
             time_s=_times(times, self.time_s),
             arithmetic_j=_times(times, self.arithmetic_j),
@@ -169,6 +177,18 @@ class Spent:
         """The same where what depends on DRAM traffic is not known, for the profile lacks something."""
         unknown = replace(self, dram_s=None, time_s=None, on_chip_j=None, dram_j=None, static_j=None)
         return replace(unknown, dram_bits=0, bound_s={}, lacks=self.lacks | {lacks})
+
+    def exposed(self, seconds: float, static_w: float | None) -> "Spent":
+        """The same where so much of its messages is hidden no more."""
+        if not seconds or self.time_s is None:
+            return self
+        return replace(
+            self,
+            hidden_s=max(0.0, self.hidden_s - seconds),
+            time_s=self.time_s + seconds,
+            static_j=_sum(self.static_j, (static_w or 0.0) * seconds),
+            bound_s={**self.bound_s, "link": self.bound_s.get("link", 0.0) + seconds},
+        )
 
 
 class Rates(dict[Pair, tuple[Rate, bool] | None]):
@@ -224,15 +244,55 @@ def _multiply(kernel: Kernel, hardware: Hardware, rates: Rates) -> _Macs:
     return _Macs(macs, time_s, energy_j, frozenset(unsupported), frozenset(upcast), frozenset(unverified))
 
 
-def _total_time(on_chip_s: float, dram_s: float, launch_s: float, overlap: bool) -> tuple[float, bool]:
-    """How long a kernel takes, and whether its launches take longer than all else."""
-    busy_s = max(on_chip_s, dram_s) if overlap else on_chip_s + dram_s
-    return busy_s + launch_s, launch_s > busy_s
+class _Sent(NamedTuple):
+    """What the messages of a kernel take; None where no link joins some ranks."""
+
+    link_s: float | None = 0.0
+    hidden_s: float = 0.0
+    lacks: frozenset[str] = frozenset()
 
 
-def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: Rates | None = None) -> Spent:
-    """Time and energy of one such kernel, over all its runs in a step. `rates` are what was looked up before."""
+_NOTHING_SENT = _Sent()
+
+
+def _send(kernel: Kernel, hardware: Hardware, hidden: frozenset[Axis]) -> _Sent:
+    """The messages of a kernel, on the links that join their ranks."""
+    messages = [message for row in kernel.rows for message in row.messages]
+    if not messages:
+        return _NOTHING_SENT
+    link_s: float | None = 0.0
+    hidden_s, lacks = 0.0, set()
+    for message in messages:
+        one_s = time_of(message, hardware.links)
+        link_s = _sum(link_s, one_s)
+        if one_s is None:
+            lacks.add(f"links that join {message.ranks} ranks of {message.axis}")
+        elif message.axis in hidden:
+            hidden_s += one_s
+    return _Sent(link_s, hidden_s, frozenset(lacks))
+
+
+def _bound_of(multiplied_s: float, vector_s: float, dram_s: float, link_s: float) -> str:
+    """What takes longest while a kernel is busy."""
+    on_chip_s = multiplied_s + vector_s
+    if link_s > max(on_chip_s, dram_s):
+        return "link"
+    return "dram" if dram_s > on_chip_s else "arithmetic" if multiplied_s >= vector_s else "vector"
+
+
+def spend(
+    kernel: Kernel,
+    hardware: Hardware,
+    overlap: bool = True,
+    rates: Rates | None = None,
+    hidden: frozenset[Axis] = frozenset(),
+) -> Spent:
+    """Time and energy of one such kernel, over all its runs in a step. `rates` are what was looked up before.
+
+    Messages along `hidden` axes are in `link_s` and `hidden_s`, and not in the time.
+    """
     multiplied = _multiply(kernel, hardware, Rates(hardware) if rates is None else rates)
+    sent = _send(kernel, hardware, hidden)
     vector_ops = sum([sum(row.vector.values()) for row in kernel.rows])
     dram_bits = sum([move.read_bits + move.written_bits for row in kernel.rows for move in row.moves])
     vector_rate, bandwidth = hardware.vector_op_per_s, hardware.dram_bytes_per_s
@@ -242,28 +302,48 @@ def spend(kernel: Kernel, hardware: Hardware, overlap: bool = True, rates: Rates
     dram_s = dram_bits / 8 / (bandwidth * hardware.dram_efficiency) if bandwidth else None
     launch_s = hardware.launch_s * kernel.runs
     time_s, bound_s = None, {}
-    if not multiplied.unsupported and dram_s is not None and vector_s is not None:
-        on_chip_s = multiplied.time_s + vector_s
-        time_s, launching = _total_time(on_chip_s, dram_s, launch_s, overlap)
-        bound = "dram" if dram_s > on_chip_s else "arithmetic" if multiplied.time_s >= vector_s else "vector"
-        bound_s = {"launch" if launching else bound: time_s}
-    table, dram = TABLES.get(hardware.energy_table or ""), DRAM.get(hardware.memory)
-    static_w = hardware.static_w
+    if not multiplied.unsupported and dram_s is not None and vector_s is not None and sent.link_s is not None:
+        shown_s = sent.link_s - sent.hidden_s
+        parts_s = (multiplied.time_s + vector_s, dram_s, shown_s)
+        busy_s = max(parts_s) if overlap else sum(parts_s)
+        time_s = busy_s + launch_s
+        bound_s = {"launch" if launch_s > busy_s else _bound_of(multiplied.time_s, vector_s, dram_s, shown_s): time_s}
     return Spent(
         mac_s=multiplied.time_s,
         vector_s=vector_s,
         dram_s=dram_s,
+        link_s=sent.link_s,
+        hidden_s=sent.hidden_s,
         launch_s=launch_s,
         time_s=time_s,
-        arithmetic_j=multiplied.energy_j + vector_ops * table.vector_op_pj * PICO if table else None,
-        on_chip_j=dram_bits * table.sram_pj_per_bit * PICO if table else None,
-        dram_j=dram_bits * dram.pj_per_bit * PICO if dram else None,
-        static_j=0.0 if static_w is None else _times(static_w, time_s),
+        **_energy(hardware, multiplied, vector_ops, dram_bits, time_s),
         macs=multiplied.macs,
         vector_ops=vector_ops,
         dram_bits=dram_bits,
         bound_s=bound_s,
         unsupported=multiplied.unsupported,
         upcast=multiplied.upcast,
-        unverified=multiplied.unverified | ({f"a bit of {hardware.memory}"} if dram and not dram.verified else set()),
+        lacks=sent.lacks,
     )
+
+
+class _Joules(TypedDict):
+    """The energy of a kernel, as fields of Spent; messages are not in it."""
+
+    arithmetic_j: float | None
+    on_chip_j: float | None
+    dram_j: float | None
+    static_j: float | None
+    unverified: frozenset[str]
+
+
+def _energy(hardware: Hardware, multiplied: _Macs, vector_ops: int, dram_bits: int, time_s: float | None) -> _Joules:
+    table, dram = TABLES.get(hardware.energy_table or ""), DRAM.get(hardware.memory)
+    weak = {f"a bit of {hardware.memory}"} if dram and not dram.verified else set()
+    return {
+        "arithmetic_j": multiplied.energy_j + vector_ops * table.vector_op_pj * PICO if table else None,
+        "on_chip_j": dram_bits * table.sram_pj_per_bit * PICO if table else None,
+        "dram_j": dram_bits * dram.pj_per_bit * PICO if dram else None,
+        "static_j": 0.0 if hardware.static_w is None else _times(hardware.static_w, time_s),
+        "unverified": multiplied.unverified | weak,
+    }

@@ -1,57 +1,39 @@
 """Time, bound and energy of an op's kernel, step by step: the second way to the numbers of devices/roofline."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from costsim.cost.row import Row
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.devices.roofline import Kernel
-from costsim.explain.formula import Number, Part, Step, Term, undefined, worked
+from costsim.explain.formula import Number, Part, Step, Term
+from costsim.explain.links import link_time
+from costsim.explain.steps import Steps
+from costsim.names import Axis
 from costsim.run.timing import LACKS_BUFFER
 
 _ROOFLINE = "a roofline; Williams et al., Roofline, CACM 2009"
 
 
-class _Steps:
-    """Collects the steps of one kernel on one device; a number that is not known is None, as are those made of it."""
+class Hides(NamedTuple):
+    """Messages along which axes hide behind the rest of the step, and what part of them finds no room there."""
 
-    def __init__(self, device: Hardware) -> None:
-        self.device = device
-        self.listed: list[Step] = []
-
-    def source(self, *figures: str) -> str:
-        """Where figures of the profile come from, as far as it says."""
-        sources = [f"{name}: {self.device.source[name]}" for name in figures if name in self.device.source]
-        return "; ".join(sources) or f"profile {self.device.name}"
-
-    def add(self, what: str, terms: Sequence[Term], unit: str, source: str, largest: bool = False) -> Number:
-        """Add a number and return it."""
-        step = worked(f"{self.device.name}, {what}", terms, unit, source, largest)
-        self.listed.append(step)
-        assert isinstance(step.result, (int, float))
-        return step.result
-
-    def add_unknown(self, what: str, formula: str, unit: str, why: str) -> Number | None:
-        """Add a number that is not known: None."""
-        self.listed.append(undefined(f"{self.device.name}, {what}", formula, unit, why))
-        return None
-
-    def add_sum(
-        self, what: str, parts: dict[str, Number | None], unit: str, source: str, largest: bool = False
-    ) -> Number | None:
-        """Add a sum (or the largest) of numbers, if all are known."""
-        lacking = [name for name, value in parts.items() if value is None]
-        if lacking:
-            return self.add_unknown(what, " + ".join(parts), unit, f"{', '.join(lacking)} is not known")
-        return self.add(what, [[Part(name, value or 0)] for name, value in parts.items()], unit, source, largest)
+    axes: frozenset[Axis]
+    exposed: float
 
 
-def device_steps(kernel: Kernel, device: Hardware, overlap: bool, buffer_bytes: int | None = 0) -> list[Step]:
+NOTHING_HIDES = Hides(frozenset(), 0.0)
+
+
+def device_steps(
+    kernel: Kernel, device: Hardware, overlap: bool, buffer_bytes: int | None = 0, hides: Hides = NOTHING_HIDES
+) -> list[Step]:
     """Time, bound and energy of a kernel over all its runs in a step, on a device.
 
     `buffer_bytes` are those that traffic is tiled for, 0 if it is not; None: not known, so neither is traffic.
     """
-    steps = _Steps(device)
+    steps = Steps(device)
     vector_ops = sum(sum(row.vector.values()) for row in kernel.rows)
     moved = sum(move.read_bits + move.written_bits for row in kernel.rows for move in row.moves)
     dram_bits = None if buffer_bytes is None else moved
@@ -63,7 +45,20 @@ def device_steps(kernel: Kernel, device: Hardware, overlap: bool, buffer_bytes: 
     mac_s = _mac_time(steps, fitting, unsupported)
     vector_s = _vector_time(steps, vector_ops)
     dram_s = _dram_time(steps, dram_bits)
-    time_s = _time(steps, {"MAC time": mac_s, "vector time": vector_s}, dram_s, kernel.runs, overlap)
+    others = {"DRAM time": dram_s}
+    hidden: list[Number | None] = []
+    for message in [message for row in kernel.rows for message in row.messages]:  # of a kernel one at most
+        link_s = link_time(steps, message)
+        if message.axis in hides.axes:
+            hidden.append(link_s)
+        else:
+            others["link time"] = link_s
+    time_s, bound = _time(steps, {"MAC time": mac_s, "vector time": vector_s}, others, kernel.runs, overlap)
+    for link_s in hidden:
+        time_s, bound = _with_exposed(steps, time_s, bound, link_s, hides.exposed)
+    names = ("MAC", "vector", "DRAM", *(["link"] if hidden or "link time" in others else []), "launch")
+    source = "what takes longest of " + ", ".join(f"{name} time" for name in names)
+    steps.listed.append(Step(f"{device.name}, bound", "", "", bound, "", source))
     multiplied = None if unsupported else [(row.macs, rate) for row, rate in fitting]
     joules = {**_on_chip_energy(steps, multiplied, vector_ops, dram_bits), **_dram_energy(steps, dram_bits)}
     if device.static_w is not None:
@@ -77,7 +72,7 @@ def device_steps(kernel: Kernel, device: Hardware, overlap: bool, buffer_bytes: 
     return steps.listed
 
 
-def _mac_time(steps: _Steps, gemms: Sequence[tuple[Row, Rate]], unsupported: list[str]) -> Number | None:
+def _mac_time(steps: Steps, gemms: Sequence[tuple[Row, Rate]], unsupported: list[str]) -> Number | None:
     """Seconds of the GEMMs, each at that part of its multiplier's rate that a GEMM of its size reaches."""
     if unsupported:
         why = f"unsupported: no multiplier takes {', '.join(unsupported)}"
@@ -91,7 +86,7 @@ def _mac_time(steps: _Steps, gemms: Sequence[tuple[Row, Rate]], unsupported: lis
     return steps.add("MAC time", terms, "s", "; ".join(dict.fromkeys(sources)) or "no MACs")
 
 
-def _vector_time(steps: _Steps, vector_ops: int) -> Number | None:
+def _vector_time(steps: Steps, vector_ops: int) -> Number | None:
     device = steps.device
     if not vector_ops:
         return steps.add("vector time", [], "s", "no operations on elements")
@@ -102,7 +97,7 @@ def _vector_time(steps: _Steps, vector_ops: int) -> Number | None:
     return steps.add("vector time", [term], "s", steps.source("vector_op_per_s", "efficiency.vector"))
 
 
-def _dram_time(steps: _Steps, dram_bits: int | None) -> Number | None:
+def _dram_time(steps: Steps, dram_bits: int | None) -> Number | None:
     device = steps.device
     lacks = "dram_bytes_per_s" if device.dram_bytes_per_s is None else LACKS_BUFFER if dram_bits is None else ""
     if device.dram_bytes_per_s is None or dram_bits is None:
@@ -113,10 +108,23 @@ def _dram_time(steps: _Steps, dram_bits: int | None) -> Number | None:
     return steps.add("DRAM time", [term], "s", steps.source("dram_bytes_per_s", "efficiency.dram"))
 
 
+def _with_exposed(
+    steps: Steps, time_s: Number | None, bound: str, link_s: Number | None, share: float
+) -> tuple[Number | None, str]:
+    """Seconds and bound of a kernel with that part of its messages which the rest of the step does not hide."""
+    if link_s is None or time_s is None:
+        lacking = "link time" if link_s is None else "time"
+        return steps.add_unknown("time in all", "time + link time * share", "s", f"{lacking} is not known"), "n/a"
+    why = "messages hide behind the rest of the step; the share that finds no room there is the same for all"
+    exposed_s = steps.add("exposed time", [[Part("link time", link_s), Part("share", share)]], "s", why)
+    parts: dict[str, Number | None] = {"time": time_s, "exposed time": exposed_s}
+    return steps.add_sum("time in all", parts, "s", "of all runs in a step"), "link" if exposed_s > time_s else bound
+
+
 def _time(
-    steps: _Steps, arithmetic: dict[str, Number | None], dram_s: Number | None, times: int, overlap: bool
-) -> Number | None:
-    """Seconds of a kernel: the longer of arithmetic and DRAM traffic, or their sum, and launches. Adds the bound."""
+    steps: Steps, arithmetic: dict[str, Number | None], others: dict[str, Number | None], times: int, overlap: bool
+) -> tuple[Number | None, str]:
+    """Seconds of a kernel: the longest of arithmetic, DRAM traffic and messages, or their sum; launches. Its bound."""
     device = steps.device
     launch_s: Number = 0
     if device.launch_s:
@@ -125,25 +133,25 @@ def _time(
     else:
         steps.add("launch time", [], "s", f"profile {device.name} has no launch_s")
     on_chip_s = steps.add_sum("arithmetic time", arithmetic, "s", "operations on elements run after the MACs")
-    both = {"arithmetic time": on_chip_s, "DRAM time": dram_s}
+    parts = {"arithmetic time": on_chip_s, **others}
     way = "overlaps with" if overlap else "does not overlap with"
-    busy_s = steps.add_sum("busy time", both, "s", f"{_ROOFLINE}; arithmetic {way} DRAM traffic", overlap)
+    what = "DRAM traffic and messages" if "link time" in others else "DRAM traffic"
+    busy_s = steps.add_sum("busy time", parts, "s", f"{_ROOFLINE}; arithmetic {way} {what}", overlap)
     time_s = steps.add_sum("time", {"busy time": busy_s, "launch time": launch_s}, "s", "of all runs in a step")
-    if busy_s is None or on_chip_s is None or dram_s is None:
-        bound = "unsupported" if arithmetic["MAC time"] is None else "n/a"
-    elif launch_s > busy_s:
-        bound = "launch"
-    elif dram_s > on_chip_s:
-        bound = "dram"
-    else:
-        bound = "arithmetic" if (arithmetic["MAC time"] or 0) >= (arithmetic["vector time"] or 0) else "vector"
-    source = "what takes longest of " + ", ".join(f"{name} time" for name in ("MAC", "vector", "DRAM", "launch"))
-    steps.listed.append(Step(f"{device.name}, bound", "", "", bound, "", source))
-    return time_s
+    dram_s, link_s = others["DRAM time"], others.get("link time", 0)
+    if busy_s is None or on_chip_s is None or dram_s is None or link_s is None:
+        return time_s, "unsupported" if arithmetic["MAC time"] is None else "n/a"
+    if launch_s > busy_s:
+        return time_s, "launch"
+    if link_s > max(on_chip_s, dram_s):
+        return time_s, "link"
+    if dram_s > on_chip_s:
+        return time_s, "dram"
+    return time_s, "arithmetic" if (arithmetic["MAC time"] or 0) >= (arithmetic["vector time"] or 0) else "vector"
 
 
 def _on_chip_energy(
-    steps: _Steps, gemms: list[tuple[int, Rate]] | None, vector_ops: int, dram_bits: int | None
+    steps: Steps, gemms: list[tuple[int, Rate]] | None, vector_ops: int, dram_bits: int | None
 ) -> dict[str, Number | None]:
     """Joules of arithmetic and of the buffer that all DRAM traffic goes through; without `gemms` none is known."""
     table = TABLES.get(steps.device.energy_table or "")
@@ -163,7 +171,7 @@ def _on_chip_energy(
     return {"arithmetic energy": arithmetic, "buffer energy": through}
 
 
-def _bits(steps: _Steps, name: str, bits: int | None, picojoules: float, source: str) -> Number | None:
+def _bits(steps: Steps, name: str, bits: int | None, picojoules: float, source: str) -> Number | None:
     """Joules of bits that cost so many picojoules each."""
     if bits is None:
         return steps.add_unknown(name, "DRAM bits * pJ/bit", "J", f"the profile has no {LACKS_BUFFER}")
@@ -171,7 +179,7 @@ def _bits(steps: _Steps, name: str, bits: int | None, picojoules: float, source:
     return steps.add(name, [term], "J", source)
 
 
-def _dram_energy(steps: _Steps, dram_bits: int | None) -> dict[str, Number | None]:
+def _dram_energy(steps: Steps, dram_bits: int | None) -> dict[str, Number | None]:
     memory = steps.device.memory
     name, dram = "DRAM energy", DRAM.get(memory)
     if dram is None:

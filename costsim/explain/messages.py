@@ -8,7 +8,7 @@ from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
 
 # How many shares a rank sends on a ring, besides those it has: by collective, factors.
-_ROUNDS: Mapping[str, tuple[int, str]] = {
+ROUNDS: Mapping[str, tuple[int, str]] = {
     "all_gather": (1, "each share but the next rank's own passes by"),
     "reduce_scatter": (1, "a part of each other rank's sum passes by"),
     "all_reduce": (2, "a reduce-scatter, then an all-gather"),
@@ -62,7 +62,7 @@ def flat_share(graph: Graph, op: Op, format: Format) -> list[Step]:
 def sent(graph: Graph, op: Op, share: Step) -> Step:
     """What a rank sends in a step, on a ring."""
     ranks = graph.mesh[op.params["axis"]].ranks
-    rounds, why = _ROUNDS[op.kind.collective]
+    rounds, why = ROUNDS[op.kind.collective]
     runs = [Part("runs", op.times)] if op.times != 1 else []
     twice = [Part("rounds", rounds)] if rounds != 1 else []
     others = [] if op.kind.collective == "send" else [Part("ranks - 1", ranks - 1)]

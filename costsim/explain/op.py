@@ -92,8 +92,9 @@ def _row(rows: Sequence[Row], derived: Derived) -> Row:
 
 def _device_steps(job: Job, phase: CountedPhase, scope: Scope, derived: Derived) -> Iterator[Step]:
     """Time and energy of the op's kernel on each device; with a buffer of its own, tiled for that."""
-    from costsim.explain.devices import device_steps  # without devices there is no need
-    from costsim.run.timing import kernels_on
+    from costsim.devices.links import HIDDEN  # without devices there is no need
+    from costsim.explain.devices import Hides, device_steps
+    from costsim.run.timing import exposed_share, kernels_on
 
     group = group_ops(job.graph, grouping(job.convention.traffic, scope))
     for device in job.hardware:
@@ -108,7 +109,8 @@ def _device_steps(job: Job, phase: CountedPhase, scope: Scope, derived: Derived)
             why = f"its ops run together; time and energy on {device.name} are of the whole kernel"
             yield Step("kernel", "", begins, len(kernel.rows), "op", why)
         buffer = buffer_on(job, device) if job.convention.tiled else 0
-        yield from device_steps(kernel, device, job.overlap, buffer)
+        hides = Hides(HIDDEN[job.file.parallel.overlap], exposed_share(job, phase, device, scope))
+        yield from device_steps(kernel, device, job.overlap, buffer, hides)
 
 
 def _explain_phase(job: Job, scope: Scope, assignment: Assignment, name: str) -> tuple[Step, ...] | None:

@@ -17,7 +17,7 @@ from costsim.inputs.section import (
     Section,
     check,
 )
-from costsim.names import AttentionPairs, Law, PipelineSchedule, Scope, Traffic, Writes
+from costsim.names import AttentionPairs, Law, LinkOverlap, PipelineSchedule, Scope, Traffic, Writes
 
 
 class Optimizer(Section):
@@ -79,6 +79,11 @@ class Parallel(Section):
     pipeline: Count = Field(default=1, description="stages, each of which has some of the layers")
     stage: Annotated[int, Field(ge=0)] = Field(default=0, description="whose rank is counted, from 0 on")
     schedule: PipelineSchedule = Field(default="1f1b", description="in which order stages work on micro-batches")
+    overlap: LinkOverlap = Field(
+        default="none",
+        description="whose messages take no time as long as the rest of the step lasts: nobody's, those of ranks of "
+        "data (and of those that have the same experts), all",
+    )
 
     @check
     def _of_data(self) -> Iterator[Clash]:

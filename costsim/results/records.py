@@ -87,6 +87,8 @@ def spent_record(spent: Spent) -> Record:
         "mac_time_s": None if spent.unsupported else spent.mac_s,
         "vector_time_s": spent.vector_s,
         "dram_time_s": spent.dram_s,
+        "link_time_s": spent.link_s,
+        "hidden_link_time_s": spent.hidden_s,
         "launch_time_s": spent.launch_s,
         "arithmetic_energy_j": None if spent.unsupported else spent.arithmetic_j,
         "on_chip_energy_j": spent.on_chip_j,

@@ -1,6 +1,8 @@
 """What a rank sends to others in a run, as records: by policy, axis of the mesh, collective and role."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from costsim.cost.collectives import sent_bits
 from costsim.cost.totals import Total
@@ -8,6 +10,9 @@ from costsim.graph.graph import Graph
 from costsim.inputs.schema_workload import Parallel
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
+
+if TYPE_CHECKING:
+    from costsim.devices.profile import Hardware
 
 Record = dict[str, Any]
 
@@ -42,6 +47,40 @@ def _of_policy(result: Result, counted: CountedPolicy) -> list[Record]:
             "sent_bits": str(bits[axis, collective, role]),
         }
         for axis, collective, role in sorted(runs)
+    ]
+
+
+def link_records(result: Result) -> list[Record]:
+    """A row per policy, device, axis and link: what a rank sends over it in a run, and how long the link is busy.
+
+    Of messages that the links of a device do not join there is no row.
+    """
+    if not result.job.graph.mesh or not result.job.hardware:
+        return []
+    return [row for counted in result.policies for device in result.job.hardware for row in _over(counted, device)]
+
+
+def _over(counted: CountedPolicy, device: Hardware) -> list[Record]:
+    from costsim.devices.links import sent_over  # a run without devices does without
+
+    bits: dict[tuple[str, str], int] = {}
+    busy_s: dict[tuple[str, str], float] = {}
+    for steps, rows in counted.weighted_rows():
+        for number, message in [(steps * len(row.ops), message) for row in rows for message in row.messages]:
+            for sent in sent_over(message, device.links) or ():
+                key = (message.axis, sent.link.name)
+                bits[key] = bits.get(key, 0) + number * sent.bits
+                busy_s[key] = busy_s.get(key, 0.0) + number * (sent.moving_s + sent.waiting_s)
+    return [
+        {
+            "policy": counted.policy.name,
+            "hardware": device.name,
+            "axis": axis,
+            "link": link,
+            "sent_bits": str(bits[axis, link]),
+            "busy_s": busy_s[axis, link],
+        }
+        for axis, link in sorted(bits)
     ]
 
 

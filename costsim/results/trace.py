@@ -1,7 +1,8 @@
 """One training step as a timeline in Chrome's trace event format, which Perfetto and chrome://tracing open.
 
-A process is a policy on a device, with a track for compute, a track for DRAM traffic, and the live memory as counters.
-Kernels run one after another, each as long as the roofline of all its runs in the step.
+A process is a policy on a device, with a track for compute, one for DRAM traffic, one for what a rank of many sends and
+does not hide, and the live memory as counters. Kernels run one after another, each as long as the roofline of all its
+runs in the step.
 Source: Trace Event Format, Google, docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 """
 
@@ -26,8 +27,9 @@ from costsim.run.timing import time_kernels
 
 Event = dict[str, Any]
 
-COMPUTE, DRAM = 1, 2  # tracks of a process
+COMPUTE, DRAM, LINK = 1, 2, 3  # tracks of a process
 TRACKS = {COMPUTE: "compute", DRAM: "DRAM"}
+OF_RANKS = {LINK: "links"}  # of one of many devices
 LIVE, LIVE_TOTAL = "live memory, bytes", "live memory in all, bytes"
 _DIGITS = 13  # of the step's time: every time is a whole number of ticks, so that nothing overlaps by rounding
 
@@ -56,6 +58,7 @@ class _Timed(NamedTuple):
     time_s: float
     compute_s: float
     dram_s: float
+    sent_s: float  # of its messages, without what is hidden
 
 
 def _lacking(spent: Spent, counted: CountedPolicy, device: Hardware) -> InputError:
@@ -74,10 +77,11 @@ def _timed(result: Result, counted: CountedPolicy, device: Hardware, phase: int)
     """Every kernel of a step with its times on the device. Raises InputError if the device cannot run one."""
     timed, refused = [], Spent()
     for kernel, spent in time_kernels(result.job, counted.phases[phase], device, each=True):
-        if spent.time_s is None or spent.vector_s is None or spent.dram_s is None:
+        if spent.time_s is None or spent.vector_s is None or spent.dram_s is None or spent.link_s is None:
             refused += spent
         else:
-            timed.append(_Timed(kernel, spent, spent.time_s, spent.mac_s + spent.vector_s, spent.dram_s))
+            seconds = (spent.mac_s + spent.vector_s, spent.dram_s, spent.link_s - spent.hidden_s)
+            timed.append(_Timed(kernel, spent, spent.time_s, *seconds))
     if refused.time_s is None:
         raise _lacking(refused, counted, device)
     return timed
@@ -126,12 +130,16 @@ def _complete(timed: _Timed, start: int, end: int, pid: int, clock: Clock, overl
     computed = min(end, ready + clock.ticks(timed.compute_s))
     begins = ready if overlap else computed
     moved = min(end, begins + clock.ticks(timed.dram_s))
-    if timed.dram_s and (not overlap or timed.dram_s >= timed.compute_s):
+    sent = max(ready, end - clock.ticks(timed.sent_s))  # the kernel ends with its messages
+    if timed.sent_s:
+        pass
+    elif timed.dram_s and (not overlap or timed.dram_s >= timed.compute_s):
         moved = end  # the longer of the two, or the last, ends with the kernel, whatever was rounded
     elif timed.compute_s:
         computed = end
     args = _args(timed)
-    for track, since, until in ((COMPUTE, ready, computed), (DRAM, begins, moved)):
+    last = end if timed.sent_s else sent
+    for track, since, until in ((COMPUTE, ready, computed), (DRAM, begins, moved), (LINK, sent, last)):
         if until > since:
             times = {"ts": clock.us(since), "dur": clock.us(until - since)}
             yield {"name": row.name(op), "cat": row.phase, "ph": "X", **times, "pid": pid, "tid": track, "args": args}
@@ -168,12 +176,13 @@ def _process(result: Result, counted: CountedPolicy, device: Hardware, phase: in
     lives = live_parts(stored, job.graph, job.convention.traffic)
     in_memory = _highest(lives, [group[one.kernel.first[1].position] for one in timed]) if timed else []
     steps, start = counted.phases[phase].steps, 0
+    tracks = TRACKS | (OF_RANKS if job.graph.mesh else {})
     labels = f"phase {phase + 1} of {len(counted.phases)}, {steps} steps"
     events: list[Event] = [
         _named("process_name", pid, {"name": f"{counted.policy.name} on {device.name}"}),
         _named("process_labels", pid, {"labels": labels}),
         _named("process_sort_index", pid, {"sort_index": pid}),
-        *(_named("thread_name", pid, {"name": name}, tid) for tid, name in TRACKS.items()),
+        *(_named("thread_name", pid, {"name": name}, tid) for tid, name in tracks.items()),
     ]
     before: tuple[int, ...] | None = None
     for one, parts, end_s in zip(timed, in_memory, ends, strict=True):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from costsim.cost.totals import GROUPINGS
+from costsim.devices.links import HIDDEN
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Kernel, Rates, Spent, kernels, spend
 from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, rows_for
@@ -40,20 +41,52 @@ def kernels_on(job: Job, phase: CountedPhase, device: Hardware, scope: str = "",
     return _kernels(job, phase, buffer_on(job, device), scope or job.convention.scope, each)
 
 
-def time_kernels(job: Job, phase: CountedPhase, device: Hardware, each: bool = False) -> Iterator[tuple[Kernel, Spent]]:
-    """The kernels of a phase's step, each with what one of it takes over all its runs in the step.
+Timed = list[tuple[Kernel, Spent]]
 
-    Kernels of equal rows take the same, and are worked out once. Where the device's buffer is not known, what depends
-    on traffic is not known either.
+
+def _timed(job: Job, phase: CountedPhase, device: Hardware, scope: str, each: bool) -> Timed:
+    """The kernels of a phase's step as they are by themselves: none of what may hide is in their times.
+
+    Kernels of equal rows take the same, and are worked out once.
     """
     rates, unknown = Rates(device), buffer_unknown(job, device)
     known: dict[tuple[int, ...], Spent] = {}
-    for kernel in kernels_on(job, phase, device, each=each):
+    timed = []
+    for kernel in kernels_on(job, phase, device, scope, each):
         rows = tuple([id(row) for row in kernel.rows])
         if rows not in known:
-            spent = spend(kernel, device, job.overlap, rates)
+            spent = spend(kernel, device, job.overlap, rates, HIDDEN[job.file.parallel.overlap])
             known[rows] = spent.without_traffic(LACKS_BUFFER) if unknown else spent
-        yield kernel, known[rows]
+        timed.append((kernel, known[rows]))
+    return timed
+
+
+def _exposed_share(timed: Timed) -> float:
+    hidden_s = sum(kernel.number * spent.hidden_s for kernel, spent in timed)
+    others = [(kernel.number, spent.time_s) for kernel, spent in timed]
+    if not hidden_s or None in [time_s for _, time_s in others]:
+        return 0.0
+    return max(0.0, 1 - sum(number * (time_s or 0.0) for number, time_s in others) / hidden_s)
+
+
+def exposed_share(job: Job, phase: CountedPhase, device: Hardware, scope: str = "") -> float:
+    """What part of the messages that may hide does not, for they take longer than the rest of a phase's step.
+
+    0 where nothing hides, or some time is not known.
+    """
+    return _exposed_share(_timed(job, phase, device, scope, False))
+
+
+def time_kernels(job: Job, phase: CountedPhase, device: Hardware, each: bool = False) -> Iterator[tuple[Kernel, Spent]]:
+    """The kernels of a phase's step, each with what one of it takes over all its runs in the step.
+
+    Where the device's buffer is not known, what depends on traffic is not known either. Messages that may hide do so
+    behind the rest of the step; what is left over is shared among them by their length.
+    """
+    timed = _timed(job, phase, device, "", each)
+    share = _exposed_share(timed)
+    for kernel, spent in timed:
+        yield kernel, spent.exposed(share * spent.hidden_s, device.static_w)
 
 
 def time_step(job: Job, phase: CountedPhase, device: Hardware) -> Spent:

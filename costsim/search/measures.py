@@ -73,6 +73,8 @@ class Compiled:
 
     def on_device(self, device: Hardware, field: str) -> Measured:
         """Seconds or joules of a run on a device. Raises InputError for formats that it cannot multiply."""
+        if self.job.graph.mesh and (field == "time_s" or device.static_w is not None):
+            raise InputError(f"--hardware {device.name}: a search knows no time of messages; costsim run has {field}")
         from costsim.devices.compiled import Timed  # few searches need a device
         from costsim.run.timing import time_run
 

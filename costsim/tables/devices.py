@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from costsim.results.records import Record, group_records, hardware_record
 from costsim.run.counted import buffer_on
 from costsim.run.simulate import Result
+from costsim.tables import sent
 from costsim.tables.cells import duration, joules, percent, short, three_digits
 from costsim.tables.document import Block, Drawn, Heading, Notes
 from costsim.tables.table import Column, Table, clip, composed, dense
@@ -130,6 +131,7 @@ def _policy_blocks(result: Result) -> Iterator[list[Block]]:
         shown = [[composed(row[0], 13), *row[1:]] for row in rows]
         table = Drawn(Table(_POLICY_COLUMNS, rows, shown))
         yield [Heading(_peaks(device), bold=True), table, Notes(_behind(result, device))]
+        yield from filter(None, [sent.links_blocks(result, device.name)])
 
 
 def _group_blocks(result: Result, by: str) -> Iterator[list[Block]]:
@@ -165,8 +167,20 @@ def _behind(result: Result, device: Hardware) -> list[str]:
     }
     buffer = buffer_on(result.job, device)
     lines = [f"tiled for a buffer of {buffer} byte"] if result.job.convention.tiled and buffer else []
-    lines += _too_large(result, device)
+    lines += [*_too_large(result, device), *_messages(result, device)]
     return lines + [f"{kind}: {_first(sorted(entries))}" for kind, entries in kinds.items() if entries]
+
+
+def _messages(result: Result, device: Hardware) -> Iterator[str]:
+    """How long a rank's messages take, and what of that is hidden."""
+    if not result.job.graph.mesh:
+        return
+    spent = {counted.policy.name: result.spent[counted.policy.name, device.name] for counted in result.policies}
+    took = [
+        f"{name} {duration(one.link_s)}" + (f" ({duration(one.hidden_s)} hidden)" if one.hidden_s else "")
+        for name, one in spent.items()
+    ]
+    yield f"messages take {_first(took)}"
 
 
 def _first(entries: Sequence[str], most: int = 3) -> str:
@@ -195,7 +209,7 @@ def roofline_note(result: Result, by: str) -> str:
     overlap = "overlaps with" if result.job.overlap else "does not overlap with"
     sentence = (
         f"a roofline for each kernel, summed over the run; arithmetic {overlap} DRAM traffic; energy is that of "
-        "arithmetic, buffer and DRAM, and of static power where a profile has it"
+        f"arithmetic, buffer and DRAM, and of static power where a profile has it{sent.time_note(result)}"
     )
     if by in ("policy", "reduction"):
         return sentence

@@ -13,7 +13,7 @@ from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.names import Scope
 from costsim.results.records import FIGURES, Record, convention, full_records, published, records
-from costsim.results.sent import sent_records
+from costsim.results.sent import link_records, sent_records
 from costsim.run.job import Convention, Job
 from costsim.run.simulate import Result
 from costsim.tables import devices as device_tables
@@ -339,6 +339,7 @@ def _data(result: Result, by: str) -> Mapping[str, Any]:
         "warnings": warnings.of_run(result, "reduction"),  # the records of policies have memory too
         "rows": full_records(result, by),
         **({"sent": sent_records(result)} if result.job.graph.mesh else {}),
+        **({"links": link_records(result)} if result.job.graph.mesh and result.job.hardware else {}),
         "published": published(result),
         "recipes": of_recipes(result.job, "run"),
     }

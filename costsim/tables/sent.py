@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from costsim.results.sent import describe, sent_records
+from costsim.results.sent import describe, link_records, sent_records
 from costsim.run.simulate import Result
-from costsim.tables.cells import short
+from costsim.tables.cells import duration, short
 from costsim.tables.document import Block, Drawn, Heading
 from costsim.tables.table import Column, Table, clip, simple
 
@@ -27,6 +27,36 @@ def blocks(result: Result) -> list[Block]:
     if not result.job.graph.mesh:
         return []
     return [Heading("sent by a rank to others, on a ring"), Drawn(table(result), simple)]
+
+
+def links_table(result: Result, device: str) -> Table:
+    """A row for each policy, axis and link of a device: what crosses it, and how long it is busy with that."""
+    columns = [Column("policy", "left"), Column("axis", "left"), Column("link", "left"), Column("sent bit")]
+    rows = [row for row in link_records(result) if row["hardware"] == device]
+    cells = [[row["axis"], row["link"], short(row["sent_bits"]), duration(row["busy_s"])] for row in rows]
+    full = [[row["policy"], *rest] for row, rest in zip(rows, cells, strict=True)]
+    shown = [[clip(row["policy"], 13), *rest] for row, rest in zip(rows, cells, strict=True)]
+    return Table([*columns, Column("link busy")], full, shown, 1)
+
+
+def links_blocks(result: Result, device: str) -> list[Block]:
+    """The table of a device's links with its heading; nothing where no link is used."""
+    table = links_table(result, device)
+    return [Heading(f"sent by a rank over links of {device}"), Drawn(table, simple)] if table.rows else []
+
+
+_OVERLAPS = {
+    "none": "what comes after a message waits for it",
+    "data": "messages between ranks of data hide behind the rest of the step as far as it lasts, others are waited for",
+    "full": "messages hide behind the rest of the step as far as it lasts",
+}
+
+
+def time_note(result: Result) -> str:
+    """How messages take time, to end the sentence on times; "" for a step on one device."""
+    if not result.job.graph.mesh:
+        return ""
+    return f"; a message takes as long as the slowest of its links; {_OVERLAPS[result.job.file.parallel.overlap]}"
 
 
 def note(result: Result) -> Iterator[str]:
