@@ -269,11 +269,21 @@ class _Backward:
             self._apply(op, rule, names)
 
 
-def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], None], gradient: str = "") -> None:
+def _nothing() -> None:
+    pass
+
+
+def backward(
+    builder: GraphBuilder,
+    loss: str,
+    finished: Callable[[str, str], None],
+    gradient: str = "",
+    between: Callable[[], None] = _nothing,
+) -> None:
     """Append the backward of `loss` (a scalar, or a tensor whose `gradient` is there already) in phase `backward`.
 
     `finished(weight, gradient)` is called as soon as the whole gradient of a weight (or of what another stage made) is
-    there, and may append ops.
+    there, and may append ops; so may `between`, which is called after the gradients of each forward op.
     The gradient of the loss itself is a given tensor, `<loss>.grad`, whose value is 1.
     Raises ValueError if an output without a gradient rule receives a gradient, or nothing is trainable.
     """
@@ -287,6 +297,7 @@ def backward(builder: GraphBuilder, loss: str, finished: Callable[[str, str], No
     for op in order:
         before = len(builder.ops)
         state.visit(op)
+        between()
         if segment := stretch(builder, op):
             made.setdefault(segment, []).extend(builder.ops[before:])
     move_behind(builder, made)

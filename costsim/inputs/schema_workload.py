@@ -34,6 +34,9 @@ class Optimizer(Section):
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_norm: Positive | None = Field(default=None, description="clip gradients to this global norm")
+    in_backward: bool = Field(
+        default=False, description="each weight is updated as soon as its gradient is there, which is then freed (LOMO)"
+    )
     newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] = Field(default=5, description="of muon")
     rank: Count | None = Field(default=None, description="of galore: directions that gradients are projected to")
     scale: Positive = Field(default=0.25, description="of galore: a factor of what is projected back")
@@ -48,6 +51,11 @@ class Optimizer(Section):
     def _has_its_rank(self) -> Iterator[Clash]:
         if self.kind == "galore" and self.rank is None:
             yield ("rank",), "missing; galore projects gradients to so many directions"
+
+    @check
+    def _needs_no_other_gradient(self) -> Iterator[Clash]:
+        if self.in_backward and self.clip_norm is not None:
+            yield ("in_backward",), "clip_norm needs all gradients before any weight is updated; leave one of them out"
 
 
 class Training(Section):

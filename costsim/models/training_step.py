@@ -15,7 +15,7 @@ from costsim.inputs.schema_workload import Optimizer, Parallel
 from costsim.models.families import family
 from costsim.models.meeting import COUNTED
 from costsim.models.resizing import resized
-from costsim.models.update import OPTIMIZERS, update
+from costsim.models.update import OPTIMIZERS, InBackward, update
 from costsim.names import AttentionPairs
 from costsim.parallel.builder import ShardedBuilder
 from costsim.parallel.gradients import Gradients
@@ -72,6 +72,30 @@ def _check_parallel(module: ModuleType, model: Any, optimizer: Optimizer, parall
         raise FieldError(("parallel", "tensor"), "a head in chunks is that of one device; leave model.head.chunks at 1")
 
 
+def _update_after_backward(b: GraphBuilder, module: ModuleType, model: Any, loss: str, optimizer: Optimizer) -> None:
+    gradients = Gradients(b)
+    if hasattr(module, "backward"):  # it brings its own
+        module.backward(b, model, loss, gradients.finished)
+    else:
+        begins, gradient = cut(b, loss) if isinstance(b, ShardedBuilder) and b.parallel.pipeline > 1 else (loss, "")
+        autodiff.backward(b, begins, gradients.finished, gradient)
+    update(b, optimizer, gradients.complete())
+
+
+def _update_in_backward(b: GraphBuilder, module: ModuleType, model: Any, loss: str, optimizer: Optimizer) -> None:  # noqa: ARG001
+    """Raises FieldError if a weight's gradient is not whole when the backward of one micro-batch has made it."""
+    at = ("optimizer", "in_backward")
+    if hasattr(module, "backward"):
+        raise FieldError(at, "a traced step has its backward in one piece; leave in_backward out")
+    if b.micro_batches > 1:
+        raise FieldError(at, "micro-batches sum their gradients before the update; say training.micro_batches: 1")
+    if isinstance(b, ShardedBuilder):
+        raise FieldError(at, "ranks reduce their gradients before the update; leave parallel out")
+    updates = InBackward(b, optimizer)
+    autodiff.backward(b, loss, updates.finished, between=updates.step)
+    updates.last()
+
+
 @paused
 def training_step(
     model: Any,
@@ -108,13 +132,8 @@ def training_step(
         loss = module.forward(b, model, batch, label_smoothing)
         _check_globs(b)
         _check_pairs(b, model)
-        gradients = Gradients(b)
-        if hasattr(module, "backward"):  # it brings its own
-            module.backward(b, model, loss, gradients.finished)
-        else:
-            begins, gradient = cut(b, loss) if isinstance(b, ShardedBuilder) and parallel.pipeline > 1 else (loss, "")
-            autodiff.backward(b, begins, gradients.finished, gradient)
-        update(b, optimizer, gradients.complete())
+        append = _update_in_backward if optimizer.in_backward else _update_after_backward
+        append(b, module, model, loss, optimizer)
         return b
 
     return resized(step, model, batch, sizes, built)

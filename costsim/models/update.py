@@ -232,6 +232,34 @@ def _append(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
         several(b, optimizer, weight)
 
 
+class InBackward:
+    """Updates weights while the backward runs, each once nothing reads it any more, so that its gradient can go.
+
+    Source: Lv et al., LOMO, arXiv:2306.09782; PyTorch's tutorial "optimizer step in backward" hooks it in the same way.
+    """
+
+    def __init__(self, b: GraphBuilder, optimizer: Optimizer) -> None:
+        self.b, self.optimizer, self.waiting = b, optimizer, dict[str, str]()
+
+    def finished(self, weight: str, gradient: str) -> None:
+        """Take the gradient of a weight; the op at hand may still read the weight."""
+        self.waiting[weight] = gradient
+
+    def step(self) -> None:
+        """Append the update of what waits; not amid the ops of one kernel."""
+        b = self.b
+        if self.waiting and not b.kernel:
+            before = b.phase, b.times, b.layer
+            update(b, self.optimizer, self.waiting)
+            b.phase, b.times, b.layer = before
+            self.waiting.clear()
+
+    def last(self) -> None:
+        """Append the update of what still waits at the end of the backward."""
+        self.b.kernel = ""
+        self.step()
+
+
 def update(b: GraphBuilder, optimizer: Optimizer, gradients: Mapping[str, str]) -> None:
     """Append clipping by the global norm, if asked for, then the optimizer's ops for every weight.
 

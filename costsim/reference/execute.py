@@ -59,33 +59,30 @@ class Executor:
         Raises KeyError for a missing tensor, ValueError if there are not as many batches as the graph has
         micro-batches, or numbers are not finite where a format must have them so.
         """
-        accelerator, losses = self._gradients(weights, batches, number)
-        for op in self.graph.ops:
-            if op.phase == "update":
-                accelerator.run(op, 0, counts=True)
-        return Run(accelerator.values, losses, accelerator.measured)
+        return self._run(weights, batches, number, ("forward", *AFTER_FORWARD, "update"))
 
     def gradients(self, weights: Mapping[str, Array], batches: Iterable[Mapping[str, Array]]) -> Run:
-        """As `step`, which ends before the update."""
-        accelerator, losses = self._gradients(weights, batches, number=1)
-        return Run(accelerator.values, losses, accelerator.measured)
+        """As `step`, without the update."""
+        return self._run(weights, batches, 1, ("forward", *AFTER_FORWARD))
 
     def forward(self, weights: Mapping[str, Array], batches: Iterable[Mapping[str, Array]]) -> Run:
         """As `step`, which ends at the loss of each micro-batch."""
-        accelerator = self._start(weights, number=1)
-        losses = self._micro_batches(accelerator, batches, ("forward",))
-        return Run(accelerator.values, losses, accelerator.measured)
+        return self._run(weights, batches, 1, ("forward",))
 
     @cached_property
     def _plan(self) -> Plan:
         return Plan(self.graph, self.assignment, range(len(self.graph.ops)) if self.group is None else self.group)
 
-    def _gradients(
-        self, weights: Mapping[str, Array], batches: Iterable[Mapping[str, Array]], number: int
-    ) -> tuple[Accelerator, list[float]]:
-        """An accelerator after forward and backward of each micro-batch, and their losses."""
+    def _run(
+        self,
+        weights: Mapping[str, Array],
+        batches: Iterable[Mapping[str, Array]],
+        number: int,
+        phases: Collection[str],
+    ) -> Run:
         accelerator = self._start(weights, number)
-        return accelerator, self._micro_batches(accelerator, batches, ("forward", *AFTER_FORWARD))
+        losses = self._micro_batches(accelerator, batches, phases)
+        return Run(accelerator.values, losses, accelerator.measured)
 
     def _start(self, weights: Mapping[str, Array], number: int) -> Accelerator:
         """An accelerator whose DRAM has all that a step starts from."""
@@ -108,7 +105,7 @@ class Executor:
     def _micro_batches(
         self, accelerator: Accelerator, batches: Iterable[Mapping[str, Array]], phases: Collection[str]
     ) -> list[float]:
-        """Run some phases once per micro-batch; the losses."""
+        """Run some phases once per micro-batch, updates in the last one alone; the losses."""
         graph = self.graph
         given = [t.name for t in graph.tensors.values() if t.role == "data" and t.name not in graph.producer]
         ops = [op for op in graph.ops if op.phase in phases]
@@ -123,6 +120,10 @@ class Executor:
                         accelerator.run(op, micro, counts=True)
                     continue
                 starts = micro < graph.micro_batches - op.times  # the first gradient is the sum: nothing to add yet
+                if op.phase == "update":  # after the last micro-batch, or in its backward
+                    if not starts:
+                        accelerator.run(op, 0, counts=True)
+                    continue
                 accelerator.run(op, micro, counts=not starts)
             if graph.loss:  # of the stages of a pipeline, the last has it
                 losses.append(float(accelerator.values[graph.loss]))

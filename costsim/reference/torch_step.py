@@ -10,7 +10,6 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from costsim.errors import InputError
-from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.graph import Graph, Op
 from costsim.reference.numpy_ops import Array, runtime
 from costsim.reference.torch_kernels.library import Tensor, torch
@@ -135,12 +134,11 @@ class TorchStep:
         for name in self._dead[op.position]:
             values.pop(name, None)
 
-    def _phase(
-        self, phases: Sequence[str], values: dict[str, Tensor], micro: int, seconds: defaultdict[str, float]
-    ) -> None:
-        """Run the ops of some phases. What only starts a sum of gradients is no cost of a step, as in `execute`."""
+    def _micro_batch(self, values: dict[str, Tensor], micro: int, seconds: defaultdict[str, float]) -> None:
+        """Run the ops of a micro-batch, and of the update in the last one; `execute` says what costs nothing."""
         watch: Stopwatch = WATCHES[self.device]()
-        ops = [op for op in self.graph.ops if op.phase in phases]
+        last = micro == self.graph.micro_batches - 1
+        ops = [op for op in self.graph.ops if last or op.phase != "update"]
         watch.look()
         for op in ops:
             self._run(op, values)
@@ -160,9 +158,8 @@ class TorchStep:
             with torch.no_grad():
                 for micro, batch in enumerate(self._batches):
                     values |= batch
-                    self._phase(("forward", *AFTER_FORWARD), values, micro, seconds)
+                    self._micro_batch(values, micro, seconds)
                     self.losses.append(float(values[self.graph.loss]))
-                self._phase(("update",), values, self.graph.micro_batches - 1, seconds)
         except torch.OutOfMemoryError:
             raise InputError(f"{self.device}: a step does not fit into memory; --set narrows the model") from None
         self._given |= {name: values[name] for name in self._given}
