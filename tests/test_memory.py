@@ -278,3 +278,39 @@ def test_what_is_made_again_does_not_stay_where_nobody_reads_it(traffic):
     statistics = [p for p in stored if p.tensor.endswith((".mean", ".rstd")) and p.tensor.startswith("decoder.0")]
     assert len(statistics) == 4
     assert all(place.first == place.last for place in statistics)
+
+
+# --- does it fit? -----------------------------------------------------------------------------------------------------
+
+
+def fits(size):
+    return CliRunner().invoke(main, ["memory", "translation-small", "--policy", "fp32", "--fits", size])
+
+
+def test_fits_to_the_byte():
+    data = json.loads(
+        CliRunner().invoke(main, ["memory", "translation-small", "--policy", "fp32", "--format", "json"]).stdout
+    )
+    peak = int(data["rows"][0]["peak_memory_bytes"])
+    assert fits(str(peak)).exit_code == 0
+    done = fits(str(peak - 1))
+    assert done.exit_code == 1
+    assert f"{peak} bytes do not fit into {peak - 1}, by 1 bytes; the largest is head.logits" in done.stderr
+    done = CliRunner().invoke(
+        main, ["memory", "translation-small", "--policy", "fp32", "--fits", "256KiB", "--format", "json"]
+    )
+    [row] = json.loads(done.stdout)["rows"]
+    assert done.exit_code == 1
+    assert (row["fits"], int(row["excess_bytes"])) == (False, peak - 256 * 1024)
+    assert row["largest"] == {"name": "head.logits", "component": "logits", "bytes": str(32 * 13 * 2000 * 4)}
+
+
+def test_one_thing_says_what_there_is():
+    done = CliRunner().invoke(main, ["memory", "gpt2-small", "--fits", "1GB", "--capacity-bytes", "1GB"])
+    assert done.exit_code == 2
+    assert "--capacity-bytes and --fits both say what there is" in done.stderr
+
+
+def test_small_tables_are_in_kilobytes():
+    done = CliRunner().invoke(main, ["memory", "translation-small", "--policy", "fp32", "--batch", "1"])
+    assert "kB (10^3 bytes) at the peak of a step" in done.stdout

@@ -6,7 +6,7 @@ import click
 
 from costsim import names
 from costsim.cli.options import BUFFER, SWEEP, WORKLOAD, byte_count, options, whole_numbers
-from costsim.cli.output import write
+from costsim.cli.output import echo_line, write
 
 
 @click.command()
@@ -19,6 +19,13 @@ from costsim.cli.output import write
     metavar="N",
     help="What a device has: does it fit, and the largest batch.",
 )
+@click.option(
+    "--fits",
+    "fits_bytes",
+    callback=byte_count(1),
+    metavar="N",
+    help="Exit with 1 if a row takes more, such as 256KiB.",
+)
 @click.option("--hardware", "device", metavar="NAME", help="Device whose DRAM is the capacity.")
 @click.option(
     "--reserve-bytes", callback=byte_count(0), default="0", metavar="N", help="Set aside for what is not modelled."
@@ -30,6 +37,7 @@ def memory(
     batch: str | None,
     accumulation: int | None,
     capacity_bytes: int | None,
+    fits_bytes: int | None,
     device: str | None,
     reserve_bytes: int,
     style: str,
@@ -42,18 +50,25 @@ def memory(
     costsim memory gpt2-small --batch 4,8,16
     costsim memory gpt2-small --policy bf16-mixed --hardware a100-80gb
     costsim memory gpt2-small --set model.checkpointing=full --activations
+    costsim memory translation-small --policy fp32 --fits 16MiB
     costsim memory gpt2-small --policy bf16-mixed --sweep model.layers=6,12,24
     """
     from costsim.run import peaks
     from costsim.run import sweep as sweeping
     from costsim.run.job import Request, prepare
     from costsim.tables.kept import LISTS
-    from costsim.tables.memory import document
+    from costsim.tables.memory import document, misfits
 
     lists = [name for name in LISTS if job.pop(name)]  # --stash, --activations
     batches = whole_numbers("--batch", batch)
-    capacity_bytes = peaks.capacity(capacity_bytes, device)
+    capacity_bytes = peaks.capacity(capacity_bytes, device, fits_bytes)
     job["hardware"] = (device,) if device else ()
     places = sweeping.places(sweeping.prepared(sweeping.points(sweep), **job)) if sweep else ()
-    asked = peaks.Asked(batches, accumulation, capacity_bytes, reserve_bytes, places, lists)
-    write(document(prepare(Request(**job)), asked), style)
+    must_fit = fits_bytes is not None
+    asked = peaks.Asked(batches, accumulation, capacity_bytes, reserve_bytes, places, lists, must_fit)
+    prepared = prepare(Request(**job))
+    write(document(prepared, asked), style)
+    if must_fit and (lines := misfits(prepared, asked)):
+        for line in lines:
+            echo_line(f"costsim: {line}", err=True)
+        click.get_current_context().exit(1)

@@ -63,6 +63,11 @@ class Memory:
         return place.first <= self.peak_kernel <= place.last
 
     @property
+    def largest(self) -> Stored:
+        """What takes most at the peak."""
+        return max(filter(self.is_alive, self.stored), key=lambda place: place.size_bytes)
+
+    @property
     def activations(self) -> list[Stored]:
         """What the forward keeps for the backward, wherever the peak is, in the order in which it is first touched."""
         return [place for place in self.stored if place.kept]

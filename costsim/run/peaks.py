@@ -56,14 +56,23 @@ class Asked:
     reserve_bytes: int = 0
     places: Places = ()  # of a sweep, instead of the one job
     lists: Sequence[str] = ()  # of `tables.kept.LISTS`: what is listed tensor by tensor
+    must_fit: bool = False  # whether it is an error if a row does not fit; the largest batch is not looked for
+
+    def excess_bytes(self, memory: Memory) -> int:
+        """By how much a step exceeds what there is; 0 if it fits."""
+        return max(0, memory.peak_bytes + self.reserve_bytes - (self.capacity_bytes or 0))
 
 
-def capacity(capacity_bytes: int | None, device: str | None) -> int | None:
-    """Bytes to fit into: as given, or the DRAM of a device. Raises InputError if both are given, or none is known."""
+def capacity(capacity_bytes: int | None, device: str | None, fits_bytes: int | None = None) -> int | None:
+    """Bytes to fit into: as given, or the DRAM of a device. Raises InputError for several, or none known."""
+    said = {"--capacity-bytes": capacity_bytes, "--hardware": device, "--fits": fits_bytes}
+    names = [name for name, value in said.items() if value is not None]
+    if len(names) > 1:
+        raise InputError(
+            f"{' and '.join(names)} {'both' if len(names) == 2 else 'all'} say what there is; leave one out"
+        )
     if device is None:
-        return capacity_bytes
-    if capacity_bytes is not None:
-        raise InputError("--capacity-bytes and --hardware both say what there is; leave one out")
+        return capacity_bytes if fits_bytes is None else fits_bytes
     from costsim.devices.profile import load_hardware
 
     dram_bytes = load_hardware(device).dram_bytes
@@ -82,7 +91,7 @@ def rows(job: Job, asked: Asked, line: Callable[[Row], T]) -> list[T]:
         jobs = [with_batch(there, sequences, asked.accumulation) for sequences in asked.batches]
         for policy, lines in made.items():
             largest = None
-            if asked.capacity_bytes is not None:
+            if asked.capacity_bytes is not None and not asked.must_fit:
                 room = asked.capacity_bytes - asked.reserve_bytes
                 largest = largest_batch(there, policy, room, asked.accumulation or 1)
             for batch in jobs:

@@ -69,9 +69,17 @@ def size(count: str | None) -> str:
     return f"{three_digits(int(count) / divisor)} {unit}"
 
 
-def gigabytes(size: int) -> str:
-    """Bytes in GB, in at most five characters up to 99 TB; `-` for none."""
+BYTE_UNITS = {"kB": 10**3, "GB": 10**9}
+
+
+def byte_unit(most: int) -> str:
+    """The unit in which a table has its bytes, of which the largest is so many: kB below 10 MB."""
+    return "kB" if most < 10**7 else "GB"
+
+
+def in_unit(unit: str, size: int) -> str:
+    """Bytes in a unit, in at most five characters up to 99 thousands of it; `-` for none."""
     if not size:
         return "-"
-    value = size / 1e9
+    value = size / BYTE_UNITS[unit]
     return f"{value:.{max(0, 3 - max(0, len(str(int(value))) - 1))}f}"

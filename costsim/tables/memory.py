@@ -14,7 +14,7 @@ from costsim.run.job import Job
 from costsim.run.peaks import Asked, Row, rows
 from costsim.run.sweep import Point
 from costsim.tables import kept, warnings
-from costsim.tables.cells import gigabytes
+from costsim.tables.cells import BYTE_UNITS, byte_unit, in_unit
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes
 from costsim.tables.recipes import beside, of_recipes
 from costsim.tables.sweep import columns, shared, values, without
@@ -40,8 +40,12 @@ def record(row: Row, asked: Asked) -> Record:
     }
     if asked.capacity_bytes is not None:
         made["capacity_bytes"] = str(asked.capacity_bytes)
-        made["fits"] = memory.peak_bytes + asked.reserve_bytes <= asked.capacity_bytes
-        made["largest_batch"] = row.largest_batch
+        made["fits"] = not asked.excess_bytes(memory)
+        made["excess_bytes"] = str(asked.excess_bytes(memory))
+        largest = memory.largest
+        made["largest"] = {"name": largest.name, "component": largest.component, "bytes": str(largest.size_bytes)}
+        if not asked.must_fit:
+            made["largest_batch"] = row.largest_batch
     return made
 
 
@@ -112,12 +116,16 @@ def _lines(job: Job, asked: Asked, lists: Iterable[str] = ()) -> list[_Line]:
     return rows(job, asked, partial(_line, asked=asked, lists=names))
 
 
+def _unit(listed: Sequence[_Line]) -> str:
+    return byte_unit(max((max(line.sizes) for line in listed), default=0))
+
+
 def _table(listed: Sequence[_Line]) -> Table:
     first = listed[0]
     heads = [Column("policy", "left"), *columns(first.point), *map(Column, ("batch", *_COMPONENTS, "peak"))]
-    full, shown = [], []
+    full, shown, unit = [], [], _unit(listed)
     for line in listed:
-        cells = [*line.point.values(), str(line.sequences), *map(gigabytes, line.sizes)]
+        cells = [*line.point.values(), str(line.sequences), *(in_unit(unit, size) for size in line.sizes)]
         full.append([line.policy, *cells])
         shown.append([composed(line.policy, 13), *cells])
     table = Table(heads, full, shown)
@@ -151,7 +159,12 @@ def _warnings(listed: Sequence[_Line]) -> list[str]:
 def notes(listed: Sequence[_Line], asked: Asked) -> list[str]:
     """The lines under a table: warnings, what is in force, where the peaks are, what fits."""
     lines = _warnings(listed)
-    lines += [f"GB (10^9 bytes) at the peak of a step, by last use; {_parameters(listed)}", _in_force_line(listed)]
+    unit = _unit(listed)
+    power = len(str(BYTE_UNITS[unit])) - 1
+    lines += [
+        f"{unit} (10^{power} bytes) at the peak of a step, by last use; {_parameters(listed)}",
+        _in_force_line(listed),
+    ]
     lines += dict.fromkeys(line.peak for line in listed)
     if any(line.partial for line in listed):
         lines.append("stash is what a peak has of what the forward keeps; --activations lists all that it keeps")
@@ -163,8 +176,28 @@ def notes(listed: Sequence[_Line], asked: Asked) -> list[str]:
         by_name: dict[str, list[_Line]] = {}
         for line in listed:
             by_name.setdefault(line.name, []).append(line)
-        lines += [_what_fits(name, of_name, asked.capacity_bytes) for name, of_name in by_name.items()]
+        if asked.must_fit:
+            lines += [_whether_fits(line, asked) for line in listed]
+        else:
+            lines += [_what_fits(name, of_name, asked.capacity_bytes) for name, of_name in by_name.items()]
     return lines
+
+
+def _whether_fits(line: _Line, asked: Asked) -> str:
+    """Whether a row fits; if not, by how much it does not, and what is largest at its peak."""
+    peak, largest = line.record["peak_memory_bytes"], line.record["largest"]
+    of = f"{line.name}, batch {line.sequences}: {peak} bytes"
+    if line.record["fits"]:
+        return f"{of} fit into {asked.capacity_bytes}"
+    return (
+        f"{of} do not fit into {asked.capacity_bytes}, by {line.record['excess_bytes']} bytes; the largest is "
+        f"{largest['name']} ({largest['component'].replace('_', ' ')}), {largest['bytes']} bytes"
+    )
+
+
+def misfits(job: Job, asked: Asked) -> list[str]:
+    """The rows that do not fit, in words. Raises InputError as `rows`."""
+    return [_whether_fits(line, asked) for line in _lines(job, asked) if not line.record["fits"]]
 
 
 def _what_fits(name: str, listed: Sequence[_Line], capacity_bytes: int) -> str:
@@ -211,7 +244,7 @@ def _page(job: Job, asked: Asked) -> list[Block]:
 def _paper(job: Job, asked: Asked) -> list[Table]:
     listed = _lines(job, asked)
     label = f"tab:costsim-{job.workload}-memory"
-    caption = f"Memory at the peak of a training step of {job.workload} by component, in GB."
+    caption = f"Memory at the peak of a training step of {job.workload} by component, in {_unit(listed)}."
     tables = [replace(_table(listed), label=label, caption=caption, notes=notes(listed, asked))]
     for i, (name, heading, table) in enumerate(kept.tables(line.kept for line in listed)):
         number = i // len(asked.lists) + 1
