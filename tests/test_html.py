@@ -21,7 +21,7 @@ from costsim.cli.report import report as report_command
 from costsim.cost.memory import of_policy
 from costsim.devices.profile import load_hardware
 from costsim.inputs.files import list_shipped
-from costsim.page import tables
+from costsim.page import sources, tables
 from costsim.page.inline import inline
 from costsim.page.summary import summary
 from costsim.results.records import (
@@ -410,3 +410,16 @@ def test_the_summary_names_the_best_policy():
         assert f"The least {quantity} is that of policy {best['policy']}, {best[key]:.2f} times less" in text
     fastest = min(rows, key=lambda row: row["hardware"]["h100-sxm"]["time_s"])
     assert f"On h100-sxm, policy {fastest['policy']} takes the least time" in text
+
+
+@pytest.mark.parametrize("name", list_shipped("hardware_profiles"))
+def test_every_figure_of_every_profile_is_listed(name):
+    device = load_hardware(name)
+    rows = sources.figures(device).rows
+    assert len(rows) == len(device.source)
+
+
+def test_links_are_listed_with_their_figures():
+    text = str(sources.figures(load_hardware("h100-node")).rows)
+    for said in ("link nvlink", "4.5e11 byte/s, joins 8 devices", "latency_s of infiniband", "9.6e-06 s"):
+        assert said in text

@@ -124,6 +124,12 @@ def _value(device: Hardware, field: str) -> tuple[str, str]:
         return f"efficiency of {index}", f"{getattr(device, f'{index}_efficiency'):.4g}"
     if section == "bit_serial" and device.bit_serial:
         return "bit-serial multiplier", f"{_figure(device.bit_serial.bit_product_per_s)} bit products/s"
+    if section == "links":
+        number, _, figure = index.partition(".")
+        link = device.links[int(number)]
+        peak = f"{_figure(link.bytes_per_s)} byte/s" + (f", joins {link.devices} devices" if link.devices else "")
+        values = {"": peak, "latency_s": f"{link.latency_s:.4g} s", "efficiency": f"{link.efficiency:.4g}"}
+        return f"{figure or 'link'} {'of ' if figure else ''}{link.name}", values[figure]
     return field, _figure(getattr(device, field))
 
 

@@ -271,6 +271,11 @@ def _sent(result: Result, by: str) -> list[Block]:
     return sent.blocks(result) if by == "policy" else []
 
 
+def _over_links(result: Result, by: str, device: str) -> list[Block]:
+    """What crosses the links of a device, under the table of policies."""
+    return sent.links_blocks(result, device) if by == "policy" else []
+
+
 def _screen(result: Result, by: str) -> list[list[Block]]:
     drawing = dense if by == "reduction" else simple
     below = [_notes(result, by, clip(result.job.convention.baseline, 15)), *headline(result), *_sent(result, by)]
@@ -287,6 +292,7 @@ def _page(result: Result, by: str) -> list[Block]:
     blocks: list[Block] = [Drawn(table_of(result, by, paper=True)), notes, *headline(result), *_sent(result, by)]
     if device_tables.has_tables(result, by):
         blocks.append(Drawn(device_tables.paper_table(result, by)))
+        blocks += [block for device in result.job.hardware for block in _over_links(result, by, device.name)]
     if device_tables.timed(result, by):
         blocks.append(Notes(device_tables.notes(result, by)))
     return blocks + beside(of_recipes(result.job, "run"))
