@@ -20,7 +20,8 @@ ASKED = (
     "v100 t4 a10 l4 l40s a100-40gb a100-80gb h100-sxm h100-pcie h200 b200 rtx-3090 rtx-4090 rtx-5090 jetson-nano "
     "jetson-orin-nano jetson-orin-nx jetson-agx-orin mi250x mi300x tpu-v2 tpu-v3 tpu-v4 tpu-v5e tpu-v5p tpu-v6e "
     "edge-tpu gaudi2 gaudi3 trainium1 trainium2 apple-m1 apple-m2 raspberry-pi-4 raspberry-pi-5 cortex-m4 cortex-m7 "
-    "gap9 abstract-bit-serial abstract-msfp"
+    "gap9 abstract-bit-serial abstract-msfp gb200 gb300 mi325x mi355x tpu-v7 trainium3 dgx-spark jetson-thor apple-m3 "
+    "apple-m4 hexagon-x-elite ethos-u85 versal-vc1902"
 )
 
 
@@ -95,12 +96,121 @@ def test_every_number_has_a_source_and_every_source_is_used(name):
         ("a100-80gb", 256, 432, 1410, 5e11),
         ("h100-pcie", 512, 456, 1620, 5e11),  # 756.4 TFLOPS, published 756: karpathy/llm.c@0e69e3ae mfu.h
         ("mi300x", 256, 1216, 2100, 5e10),  # 1307.4 TFLOPS
+        ("mi325x", 256, 1216, 2100, 5e10),
+        ("mi355x", 2048, 256, 2400, 2e13),  # 2516.6 TFLOPS, published 2500; FMA a CU recalled
+        ("gaudi2", 256 * 256, 2, 1650, 6e11),  # 432.5 TFLOPS
+        ("gaudi3", 256 * 256, 8, 1600, 8e11),  # 1677.7 TFLOPS
+        ("jetson-thor", 1024, 80, 1575, 1e12),  # 258.0 TFLOPS: https://torring.dev/blog/2026/rtx-spark-throttling
     ],
 )
 def test_peaks_from_clocks(name, fma_per_unit, units, mhz, rounding):
     """2 x FMA per unit and cycle x units x clock. Source: stas00/ml-engineering, compute/accelerator/README.md."""
     rate = rate_of(load_hardware(name), "bf16 x bf16 + fp32")
     assert abs(2 * rate.mac_per_s - 2 * fma_per_unit * units * mhz * 10**6) <= rounding
+
+
+# --- no sparse figure passes for a dense one --------------------------------------------------------------------------
+
+# A narrower format is as fast as the next wider one, or twice as fast: a multiplier halves its width or is not divided.
+# A sparse figure among dense ones is twice that.
+STEPS = [
+    ("tf32", "bf16"),
+    ("16", "fp8"),
+    ("16", "int8"),
+    ("fp8", "fp6"),
+    ("fp8", "fp4"),
+    ("int16", "int8"),
+    ("int8", "int4"),
+]
+ODD_STEPS = {  # what the sources print all the same, and why
+    ("gaudi3", "tf32", "bf16"): 1677 / 459,  # stas00/ml-engineering: the MME is built for bf16
+    ("v100", "16", "int8"): 62.8 / 125,  # no tensor cores for int8
+    ("b300", "fp8", "fp4"): 14 / 4.5,  # Blackwell Ultra has three times the FP4 and hardly any INT8:
+    ("gb300", "fp8", "fp4"): 15 / 5,  # aiconfigurator, verda.com/blog/gb300-nvl72-architecture
+    ("b300", "16", "int8"): 153.5 / 2250,
+    ("gb300", "16", "int8"): 165 / 2500,
+    ("trainium3", "16", "fp8"): 2517 / 671,  # four times bf16, dense: trainium3.rst
+    ("versal-vc1902", "int16", "int8"): 128 / 32,  # UG1079, table 1: 8 x 8 multipliers, of which 16 x 16 takes four
+}
+NAMES_OF = {"16": r"fp16|bf16", "fp8": "fp8-.*", "fp6": "fp6-.*", "fp4": "fp4-.*"}
+
+
+def best(device, kind):
+    """The highest rate of a format, or a kind of formats, with itself; None if there is none. tf32 sums in fp32."""
+    wide = (
+        [r for r in device.rates if r.accumulator.name in ("fp32", "int32")]
+        if kind in ("tf32", "bf16")
+        else device.rates
+    )
+    own = [r.mac_per_s for r in wide if r.a == r.b and re.fullmatch(NAMES_OF.get(kind, kind), r.a.name)]
+    return max(own, default=None)
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if not name.startswith("abstract-")])
+def test_formats_of_a_device_scale_by_powers_of_two(name):
+    device = load_hardware(name)
+    for wide, narrow in STEPS:
+        rates = best(device, wide), best(device, narrow)
+        if None not in rates:
+            ratio, odd = rates[1] / rates[0], ODD_STEPS.get((name, wide, narrow))
+            expected = (1, 2) if odd is None else (odd,)
+            assert any(ratio == pytest.approx(e, rel=0.06 if odd is None else 0.01) for e in expected), (wide, narrow)
+
+
+def test_no_odd_step_is_even():
+    assert all(abs(ratio / even - 1) > 0.06 for ratio in ODD_STEPS.values() for even in (1, 2))
+    assert {name for name, _, _ in ODD_STEPS} <= set(SHIPPED)
+
+
+SPARSE = [  # what vendors print with 2:4 sparsity, in 1e12 op/s, as a source of another sort has it
+    ("a100-40gb", "tf32", 312),  # stas00/ml-engineering@00744732, table "w/ Sparsity" of NVIDIA's A100 page
+    ("a100-80gb", "bf16", 624),
+    ("a100-80gb", "int8", 1248),
+    ("h100-sxm", "bf16", 1979),  # github deepseek-ai/FlashMLA issue 75: "1979 TFLOPS for sparse mma, 989 dense"
+    ("h100-pcie", "bf16", 1513),  # github qoofyk/LLM_Sizing_Guide issue 3
+    (
+        "b200",
+        "fp4-e2m1",
+        18000,
+    ),  # github 0xSero/blackwell-gpu-wiki issue 2, from NVIDIA's DGX B200 page: 144 PFLOPS of 8
+    ("b300", "bf16", 4500),  # https://glennklockwood.com/garden/processors/B300
+    ("b300", "fp8-e4m3", 9000),
+    ("gb200", "fp4-e2m1", 20000),  # wifitalents.com: 40 PFLOPS of FP4 a superchip
+    ("mi325x", "fp8-e4m3", 5229.8),  # https://awesomeagents.ai/hardware/amd-mi325x
+    ("rtx-5090", "fp4-e2m1", 3350),  # https://torring.dev/blog/2026/rtx-spark-throttling, from SMs and clock
+    ("jetson-thor", "fp4-e2m1", 2070),  # RidgeRun, table 1
+    ("jetson-thor", "fp8-e4m3", 1035),
+    ("jetson-agx-orin", "int8", 171),  # NVIDIA Deep-Learning-Accelerator-SW README, MAXN, without the DLAs
+    ("trainium2", "fp8-e4m3", 2563),  # aws-neuron/aws-neuron-sdk, trainium2.rst
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "sparse"), SPARSE)
+def test_dense_rates_are_half_of_the_sparse_ones(name, kind, sparse):
+    assert 2 * best(load_hardware(name), kind) == pytest.approx(sparse / 2 * 1e12, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "fma_a_lane"),
+    [
+        ("a100-40gb", 16),  # 256 FMA x 432 tensor cores, 6912 lanes: stas00/ml-engineering
+        ("a100-80gb", 16),
+        ("h100-sxm", 16),  # 512 x 528, 16896 lanes
+        ("h200", 16),
+        ("b200", 32),  # 1024 FMA x 4 of an SM, 128 lanes: https://torring.dev/blog/2026/rtx-spark-throttling
+        ("gb200", 32),
+        ("b300", 32),
+        ("gb300", 32),
+        ("jetson-thor", 32),
+        ("rtx-5090", 4),  # an eighth of it
+        ("mi300x", 8),  # 256 x 1216 matrix cores, 304 x 128 lanes that may do two operations
+        ("mi325x", 8),
+    ],
+)
+def test_multipliers_and_lanes(name, fma_a_lane):
+    """Dense FMA of 16 bits a cycle by lane of fp32: a sparse figure would be above. Clocks may differ."""
+    device = load_hardware(name)
+    assert 0.8 * fma_a_lane < best(device, "16") / device.vector_op_per_s < 1.03 * fma_a_lane
 
 
 def test_checked_figures():
@@ -186,7 +296,7 @@ def test_pairs(device, pair, expected):
 
 
 def test_fixed32_is_unsupported_on_most():
-    assert {name for name in SHIPPED if on(name, "fixed32")} == {"abstract-bit-serial"}
+    assert {name for name in SHIPPED if on(name, "fixed32")} == {"abstract-bit-serial", "versal-vc1902"}
 
 
 def test_bit_serial_rates_go_with_both_widths():
