@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ import pandas as pd
 
 from costsim import names
 from costsim.errors import InputError
-from costsim.findings import Search, Survey, columns
+from costsim.findings import Reconciliation, Search, Survey, columns
 from costsim.graph.graph import Graph
 from costsim.models.build import build
 from costsim.policy.load import find_policy, load_policies, make_policy
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "InputError",
     "Policy",
+    "Reconciliation",
     "Results",
     "Search",
     "Survey",
@@ -144,6 +146,26 @@ class Workload:
         if isinstance(sensitivity, pd.DataFrame):
             table = of_rows(sensitivity[["group", "format", "loss"]].itertuples(index=False, name=None))
         return Search(found.search(job, asked, table), table)
+
+    def reconcile(
+        self,
+        within: float | Fraction = Fraction(1, 100),
+        assumptions: Sequence[str] = (),
+        top: int = 10,
+        policies: Sequence[str | Policy] = (),
+        **convention: Any,
+    ) -> Reconciliation:
+        """Which combinations of assumptions give the workload's published figures, within a part of them.
+
+        `assumptions`: vary these alone; `top` hits are listed. Raises InputError.
+        """
+        from costsim.search import reconcile  # few sessions do
+
+        if not 0 < within < 1:
+            raise InputError(f"within: expected a part above 0 and below 1, such as 0.01, got {within}")
+        job = prepare(Request(self.path, _listed(policies), assignments=self.assignments, **convention))
+        part = within if isinstance(within, Fraction) else Fraction(str(within))
+        return Reconciliation(reconcile.reconcile(job, part, _listed(assumptions), top))
 
     def recipes(
         self,

@@ -1,4 +1,4 @@
-"""What searches and surveys of recipes find, in Python: tables, policies, figures."""
+"""What searches, reconciliations and surveys of recipes find, in Python: tables, policies, figures."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from costsim.results.survey import Survey as Surveyed
     from costsim.search.found import Found
+    from costsim.search.reconcile import Reconciliation as Reconciled
     from costsim.search.sensitivity import Sensitivity
 
 
@@ -75,6 +76,46 @@ class Search:
         from costsim.tables.search import document as of_search
 
         return styles.render(of_search(self.found), "table")
+
+
+@dataclass(frozen=True, eq=False)
+class Reconciliation:
+    """Which combinations of assumptions give the figures that a paper states."""
+
+    found: Reconciled
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per hit that is listed: what it departs from, its ratios, its error; no row if there is none."""
+        from costsim.tables.reconcile import records
+
+        return pd.DataFrame(records(self.found)).iloc[: len(self.found.listed)]
+
+    @property
+    def by_chance(self) -> tuple[float, float]:
+        """Hits that chance would give, roughly: if each figure were right as often as by itself; if log-uniform."""
+        return self.found.by_rates, self.found.by_ranges
+
+    def plot(self) -> Figure:
+        """Where all combinations come to, and what the hits depart from."""
+        from costsim.plots import draw_reconciliation
+
+        return draw_reconciliation(self.found)
+
+    def save(self, out: str | Path) -> list[Path]:
+        """Write the figure or the table to a file, by its ending, or all of them to a folder. Raises InputError."""
+        from costsim.plots import save_reconciliation
+
+        return save_reconciliation(self.found, str(out))
+
+    def __repr__(self) -> str:
+        return self.to_text()
+
+    def to_text(self) -> str:
+        """What `costsim reconcile` prints."""
+        from costsim.tables.reconcile import document
+
+        return styles.render(document(self.found), "table")
 
 
 @dataclass(frozen=True, eq=False)

@@ -316,7 +316,7 @@ def test_every_style_has_hits_and_what_chance_gives(tmp_path):
     done = costsim(*SMALL_JOB, "--within", "10%", "--out", str(tmp_path / "all"))
     assert done.exit_code == 0
     texts = {path.suffix: path.read_text() for path in (tmp_path / "all").iterdir()}
-    assert set(texts) == {".txt", ".json", ".csv", ".md", ".tex"}
+    assert set(texts) == {".txt", ".json", ".csv", ".md", ".tex", ".svg"}
     data = json.loads(texts[".json"])
     assert (data["tried"], data["within"]) == (72, 0.1)
     assert 0 < data["hits"] == data["hits_without_idle_departures"] == len(data["listed"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from costsim import names
 from costsim.cli.options import path_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ def chosen_style(style: str | None, out: str | None) -> str:
     if out is not None and ending is None:
         styles.check_folder(path_of(out))
     return style or ending or "table"
+
+
+def style_beside_figure(style: str | None, out: str | None) -> str:
+    """As `chosen_style`, of a command whose --out may be a figure, and then nothing else."""
+    from costsim.errors import InputError
+
+    if out is None or not out.lower().endswith(names.FIGURE_ENDINGS):
+        return chosen_style(style, out)
+    path_of(out)
+    if style is not None:
+        raise InputError(f"--out {out}: that is a figure, and --format says {style}")
+    return "table"
 
 
 def write(document: "Document", style: str, out: str | None = None) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import HARDWARE, OUTPUT, RATIOS, options, path_of
-from costsim.cli.output import chosen_style, echo_line, progress, write
+from costsim.cli.options import HARDWARE, OUTPUT, RATIOS, options
+from costsim.cli.output import chosen_style, echo_line, progress, style_beside_figure, write
 
 
 @click.command()
@@ -73,8 +73,7 @@ def _show_survey(
     from costsim.run.job import Request
     from costsim.tables.survey import document
 
-    drawn = out is not None and _is_figure(out, style)
-    style = "table" if drawn else chosen_style(style, out)
+    style = style_beside_figure(style, out)
     asked = prepared(Request(workload, policies, **job))
     with progress(asked.phases) as bar:
         made = survey(asked, noise, tick=lambda: bar.update(1))
@@ -85,14 +84,3 @@ def _show_survey(
 
     for path in save_survey(made, out):
         echo_line(path)
-
-
-def _is_figure(out: str, style: str | None) -> bool:
-    """Whether --out is a figure. Raises InputError if --format says otherwise."""
-    from costsim.errors import InputError
-    from costsim.plots import is_figure
-
-    path_of(out)
-    if style is not None and is_figure(out):
-        raise InputError(f"--out {out}: that is a figure, and --format says {style}")
-    return is_figure(out)

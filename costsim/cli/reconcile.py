@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from costsim.cli.options import OUTPUT, WORKLOAD, options
-from costsim.cli.output import chosen_style, progress, write
+from costsim.cli.output import echo_line, progress, style_beside_figure, write
 
 
 def _tolerance(ctx: click.Context, param: click.Parameter, text: str) -> Any:
@@ -34,18 +34,25 @@ def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, 
 
     All combinations are tried, of the workload's assumptions, of those of policies with published figures, and of
     scope, traffic and law: which give all figures at once? Without --assumption, cases that alone move no figure by
-    0.5 % stay as shipped.
+    0.5 % stay as shipped. --out takes .svg, .pdf and .png, too: where all combinations come to.
 
     \b
     costsim reconcile iwslt17-dsq --within 20% --assumption law --top 20
     costsim reconcile iwslt17-dsq --assumption law --assumption "shared exponent"
+    costsim reconcile iwslt17-dsq --assumption law --out combinations.svg
     """
     from costsim.run.job import Request, prepare
     from costsim.search.reconcile import reconcile as combine
     from costsim.tables.reconcile import document
 
-    style = chosen_style(style, out)
+    style = style_beside_figure(style, out)
     prepared = prepare(Request(**job))
     with progress(100) as bar:
         found = combine(prepared, within, named, top, bar.update)
-    write(document(found), style, out)
+    if out is None:
+        write(document(found), style)
+        return
+    from costsim.plots import save_reconciliation
+
+    for path in save_reconciliation(found, out):
+        echo_line(path)

@@ -9,16 +9,30 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from costsim import names
 from costsim.errors import InputError, nearest
 from costsim.inputs import files
-from costsim.plots import breakdown, comparison, front, memory, roofline, schedule, sensitivity, timeline
-from costsim.plots import survey as survey_plot
+from costsim.plots import (
+    breakdown,
+    comparison,
+    front,
+    memory,
+    reconcile,
+    roofline,
+    schedule,
+    sensitivity,
+    survey,
+    timeline,
+)
 from costsim.plots.style import SETTINGS, drawable
 from costsim.results.survey import Survey
 from costsim.run.simulate import Result
 from costsim.search.found import MEASURED, Found, policy_text
+from costsim.search.reconcile import Reconciliation
 from costsim.search.sensitivity import Sensitivity, csv_text
 from costsim.tables import styles
+from costsim.tables.document import Document
+from costsim.tables.reconcile import document as reconcile_document
 from costsim.tables.search import document as search_document
 from costsim.tables.survey import document as survey_document
 from costsim.tables.table import wrap
@@ -77,25 +91,36 @@ def save_search(found: Found, table: Sensitivity | None, folder: Path) -> list[P
 def draw_survey(of: Survey) -> Figure:
     """Draw recipes side by side."""
     with mpl.rc_context(SETTINGS):
-        return survey_plot.survey(of)
+        return survey.survey(of)
+
+
+def draw_reconciliation(of: Reconciliation) -> Figure:
+    """Draw where combinations of assumptions come to."""
+    with mpl.rc_context(SETTINGS):
+        return reconcile.reconcile(of)
 
 
 def save_survey(of: Survey, out: str) -> list[Path]:
-    """Write recipes side by side: the figure (.svg, .pdf, .png), the table in a style, or to a folder all of them.
+    """Write recipes side by side, as `_save` does. Raises InputError if that cannot be."""
+    return _save(survey_document(of), lambda: survey.survey(of), out)
 
-    Raises InputError if that cannot be.
-    """
+
+def save_reconciliation(of: Reconciliation, out: str) -> list[Path]:
+    """Write a reconciliation, as `_save` does. Raises InputError if that cannot be."""
+    return _save(reconcile_document(of), lambda: reconcile.reconcile(of), out)
+
+
+def _save(document: Document, make: Callable[[], Figure], out: str) -> list[Path]:
+    """Write the figure (.svg, .pdf, .png), the table in the style of an ending, or to a folder all of them."""
     if is_figure(out):
-        return [write(lambda: draw_survey(of), Path(out))]
-    paths = styles.save(survey_document(of), out)
-    if styles.style_of(out) is None:
-        paths.append(write(lambda: draw_survey(of), Path(out) / f"{of.job.workload}-recipes.svg"))
-    return paths
+        return [write(make, Path(out))]
+    paths = styles.save(document, out)
+    return paths if styles.style_of(out) else [*paths, write(make, Path(out) / f"{document.stem}.svg")]
 
 
 def is_figure(out: str) -> bool:
     """Whether a name is that of a figure, by its ending."""
-    return Path(out).suffix.removeprefix(".").lower() in _NO_DATE
+    return out.lower().endswith(names.FIGURE_ENDINGS)
 
 
 def write(make: Callable[[], Figure], path: Path) -> Path:

@@ -54,9 +54,17 @@ def panels(result: Result) -> list[Panel]:
     ]
 
 
+_STEPS = (  # of an axis whose ends are in a ratio below this
+    (4.0, (1, 1.5, 2, 2.5, 3, 4, 5, 7)),
+    (30.0, (1, 2, 5)),
+    (3000.0, (1, 3)),
+    (float("inf"), (1,)),
+)
+
+
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers of a logarithmic axis, the fewer the longer it is."""
-    steps = (1, 2, 5) if high / low < 30 else (1, 3) if high / low < 3000 else (1,)
+    steps = next(steps for most, steps in _STEPS if high / low < most)
     return [m * 10.0**k for k in range(-6, 7) for m in steps if low <= m * 10.0**k <= high]
 
 

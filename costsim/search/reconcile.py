@@ -22,6 +22,7 @@ from costsim.inputs.schema_workload import Published
 from costsim.run.job import Job
 from costsim.run.sensitivity import outcomes
 from costsim.search.combinations import Axis, Combinations, Ratios, Setting, axes_of
+from costsim.search.density import Density
 
 MOST = 10**8  # combinations
 LEAST = Fraction(1, 200)  # of a figure; cases that alone move none by so much are not varied unless their name is given
@@ -82,6 +83,7 @@ class Reconciliation:
     alone: tuple[int, ...]  # by figure: combinations that give it, whatever the others
     ranges: tuple[tuple[float, float], ...]  # by figure: the least and the largest ratio
     interactions: tuple[Interaction, ...]
+    density: Density  # of all that were tried
 
     @property
     def by_rates(self) -> float:
@@ -125,6 +127,7 @@ class _Search:
         self.tried = self.hits = self.needed = 0
         self.alone = [0] * len(figures)
         self.spans = [(float("inf"), 0.0)] * len(figures)
+        self.density = Density(len(figures))
         base = len(of.axes) + 1
         weight = {grade: base ** (len(GRADES) - 1 - i) for i, grade in enumerate(GRADES)}
         self.weights = [weight.get(axis.grade, 1) for axis in of.axes]
@@ -171,6 +174,7 @@ class _Search:
             for each in ratios:
                 defined = defined & ~np.isnan(each)
             self.tried += _count(defined, sizes)
+            self.density.add(ratios, defined, sizes)
             errors = [np.abs(r / f.stated - 1) for r, f in zip(ratios, self.figures, strict=True)]
             hit = defined
             for i, (error, ratio) in enumerate(zip(errors, ratios, strict=True)):
@@ -384,4 +388,5 @@ def reconcile(
         ranges=tuple(search.spans),
         nearest=search.hit(search.nearest[1], search.nearest[2], search.nearest[0]) if search.tried else None,
         interactions=tuple(pair for i in range(len(figures)) for pair in search.interactions(i, _PAIRS)),
+        density=search.density,
     )

@@ -180,7 +180,7 @@ def _hit_record(of: Reconciliation, number: int, hit: Hit) -> Record:
     }
 
 
-def _records(of: Reconciliation) -> list[Record]:
+def records(of: Reconciliation) -> list[Record]:
     """A row for each hit that is listed; without hits, one that says so."""
     rows = [_hit_record(of, number, hit) for number, hit in enumerate(of.listed, 1)]
     none = Hit((), (float("nan"),) * len(of.figures), 0.0)
@@ -249,5 +249,5 @@ def document(of: Reconciliation) -> Document:
         paper=partial(_paper, of),
         comments=partial(_comments, of),
         data=partial(_data, of),
-        records=partial(_records, of),
+        records=partial(records, of),
     )
