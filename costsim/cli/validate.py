@@ -13,6 +13,7 @@ from costsim.cli.output import progress, write
 @options(*WORKLOAD, *HARDWARE)
 @click.option("--measure", is_flag=True, help="Time a float32 step of a smaller copy beside what a roofline predicts.")
 @options(*ENGINE)
+@click.option("--energy", is_flag=True, help="With --measure: its energy too, by RAPL (Linux), on cuda NVML.")
 @click.option("--steps", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Train so many, too.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and dropout.")
 @click.option("--format", "style", type=click.Choice(names.TEXT_STYLES), default="table", show_default=True)
@@ -23,6 +24,7 @@ def validate(
     measure: bool,
     device: str | None,
     engine: str | None,
+    energy: bool,
     steps: int,
     seed: int,
     style: str,
@@ -43,9 +45,9 @@ def validate(
     from costsim.tables.validation import document
 
     if measure:
-        _validate_time(device or "cpu", engine, steps, seed, style, **job)
+        _validate_time(device or "cpu", engine, energy, steps, seed, style, **job)
         return
-    _refuse("only --measure compares times", hardware=job["hardware"], device=device, engine=engine)
+    _refuse("only --measure compares times", hardware=job["hardware"], device=device, engine=engine, energy=energy)
     _untiled(job["traffic"])
     prepared = prepare(Request(**job))
     _untiled(prepared.convention.traffic)
@@ -73,10 +75,12 @@ def _untiled(traffic: names.Traffic | None) -> None:
         raise InputError(f"--traffic {traffic}: the reference has no buffer to tile for; fused has the same kernels")
 
 
-def _validate_time(device: str, engine: str | None, steps: int, seed: int, style: str, **job: Any) -> None:
+def _validate_time(
+    device: str, engine: str | None, energy: bool, steps: int, seed: int, style: str, **job: Any
+) -> None:
     """`validate --measure`."""
     from costsim.errors import InputError
-    from costsim.reference import calibrate, engines
+    from costsim.reference import calibrate, engines, meters
     from costsim.reference import measure as timing
     from costsim.run.job import Request, prepare
     from costsim.tables.validation import time_document
@@ -86,10 +90,11 @@ def _validate_time(device: str, engine: str | None, steps: int, seed: int, style
     if steps > 1 or len(job["hardware"]) > 1:
         raise InputError("--measure: takes one --hardware, and no --steps")
     prepared = prepare(Request(**job))
+    meter = meters.open_meter(device) if energy else None
     runner = engines.open_engine(device, engine)
     bench = None if job["hardware"] else engines.open_bench(device, engine, ("fp32",))
     ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench) if bench else 0)
     with progress(ticks) as bar:
         hardware = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]
-        measured = timing.measure(prepared, hardware, seed, engine=runner, tick=lambda: bar.update(1))
+        measured = timing.measure(prepared, hardware, seed, engine=runner, tick=lambda: bar.update(1), meter=meter)
     write(time_document(measured), style)

@@ -53,20 +53,23 @@ class Dram:
     verified: bool = True
 
 
-_JOUPPI = "Jouppi et al., ISCA 2021, table 2 (through secondary quotations), the middle of"
+_JOUPPI = "Jouppi et al., ISCA 2021, table 2 (through secondary quotations)"
 _WEAK = "secondary, without a primary source"
 DRAM = {
     "hbm": Dram(7.0, "HyGCN, HPCA 2020 (through Dongyunkam/DRAM_info@046f68eb)"),
-    "hbm2": Dram(5.45, f"{_JOUPPI} 250 to 450 pJ per 64 bits"),
+    "hbm2": Dram(5.45, f"{_JOUPPI}, the middle of 250 to 450 pJ per 64 bits"),
     "hbm2e": Dram(3.75, "recalled: 3.5 to 4.0", verified=False),
     "hbm3": Dram(4.05, f"hwcomponents-cacti@de2520f3, {_WEAK}", verified=False),
-    "hbm3e": Dram(4.05, "as hbm3: no figure found", verified=False),
-    "gddr6": Dram(6.5, f"{_JOUPPI} 350 to 480 pJ per 64 bits"),
+    "hbm3e": Dram(4.05, f"as hbm3; eureka.patsnap.com prints 7 to 9, {_WEAK}", verified=False),
+    "gddr6": Dram(6.5, f"{_JOUPPI}, the middle of 350 to 480 pJ per 64 bits"),
     "gddr6x": Dram(6.5, "as gddr6: no figure found", verified=False),
-    "gddr7": Dram(6.5, "as gddr6: no figure found", verified=False),
+    "gddr7": Dram(6.5, "as gddr6; StarBeat/cpu-gpu-arch mem/Memory.md prints 8, but 15 for gddr6", verified=False),
     "lpddr4": Dram(8.0, "accelergy-cacti-plug-in@291018b1, cacti_wrapper.py"),
     "lpddr4x": Dram(8.0, "as lpddr4: no figure found", verified=False),
     "lpddr5": Dram(5.0, _WEAK, verified=False),
+    "lpddr5x": Dram(5.0, f"as lpddr5; other pages print 2, {_WEAK}", verified=False),
+    "ddr4": Dram(1300 / 64, f"{_JOUPPI}: 1300 pJ per 64 bits, as DDR3"),
+    "ddr5": Dram(11.8, f"{_WEAK}; branes-ai/graphs@83f4e5a5 has 0.8 of ddr4's, which would be 16", verified=False),
 }
 
 

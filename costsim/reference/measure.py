@@ -20,7 +20,8 @@ from costsim.graph.graph import Graph
 from costsim.policy.assign import assign
 from costsim.policy.load import find_policy, load_policies
 from costsim.reference.draw import draw_batch, draw_weights
-from costsim.reference.engines import Engine, NumpyEngine
+from costsim.reference.engines import Engine, NumpyEngine, Step
+from costsim.reference.meters import Meter
 from costsim.reference.shrink import MOST_MACS, check_memory, moderate
 from costsim.run.job import Job
 
@@ -50,6 +51,22 @@ class KindTime:
 
 
 @dataclass(frozen=True, slots=True)
+class StepEnergy:
+    """Energy of a step, predicted and measured. Predicted None: the profile has no energies of its own."""
+
+    meter: str  # what was measured
+    predicted_j: float | None
+    measured_j: float  # mean of the steps, with all that the machine draws meanwhile
+
+    @property
+    def error_percent(self) -> float | None:
+        """How far the prediction is above (or below) what was measured."""
+        return (
+            None if self.predicted_j is None or not self.measured_j else 100 * (self.predicted_j / self.measured_j - 1)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """A step's times, predicted and measured: medians over the steps, of each kind and of each sum by itself."""
 
@@ -66,6 +83,7 @@ class Timing:
     others: KindTime
     total: KindTime
     totals_s: tuple[float, ...]  # by step
+    energy: StepEnergy | None  # None: not measured
 
 
 def predict(graph: Graph, hardware: Hardware, overlap: bool = True) -> dict[str, Spent]:
@@ -100,6 +118,15 @@ def compare(graph: Graph, predicted: dict[str, Spent], steps: list[dict[str, flo
     return (*(_sum(kind, names.get(kind, []), predicted, steps, times[kind]) for kind in sums), *kinds)
 
 
+def _run(step: Step, steps: int, meter: Meter | None, tick: Callable[[], None]) -> tuple[list[dict[str, float]], float]:
+    """The seconds of each op by step, and the joules of all steps together (0 without a meter)."""
+    before, timed = meter.joules() if meter else 0.0, []
+    for _ in range(steps):
+        timed.append(step())
+        tick()
+    return timed, (meter.joules() if meter else 0.0) - before
+
+
 def measure(
     job: Job,
     hardware: Hardware,
@@ -108,11 +135,12 @@ def measure(
     most_macs: int = MOST_MACS,
     engine: Engine | None = None,
     tick: Callable[[], None] = lambda: None,
+    meter: Meter | None = None,
 ) -> Timing:
     """Time a step of a copy of the workload, several times after a first, and compare with the prediction.
 
-    The engine is NumPy's if none is given. `tick` is called after each step. Raises InputError if the copy does not fit
-    into memory.
+    The engine is NumPy's if none is given. `tick` is called after each step; `meter` counts energy meanwhile. Raises
+    InputError if the copy does not fit into memory.
     """
     engine = NumpyEngine() if engine is None else engine
     copy, fields = moderate(job, most_macs)
@@ -121,12 +149,12 @@ def measure(
     rng = np.random.default_rng(seed)
     weights = draw_weights(graph, rng, np.float32)
     batches = [draw_batch(graph, rng, np.float32) for _ in range(graph.micro_batches)]
-    step, seconds = engine.prepare(graph, weights, batches, seed), []
-    for _ in range(1 + steps):
-        seconds.append(step())
-        tick()
-    timed = seconds[1:]  # the first fills caches, and starts threads
-    gemms, others, total, *kinds = compare(graph, predict(graph, hardware, job.overlap), timed)
+    step = engine.prepare(graph, weights, batches, seed)
+    step()  # fills caches, and starts threads
+    tick()
+    timed, joules = _run(step, steps, meter, tick)
+    predicted = predict(graph, hardware, job.overlap)
+    gemms, others, total, *kinds = compare(graph, predicted, timed)
     return Timing(
         job.workload,
         fields,
@@ -141,4 +169,5 @@ def measure(
         others,
         total,
         totals_s=tuple(sum(step.values()) for step in timed),
+        energy=StepEnergy(meter.name, sum(predicted.values(), Spent()).energy_j, joules / steps) if meter else None,
     )

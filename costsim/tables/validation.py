@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from costsim.reference.measure import KindTime, Timing
+from costsim.reference.measure import KindTime, StepEnergy, Timing
 from costsim.reference.validate import GRADIENT_LIMIT, Check, Validation
 from costsim.tables.cells import percent
 from costsim.tables.document import Document, Preformatted
@@ -128,7 +128,19 @@ def _time_notes(timing: Timing) -> list[str]:
         f"measured: {timing.engine}, medians of {timing.steps} steps, of which the shortest took {low:.3g} s and the "
         f"longest {high:.3g} s; predicted: a roofline for each op, fp32, unfused, compulsory traffic only",
         f"{timing.caveat}; nothing is fitted",
+        *_energy_notes(timing.energy),
     ]
+
+
+def _energy_notes(energy: StepEnergy | None) -> Iterator[str]:
+    if energy is not None:
+        error = energy.error_percent
+        predicted = (
+            "n/a, for the profile has no energies" if energy.predicted_j is None else f"{energy.predicted_j:.3g} J"
+        )
+        off = "" if error is None else f" ({error:+.1f} %)"
+        measured = f"measured {energy.measured_j:.3g} J{off} by {energy.meter}"
+        yield f"energy of a step: predicted {predicted}; {measured}: all that it drew meanwhile, idle parts too"
 
 
 def _time_lines(timing: Timing) -> Iterator[str]:
@@ -151,6 +163,10 @@ def _time_record(kind: KindTime) -> dict[str, Any]:
     return {**dataclasses.asdict(kind), "error_percent": kind.error_percent}
 
 
+def _energy_record(energy: StepEnergy | None) -> dict[str, Any] | None:
+    return None if energy is None else {**dataclasses.asdict(energy), "error_percent": energy.error_percent}
+
+
 def _time_data(timing: Timing) -> Mapping[str, Any]:
     """Times in seconds."""
     device = timing.hardware
@@ -171,6 +187,7 @@ def _time_data(timing: Timing) -> Mapping[str, Any]:
         },
         "steps": timing.steps,
         "totals_s": list(timing.totals_s),
+        "energy": _energy_record(timing.energy),
         "total": _time_record(timing.total),
         "gemms": _time_record(timing.gemms),
         "others": _time_record(timing.others),
