@@ -1,18 +1,28 @@
 """Time of what ranks send: closed forms, what hides behind what, and that all that is shown says the same."""
 
+import random
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
+from conftest import shipped_policy
+from test_compile_measures import agree, drawn, spent_of
 from test_explain import check_formula
 
 import costsim
+from costsim.cli import main
+from costsim.cost.kernels import compile_kernels
 from costsim.cost.totals import GROUPINGS
+from costsim.devices.compiled import Timed
 from costsim.devices.links import Link, time_of
 from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
 from costsim.explain.op import explain
 from costsim.explain.totals import explain_total
+from costsim.names import VARIED
+from costsim.policy.groups import groups_of, space_of
 from costsim.results import records, trace
 from costsim.results.sent import link_records, sent_records
 from costsim.run import timing
@@ -223,21 +233,27 @@ def test_messages_know_how_far_their_ranks_lie_apart():
     assert time_of(close, links) < time_of(messages["data"], links)
 
 
-def test_a_search_says_that_it_knows_no_time_of_messages():
-    from click.testing import CliRunner
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("policy", ["bf16-mixed", "fp8-tensor", "fp32"])
+def test_compiled_time_of_any_policy_is_that_of_one(policy, overlap):
+    """Of a space in which tensors that collectives read have other formats, so that messages differ."""
+    job = ran().job
+    chosen = shipped_policy(policy)
+    space = space_of(chosen, groups_of(job.graph, chosen, ("role",), VARIED), ("fp16", "int8-row", "fp8-e4m3"))
+    convention, device = ("fused", "step", ("gemms", ())), load_hardware("h100-node")
+    points = drawn(space, random.Random(policy), 6)
+    spent = [spent_of(job.graph, space.point(dict(enumerate(p))), convention, device, overlap) for p in points]
+    assert len({one.link_s for one in spent}) > 1
+    timed = Timed(compile_kernels(job.graph, space, *convention), device, overlap)
+    agree(timed.time(), points, [np.inf if one.unsupported else one.time_s for one in spent])
+    with pytest.raises(InputError, match="its profile has no links that join 4 ranks of"):
+        Timed(compile_kernels(job.graph, space, *convention), load_hardware("h100-sxm"), overlap).time()
 
-    from costsim.cli import main
 
-    arguments = [
-        "search",
-        "gpt2-small",
-        "--set",
-        "model.layers=2",
-        "--set",
-        "parallel.data=2",
-        "--formats",
-        "bf16,fp8-e4m3",
-    ]
-    done = CliRunner().invoke(main, [*arguments, "--minimise", "time_s", "--hardware", "h100-node"])
+def test_a_search_says_that_it_hides_no_messages():
+    arguments = ["search", "gpt2-small", "--set", "model.layers=2", "--set", "parallel.data=2", "--formats", "bf16"]
+    arguments += ["--minimise", "time_s", "--hardware", "h100-node"]
+    done = CliRunner().invoke(main, [*arguments, "--set", "parallel.overlap=full"])
     assert done.exit_code == 2
-    assert "--hardware h100-node: a search knows no time of messages; costsim run has time_s" in done.output
+    assert "parallel.overlap: a search waits for all messages; expected none, got full" in done.output
+    assert CliRunner().invoke(main, arguments).exit_code == 0

@@ -8,9 +8,8 @@ traffic, as of a buffer of any size; `tiling` adds what a finite one has to move
 from functools import lru_cache
 
 from costsim.cost.classes import Alike, Globs, KernelClasses, is_counted, kernel_classes, telling
-from costsim.cost.collectives import Message
 from costsim.cost.laws import Additions
-from costsim.cost.messages import message
+from costsim.cost.messages import message_read
 from costsim.cost.parts import NO_WORK, Parts, added, bits_of
 from costsim.cost.row import Move, Row, narrowest_scope
 from costsim.cost.sums import factor, summed, sums
@@ -121,15 +120,9 @@ class _Counter:
             a, b = (factor(graph, op, i, traffic[i].format, assignment.chain(op, i)) for i in (0, 1))
             pair, additions = sums(graph, macs, assignment.accumulator(op), a, b)
         what = (op.kind.name, op.phase, op.gemm, graph.tensors[op.outputs[0]].role)
-        messages = (self._message(op, traffic[0]),) if op.kind.collective and op.inputs else ()
+        messages = (message_read(self.graph, op, traffic[0]),) if op.kind.collective and op.inputs else ()
         rows.append(Row(alike.ops, None, *what, macs, products, pair, additions, work, tuple(moves), messages))
         return rows
-
-    def _message(self, op: Op, traffic: TensorTraffic) -> Message:
-        """What a collective sends, in the format in which it reads its operand."""
-        at = self.graph.reader_number(op, 0)
-        copy = traffic.on_chip[at][-1] if traffic.on_chip[at] else traffic.held[at]
-        return message(self.graph, op, copy.format if copy else traffic.format, copy.axes if copy else None)
 
     def _casts(self, alike: Alike, slot: int, traffic: TensorTraffic) -> list[Row]:
         """Quantize kernels of their own before ops that are alike, for one operand."""

@@ -6,13 +6,16 @@ kernels before an op are kernels of their own, which are launched if some reader
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from costsim.cost.classes import Alike
+from costsim.cost.collectives import Message
 from costsim.cost.compile import Compiler, OfGemms, Pass
+from costsim.cost.messages import message_read
 from costsim.cost.parts import Part
 from costsim.cost.terms import Sum, Terms
+from costsim.cost.traffic import tensor_traffic
 from costsim.formats.format import Format
 from costsim.graph.graph import Graph, Op
 from costsim.names import Scope, Traffic
@@ -44,6 +47,7 @@ class Kernel(NamedTuple):
     gemms: tuple[Gemm, ...]
     moved: Terms  # counts as in `Moved`
     always: bool  # else it runs only if it moves something
+    messages: tuple[Outcomes[Message], ...]  # to other ranks
 
 
 class Kernels(NamedTuple):
@@ -97,6 +101,21 @@ class _KernelCompiler(Compiler):
                 return self.sum.terms(self.space), (gemm,)
         return self.sum.terms(self.space), ()
 
+    def messages(self, op: Op) -> tuple[Outcomes[Message], ...]:
+        """What a collective sends, by how its operand is stored and read."""
+        if not op.kind.collective or not op.inputs or self.writes is not None:
+            return ()
+        name, family, graph = op.inputs[0], self.family, self.graph
+        stored, chains = self.stored(name), self.chains(op, 0)
+        at, readers = graph.reader_number(op, 0), range(len(self.readers(name)))
+
+        def sent(chosen: Mapping[int, int]) -> Message:
+            own = [family.pick(chains, chosen) if i == at else () for i in readers]
+            traffic = tensor_traffic(graph, name, family.pick(stored, chosen), own, self.kernels.group)
+            return message_read(graph, op, traffic)
+
+        return (family.outcomes([stored, chains], sent),)
+
     def all_kernels(self) -> tuple[Kernel, ...]:
         """The kernels of a step, those that are alike once."""
         alike_of = {op.position: i for i, alike in enumerate(self.kernels.alike) for op in alike.ops}
@@ -115,7 +134,8 @@ class _KernelCompiler(Compiler):
                 total.include(of_one[i][0])
             gemms = tuple([gemm for i in key for gemm in of_one[i][1]])
             always = self.writes is None or any(map(self.gemm, ops))
-            kernels.append(Kernel(len(same), ops[0].times, gemms, total.terms(self.space), always))
+            messages = tuple([message for op in ops for message in self.messages(op)])
+            kernels.append(Kernel(len(same), ops[0].times, gemms, total.terms(self.space), always, messages))
         return tuple(kernels)
 
 

@@ -4,6 +4,7 @@ from typing import cast
 
 from costsim.cost.collectives import Message
 from costsim.cost.parts import bits_of
+from costsim.cost.traffic import TensorTraffic
 from costsim.formats.format import Format
 from costsim.graph.graph import Graph, Op
 from costsim.names import Axis, Collective
@@ -15,6 +16,13 @@ def message(graph: Graph, op: Op, format: Format, axes: Axes | None) -> Message:
     name: Axis = op.params["axis"]
     axis, does = graph.mesh[name], cast(Collective, op.kind.collective)
     return Message(does, name, axis.ranks, _shard_bits(graph, op, format, axes), op.times, axis.stride)
+
+
+def message_read(graph: Graph, op: Op, traffic: TensorTraffic) -> Message:
+    """What a collective sends of an operand with this traffic, in the format in which it reads that."""
+    at = graph.reader_number(op, 0)
+    copy = traffic.on_chip[at][-1] if traffic.on_chip[at] else traffic.held[at]
+    return message(graph, op, copy.format if copy else traffic.format, copy.axes if copy else None)
 
 
 def _shard_bits(graph: Graph, op: Op, format: Format, axes: Axes | None) -> int:

@@ -16,6 +16,7 @@ from costsim.cost.kernels import Gemm, Kernel, Kernels, Pair
 from costsim.cost.measure import Measure
 from costsim.cost.terms import Condition, Sum, Terms
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
+from costsim.devices.links import time_of
 from costsim.devices.profile import Hardware, Rate
 from costsim.devices.roofline import Rates
 from costsim.errors import InputError
@@ -98,6 +99,14 @@ class Timed:
         total, maxima = Sum(), []
         for kernel in self.kernels.kernels:
             busy = self._busy(kernel)
+            if kernel.messages:
+                busy = self._sending(kernel, busy)
+                if self.overlap:
+                    maxima.append(busy)
+                else:
+                    total.include(_weighted(busy, (1, 1, 1)))
+                self._launches(kernel, total)
+                continue
             less, more = _bounds(_weighted(busy, (1, -1)))
             longer = (1, 0) if less >= 0 else (0, 1) if more <= 0 else None
             longer = longer if self.overlap else (1, 1)
@@ -118,6 +127,20 @@ class Timed:
             taken = self.by_pair(gemm, lambda rate: 1 / rate.mac_per_s)
             both.add(gemm.pairs, [[kernel.number * gemm.macs * each / part, 0.0] for each in taken])
         return _floats(both.terms(kernel.moved.space))
+
+    def _sending(self, kernel: Kernel, busy: Terms) -> Terms:
+        """Seconds of computing, of moving and of messages, in a column each. Raises InputError where no link is."""
+        three = Sum()
+        three.include(_mixed(busy, [[1, 0, 0], [0, 1, 0]]))
+        for messages in kernel.messages:
+            seconds = []
+            for message in messages.values:
+                link_s = time_of(message, self.device.links)
+                if link_s is None:
+                    raise self._lacks("time", f"links that join {message.ranks} ranks of {message.axis}")
+                seconds.append([0.0, 0.0, kernel.number * link_s])
+            three.add(messages, seconds)
+        return _floats(three.terms(kernel.moved.space))
 
     def _launches(self, kernel: Kernel, total: Sum) -> None:
         """Add the launches of kernels that are alike: of those that run only if they move something, then."""
@@ -168,9 +191,14 @@ def _scaled(terms: Terms, times: float) -> Terms:
 
 def _weighted(terms: Terms, weights: Sequence[float]) -> Terms:
     """The columns of terms as one, each so many times."""
-    column: Any = np.array(weights, object)[:, None]
-    tables = tuple(each._replace(counts=each.counts @ column) for each in terms.tables)
-    return Terms(terms.space, tables, tuple(each._replace(counts=each.counts @ column) for each in terms.alternatives))
+    return _mixed(terms, [[weight] for weight in weights])
+
+
+def _mixed(terms: Terms, weights: Sequence[Sequence[float]]) -> Terms:
+    """Other columns: by column that there is, how many times it is in each of them."""
+    matrix: Any = np.array(weights, object)
+    tables = tuple(each._replace(counts=each.counts @ matrix) for each in terms.tables)
+    return Terms(terms.space, tables, tuple(each._replace(counts=each.counts @ matrix) for each in terms.alternatives))
 
 
 def _floats(terms: Terms) -> Terms:

@@ -72,9 +72,13 @@ class Compiled:
         return Measured(peak_memory(graph, self.space, traffic, len(self.steps)), baseline)
 
     def on_device(self, device: Hardware, field: str) -> Measured:
-        """Seconds or joules of a run on a device. Raises InputError for formats that it cannot multiply."""
-        if self.job.graph.mesh and (field == "time_s" or device.static_w is not None):
-            raise InputError(f"--hardware {device.name}: a search knows no time of messages; costsim run has {field}")
+        """Seconds or joules of a run on a device.
+
+        Raises InputError for formats that it cannot multiply, and for messages that hide behind the rest of a step.
+        """
+        overlap = self.job.file.parallel.overlap
+        if self.job.graph.mesh and overlap != "none":
+            raise InputError(f"parallel.overlap: a search waits for all messages; expected none, got {overlap}")
         from costsim.devices.compiled import Timed  # few searches need a device
         from costsim.run.timing import time_run
 
