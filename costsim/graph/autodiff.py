@@ -58,6 +58,7 @@ class _Backward:
         self.builder = builder
         self.finished = finished
         self.needs = _needs_gradient(builder)
+        self.channels = builder.channels
         self.one = f"{loss}.grad"  # the gradient of the loss itself
         self.gradient: dict[str, str] = {}  # by tensor: the sum of its gradients so far
         self.parts: Counter[str] = Counter()  # by tensor: how many gradients that sums
@@ -193,7 +194,17 @@ class _Backward:
         """A tensor of that name for a gradient of `source`."""
         tensor = self.builder.tensors[source]
         role = "weight_gradient" if tensor.role == "weight" else "gradient"
-        return Tensor(name, tensor.dims, role, tensor.layer)
+        dims = self.channels[source].of(tensor.dims) if source in self.channels else tensor.dims
+        return Tensor(name, dims, role, tensor.layer)
+
+    def _of_channels(self, op: Op, source: str, gradient: str) -> str:
+        """Append the view of the gradient of a product's result that has the channels of a weight that are trained."""
+        part, tensor = self.channels[source], self.builder.tensors[gradient]
+        axis = part.axis_of_result(op, op.inputs.index(source))
+        dims = (*tensor.dims[:axis], part.dim, *tensor.dims[axis + 1 :])
+        name = f"{op.name}.dy.channels"
+        result = Tensor(name, dims, "gradient", op.layer)
+        return self.builder.op("take_channels", gradient, name=name, outputs=[result], axis=axis)
 
     def _result(self, source: str) -> Tensor:
         """The tensor for the next gradient of `source`; an only gradient has the plain name."""
@@ -232,6 +243,9 @@ class _Backward:
         if not rule.kind:
             self._receive(sources[0], arguments[0])
             return
+        if sources[0] in self.channels:
+            dy = rule.arguments.index("dy")
+            arguments[dy] = self._of_channels(op, sources[0], arguments[dy])
         gemm = _GEMM_OF_OPERAND[rule.operands[0]] if op.gemm else None
         params = {name: op.params[name] for name in kind_of(rule.kind).params}
         results = [self._result(source) for source in sources]

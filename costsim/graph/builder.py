@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from costsim.graph.channels import Part
 from costsim.graph.graph import Graph, MeshAxis, Op, Tensor
 from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.graph.ops import kind_of
@@ -76,6 +77,7 @@ class GraphBuilder:
     ) -> None:
         self.trainable, self.lora = trainable, lora
         self.attention_pairs, self.sentences = attention_pairs, sentences
+        self.channels: Mapping[str, Part] = {}  # by weight of which a share of the output channels is trained
         self.mesh: Mapping[str, MeshAxis] = {}
         self.divided: Mapping[str, str] = {}
         self.in_flight = 1

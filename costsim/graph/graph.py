@@ -120,7 +120,15 @@ class Graph:
     @cached_property
     def trainable_parameters(self) -> int:
         """Number of parameters that get gradients."""
-        return sum(self.elements(t.dims) for t in self.weights if t.trainable)
+        trained = (self.tensors[self.parts.get(t.name, t.name)] for t in self.weights if t.trainable)
+        return sum(self.elements(tensor.dims) for tensor in trained)
+
+    @cached_property
+    def parts(self) -> Mapping[str, str]:
+        """By weight of which a share of the channels is trained: the view that is that share."""
+        return {
+            op.inputs[0]: op.outputs[0] for op in self.ops if op.phase == "update" and op.kind.name == "take_channels"
+        }
 
     @cached_property
     def active_parameters(self) -> int:

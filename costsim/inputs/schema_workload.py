@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from costsim.inputs.schema_policy import Rule
 from costsim.inputs.section import (
+    Before,
     Clash,
     Count,
     Field,
@@ -58,13 +59,33 @@ class Optimizer(Section):
             yield ("in_backward",), "clip_norm needs all gradients before any weight is updated; leave one of them out"
 
 
+class Trained(Section):
+    """Weights that are trained, or a share of their output channels: the first ones."""
+
+    weights: str = Field(description="a glob over names of weights")
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=1.0, description="of the output channels of each; the others are frozen"
+    )
+
+
+def _trained(entry: Any) -> Any:
+    return {"weights": entry} if isinstance(entry, str) else entry
+
+
+def _or_glob(schema: Any) -> Any:
+    return {"anyOf": [{"type": "string"}, schema]}
+
+
 class Training(Section):
     """How long: policies with phases are laid over these steps."""
 
     steps: Count = Field(description="updates of the weights")
     micro_batches: Count = Field(default=1, description="forward and backward passes per update")
-    trainable: Annotated[tuple[str, ...], Field(min_length=1), Hundred] = Field(
-        default=("*",), description="globs over names of weights; the others are frozen"
+    trainable: Annotated[tuple[Annotated[Trained, Before(_trained, _or_glob)], ...], Field(min_length=1), Hundred] = (
+        Field(
+            default=(Trained(weights="*"),),
+            description="globs over names of weights, or {weights: glob, share: 0.25}; the others are frozen",
+        )
     )
 
 

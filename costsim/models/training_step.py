@@ -1,7 +1,8 @@
 """The graph of a whole training step, which all families share: backward and update after a forward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,8 @@ from costsim.graph import autodiff
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Graph
 from costsim.inputs.field_error import FieldError
-from costsim.inputs.schema_workload import Optimizer, Parallel
+from costsim.inputs.schema_workload import Optimizer, Parallel, Trained
+from costsim.models.channels import parts
 from costsim.models.families import family
 from costsim.models.meeting import COUNTED
 from costsim.models.resizing import resized
@@ -72,6 +74,19 @@ def _check_parallel(module: ModuleType, model: Any, optimizer: Optimizer, parall
         raise FieldError(("parallel", "tensor"), "a head in chunks is that of one device; leave model.head.chunks at 1")
 
 
+def _shares(trainable: Sequence[str | Trained]) -> dict[str, Fraction]:
+    """By glob over weights: the share of output channels that is trained."""
+    entries = [Trained(weights=entry) if isinstance(entry, str) else entry for entry in trainable]
+    return {entry.weights: Fraction(repr(entry.share)) for entry in entries}
+
+
+def _check_shares(shares: Mapping[str, Fraction], module: ModuleType, parallel: Parallel) -> None:
+    """Raise FieldError for shares in a step of which no weight can be trained in part."""
+    if min(shares.values()) < 1 and (hasattr(module, "backward") or parallel != ALONE):
+        what = "a traced step" if hasattr(module, "backward") else "a step on many devices"
+        raise FieldError(("training", "trainable"), f"{what} trains weights whole; leave the shares out")
+
+
 def _update_after_backward(b: GraphBuilder, module: ModuleType, model: Any, loss: str, optimizer: Optimizer) -> None:
     gradients = Gradients(b)
     if hasattr(module, "backward"):  # it brings its own
@@ -103,14 +118,15 @@ def training_step(
     optimizer: Optimizer,
     micro_batches: int = 1,
     label_smoothing: float = 0.0,
-    trainable: Sequence[str] = ("*",),
+    trainable: Sequence[str | Trained] = ("*",),
     attention_pairs: AttentionPairs = "square",
     parallel: Parallel = ALONE,
 ) -> Graph:
     """The graph of one whole training step: forward and backward (`micro_batches` times) and update.
 
     `model` and `batch` are a family's sections. The loss folds in the averaging over micro-batches, so that their
-    gradients are summed. `trainable` are globs over names of weights; the others get no gradient. `attention_pairs`
+    gradients are summed. `trainable` are globs over names of weights, maybe with a share of their output channels; all
+    else gets no gradient. `attention_pairs`
     says which pairs of tokens attention counts; on many devices (`parallel`) it is the step of one of them. Raises
     ValueError if sizes clash, FieldError if a glob matches no weight, or if there is nothing of the model for
     `attention_pairs` to leave out.
@@ -126,11 +142,15 @@ def training_step(
         sizes = own.sizes
     step = (optimizer, micro_batches, label_smoothing, tuple(trainable), attention_pairs, sentences, parallel)
 
+    shares = _shares(trainable)
+    _check_shares(shares, module, parallel)
+
     def built(model: Any, batch: Any) -> GraphBuilder:
-        given = (micro_batches, trainable, model.adapters(), attention_pairs, sentences)
+        given = (micro_batches, tuple(shares), model.adapters(), attention_pairs, sentences)
         b = GraphBuilder(sizes, *given) if own is None else ShardedBuilder(parallel, own, *given)
         loss = module.forward(b, model, batch, label_smoothing)
         _check_globs(b)
+        b.channels = parts(b, shares)
         _check_pairs(b, model)
         append = _update_in_backward if optimizer.in_backward else _update_after_backward
         append(b, module, model, loss, optimizer)

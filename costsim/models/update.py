@@ -232,6 +232,22 @@ def _append(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
         several(b, optimizer, weight)
 
 
+def _append_part(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
+    """Append the update of the output channels that the gradient has, in the weight's memory."""
+    whole, dims = b.tensors[weight.name], b.tensors[weight.gradient].dims
+    axis = next(i for i, (there, here) in enumerate(zip(whole.dims, dims, strict=True)) if there != here)
+
+    def narrowed(matrix: Matrix) -> Matrix:
+        first, second = (tuple(dims[axis] if d == whole.dims[axis] else d for d in side) for side in matrix[1:3])
+        return matrix._replace(first=first, second=second)
+
+    view = Tensor(f"{whole.name}.channels", dims, "weight", whole.layer)
+    part = b.op("take_channels", whole.name, name=view.name, outputs=[view], axis=axis)
+    matrix = None if weight.matrix is None else narrowed(weight.matrix)
+    _append(b, optimizer, Weight(part, weight.gradient, matrix))
+    b.op("put_channels", whole.name, f"{part}.next", name=f"{part}.put", outputs=[_next(b, whole.name)], axis=axis)
+
+
 class InBackward:
     """Updates weights while the backward runs, each once nothing reads it any more, so that its gradient can go.
 
@@ -269,10 +285,13 @@ def update(b: GraphBuilder, optimizer: Optimizer, gradients: Mapping[str, str]) 
     clip = None if optimizer.clip_norm is None else _clip_factor(b, optimizer.clip_norm, gradients)
     matrices = _matrices(b) if optimizer.kind in OPTIMIZERS else {}
     for name, grad in gradients.items():
-        weight = b.tensors[name]
-        b.layer = weight.layer
+        b.layer = b.tensors[name].layer
         if clip is not None:
-            clipped = Tensor(f"{grad}.clipped", weight.dims, "weight_gradient", weight.layer, alias=grad)
+            clipped = b.tensors[grad]._replace(name=f"{grad}.clipped", alias=grad)
             grad = b.op("rescale", grad, clip, name=f"{grad}.rescale", outputs=[clipped])
-        _append(b, optimizer, Weight(name, grad, matrices.get(name)))
+        weight = Weight(name, grad, matrices.get(name))
+        if b.tensors[grad].dims == b.tensors[name].dims:
+            _append(b, optimizer, weight)
+        else:
+            _append_part(b, optimizer, weight)
     b.layer = ""

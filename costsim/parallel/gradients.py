@@ -12,9 +12,9 @@ def accumulated(b: GraphBuilder, name: str, gradient: str) -> str:
     """
     if b.micro_batches == 1:
         return gradient
-    weight = b.tensors[name]
-    before = b.tensor(Tensor(f"{name}.grad_sum", weight.dims, "weight_gradient", weight.layer))
-    after = Tensor(f"{name}.grad_sum.next", weight.dims, "weight_gradient", weight.layer, alias=before)
+    layer, dims = b.tensors[name].layer, b.tensors[gradient].dims
+    before = b.tensor(Tensor(f"{name}.grad_sum", dims, "weight_gradient", layer))
+    after = Tensor(f"{name}.grad_sum.next", dims, "weight_gradient", layer, alias=before)
     b.times = b.micro_batches - 1
     total = b.op("accumulate", before, gradient, name=f"{name}.accumulate", outputs=[after])
     b.times = b.micro_batches

@@ -20,6 +20,18 @@ def gradient_of(graph: Graph, weight: str) -> str:
     return summed if summed in graph.tensors else f"{weight}.grad"
 
 
+def _part(gradient: Array) -> tuple[slice, ...]:
+    """Where in its weight the elements of a gradient are: the first along each axis, if not all of them."""
+    return tuple(map(slice, gradient.shape))
+
+
+def _direction(weight: Array, gradient: Array, rng: np.random.Generator) -> Array:
+    """A random direction in what is trained of a weight."""
+    direction = np.zeros(weight.shape)
+    direction[_part(gradient)] = rng.normal(size=gradient.shape)
+    return direction
+
+
 def gradient_error(
     graph: Graph,
     weights: Mapping[str, Array],
@@ -33,9 +45,10 @@ def gradient_error(
     values = executor.step(weights, batches).values
     worst = 0.0
     for _ in range(_DIRECTIONS):
-        direction = {name: rng.normal(size=weights[name].shape) for name in names}
+        direction = {name: _direction(weights[name], values[gradient_of(graph, name)], rng) for name in names}
         length = math.sqrt(math.fsum(float(np.sum(d**2)) for d in direction.values()))
-        slope = math.fsum(float(np.sum(values[gradient_of(graph, n)] * d)) for n, d in direction.items()) / length
+        gradients = {name: values[gradient_of(graph, name)] for name in names}
+        slope = math.fsum(float(np.sum(g * direction[n][_part(g)])) for n, g in gradients.items()) / length
         ends = []
         for sign in (1, -1):
             moved = {n: w + sign * _STEP / length * direction[n] if n in direction else w for n, w in weights.items()}

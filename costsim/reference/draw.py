@@ -21,7 +21,7 @@ def draw_weights(graph: Graph, rng: np.random.Generator, dtype: Any = np.float64
     """Weights as trainers start them: matrices normal by their fan-in, factors of norms near 1, biases near 0."""
     weights = {}
     for tensor in graph.tensors.values():
-        if tensor.role == "weight" and tensor.alias is None:
+        if tensor.role == "weight" and tensor.alias is None and tensor.name not in graph.viewed:
             shape = graph.shape(tensor.name)
             spread = 1 / math.sqrt(max(1, math.prod(shape[:-1]))) if len(shape) > 1 else 0.1
             centre = _centre(graph, tensor.name) if len(shape) == 1 else 0.0

@@ -2,6 +2,7 @@
 
 from costsim.graph.ops import (
     attention,
+    channels,
     elementwise,
     experts,
     functions,
@@ -24,6 +25,7 @@ __all__ = [
     "OPS",
     "Function",
     "attention",
+    "channels",
     "elementwise",
     "experts",
     "functions",

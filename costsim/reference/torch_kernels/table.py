@@ -7,6 +7,7 @@ from costsim.graph.kinds import Kind
 from costsim.graph.ops import OPS
 from costsim.reference.torch_kernels import (
     attention,
+    channels,
     elementwise,
     experts,
     lookups,
@@ -14,6 +15,7 @@ from costsim.reference.torch_kernels import (
     norms,
     optimizers,
     rows,
+    shares,
     update,
 )
 from costsim.reference.torch_kernels.library import aten, torch
@@ -24,6 +26,7 @@ _PLACES: Mapping[str, Any] = {
     "torch": torch,
     "aten": aten,
     "attention": attention,
+    "channels": channels,
     "elementwise": elementwise,
     "experts": experts,
     "lookups": lookups,
@@ -31,6 +34,7 @@ _PLACES: Mapping[str, Any] = {
     "norms": norms,
     "optimizers": optimizers,
     "rows": rows,
+    "shares": shares,
     "update": update,
 }
 
