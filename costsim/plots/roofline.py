@@ -1,6 +1,7 @@
 """Kernels under the roofs of devices: intensities and rates from results/roof.py, drawn as discs."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence, Set
 from itertools import zip_longest
 from typing import Any
@@ -146,8 +147,8 @@ def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware]) -> tuple[tup
     return (min(x) / 2, max(x) * 4), (low, high * room)
 
 
-def _legend(figure: Figure, drawn: Set[str]) -> None:
-    """The colours of the kinds that are drawn, over the sizes of discs and the signs."""
+def _legend(figure: Figure, drawn: Set[str], head: str) -> None:
+    """The colours of the kinds that are drawn, over the sizes of discs and the signs; all under some text."""
 
     def dot(colour: str, area: float, name: str) -> Line2D:
         return Line2D([], [], linestyle="", marker="o", color=colour, markersize=math.sqrt(area), label=name)
@@ -159,7 +160,15 @@ def _legend(figure: Figure, drawn: Set[str]) -> None:
     blank = Line2D([], [], linestyle="", label="")
     pairs = list(zip_longest(kinds, sizes, fillvalue=blank))  # legends fill column by column
     handles = [handle for pair in pairs for handle in pair]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(pairs), frameon=False, fontsize=8)
+    figure.legend(
+        handles=handles,
+        title=head,
+        title_fontsize=7,
+        loc="outside lower center",
+        ncols=len(pairs),
+        frameon=False,
+        fontsize=8,
+    )
 
 
 def _power(value: float, _: int | None) -> str:
@@ -171,6 +180,7 @@ def roofline(result: Result) -> Figure:
     """Kernels under the roofs of devices: the first MOST_POLICIES policies side by side at the same scale.
 
     Ceilings and slope are peaks, before efficiencies; op/byte and op/s count 2 operations a MAC and those on elements.
+    A policy that has no time on a device has no panel, unless none has one; what it lacks is said below.
     Raises InputError if the job has no hardware. Source: Williams et al., Roofline, CACM 2009.
     """
     devices, shown = result.job.hardware, result.policies[:MOST_POLICIES]
@@ -179,31 +189,50 @@ def roofline(result: Result) -> Figure:
     roofs = {
         (device.name, counted.policy.name): roof(result, counted, device) for device in devices for counted in shown
     }
-    columns = _COLUMNS[len(shown) - 1]
-    rows = -(-len(shown) // columns)
-    size = max(4.0 * columns + 0.6, 8.6), 3.1 * rows * len(devices) + 1.2
+    timed = {at: view for at, view in roofs.items() if not view.lacks} or roofs
+    panels = [[each for each in shown if (device.name, each.policy.name) in timed] for device in devices]
+    columns = _COLUMNS[max(map(len, panels)) - 1]
+    rows = [-(-len(row) // columns) for row in panels]
+    size = max(4.0 * columns + 0.6, 8.6), 3.1 * sum(rows) + 1.2
     figure = Figure(figsize=size, layout="constrained")
-    table: Any = figure.subplots(rows * len(devices), columns, squeeze=False, sharex=True, sharey=True)
-    horizontal, vertical = _limits(roofs, devices)
+    table: Any = figure.subplots(sum(rows), columns, squeeze=False, sharex=True, sharey=True)
+    horizontal, vertical = _limits(timed, devices)
     table[0][0].set(xscale="log", yscale="log", xlim=horizontal, ylim=vertical)
     table[0][0].xaxis.set_major_formatter(_power)
     table[0][0].yaxis.set_major_formatter(_power)
     for i, device in enumerate(devices):
-        panels = [axes for row in table[i * rows : (i + 1) * rows] for axes in row]
-        for axes, counted in zip(panels, shown, strict=False):
-            view = roofs[device.name, counted.policy.name]
+        cells = [axes for row in table[sum(rows[:i]) : sum(rows[: i + 1])] for axes in row]
+        for axes, counted in zip(cells, panels[i], strict=False):
+            view = timed[device.name, counted.policy.name]
             axes.set_title(_panel_title(counted, view, device.name if len(devices) > 1 else ""), fontsize=9)
             _panel(axes, view, device, horizontal[1])
-        for axes, above in zip(panels[len(shown) :], panels[len(shown) - columns :], strict=False):
-            axes.set_axis_off()
-            above.tick_params(labelbottom=True)
+        _blank(cells[len(panels[i]) :], cells[len(panels[i]) - columns :])
     for axes in table[-1]:
         axes.set_xlabel("arithmetic intensity, op/byte")
     for row in table:
         row[0].set_ylabel("performance, op/s")
-    _legend(figure, {point.kind for view in roofs.values() for point in view.points})
+    left_out = _left_out({at: view.lacks for at, view in roofs.items() if at not in timed}, int(15 * size[0]))
+    _legend(figure, {point.kind for view in timed.values() for point in view.points}, left_out)
     figure.suptitle(_title(result, shown), fontsize=10)
     return figure
+
+
+def _blank(cells: Sequence[Axes], above: Sequence[Axes]) -> None:
+    """Cells without a panel: nothing is drawn, and the axis of the panel above is labelled instead."""
+    for axes, over in zip(cells, above, strict=False):
+        axes.set_axis_off()
+        over.tick_params(labelbottom=True)
+        over.set_xlabel("arithmetic intensity, op/byte")
+
+
+def _left_out(lacking: Mapping[tuple[str, str], str], width: int) -> str:
+    """Which policies have no panel, by device, and what they lack; "" if none is left out."""
+    words: dict[str, list[str]] = {}
+    for (device, policy), lacks in lacking.items():
+        reason, *pairs = lacks.split("\n")
+        words.setdefault(device, []).append(f"{policy} ({' '.join([reason.rstrip(':'), ', '.join(pairs)]).strip()})")
+    lines = [f"no time on {device}: {', '.join(each)}" for device, each in words.items()]
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="   "))
 
 
 def _panel_title(counted: CountedPolicy, view: Roof, device: str) -> str:
