@@ -110,12 +110,25 @@ def _cut_out(t: Translator, source: View, made: Value, axis: int, start: int, st
     if keep and made.shape[axis] == size_of(source.axis(axis)):
         t.views[made.number] = source
         return
+    kept, repeated = _told_apart(source)
+    if not repeated[axis]:  # what is repeated along other axes is so in the stretch
+        source = View(source.memory, kept)
     held = t.straight(source)
     axes = [[Slot(slot.axis) for slot in source.axis(number)] for number in range(len(source.axes))]
     axes[axis] = [Slot(t.axis(("stretch", made.number), made.shape[axis]))] if keep else []
     result = Held([slot for each in axes for slot in each], held.values, held.dtype)
     t.emit(f"slice {'->'.join(changed(source, axis, axes[axis]))}", [held], [result], start=start, step=step)
+    if not repeated[axis]:
+        axes = [each or again for each, again in zip(axes, repeated, strict=True)]
     t.part(made, source, result, axes if keep else [*axes[:axis], *axes[axis + 1 :]])
+
+
+def _told_apart(view: View) -> tuple[tuple[tuple[Slot, ...], ...], list[list[Slot]]]:
+    """By axis of a view: the slots that are dims of its tensor, and those along which that repeats."""
+    own = set(map(id, view.held.dims()))
+    axes = [view.axis(number) for number in range(len(view.axes))]
+    kept = tuple(tuple(slot for slot in axis if id(slot) in own) for axis in axes)
+    return kept, [[slot for slot in axis if id(slot) not in own] for axis in axes]
 
 
 def size_of(slots: Sequence[Slot]) -> Size:
@@ -196,6 +209,11 @@ def slice_backward(t: Translator, call: Call) -> None:
         zeros(t, call)
         return
     source = t.view(call["grad_output"])
+    if (
+        call["grad_output"].shape == call.results[0].shape
+    ):  # of all there is: eager mode, which knows sizes, has no call
+        t.views[call.results[0].number] = source
+        return
     axis = call["dim"] % len(source.axes)
     _put(t, source, call.results[0], axis, "slice_grad", start=_number(t, call["start"] or 0), step=call["step"])
 

@@ -366,7 +366,7 @@ def _places(indices: tuple[Array, ...], terms: Terms, of: str, result: str) -> t
     return tuple(by_letter.get(letter, slice(None)) for letter in looked_up + list(kept)), order + kept
 
 
-@function({}, whole=True)
+@function({}, whole=True, picks=True)
 def index(x: Array, /, *indices: Array, terms: Terms, shape: Shape) -> Array:
     """y = x at places: a lookup along each dim that the result lacks, in their order."""
     of, result = terms[0], terms[-1]
@@ -386,7 +386,7 @@ def index_put(x: Array, values: Array, /, *indices: Array, terms: Terms, shape: 
     return y
 
 
-@function({}, whole=True)
+@function({}, whole=True, picks=True)
 def take_along(x: Array, places: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
     """y = x at a place along an axis, for each element: torch.gather."""
     return np.take_along_axis(x, places, axis)

@@ -208,6 +208,7 @@ def _nll_divisor(counted: Array, reduction: str) -> Array:
     work={"...": {"cmp": 1, "add": 2}, "": {"div": 1}},
     grads={"logits": "nll_loss_grad(dloss, labels, counted)", "labels": None},
     params=_NLL_PARAMS,
+    touches={"logits": "..."},
     fuses=False,
     torch="loss.nll_loss",
 )

@@ -29,13 +29,14 @@ class Function(NamedTuple):
     whole: bool
     view: bool
     over: str = ""  # the operand at whose points work is done, if it is not at all indices
+    picks: bool = False  # of its first operand, reads an element for each of the result
 
 
 FUNCTIONS: dict[str, Function] = {}
 
 
 def function(
-    work: Mapping[str, int], *, whole: bool = False, view: bool = False, over: str = ""
+    work: Mapping[str, int], *, whole: bool = False, view: bool = False, over: str = "", picks: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add a function. Operands are its positional arguments, params those after the star.
 
@@ -52,7 +53,7 @@ def function(
         params = tuple(
             a.name for a in arguments if a.kind is a.KEYWORD_ONLY and a.name not in ("axes", "terms", "shape")
         )
-        FUNCTIONS[run.__name__.removesuffix("_")] = Function(run, operands, params, work, whole, view, over)
+        FUNCTIONS[run.__name__.removesuffix("_")] = Function(run, operands, params, work, whole, view, over, picks)
         return run
 
     return register
@@ -109,6 +110,7 @@ def pointwise(text: str) -> Kind:
         torch=f"pointwise.{match[1]}",
         params=called.params,
         runtime=("shape",),
+        touches={names[0]: tuple(match[3])} if called.picks else None,
         view=called.view,
         lies_in={"y": names[0]} if called.view else None,
     )
