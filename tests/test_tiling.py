@@ -538,7 +538,7 @@ def test_without_patterns_every_op_is_a_kernel(family, monkeypatch):
     every = tuple(pattern.name for pattern in PATTERNS)
     assert kernels_without(graph, every, monkeypatch)[1] == group_ops(graph, "unfused")
     assert len({pattern.name for pattern in PATTERNS}) == len(PATTERNS)
-    assert UNTILED == ("unfused", "fused")
+    assert UNTILED == ("unfused", "fused", "eager")
 
 
 # --- as a user asks for it --------------------------------------------------------------------------------------------

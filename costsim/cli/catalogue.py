@@ -12,6 +12,7 @@ from costsim.formats import named
 from costsim.formats.format import Format
 from costsim.graph import fusion, ops
 from costsim.graph.kinds import Kind
+from costsim.graph.steps import STEPS, Passes
 from costsim.inputs import files, schema, schema_hardware, schema_policy, schema_workload
 from costsim.inputs.document import parse_yaml
 from costsim.inputs.section import Section
@@ -164,10 +165,17 @@ def _describe_function(name: str, called: ops.Function) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _passes(operand: str, passes: Passes) -> str:
+    return f"{operand} {passes.reads}, {passes.writes}"
+
+
 def _describe_traffic(model: fusion.TrafficModel) -> str:
     patterns = [pattern for pattern in fusion.PATTERNS if pattern.name in model.patterns]
     lines = [f"traffic model {model.name}: {model.description}", "  ops that run as one kernel:"]
     lines += [f"    {pattern.name}: {pattern.description}" for pattern in patterns]
+    if model.by_steps:
+        lines.append("  ops of families that are other kernels there; more passes over an operand (read, written):")
+        lines += [f"    {kind}: {', '.join(_passes(*row) for row in rows.items())}" for kind, rows in STEPS.items()]
     if model.tiled:
         lines.append("  the buffer: --buffer-bytes, buffer_bytes of the workload, or on_chip_bytes of the first device")
     return "\n".join(lines) + "\n"

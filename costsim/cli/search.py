@@ -53,7 +53,7 @@ from costsim.cli.output import echo_line, progress, write
 )
 @click.option("--hardware", multiple=True, metavar="NAME", help="Device for time_s and energy_j; repeatable.")
 @click.option("--points", type=click.IntRange(2, 99), default=12, show_default=True, help="Policies of a front shown.")
-@click.option("--traffic", type=click.Choice(("unfused", "fused")), help="DRAM traffic model.")
+@click.option("--traffic", type=click.Choice(("unfused", "fused", "eager")), help="DRAM traffic model.")
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
 @options(*RATIOS)
 @click.option("--format", "style", type=click.Choice(tuple(names.STYLES)), default="table", show_default=True)

@@ -67,12 +67,14 @@ def _refuse(reason: str, **options: object) -> None:
 
 
 def _untiled(traffic: names.Traffic | None) -> None:
-    """Raise InputError for a traffic model that is tiled for a buffer."""
+    """Raise InputError for a traffic model that the reference does not run: tiled for a buffer, or kernels in steps."""
     from costsim.errors import InputError
     from costsim.graph.fusion import MODELS
 
     if traffic is not None and MODELS[traffic].tiled:
         raise InputError(f"--traffic {traffic}: the reference has no buffer to tile for; fused has the same kernels")
+    if traffic is not None and MODELS[traffic].by_steps:
+        raise InputError(f"--traffic {traffic}: the reference runs an op in one kernel, not in PyTorch's; say unfused")
 
 
 def _validate_time(

@@ -14,7 +14,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from costsim.collector import paused
+from costsim.graph.fusion import MODELS, group_ops
 from costsim.graph.graph import Graph, Op
+from costsim.names import Traffic
 from costsim.policy.classes import Classes, Numbering, Selectors, classify
 
 Touch = tuple[Op, int]  # an op, and the slot that a tensor has in it: among its inputs, then its outputs
@@ -50,6 +52,7 @@ class KernelClasses:
     """A graph whose ops are grouped into kernels, and the classes that its ops and tensors have then."""
 
     graph: Graph
+    by_steps: bool  # whether ops move what their kernels in PyTorch's eager mode do
     group: Sequence[int]  # by position of the op: its kernel
     alike: Sequence[Alike]
     traffic_of: Mapping[str, int]  # by tensor: a class within which all reads and writes are alike
@@ -70,8 +73,8 @@ class KernelClasses:
         return touches + [(op, slot) for slot in range(operand) if op.inputs[slot] == name]
 
 
-def kernel_classes(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> KernelClasses:
-    """The classes of a graph whose ops are grouped into kernels by position.
+def kernel_classes(graph: Graph, selectors: Selectors, traffic: Traffic) -> KernelClasses:
+    """The classes of a graph whose ops are grouped into kernels by a traffic model.
 
     The bits that an op moves depend on the formats of the tensors that it reads and writes, on the copies through which
     it and all others read them, on whether those others are in its kernel, and on what the kernel has on chip. A class
@@ -88,22 +91,23 @@ def kernel_classes(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -
     >>> graph = b.build()
     >>> group_ops(graph, "fused")  # a relu belongs to the kernel of the GEMM before it
     (0, 0, 2, 2, 4, 4)
-    >>> [[op.name for op in alike.ops] for alike in kernel_classes(graph, Selectors(), group_ops(graph, "fused")).alike]
+    >>> [[op.name for op in alike.ops] for alike in kernel_classes(graph, Selectors(), "fused").alike]
     [['linear0'], ['relu0', 'relu1'], ['linear1', 'linear2'], ['relu2']]
     """
-    return _kernel_classes(graph if selectors.elements else graph.structure, selectors, group)
+    grouped = (group_ops(graph, traffic), MODELS[traffic].by_steps)
+    return _kernel_classes(graph if selectors.elements else graph.structure, selectors, *grouped)
 
 
 @lru_cache(maxsize=8)
 @paused
-def _kernel_classes(graph: Graph, selectors: Selectors, group: tuple[int, ...]) -> KernelClasses:
+def _kernel_classes(graph: Graph, selectors: Selectors, group: tuple[int, ...], by_steps: bool) -> KernelClasses:
     classes = classify(graph, selectors)
     traffic_of = _traffic_classes(graph, classes, group)
     traffic: dict[int, tuple[str, object]] = {}
     for name, number in traffic_of.items():
         if number not in traffic:
             traffic[number] = (name, (classes.tensors[name], _inside(graph, name, group)))
-    return KernelClasses(graph, group, _alike(graph, classes, traffic_of, group), traffic_of, traffic)
+    return KernelClasses(graph, by_steps, group, _alike(graph, classes, traffic_of, group), traffic_of, traffic)
 
 
 def _inside(graph: Graph, name: str, group: tuple[int, ...]) -> tuple[tuple[bool, bool], ...]:

@@ -19,7 +19,7 @@ from costsim.cost.sums import Sums, factor, summed, sums
 from costsim.cost.terms import Counts, Sum, Terms
 from costsim.cost.traffic import Held, Reading, TensorTraffic, elsewhere, follow, tensor_traffic
 from costsim.formats.format import Format
-from costsim.graph.fusion import group_ops, grouping
+from costsim.graph.fusion import grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import SCOPES, Scope, Traffic, Writes
 from costsim.policy.assign import Chain, Copy
@@ -56,7 +56,7 @@ class Compiler:
         self.scopes = SCOPES[: SCOPES.index(scope) + 1]
         self.family = space.family(graph, index)
         selectors = telling(self.family.selectors, self.left_out)
-        self.kernels = kernel_classes(graph, selectors, group_ops(graph, grouping(traffic, scope)))
+        self.kernels = kernel_classes(graph, selectors, grouping(traffic, scope))
         self.parts = Parts(graph, self.kernels)
         self.sum = Sum()
         self.members: dict[int, int] = {}  # by class: how many tensors it has

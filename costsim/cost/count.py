@@ -14,7 +14,7 @@ from costsim.cost.parts import NO_WORK, Parts, added, bits_of
 from costsim.cost.row import Move, Row, narrowest_scope
 from costsim.cost.sums import factor, summed, sums
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
-from costsim.graph.fusion import group_ops, grouping
+from costsim.graph.fusion import grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import SCOPES, Traffic, Writes
 from costsim.policy.assign import Assignment, Chain, Copy
@@ -32,7 +32,7 @@ class _Memo:
 
 
 @lru_cache(maxsize=8)
-def _memo(_graph: Graph, _selectors: Selectors) -> _Memo:
+def _memo(_graph: Graph, _selectors: Selectors, _by_steps: bool) -> _Memo:
     return _Memo()
 
 
@@ -211,8 +211,8 @@ def count(
     """
     left_out = gemms_left_out if scope == "gemm" else ()
     selectors = telling(assignment.selectors, left_out)
-    grouped = kernel_classes(graph, selectors, group_ops(graph, grouping(traffic, scope)))
-    counter = _Counter(graph, assignment, grouped, _memo(graph, selectors), left_out)
+    grouped = kernel_classes(graph, selectors, grouping(traffic, scope))
+    counter = _Counter(graph, assignment, grouped, _memo(graph, selectors, grouped.by_steps), left_out)
     scopes = SCOPES[: SCOPES.index(scope) + 1]
     rows: list[Row] = []
     for alike in grouped.alike:

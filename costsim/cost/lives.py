@@ -16,7 +16,6 @@ from costsim.cost.memory import Key, from_start, lasting, made_again, to_end, wh
 from costsim.cost.parts import Parts, bits_of
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
 from costsim.formats.format import Format
-from costsim.graph.fusion import group_ops
 from costsim.graph.graph import Graph, Op
 from costsim.names import Traffic
 from costsim.policy.assign import Chain, Copy
@@ -59,7 +58,7 @@ class Lives:
     def __init__(self, graph: Graph, space: Space, index: int, traffic: Traffic) -> None:
         self.graph, self.space = graph, space
         self.family: Family = space.family(graph, index)
-        self.kernels: KernelClasses = kernel_classes(graph, self.family.selectors, group_ops(graph, traffic))
+        self.kernels: KernelClasses = kernel_classes(graph, self.family.selectors, traffic)
         self.group = self.kernels.group
         self.parts = Parts(graph, self.kernels)
         self.alike = {op.position: (i, alike) for i, alike in enumerate(self.kernels.alike) for op in alike.ops}

@@ -117,7 +117,8 @@ def _lives(graph: Graph, assignment: Assignment, traffic: Traffic) -> dict[Key, 
             key = Key(name, move.copy, kernel if transient else None)
             life = lives.get(key)
             if life is None:
-                writer = row.name(op) if move.written_bits else ""
+                writes = move.written_bits and (not move.read_bits or move.slot >= len(op.inputs))
+                writer = row.name(op) if writes else ""  # else temporaries of eager mode, of the size of an operand
                 shared = move.copy is None and name in graph.shared
                 life = lives[key] = _Life(kernel, kernel, writer, name if shared else move.tensor(op))
             life.last = kernel

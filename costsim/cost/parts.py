@@ -13,6 +13,7 @@ from costsim.cost.traffic import Held, TensorTraffic
 from costsim.formats.format import Format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims, expand
+from costsim.graph.steps import Passes, passes
 from costsim.policy.assign import Copy
 from costsim.policy.classes import Axes, last_axis
 
@@ -59,6 +60,7 @@ class Parts:
 
     def __init__(self, graph: Graph, kernels: KernelClasses) -> None:
         self.graph, self.kernels = graph, kernels
+        self.passes_of: dict[int, tuple[Passes, ...]] = {}  # by position of the op
         self.sizes: dict[tuple[Dims, Axes, str], tuple[int, int]] = {}
 
     def read(self, alike: Alike, slot: int, traffic: TensorTraffic) -> Part:
@@ -73,7 +75,22 @@ class Parts:
             return Part(work, ())
         pattern = op.kind.touched[slot]
         touched = None if pattern is None or held else expand(pattern, op.env)
-        return Part(work, (self._move(op, slot, held, traffic.format, op.times, False, touched),) * reads)
+        move = self._move(op, slot, held, traffic.format, op.times, False, touched)
+        return Part(work, (*(move,) * (reads - 1), self._by_steps(op, slot, move)))
+
+    def _by_steps(self, op: Op, slot: int, move: Move) -> Move:
+        """What an op reads or writes, with the passes that eager mode makes over as much."""
+        if not self.kernels.by_steps:
+            return move
+        if op.position not in self.passes_of:
+            self.passes_of[op.position] = passes(self.graph, op)
+        reads, writes = self.passes_of[op.position][slot]
+        bits = move.read_bits + move.written_bits
+        return move._replace(
+            read_bits=move.read_bits + int(bits * reads),
+            written_bits=move.written_bits + int(bits * writes),
+            elements=int(move.elements * (1 + reads + writes)),
+        )
 
     def casts(self, alike: Alike, slot: int, traffic: TensorTraffic) -> list[Cast]:
         """Of an operand: the quantize kernels that run before the op."""
@@ -102,7 +119,7 @@ class Parts:
 
     def raw(self, op: Op, slot: int, format: Format) -> Move:
         """The write of a result itself."""
-        return self._move(op, slot, None, format, op.times, True)
+        return self._by_steps(op, slot, self._move(op, slot, None, format, op.times, True))
 
     def written(self, op: Op, slot: int, traffic: TensorTraffic, of_root: TensorTraffic) -> Part:
         """Of a result: what is written of it, and of the copies of the tensor (`root`) in whose memory it lies."""

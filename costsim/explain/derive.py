@@ -18,9 +18,11 @@ from costsim.explain.formula import Part, Step, Term, nothing, worked
 from costsim.explain.pairs import keys_met, run_lengths
 from costsim.explain.readers import Follower, Use, label
 from costsim.formats.format import Scale
+from costsim.graph.fusion import MODELS
 from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
 from costsim.graph.kinds import Dims, expand
 from costsim.graph.pairs import base_of, pairs_of, ragged_dim
+from costsim.graph.steps import passes
 from costsim.names import Traffic
 from costsim.policy.assign import Assignment, Copy
 from costsim.policy.classes import Axes
@@ -271,6 +273,18 @@ class Deriver:
         read, written = derived.moved.get(tensor, (0, 0))
         derived.moved[tensor] = (read + bits, written) if reads else (read, written + bits)
 
+    def _by_steps(self, derived: Derived, name: str, held: Held, stored: Step, slot: int) -> None:
+        """Add what the kernels of eager mode read and write besides, as much as one operand or result each time."""
+        if not MODELS[self.traffic].by_steps:
+            return
+        tensor, source = label(name, held), f"traffic model {self.traffic}: what lies between the kernels of the op"
+        for way, times in zip(("read", "written"), passes(self.graph, derived.op)[slot], strict=True):
+            if times:
+                term = [Part(f"{times} of the stored bits", int(stored.whole * times)), *_runs(derived.op.times)]
+                bits = derived.add(worked(f"DRAM {way} besides, {tensor}", [term], "bit", source)).whole
+                read, written = derived.moved.get(tensor, (0, 0))
+                derived.moved[tensor] = (read + bits, written) if way == "read" else (read, written + bits)
+
     def _read(self, derived: Derived, vector: _Vector, use: Use) -> None:
         """Add what a read moves: the tensor, or a copy in DRAM that stands for it; copies made on chip move none."""
         op, name = use.op, use.op.inputs[use.operand]
@@ -285,6 +299,7 @@ class Deriver:
             derived.add(nothing(f"DRAM read, {held}", "bit", why))
         else:
             self._move(derived, name, use.held, stored, op.times, 1 + sum(copy.second_read for copy in use.made))
+            self._by_steps(derived, name, use.held, stored, use.operand)
         for copy in use.made:
             self._converted(vector, copy, name, op.times)
             self._stored(derived, name, copy)
@@ -295,7 +310,11 @@ class Deriver:
         """Add what an op writes of one of its results: the tensor, and the copies that are made along with it."""
         op, graph = derived.op, self.graph
         why = self.follower.story(name).unwritten.get(None, "")
-        self._written(derived, name, None, "" if graph.tensors[name].alias is not None else why)
+        why = "" if graph.tensors[name].alias is not None else why
+        self._written(derived, name, None, why)
+        if not why:
+            slot = len(op.inputs) + op.outputs.index(name)
+            self._by_steps(derived, name, None, self._stored(derived, name, None), slot)
         root = graph.root[name]
         if graph.maker[root] is not op:
             return  # what is written in place later has its copies made then

@@ -172,6 +172,7 @@ class GraphBuilder:
         dims: Dims | None = None,
         gemm: Gemm | None = None,
         recomputes: str | None = None,
+        joins: bool | None = None,
         **params: Any,
     ) -> str:
         """Append an op named `name` under the scope, and return the (first) tensor that it writes.
@@ -195,7 +196,9 @@ class GraphBuilder:
             gemm = "forward"
         names_out = tuple([t.name for t in outputs])
         place = (self.phase, self.layer, self.times, gemm)
-        op = Op(full_name, record, inputs, names_out, *place, params, env, len(self.ops), self.kernel, recomputes)
+        op = Op(
+            full_name, record, inputs, names_out, *place, params, env, len(self.ops), self.kernel, recomputes, joins
+        )
         if self._open:
             self.segments[op.position] = self._open
             for segment in self._open:

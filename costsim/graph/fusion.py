@@ -4,7 +4,7 @@ A kernel is a run of consecutive ops, so any grouping can be executed. A pattern
 kernel, by the sort of its first op. A traffic model is a set of patterns. Another way to fuse is another row here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,12 +13,13 @@ from costsim.names import Traffic
 
 
 class Pattern(NamedTuple):
-    """Ops of the sorts `then` join a kernel whose first op is of a sort in `first`."""
+    """Ops of the sorts or kinds `then` join a kernel whose first op is of a sort or kind in `first`."""
 
     name: str
     first: tuple[str, ...]
     then: tuple[str, ...]
     description: str
+    with_weights: bool = False  # an op joins only if all else that it reads are weights
 
 
 class TrafficModel(NamedTuple):
@@ -28,12 +29,15 @@ class TrafficModel(NamedTuple):
     patterns: tuple[str, ...]
     tiled: bool
     description: str
+    compared: bool = True  # whether tables that compare conventions have it whatever a run's own is
+    by_steps: bool = False  # whether ops move what their kernels in eager mode do: `graph.steps`
 
 
 WRITTEN = Pattern(
     "written", (), (), "ops that the model family wrote as one kernel: flash attention, and its backward as another"
 )
-PATTERNS: tuple[Pattern, ...] = (
+CALLS = Pattern("calls", (), (), "of a traced graph, what PyTorch does in one call of an aten op: a product and a bias")
+_FUSING: tuple[Pattern, ...] = (
     WRITTEN,
     Pattern(
         "passes",
@@ -61,7 +65,14 @@ PATTERNS: tuple[Pattern, ...] = (
     ),
 )
 
-_FUSED = tuple(pattern.name for pattern in PATTERNS)
+_ATEN: tuple[Pattern, ...] = (
+    CALLS,
+    Pattern("addmm", ("gemm",), ("add_bias",), "a product and its bias, which is a weight", with_weights=True),
+    Pattern("native_dropout", ("bernoulli",), ("dropout",), "dropout and its mask, as on a GPU"),
+)
+PATTERNS = (*_FUSING, *_ATEN)
+_FUSED = tuple(pattern.name for pattern in _FUSING)
+_EAGER = (WRITTEN.name, *(pattern.name for pattern in _ATEN))
 MODELS: Mapping[Traffic, TrafficModel] = {
     model.name: model
     for model in (
@@ -73,8 +84,17 @@ MODELS: Mapping[Traffic, TrafficModel] = {
             True,
             "kernels as in fused; GEMMs and flash attention re-read what a finite buffer cannot hold",
         ),
+        TrafficModel(
+            "eager",
+            _EAGER,
+            False,
+            "what each kernel of PyTorch's eager mode reads and writes, temporaries included",
+            compared=False,
+            by_steps=True,
+        ),
     )
 }
+COMPARED = tuple(name for name, model in MODELS.items() if model.compared and not model.tiled)
 UNTILED = tuple(name for name, model in MODELS.items() if not model.tiled)  # those that depend on no buffer
 
 
@@ -114,29 +134,51 @@ def group_ops(graph: Graph, traffic: Traffic) -> tuple[int, ...]:
     return _group_ops(graph.structure, traffic)
 
 
+class _Kernel:
+    """The kernel that ops are joining, and what it has made so far."""
+
+    def __init__(self, graph: Graph, op: Op) -> None:
+        self.graph, self.first = graph, op
+        self.names = {_sort(op), op.kind.name}
+        self.made = set(op.outputs)
+
+    def takes(self, op: Op, patterns: Sequence[Pattern]) -> bool:
+        """Whether an op joins by one of these patterns."""
+        if not op.kind.fuses or (op.phase, op.times) != (self.first.phase, self.first.times):
+            return False
+        others = [name for name in op.inputs if name not in self.made]
+        if op.inputs and len(others) == len(op.inputs):
+            return False
+        weights = all(self.graph.tensors[name].role == "weight" for name in others)
+        names = {_sort(op), op.kind.name}
+        return any(
+            not (names.isdisjoint(pattern.then) or self.names.isdisjoint(pattern.first))
+            and (weights or not pattern.with_weights)
+            for pattern in patterns
+        )
+
+
 @lru_cache(maxsize=8)
 def _group_ops(graph: Graph, traffic: Traffic) -> tuple[int, ...]:
     patterns = [pattern for pattern in PATTERNS if pattern.name in MODELS[traffic].patterns]
-    allowed = {(first, then) for pattern in patterns for first in pattern.first for then in pattern.then}
+    fusing = [pattern for pattern in patterns if pattern.then]
+    called = CALLS in patterns
     groups: list[int] = []
-    made: set[str] = set()
     before: Op | None = None
-    first = ""
+    kernel: _Kernel | None = None
     for op in graph.ops:
-        sort = _sort(op)
-        if op.kernel or before is None or before.kernel:
-            joins = before is not None and op.kernel == before.kernel
+        if before is None or kernel is None:
+            joins = False
+        elif called and op.joins is not None:
+            joins = op.joins
+        elif op.kernel or before.kernel:
+            joins = op.kernel == before.kernel
         else:
-            joins = (
-                (first, sort) in allowed
-                and op.kind.fuses
-                and (op.phase, op.times) == (before.phase, before.times)
-                and (not op.inputs or not made.isdisjoint(op.inputs))
-            )
-        if not joins:
-            made = set()
-            first = sort
+            joins = bool(fusing) and kernel.takes(op, fusing)
+        if joins and kernel is not None:
+            kernel.made.update(op.outputs)
+        else:
+            kernel = _Kernel(graph, op)
         groups.append(groups[-1] if joins else len(groups))
-        made.update(op.outputs)
         before = op
     return tuple(groups)

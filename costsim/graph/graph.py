@@ -65,6 +65,7 @@ class Op(NamedTuple):
     position: int  # in the graph
     kernel: str = ""  # a kernel written for this op and its neighbours, under every traffic model: flash attention
     recomputes: str | None = None  # in phase `recompute`: the forward op that this one repeats
+    joins: bool | None = None  # of a traced graph: whether PyTorch does it in one call with the op before
 
     @property
     def original(self) -> str:

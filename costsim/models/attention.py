@@ -42,6 +42,11 @@ _EQUATIONS = {  # scores, context; b batch, q and k positions, h heads, g groups
 }
 
 
+def _factor(config: Transformer) -> float:
+    """What scores are scaled by."""
+    return 1 / math.sqrt(config.query_pre_attn_scalar or config.head_size)
+
+
 def _projected(b: GraphBuilder, config: Transformer, x: str, name: str, dims: Dims, rotary: Rotary | None) -> str:
     """Queries or keys of x, [batch, length, model] to [batch, length, *dims]: projected, normalized, rotated."""
     y = b.linear(x, name, dims, bias=config.qkv_bias)
@@ -62,16 +67,17 @@ def attention(
     """Multi-head attention of `query` over `memory`, both [batch, length, model], to [batch, length, model].
 
     All scores are computed, masked or not, unless the workload counts only pairs that meet. The query is scaled before
-    the product. Source: Vaswani et al. 2017, section 3.2; the scaling as torch.nn.MultiheadAttention; groups of
-    queries: Ainslie et al., arXiv:2305.13245; flash: Dao, arXiv:2307.08691, which keeps q, k, v, the result and the
-    logarithms of the sums.
+    the product, or the scores after it. Source: Vaswani et al. 2017, section 3.2; the scaling as
+    torch.nn.MultiheadAttention or as transformers has it; groups of queries: Ainslie et al., arXiv:2305.13245; flash:
+    Dao, arXiv:2307.08691, which keeps q, k, v, the result and the logarithms of the sums.
     """
     query_dims: Dims = ("kv_heads", "group", "head") if config.grouped else ("heads", "head")
     key_dims: Dims = ("kv_heads", "head") if config.grouped else ("heads", "head")
     with b.scope(name):
         # Ops on the result of a projection come right after it, so that they can be its epilogue.
         q = _projected(b, config, query, "q", query_dims, rotary)
-        q = b.op("scale", q, name="scale", factor=1 / math.sqrt(config.query_pre_attn_scalar or config.head_size))
+        if config.scaled == "queries":
+            q = b.op("scale", q, name="scale", factor=_factor(config))
         k = _projected(b, config, memory, "k", key_dims, rotary)
         v = b.linear(memory, "v", key_dims, bias=config.qkv_bias)
         sinks = b.given("sinks.weight", query_dims[:-1], role="weight") if config.attention_sinks else None
@@ -92,11 +98,12 @@ def latent_attention(b: GraphBuilder, config: Transformer, own: Latent, x: str, 
         source = x
         if own.q_rank is not None:
             source = norm(b, config, b.linear(x, "q_a", ("q_rank",), bias=own.bias), "q_a_norm")
-        scale = 1 / math.sqrt(config.query_pre_attn_scalar or config.head_size)
         q = b.linear(source, "q", ("heads", "nope"), bias=False)
-        q = b.op("scale", q, name="scale", factor=scale)
+        if config.scaled == "queries":
+            q = b.op("scale", q, name="scale", factor=_factor(config))
         turned_q = b.op("rope", b.linear(source, "q_rope", ("heads", "rotary"), bias=False), *rotary, name="q_turned")
-        turned_q = b.op("scale", turned_q, name="scale_rope", factor=scale)
+        if config.scaled == "queries":
+            turned_q = b.op("scale", turned_q, name="scale_rope", factor=_factor(config))
         turned_k = b.op("rope", b.linear(x, "k_rope", ("rotary",), bias=own.bias), *rotary, name="k_turned")
         narrow = norm(b, config, b.linear(x, "kv_a", ("kv_rank",), bias=own.bias), "kv_a_norm")
         k = b.linear(narrow, "k", ("heads", "nope"), bias=False)
@@ -131,7 +138,7 @@ def _context(
 
 
 def _scores(b: GraphBuilder, config: Transformer, products: Sequence[tuple[str, str, str]], mask: Mask) -> str:
-    """The capped and masked sum of products of queries and keys. Those of a dim with itself are self attention."""
+    """The scaled, capped, masked sum of products of queries and keys. Those of a dim with itself are self attention."""
     _, q, k = products[0]
     (batch, length, *_), keys = b.tensors[q].dims, b.tensors[k].dims[1]
     dims: Dims = (batch, *b.tensors[q].dims[2:-1], length, keys)
@@ -142,4 +149,6 @@ def _scores(b: GraphBuilder, config: Transformer, products: Sequence[tuple[str, 
     for i, (equation, of_q, of_k) in enumerate(products):
         product = b.op(equation, of_q, of_k, name=f"scores.{i}" if i else "scores", dims=dims)
         scores = b.op("add", scores, product, name=f"scores.sum.{i}") if scores else product
+    if config.scaled == "scores":
+        scores = b.op("scale", scores, name="scale", factor=_factor(config))
     return mask_scores(b, softcap(b, scores, config.attention_softcap), mask, meets)

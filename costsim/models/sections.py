@@ -54,6 +54,9 @@ class Transformer(Section):
     query_pre_attn_scalar: Positive | None = Field(
         default=None, description="queries are divided by its square root; the size of a head if not said"
     )
+    scaled: Literal["queries", "scores"] = Field(
+        default="queries", description="by that square root, as torch.nn.MultiheadAttention or as transformers has it"
+    )
     attention_sinks: bool = Field(
         default=False, description="a trained score of each head that softmax has besides those of keys: gpt-oss"
     )

@@ -102,7 +102,16 @@ def _append(b: GraphBuilder, traced: Traced, op: TracedOp) -> None:
         results.append(Tensor(row.name, traced.dims[row.dims], row.role, row.layer, row.values, recomputes=again))
     params = {name: op.params[name] for name in kind_of(kind).params}
     names = [traced.tensors[number].name for number in op.inputs]
-    b.op(kind, *names, name=op.name, outputs=results, gemm=op.gemm, recomputes=op.recomputes, **params)
+    b.op(
+        kind,
+        *names,
+        name=op.name,
+        outputs=results,
+        gemm=op.gemm,
+        recomputes=op.recomputes,
+        joins=bool(op.joins),
+        **params,
+    )
 
 
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:  # noqa: ARG001

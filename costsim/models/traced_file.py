@@ -48,6 +48,7 @@ class TracedOp(NamedTuple):
     gemm: Gemm | None
     params: Mapping[str, Any]
     recomputes: str | None = None
+    joins: bool | None = None  # PyTorch does it in one call with the op before
 
 
 class Traced(NamedTuple):
@@ -183,8 +184,8 @@ def _read(path: Path, _status: tuple[int, ...]) -> Traced:
 
 
 def _op(row: list[Any]) -> TracedOp:
-    name, kind, inputs, outputs, phase, layer, gemm, params, *recomputes = row
-    op = TracedOp(name, kind, tuple(inputs), tuple(outputs), phase, layer, gemm, _params(params), *recomputes)
+    name, kind, inputs, outputs, phase, layer, gemm, params, *more = row
+    op = TracedOp(name, kind, tuple(inputs), tuple(outputs), phase, layer, gemm, _params(params), *more)
     if op.phase not in PHASES:
         raise ValueError(f"op {op.name}: no phase {op.phase}")
     return op

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from costsim.cost.laws import LAWS
 from costsim.cost.totals import Total
 from costsim.errors import InputError
-from costsim.graph.fusion import UNTILED
+from costsim.graph.fusion import COMPARED
 from costsim.inputs.document import Where
 from costsim.inputs.schema_workload import WorkloadCase
 from costsim.names import SCOPES
@@ -25,7 +25,7 @@ from costsim.run.job import Job, with_fields
 from costsim.run.simulate import count_policy
 
 AS_SHIPPED = "as shipped"
-CONVENTION = {"scope": SCOPES, "traffic": UNTILED, "law": tuple(LAWS)}
+CONVENTION = {"scope": SCOPES, "traffic": COMPARED, "law": tuple(LAWS)}
 
 
 @dataclass(frozen=True, slots=True)

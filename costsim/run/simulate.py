@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from costsim.cost.count import count
 from costsim.cost.totals import Total, sum_rows, sum_scopes
-from costsim.graph.fusion import MODELS, UNTILED
+from costsim.graph.fusion import COMPARED, MODELS
 from costsim.graph.graph import Graph
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.classes import Selectors
@@ -91,7 +91,7 @@ def totals_everywhere(graph: Graph, policy: Policy, convention: Convention) -> d
     In scope `gemm` nothing fuses, so models without a buffer are one there.
     """
     everywhere: dict[tuple[str, str], Total] = {}
-    models = UNTILED + ((convention.traffic,) if convention.tiled else ())
+    models = tuple(dict.fromkeys((*COMPARED, convention.traffic)))
     for index, steps in enumerate(schedule(policy, convention.steps)):
         assignment = assign(graph, policy, index)
         rows = {traffic: count(graph, assignment, traffic) for traffic in models}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from costsim.graph.ops import kind_of
 from costsim.models.traced_file import Traced, TracedOp, TracedTensor
@@ -43,6 +44,25 @@ def _live(ops: Sequence[Emitted], wanted: Sequence[Held]) -> list[Emitted]:
     return kept[::-1]
 
 
+def _views_first(ops: Sequence[Emitted]) -> list[Emitted]:
+    """The ops, those of a call in a row: views of what other calls made come before what the call does."""
+    ordered: list[Emitted] = []
+    for _, group in groupby(ops, lambda op: id(op.call)):
+        made: set[int] = set()
+        first, rest = list[Emitted](), list[Emitted]()
+        for op in group:
+            early = kind_of(op.kind).view and made.isdisjoint(map(id, op.inputs))
+            (first if early else rest).append(op)
+            made |= set() if early else set(map(id, op.outputs))
+        ordered += first + rest
+    return ordered
+
+
+def _joins(op: Emitted, before: Emitted | None) -> bool:
+    """Whether PyTorch does an op in one call with the one before; a view is nothing that it does."""
+    return before is not None and op.call is before.call and not (kind_of(op.kind).view or kind_of(before.kind).view)
+
+
 def _note_recomputed(ops: Sequence[Emitted]) -> None:
     """Have each op that runs again know the forward op that it repeats: the next of its kind in its module."""
     forward: dict[tuple[str, str], list[Emitted]] = {}
@@ -64,7 +84,7 @@ def assemble(recording: Recording) -> Traced:
     t = translate(recording)
     gradients = _gradients(t)
     loss = t.straight(t.view(recording.loss))
-    ops = _live(t.emitted, [*gradients.values(), loss])
+    ops = _views_first(_live(t.emitted, [*gradients.values(), loss]))
     _note_recomputed(ops)
     read = {id(held) for op in ops for held in op.inputs}
     given = [held for held in t.given.values() if id(held) in read or held.role == "weight"]
@@ -75,7 +95,8 @@ def assemble(recording: Recording) -> Traced:
     tables = _Tables(name_dims(recording, ops, given))
     for held in given:
         tables.add(held)
-    rows = tuple([tables.row(op) for op in ops])
+    befores = [None, *ops]
+    rows = tuple([tables.row(op, _joins(op, before)) for op, before in zip(ops, befores, strict=False)])
     named = tables.sizes.items()
     return Traced(
         source=recording.source,
@@ -114,11 +135,12 @@ class _Tables:
         role = held.role or role
         self.tensors.append(TracedTensor(held.name, number, role, held.values, held.layer, remade))
 
-    def row(self, op: Emitted) -> TracedOp:
-        """An op, whose results are added."""
+    def row(self, op: Emitted, joins: bool) -> TracedOp:
+        """An op, whose results are added; `joins` the call of the op before."""
         for held in op.outputs:
             self.add(held, "gradient" if op.call.phase == "backward" else "activation")
         inputs, outputs = (tuple([self.numbers[id(held)] for held in some]) for some in (op.inputs, op.outputs))
         kind = self.kinds.setdefault(op.kind, len(self.kinds))
         recomputes = op.recomputes.name if op.recomputes else None
-        return TracedOp(op.name, kind, inputs, outputs, op.call.phase, op.layer, op.gemm, op.params, recomputes)
+        place = (op.call.phase, op.layer, op.gemm, op.params, recomputes, joins or None)
+        return TracedOp(op.name, kind, inputs, outputs, *place)

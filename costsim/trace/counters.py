@@ -1,4 +1,4 @@
-"""What PyTorch's own counters say of a step: FlopCounterMode, saved_tensors_hooks and the parameters."""
+"""What is counted as PyTorch runs a step: FlopCounterMode, saved_tensors_hooks, parameters, bytes that calls move."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 from costsim.trace.library import FlopCounter, Module, Tensor, torch
 from costsim.trace.record import loss_of
+from costsim.trace.traffic import TrafficCounter
 
 
 def counted(module: Module, inputs: Mapping[str, Any]) -> dict[str, int]:
-    """FLOPs of products forward and backward, bytes that autograd keeps besides parameters, and parameters."""
+    """FLOPs of products and bytes moved, forward and backward; bytes that autograd keeps besides parameters; these."""
     standing = {x.untyped_storage()._cdata for x in module.parameters()}
     alive: list[Tensor] = []  # so that no address is used twice
     storages: dict[int, int] = {}
@@ -23,14 +24,22 @@ def counted(module: Module, inputs: Mapping[str, Any]) -> dict[str, int]:
         return x
 
     flops = FlopCounter(display=False)
+    there = (*module.parameters(), *module.buffers(), *inputs.values())
+    traffic = TrafficCounter(x for x in there if isinstance(x, torch.Tensor))
     with flops, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        loss = loss_of(module(**inputs))
-        forward = flops.get_total_flops()
+        with traffic:
+            loss = loss_of(module(**inputs))
+        forward, moved = flops.get_total_flops(), traffic.bytes
         trained = [x for x in module.parameters() if x.requires_grad]
-        torch.autograd.grad(loss, trained, allow_unused=True)
+        gradient = torch.ones_like(loss)
+        traffic.know(gradient)
+        with traffic:
+            torch.autograd.grad(loss, trained, gradient, allow_unused=True)
     return {
         "parameters": sum(x.numel() for x in module.parameters()),
         "flops_forward": int(forward),
         "flops_backward": int(flops.get_total_flops() - forward),
         "saved_bytes": sum(storages.values()),
+        "eager_bytes_forward": moved,
+        "eager_bytes_backward": traffic.bytes - moved,
     }

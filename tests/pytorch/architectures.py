@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from costsim.cost.count import count
 from costsim.cost.memory import memory
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models import traced
@@ -107,12 +108,19 @@ def counted(graph):
     macs = {
         first: sum(graph.work(op)[0] for op in graph.ops if (op.phase == "forward") is first) for first in (True, False)
     }
-    kept = memory(graph, assign(graph, load_policies(find_policy("fp32"))), "unfused").activations
+    assignment = assign(graph, load_policies(find_policy("fp32")))
+    kept = memory(graph, assignment, "unfused").activations
+    moved = {"forward": 0, "backward": 0}
+    for row in count(graph, assignment, "eager", "layer"):
+        bits = sum(move.read_bits + move.written_bits for move in row.moves)
+        moved["forward" if row.phase == "forward" else "backward"] += len(row.ops) * bits // 8
     return {
         "parameters": graph.parameters,
         "flops_forward": 2 * macs[True],
         "flops_backward": 2 * macs[False],
         "saved_bytes": sum(place.size_bytes for place in kept),
+        "eager_bytes_forward": moved["forward"],
+        "eager_bytes_backward": moved["backward"],
     }
 
 
@@ -127,9 +135,11 @@ def graph_of(made, folder, micro_batches=1, **batch):
 def main(model_types):
     from costsim.trace.trace import trace
 
-    heads = ("parameters", "flops_forward", "flops_backward", "saved_bytes")
-    print("| type | class | parameters | FLOPs forward | FLOPs backward | saved bytes | difference |")
-    print("|---|---|---|---|---|---|---|")
+    words = {"flops": "FLOPs", "eager_bytes": "eager bytes"}
+    heads = ("parameters", *(f"{what}_{phase}" for what in words for phase in ("forward", "backward")), "saved_bytes")
+    titles = ["parameters", *(f"{word} {phase}" for word in words.values() for phase in ("forward", "backward"))]
+    print(f"| {' | '.join(['type', 'class', *titles, 'saved bytes', 'difference'])} |")
+    print(f"|{'---|' * 9}")
     with tempfile.TemporaryDirectory() as folder:
         for model_type in model_types:
             made = trace(f"hf:{config(model_type, folder)}")

@@ -24,6 +24,7 @@ from costsim.trace.trace import trace
 torch.set_num_threads(1)  # the tensors are tiny
 
 SPECS = ["gpt", "checkpointed"]
+MORE = ["qwen3", "gemma3_text", "olmo2", "opt", "falcon", "modernbert", "bart"]  # counted by CI, their gradients not
 SOME = ["gpt2", "llama", "gemma2", "bert", "t5", "deberta-v2", "vit"]  # that CI traces; all: python architectures.py
 
 
@@ -158,7 +159,7 @@ NO_DROPOUT = dict.fromkeys(
 )
 
 
-@pytest.mark.parametrize("model_type", SOME)
+@pytest.mark.parametrize("model_type", [*SOME, *MORE])
 def test_counts_of_transformers_are_those_of_pytorchs_counters(model_type, tmp_path):
     pytest.importorskip("transformers")
     made = trace(f"hf:{config(model_type, tmp_path)}")
