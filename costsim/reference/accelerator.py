@@ -13,6 +13,7 @@ from costsim.formats.format import Format
 from costsim.formats.pack import Packed, pack, unpack
 from costsim.formats.quantize import needs_float64, quantize
 from costsim.graph.graph import Op
+from costsim.graph.kinds import expand
 from costsim.reference import ragged
 from costsim.reference.numpy_ops import Array
 from costsim.reference.plan import Item, Plan, item_name
@@ -91,16 +92,24 @@ class Accelerator:
         results, products = self.compute(op, inputs, micro=micro)
         record.seconds += self.clock() - start
         record.products += products
-        for operand in looked_up:  # what a lookup touches is what comes out of it
+        for operand in looked_up:
             item = self.plan.loads[op.position, operand]
             format, _ = self.plan.format_of(item)
             if self.measure and format is not None:
-                rows = (results[0].ndim - 1,)  # blocks of what is looked up lie along its rows
-                record.load(item_name(item, op.inputs[operand]), pack(results[0], format, rows).bits)
+                touched = self._touched(op, operand, inputs[operand], results[0])
+                rows = (touched.ndim - 1,)  # blocks of what is looked up lie along its rows
+                record.load(item_name(item, op.inputs[operand]), pack(touched, format, rows).bits)
         self._leave(op, results, record)
         for item in self.plan.casts.get(op.position, {}):
             if item[1] is not None and item[1].transient:
                 del self._dram[item]
+
+    def _touched(self, op: Op, operand: int, x: Array, made: Array) -> Array:
+        """What a lookup touches: what comes out of it, or, where that is summed up at once, as many elements of x."""
+        pattern = op.kind.touched[operand]
+        assert pattern is not None
+        number = self.plan.graph.elements(expand(pattern, op.env))
+        return made if made.size == number else x.reshape(-1)[:number]
 
     def _view(self, op: Op, micro: int) -> None:
         """Have the results of a view in DRAM, where they are already: numbers as they are held, and no move."""
