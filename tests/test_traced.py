@@ -12,7 +12,7 @@ from conftest import POLICIES, adamw, decoder_step, miscounts, shipped_policy
 from costsim.cli import main
 from costsim.cost.memory import memory
 from costsim.errors import InputError
-from costsim.graph.fusion import UNTILED
+from costsim.graph.fusion import COMPARED
 from costsim.models import traced, traced_file
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
@@ -73,7 +73,7 @@ def test_any_policy_counts_it_that_counts_a_small_model_of_costsims_own(name):
 @pytest.mark.parametrize("name", ["fp32", "bf16-mixed", "dsq", "fp8-block", "nvfp4", "w8a8+as-coded"])
 def test_counts_are_what_the_reference_measures(name):
     assert miscounts(step(micro_batches=2), shipped_policy(name)) == []
-    assert set(UNTILED) == {"unfused", "fused", "eager"}
+    assert set(COMPARED) == {"unfused", "fused"}
 
 
 def test_policies_leave_attention_and_head_alone_as_in_costsims_own_models():

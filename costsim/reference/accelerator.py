@@ -104,10 +104,10 @@ class Accelerator:
             if item[1] is not None and item[1].transient:
                 del self._dram[item]
 
-    def _touched(self, op: Op, operand: int, x: Array, made: Array) -> Array:
+    def _touched(self, op: Op, operand: int, x: Array | None, made: Array) -> Array:
         """What a lookup touches: what comes out of it, or, where that is summed up at once, as many elements of x."""
         pattern = op.kind.touched[operand]
-        assert pattern is not None
+        assert pattern is not None and x is not None
         number = self.plan.graph.elements(expand(pattern, op.env))
         return made if made.size == number else x.reshape(-1)[:number]
 
