@@ -188,7 +188,7 @@ def pairs(names=POLICIES):
 
 
 def miscounts(graph, policy):
-    """Where counts differ from what a run in float32 measures, under models that the reference runs; nowhere, if right."""
+    """Where counts differ from what a run in float32 measures, under traffic models that it runs; nowhere, if right."""
     assignment = assign(graph, policy)
     rng = np.random.default_rng(0)
     weights = {name: x.astype(np.float32) for name, x in draw_weights(graph, rng).items()}

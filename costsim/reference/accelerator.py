@@ -3,6 +3,7 @@
 `plan` says which op reads what from where, `numpy_ops` how one op is computed, `execute` which ops run when.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,9 +108,10 @@ class Accelerator:
     def _touched(self, op: Op, operand: int, x: Array | None, made: Array) -> Array:
         """What a lookup touches: what comes out of it, or, where that is summed up at once, as many elements of x."""
         pattern = op.kind.touched[operand]
-        assert pattern is not None and x is not None
-        number = self.plan.graph.elements(expand(pattern, op.env))
-        return made if made.size == number else x.reshape(-1)[:number]
+        assert pattern is not None
+        assert x is not None
+        shape = tuple(map(self.plan.graph.size, expand(pattern, op.env)))
+        return made if made.size == math.prod(shape) else x.reshape(-1)[: math.prod(shape)].reshape(shape)
 
     def _view(self, op: Op, micro: int) -> None:
         """Have the results of a view in DRAM, where they are already: numbers as they are held, and no move."""
