@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Place] = {
     "import": Place("import_", "import_", "Turn CONFIG, a Hugging Face config.json, into a workload file."),
     "list": Place("shipped", "list_", "List what costsim knows, a line each, the name first."),
     "memory": Place("memory", "memory", "Show what fills the memory at the peak of WORKLOAD's training..."),
+    "new": Place("new", "new", "Write a file to start from, which runs as it is, with every..."),
     "plot": Place("plot", "plot", "Draw WORKLOAD's results, or write a step as a trace."),
     "recipes": Place("recipes", "recipes", "Show what the sources of recipes state, beside what is counted..."),
     "reconcile": Place("reconcile", "reconcile", "Find which assumptions of WORKLOAD give its published figures."),

@@ -73,19 +73,19 @@ class _Bare(Sourced):
 class Figure(_Bare):
     """A whole number with its source; the unit is in the field's name."""
 
-    value: Count
+    value: Count = Field(description="the figure, whole")
 
 
 class Quantity(_Bare):
     """A number with its source; the unit is in the field's name."""
 
-    value: Positive
+    value: Positive = Field(description="the figure")
 
 
 class Factor(_Bare):
     """A part of a peak that is reached, with its source."""
 
-    value: Annotated[float, Field(gt=0.0, le=1.0)]
+    value: Annotated[float, Field(gt=0.0, le=1.0)] = Field(description="the part that is reached, 1 is all")
 
 
 def _known(value: Any) -> Any:
@@ -140,9 +140,9 @@ class BitSerial(Sourced):
 class Efficiency(Measured):
     """What part of a peak is reached; 1 where nothing is said."""
 
-    mac: Factor | None = None
-    vector: Factor | None = None
-    dram: Factor | None = None
+    mac: Factor | None = Field(default=None, description="of the rates of MACs")
+    vector: Factor | None = Field(default=None, description="of vector_op_per_s")
+    dram: Factor | None = Field(default=None, description="of dram_bytes_per_s")
 
 
 class AtSize(Factor):
@@ -172,40 +172,46 @@ SourceTexts = Annotated[dict[str, str], Field(min_length=1, description="what th
 class Hardware(Measured):
     """A hardware profile: what a device does and holds, with the source of every figure."""
 
-    schema_version: Literal[1]
-    description: str
-    vendor: str = ""
+    schema_version: Literal[1] = Field(description="version of this format")
+    description: str = Field(description="one line, which `costsim list hardware` shows")
+    vendor: str = Field(default="", description="who makes it")
     memory: Name = Field(description="type of the main memory, such as hbm3, gddr6, lpddr5, sram, none")
-    rates: Annotated[tuple[MacRate, ...], Field(min_length=1)]
-    bit_serial: BitSerial | None = None
+    rates: Annotated[tuple[MacRate, ...], Field(min_length=1)] = Field(
+        description="MACs a second, an entry for each triple of formats"
+    )
+    bit_serial: BitSerial | None = Field(
+        default=None, description="rates of all pairs of integer widths, of multipliers that take bits one by one"
+    )
     vector_op_per_s: OrUnknown = Field(description="elementwise fp32 operations a second, outside matrix units")
-    dram_bytes_per_s: OrUnknown
-    dram_bytes: OrUnknown
+    dram_bytes_per_s: OrUnknown = Field(description="bandwidth of the main memory, bytes a second")
+    dram_bytes: OrUnknown = Field(description="size of the main memory, bytes")
     on_chip_bytes: OrUnknown = Field(description="last level before main memory that holds tiles of any operand")
     launch_s: Quantity | None = Field(default=None, description="to start a kernel; 0 if not said")
     static_w: Quantity | None = Field(default=None, description="drawn whatever runs")
     tdp_w: Quantity | None = Field(default=None, description="thermal design power")
     energy_table: Name | None = Field(default=None, description="table of energies per operation")
-    node_nm: Quantity | None = None
-    year: Figure | None = None
-    efficiency: Efficiency = Efficiency()
+    node_nm: Quantity | None = Field(default=None, description="process, nanometres")
+    year: Figure | None = Field(default=None, description="of its release")
+    efficiency: Efficiency = Field(
+        default=Efficiency(), description="what part of a peak is reached; 1 where nothing is said"
+    )
     gemm_efficiency: tuple[AtSize, ...] = Field(
         default=(), description="by size, MACs rising; on a log scale of MACs straight in between, constant beyond"
     )
     links: Links = Field(default=(), description="to other devices of the kind, from the innermost on")
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), description="what else a reader should know")
     sources: SourceTexts
 
 
 class Cluster(Measured):
     """A hardware profile of many devices: those of another profile, a cluster's maybe, and the links that join them."""
 
-    schema_version: Literal[1]
-    description: str
-    vendor: str = ""
+    schema_version: Literal[1] = Field(description="version of this format")
+    description: str = Field(description="one line, which `costsim list hardware` shows")
+    vendor: str = Field(default="", description="who makes it")
     device: str = Field(description="profile of the devices: a shipped name, or a file as seen from this one")
     links: Annotated[Links, Field(min_length=1, description="from the innermost on, beyond those of `device`")]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), description="what else a reader should know")
     sources: SourceTexts
 
 

@@ -68,20 +68,28 @@ class Rule(Section):
     A rule without a format changes only what it says of what the rules before it chose.
     """
 
-    role: tuple[Literal["data", "weight", "activation", "gradient", "weight_gradient", "state"], ...] | None = None
-    values: Values = "float"
+    role: tuple[Literal["data", "weight", "activation", "gradient", "weight_gradient", "state"], ...] | None = Field(
+        default=None, description="what the tensor is"
+    )
+    values: Values = Field(default="float", description="what the tensor holds")
     phase: Literal["forward", "backward", "update"] | None = Field(
         default=None, description="of the op that writes the tensor, or for copies reads it"
     )
     gemm: tuple[Gemm, ...] | None = Field(
         default=None, description="the GEMM that writes the tensor, or for copies reads it"
     )
-    operand: tuple[Operand, ...] | None = None
+    operand: tuple[Operand, ...] | None = Field(
+        default=None, description="of copies: which operand of the GEMM they are"
+    )
     collective: tuple[Collective, ...] | None = Field(
         default=None, description="the collective that writes the tensor, or for copies (the messages) reads it"
     )
     trainable: bool | None = Field(default=None, description="of weights: whether they are trained, or frozen")
-    copy_: Literal["operand", "stash"] | None = Field(default=None, key="copy")
+    copy_: Literal["operand", "stash"] | None = Field(
+        default=None,
+        key="copy",
+        description="which copy it is of: what GEMMs multiply, or what is kept for the backward; none: the tensor",
+    )
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")
     name: str | None = Field(default=None, description="glob over tensor names")
     op: str | None = Field(default=None, description="glob over names of ops that write it, or for copies read it")
@@ -93,7 +101,10 @@ class Rule(Section):
         default=(), description="globs over names of ops that it leaves alone"
     )
     format: Template | None = Field(default=None, description="a format name; <q0> stands for the number of level q0")
-    placement: Literal["at_producer", "on_chip", "stored", "transient"] | None = None
+    placement: Literal["at_producer", "on_chip", "stored", "transient"] | None = Field(
+        default=None,
+        description="of a copy: made by the op that writes the tensor, on chip only, stored, or stored for one reader",
+    )
     scale_time: Literal["current", "delayed"] | None = Field(
         default=None,
         description="how a copy knows a scale over the whole tensor: from one more read of the source, or beforehand",
@@ -131,17 +142,21 @@ class Rule(Section):
 class Plateau(Section):
     """A loss that has stopped falling: `patience` evaluations in a row that do not beat the best by `threshold`."""
 
-    patience: Count
-    threshold: NonNegative = 0.0
+    patience: Count = Field(description="evaluations in a row")
+    threshold: NonNegative = Field(default=0.0, description="by how much the best loss has to be beaten")
 
 
 class Phase(Section):
     """One stretch of training and its levels. The last phase has no end."""
 
-    until_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    until_step: Count | None = None
+    until_fraction: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        default=None, description="the part of all steps at which it ends"
+    )
+    until_step: Count | None = Field(default=None, description="the step at which it ends")
     until_plateau: Plateau | None = Field(default=None, description="until the loss of loss_log stops falling")
-    levels: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
+    levels: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        default=(), description="bits, a number for each of the policy's levels"
+    )
     grade: Grade = Field(default="ours", description="where the levels come from")
     until_grade: Grade = Field(default="ours", description="where the end of the phase comes from")
 
@@ -152,27 +167,31 @@ Numbers = dict[Name, Annotated[int, Field(ge=0, le=65536)]]
 class PolicyCase(Section):
     """Another choice: rules after the policy's, numbers in place of its own, other phases."""
 
-    name: str
-    rules: tuple[Rule, ...] = ()
-    numbers: Numbers = Field(default={})
-    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] | None = None
+    name: str = Field(description="a word or two for tables")
+    rules: tuple[Rule, ...] = Field(default=(), description="follow the policy's own")
+    numbers: Numbers = Field(default={}, description="stand in for the policy's")
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] | None = Field(
+        default=None, description="stand in for the policy's"
+    )
 
 
 class PolicyAssumption(Section):
     """A choice of the policy that its source leaves open, and what it could have been."""
 
-    name: str
+    name: str = Field(description="a word or two for tables")
     here: str = Field(description="what the file assumes")
-    grade: Grade = "ours"
-    cases: Annotated[tuple[PolicyCase, ...], Field(min_length=1), Hundred]
+    grade: Grade = Field(default="ours", description="how well a source backs it")
+    cases: Annotated[tuple[PolicyCase, ...], Field(min_length=1), Hundred] = Field(
+        description="what else could have been assumed"
+    )
 
 
 class Figure(Section):
     """A cost that the source of a recipe states, to be shown beside ours."""
 
-    quantity: Quantity
-    stated: Annotated[float, Field(ge=1e-9, le=1e18)]
-    source: str
+    quantity: Quantity = Field(description="what is stated")
+    stated: Annotated[float, Field(ge=1e-9, le=1e18)] = Field(description="the figure")
+    source: str = Field(description="who states it, and where")
     grade: Grade = Field(default="stated", description="recalled: the source is not at hand; it is shown so")
     workload: Name | None = Field(
         default=None, description="that it is stated of; none: of any model, and ours is of the one at hand"
@@ -203,26 +222,32 @@ OF_A_FORMAT = ("bits_per_element", "scale_bits_per_element")  # which are the sa
 class Policy(Section):
     """A policy file: formats by rules, levels by phases of training."""
 
-    description: str
+    description: str = Field(description="one line, which `costsim list policies` shows")
     compose: Annotated[tuple[str, ...], Hundred] = Field(
         default=(),
         description="policies whose rules come first; levels, phases and the like are theirs unless said here",
     )
-    source: str = ""
-    grade: Grade = "ours"
+    source: str = Field(default="", description="where the recipe comes from")
+    grade: Grade = Field(default="ours", description="how well the source backs it")
     setup: str = Field(default="", description="how tables name the setting; derived from the levels if there are any")
     accumulator: Accumulator | None = Field(
         default=None,
         description="format in which GEMMs sum if no rule says it; by default as their products do",
     )
-    levels: Annotated[tuple[Name, ...], Hundred] = ()
+    levels: Annotated[tuple[Name, ...], Hundred] = Field(
+        default=(), description="names of numbers that phases give, such as q0, for `<q0>` in a format"
+    )
     numbers: Numbers = Field(
         default={}, description="numbers for format templates, the same in all phases; --bits may give others"
     )
     monotone: bool = Field(default=False, description="no level may fall from one phase to the next")
     loss_log: str | None = Field(default=None, description="CSV file (step,loss) beside the policy, for until_plateau")
-    rules: tuple[Rule, ...] = ()
-    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] = (Phase(),)
+    rules: tuple[Rule, ...] = Field(
+        default=(), description="which tensors and copies get which format; of several that match the last one wins"
+    )
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, max_length=MOST_PHASES)] = Field(
+        default=(Phase(),), description="stretches of training, each with its levels; the last has no end"
+    )
     set: Annotated[tuple[str, ...], Hundred] = Field(
         default=(), description="fields of a workload that the recipe has beside formats, as --set takes them"
     )

@@ -28,12 +28,12 @@ class Optimizer(Section):
         description="adam: coupled (L2) decay; adamw: decoupled decay; momentum: SGD with it; galore: AdamW of "
         "projected gradients"
     )
-    lr: Positive
-    beta1: Rate = 0.9
-    beta2: Rate = 0.999
+    lr: Positive = Field(description="learning rate; no count depends on it, runs of `validate` do")
+    beta1: Rate = Field(default=0.9, description="decay of the mean of gradients, of adam and its kin")
+    beta2: Rate = Field(default=0.999, description="decay of the mean of their squares")
     momentum: Rate = Field(default=0.95, description="of momentum and muon")
-    eps: Positive = 1e-8
-    weight_decay: NonNegative = 0.0
+    eps: Positive = Field(default=1e-8, description="what is added to the root of that mean")
+    weight_decay: NonNegative = Field(default=0.0, description="part of a weight that decays, times lr, an update")
     clip_norm: Positive | None = Field(default=None, description="clip gradients to this global norm")
     in_backward: bool = Field(
         default=False, description="each weight is updated as soon as its gradient is there, which is then freed (LOMO)"
@@ -129,18 +129,20 @@ class Parallel(Section):
 class Published(Section):
     """A figure that a paper states, to be shown beside ours."""
 
-    quantity: Literal["arithmetic_reduction", "dram_reduction"]
-    policy: Name
-    stated: Annotated[float, Field(ge=1e-6, le=1e6)]
-    source: str
+    quantity: Literal["arithmetic_reduction", "dram_reduction"] = Field(
+        description="what is stated: how many times less than the baseline"
+    )
+    policy: Name = Field(description="the policy that it is stated of")
+    stated: Annotated[float, Field(ge=1e-6, le=1e6)] = Field(description="the figure, times less")
+    source: str = Field(description="who states it, and where")
     note: str = Field(default="", description="why ours differs")
 
 
 class WorkloadCase(Section):
     """Another choice: fields of the workload as `--set` takes them, rules after those of every policy, or both."""
 
-    name: str
-    set: Annotated[tuple[str, ...], Field(min_length=1)] = ()
+    name: str = Field(description="a word or two for tables")
+    set: Annotated[tuple[str, ...], Field(min_length=1)] = Field(default=(), description="texts FIELD=VALUE")
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)] = Field(
         default=(), description="as a policy has them; the baseline follows them too"
     )
@@ -154,33 +156,44 @@ class WorkloadCase(Section):
 class WorkloadAssumption(Section):
     """A choice of the workload that its source leaves open, and what it could have been."""
 
-    name: str
+    name: str = Field(description="a word or two for tables")
     here: str = Field(description="what the file assumes")
-    grade: Grade = "ours"
-    cases: Annotated[tuple[WorkloadCase, ...], Field(min_length=1), Hundred]
+    grade: Grade = Field(default="ours", description="how well a source backs it")
+    cases: Annotated[tuple[WorkloadCase, ...], Field(min_length=1), Hundred] = Field(
+        description="what else could have been assumed"
+    )
 
 
 class Workload(Section):
     """A workload file. `model` and `batch` are checked by the model family that `model.family` names."""
 
-    description: str
-    model: dict[str, Any]
-    batch: dict[str, Any]
-    training: Training
-    optimizer: Optimizer
-    label_smoothing: Rate = 0.0
-    parallel: Parallel = Parallel()
-    policies: Annotated[tuple[str, ...], Field(min_length=1), Hundred]
-    baseline: str
+    description: str = Field(description="one line, which `costsim list workloads` shows")
+    model: dict[str, Any] = Field(description="sizes and choices; `family` says which fields there are")
+    batch: dict[str, Any] = Field(description="one micro-batch: sequences and tokens of each")
+    training: Training = Field(description="how long, and what is trained")
+    optimizer: Optimizer = Field(description="what updates the weights")
+    label_smoothing: Rate = Field(default=0.0, description="part of a label that is spread over all classes")
+    parallel: Parallel = Field(
+        default=Parallel(), description="over how many devices a step is split, and how; one unless said"
+    )
+    policies: Annotated[tuple[str, ...], Field(min_length=1), Hundred] = Field(
+        description="names or files of what runs without --policy"
+    )
+    baseline: str = Field(description="the policy that ratios compare with")
     attention_pairs: AttentionPairs = Field(
         default="square",
         description="pairs of tokens that attention counts: all, or only those that the causal mask, the model's "
         "windows, or sentences packed one after another let meet",
     )
-    law: Law = "product"
-    traffic: Traffic = "fused"
+    law: Law = Field(default="product", description="what a MAC costs: `costsim run --help` and docs/conventions.md")
+    traffic: Traffic = Field(
+        default="fused", description="which ops share a kernel, and so what goes through DRAM: `costsim list traffic`"
+    )
     buffer_bytes: Count | None = Field(default=None, description="on chip, for traffic tiled")
-    scope: Scope = "step"
+    scope: Scope = Field(
+        default="step",
+        description="which ops count: products of matrices, whole layers, or the step with embeddings, loss and update",
+    )
     gemm_writes: Writes = Field(
         default="gemms",
         description="writes that scope gemm counts: those of GEMMs, none, or also those of other ops that GEMMs read",
@@ -191,7 +204,7 @@ class Workload(Section):
     hardware: Annotated[tuple[str, ...], Hundred] = Field(
         default=(), description="profiles on which time and energy are given"
     )
-    published: tuple[Published, ...] = ()
+    published: tuple[Published, ...] = Field(default=(), description="figures that a paper states, shown beside ours")
     assumptions: Annotated[tuple[WorkloadAssumption, ...], Hundred] = Field(
         default=(), description="moved one at a time by --by assumption"
     )

@@ -115,7 +115,7 @@ class SectionField:
     """A field of a section: its name in Python and in files, its type and its default."""
 
     def __init__(self, name: str, annotation: Any, said: Said) -> None:
-        self.name, self.key, self.default = name, said.key or name, said.default
+        self.name, self.key, self.default, self.description = name, said.key or name, said.default, said.description
         self.annotation = Annotated[annotation, said] if said.limits or said.description else annotation
 
     @cached_property
@@ -193,8 +193,10 @@ class Section:
         fields, checks = dict(cls.section_fields), list(cls.checks)
         for name, annotation in vars(cls).get("__annotations__", {}).items():
             if get_origin(annotation) is not ClassVar:
-                default = vars(cls).get(name, REQUIRED)
-                fields[name] = SectionField(name, annotation, default if isinstance(default, Said) else Said(default))
+                said = vars(cls).get(name, REQUIRED)
+                if not isinstance(said, Said):  # with another default, a field of a base still means the same
+                    said = Said(said, fields[name].description if name in fields else "")
+                fields[name] = SectionField(name, annotation, said)
                 if name in vars(cls):
                     delattr(cls, name)  # so that a section without the field does not seem to have one
         checks += [name for name, member in vars(cls).items() if hasattr(member, "is_check") and name not in checks]

@@ -18,15 +18,17 @@ from costsim.models.sections import Padded, Transformer
 class Model(Transformer):
     """GPT-2 (Radford et al. 2019) with the choices that Llama, Mistral, Mixtral, Qwen and Gemma make."""
 
-    family: Literal["decoder"]
-    layers: Layers
-    vocab: Count
-    max_positions: Count
+    family: Literal["decoder"] = Field(description="which fields a model has, and how it is built")
+    layers: Layers = Field(description="of the decoder")
+    vocab: Count = Field(description="words, rows of the embedding")
+    max_positions: Count = Field(description="the most tokens of a sequence; rows of a table of learned positions")
     norm: Literal["post", "pre", "sandwich", "branch"] = "pre"
     parallel: Literal["one_norm", "two_norms"] | None = Field(
         default=None, description="attention and feed forward read the same x, through one norm or one each: Falcon"
     )
-    positions: Literal["learned", "rotary"] = "learned"
+    positions: Literal["learned", "rotary"] = Field(
+        default="learned", description="a trained table that is added to embeddings, or queries and keys rotated"
+    )
     position_offset: int = Field(default=0, ge=0, description="first rows of the position table that no token has")
     rotary_dim: Count | None = Field(
         default=None, description="elements of each head that are rotated, all unless said"
@@ -40,7 +42,7 @@ class Model(Transformer):
         default=None, description="width of the embedding, projected to d_model and back for the head: OPT-350M"
     )
     embedding_multiplier: Positive | None = Field(default=None, description="multiplies embeddings: Granite")
-    final_norm: bool = True
+    final_norm: bool = Field(default=True, description="a norm after the last layer")
     tied: bool = Field(default=True, description="the head is the embedding")
     windows: Annotated[tuple[Count | None, ...], Field(min_length=1)] | None = Field(
         default=None,
@@ -48,8 +50,8 @@ class Model(Transformer):
     )
     logits_divisor: Positive | None = Field(default=None, description="divides logits: Granite")
     logits_softcap: Positive | None = Field(default=None, description="caps logits: cap tanh(logit / cap): Gemma 2")
-    experts: Experts | None = None
-    latent: Latent | None = None
+    experts: Experts | None = Field(default=None, description="a mixture of experts in place of feed forward")
+    latent: Latent | None = Field(default=None, description="keys and values made of a narrow projection: DeepSeek")
 
     @check
     def _pairs_to_turn(self) -> Iterator[Clash]:

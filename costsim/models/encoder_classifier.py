@@ -37,9 +37,9 @@ class Model(Transformer):
     activation of every token, then whether it was replaced).
     """
 
-    family: Literal["encoder-classifier"]
-    layers: Layers
-    vocab: Count
+    family: Literal["encoder-classifier"] = Field(description="which fields a model has, and how it is built")
+    layers: Layers = Field(description="of the encoder")
+    vocab: Count = Field(description="words, rows of the embedding")
     max_positions: Count = Field(description="rows of the learned position table")
     token_types: int = Field(default=1, ge=0, le=1000, description="rows of the token type table; 0: none")
     position_offset: int = Field(default=0, ge=0, description="first rows of the position table that no token has")

@@ -16,11 +16,11 @@ from costsim.models.sections import Tokens, Transformer
 class Model(Transformer):
     """Vaswani et al. 2017, with the choices that fairseq offers."""
 
-    family: Literal["encoder-decoder"]
-    encoder_layers: Layers
-    decoder_layers: Layers
-    source_vocab: Count
-    target_vocab: Count
+    family: Literal["encoder-decoder"] = Field(description="which fields a model has, and how it is built")
+    encoder_layers: Layers = Field(description="layers of the encoder")
+    decoder_layers: Layers = Field(description="layers of the decoder")
+    source_vocab: Count = Field(description="words of the source, rows of the encoder's embedding")
+    target_vocab: Count = Field(description="words of the target, rows of the decoder's embedding")
     final_norm: bool = Field(default=False, description="a layer norm after the last layer of encoder and decoder")
     tied: Literal["none", "decoder", "embeddings", "all"] = Field(
         default="decoder",

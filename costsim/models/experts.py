@@ -16,9 +16,11 @@ class Experts(Section):
     Each expert takes capacity_factor x tokens x chosen / number tokens, rounded up; 1 is dropless if all are balanced.
     """
 
-    number: Count
+    number: Count = Field(description="of experts")
     chosen: Count = Field(description="experts that each token goes to")
-    capacity_factor: Positive = 1.0
+    capacity_factor: Positive = Field(
+        default=1.0, description="1: as many tokens as an expert gets if they are spread evenly"
+    )
     ffn_dim: Count | None = Field(default=None, description="width of each expert; the model's ffn_dim if not said")
     bias: bool = Field(default=False, description="of each expert's linear layers: gpt-oss")
     dense_layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=1000)] | None = Field(
@@ -29,12 +31,12 @@ class Experts(Section):
     router: Literal["softmax", "sigmoid", "softmax_of_chosen"] = Field(
         default="softmax", description="what makes weights of the router's result, of which those chosen are taken"
     )
-    router_bias: bool = False
+    router_bias: bool = Field(default=False, description="of the router's linear layer")
     correction_bias: bool = Field(
         default=False, description="data added to the weights where experts are chosen: DeepSeek-V3"
     )
     groups: Count | None = Field(default=None, description="experts are chosen from chosen_groups of so many groups")
-    chosen_groups: Count | None = None
+    chosen_groups: Count | None = Field(default=None, description="groups that experts are chosen from")
     group_score: Literal["max", "top2"] = Field(default="max", description="of a group: its largest, or two, summed")
     renormalize: bool = Field(default=True, description="the weights of the chosen experts sum to 1")
     scaling: Positive | None = Field(default=None, description="those weights are times this: DeepSeek")

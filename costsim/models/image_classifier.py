@@ -18,12 +18,12 @@ class Model(Transformer):
     A convolution whose kernels do not overlap is the linear layer of each patch that it is counted as.
     """
 
-    family: Literal["image-classifier"]
-    layers: Layers
+    family: Literal["image-classifier"] = Field(description="which fields a model has, and how it is built")
+    layers: Layers = Field(description="of the encoder")
     image_size: Count = Field(description="pixels of a side")
     patch_size: Count = Field(description="pixels of a patch's side")
     channels: Count = Field(default=3, description="numbers of a pixel")
-    classes: Count
+    classes: Count = Field(description="that images have")
     norm: Literal["post", "pre", "sandwich", "branch"] = "pre"
 
     @check

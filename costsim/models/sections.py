@@ -13,44 +13,46 @@ Tokens = Annotated[int, Field(ge=1, le=10**9)]
 class Lora(Section):
     """Low-rank adapters beside linear layers; say in training.trainable what is trained."""
 
-    rank: Count
-    alpha: Positive = 16.0
+    rank: Count = Field(description="width between the two adapters of a layer")
+    alpha: Positive = Field(default=16.0, description="what they add is times alpha / rank")
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = Field(description="globs over names of linear layers")
 
 
 class Transformer(Section):
     """What every family has. Rates are dropout rates; 0 leaves the op out."""
 
-    d_model: Count
-    ffn_dim: Count
-    heads: Count
+    d_model: Count = Field(description="width of the residual stream, elements")
+    ffn_dim: Count = Field(description="inner width of feed forward, elements")
+    heads: Count = Field(description="heads of queries")
     kv_heads: Count | None = Field(default=None, description="heads of keys and values, shared by groups of queries")
     head_dim: Count | None = Field(default=None, description="d_model / heads if not said")
     qk_norm: bool = Field(default=False, description="normalize queries and keys, each over a head")
     qk_norm_heads: bool = Field(default=False, description="those norms are over all heads at once: OLMo 2")
-    qkv_bias: bool = True
+    qkv_bias: bool = Field(default=True, description="of the projections to queries, keys and values")
     out_bias: bool = Field(default=True, description="of attention's output projection")
-    ffn_bias: bool = True
+    ffn_bias: bool = Field(default=True, description="of both layers of feed forward")
     norm: Literal["post", "pre", "sandwich", "branch"] = Field(
         default="post",
         description="a norm after the residual add, before the part, before and after the part, or after it only",
     )
-    norm_kind: Literal["layer", "rms"] = "layer"
+    norm_kind: Literal["layer", "rms"] = Field(default="layer", description="layer norms, or RMS norms")
     zero_centered_norm: bool = Field(default=False, description="RMS norms scale by 1 + weight: Gemma")
-    activation: Literal["relu", "gelu", "gelu_new", "silu"] = "relu"
+    activation: Literal["relu", "gelu", "gelu_new", "silu"] = Field(
+        default="relu", description="between the layers of feed forward; gelu_new is gelu by tanh"
+    )
     gated: bool = Field(default=False, description="the activation of one linear layer gates another: SwiGLU")
     swiglu_limit: Positive | None = Field(
         default=None, description="SwiGLU with clamped operands, times the gate + 1, in one kernel: gpt-oss"
     )
     swiglu_alpha: Positive = Field(default=1.702, description="gain of the sigmoid of a clamped SwiGLU")
-    norm_eps: Positive = 1e-5
+    norm_eps: Positive = Field(default=1e-5, description="what norms add to the variance")
     norm_bias: bool = Field(default=True, description="of layer norms")
     residual_multiplier: Positive | None = Field(
         default=None, description="what a part adds to the residual stream is times this: Granite"
     )
-    dropout: Rate = 0.0
-    attention_dropout: Rate = 0.0
-    activation_dropout: Rate = 0.0
+    dropout: Rate = Field(default=0.0, description="rate behind embeddings, attention and feed forward")
+    attention_dropout: Rate = Field(default=0.0, description="rate of attention's probabilities")
+    activation_dropout: Rate = Field(default=0.0, description="rate behind the activation of feed forward")
     query_pre_attn_scalar: Positive | None = Field(
         default=None, description="queries are divided by its square root; the size of a head if not said"
     )
@@ -76,11 +78,11 @@ class Transformer(Section):
         default=False,
         description="norms op by op, and softmax outside of flash, are float32 in the code: tensors *.float32",
     )
-    head: Head = Head()
+    head: Head = Field(default=Head(), description="logits and loss at once, or in chunks of tokens")
     checkpointing: Literal["none", "selective", "full"] = Field(
         default="none", description="made again for the backward: nothing, scores and softmax, or whole layers"
     )
-    lora: Lora | None = None
+    lora: Lora | None = Field(default=None, description="low-rank adapters beside linear layers")
 
     @check
     def _norms_of_heads(self) -> Iterator[Clash]:
@@ -137,14 +139,14 @@ class Transformer(Section):
 class Length(Section):
     """So many sequences of so many tokens."""
 
-    tokens: Tokens
-    sequences: Tokens
+    tokens: Tokens = Field(description="of each sequence")
+    sequences: Tokens = Field(description="so many of that length")
 
 
 class Padded(Section):
     """One micro-batch of sequences, padded to the longest: a number and a length, or a histogram of lengths."""
 
-    sequences: Tokens | None = None
+    sequences: Tokens | None = Field(default=None, description="of one micro-batch")
     tokens: Tokens | None = Field(default=None, description="per sequence, padding included")
     lengths: tuple[Length, ...] = Field(default=(), description="a histogram, in place of sequences and tokens")
     padding_mask: bool = Field(default=True, description="mask padded keys in every attention")

@@ -19,7 +19,7 @@ from costsim.models.traced_file import Traced, TracedOp
 class Model(Section):
     """A graph that `costsim trace` wrote."""
 
-    family: Literal["traced"]
+    family: Literal["traced"] = Field(description="which fields a model has, and how it is built")
     file: str = Field(description="the traced graph, from the workload's folder")
 
     @from_file
