@@ -129,7 +129,7 @@ def small(tmp_path_factory):
 
 def test_every_table_has_a_caption_and_scopes(small):
     _, page, _ = small
-    assert len(page.tables) == 14
+    assert len(page.tables) == 15
     for table in page.tables.values():
         assert table["caption"]
         assert all(scope in ("col", "row") for tag, scope in table["scopes"] if tag == "th")

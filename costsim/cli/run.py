@@ -15,6 +15,7 @@ from costsim.cli.sweeping import check_options
 @options(*WORKLOAD, *SWEEP, *SPREAD, *BUFFER, *RATIOS, *HARDWARE)
 @click.option("--by", type=click.Choice(names.BY), default="policy", show_default=True, help="What a row is.")
 @options(*OUTPUT)
+@click.option("--verbose", is_flag=True, help="List the defaults in force of fields that the workload leaves out.")
 @click.option(
     "--assert", "expected", multiple=True, metavar="EXPR", help="Exit with 1 unless dsq.dram_reduction > 2; repeatable."
 )
@@ -41,6 +42,7 @@ def run(
     costsim run iwslt17-dsq --policy dsq --by layer --format csv
     costsim run iwslt17-dsq --set model.encoder_layers=12 --scope step
     costsim run iwslt17-dsq --by assumption
+    costsim run iwslt17-dsq --verbose
     costsim run iwslt17-dsq --assert 'dsq.dram_reduction > 2'
     costsim run iwslt17-dsq --assert '"stash-bfp".macs == dsq.macs'
     costsim run iwslt17-dsq --by reduction --hardware h100-sxm --format latex
@@ -50,16 +52,21 @@ def run(
     """
     written = chosen_style(style, out), out
     check_options(sweep, executor, resume, expected)
+    verbose = job.pop("verbose")
+    if sweep and verbose:
+        raise click.UsageError("--verbose is of one run, and --sweep makes several; leave one out")
     if sweep:
         _run_sweep(sweep, by, written, (executor, resume), **job)
-    elif failures := _run_once(by, written, expected, **job):
+    elif failures := _run_once((by, verbose), written, expected, **job):
         for failure in failures:
             echo_line(f"costsim: {failure}", err=True)
         context.exit(1)
 
 
-def _run_once(by: str, written: tuple[str, str | None], expected: tuple[str, ...], /, **job: Any) -> list[str]:
-    """`run` without a sweep; the assertions that fail."""
+def _run_once(
+    shown: tuple[str, bool], written: tuple[str, str | None], expected: tuple[str, ...], /, **job: Any
+) -> list[str]:
+    """`run` without a sweep; `shown` are --by and --verbose. The assertions that fail."""
     from costsim.run import simulate
     from costsim.run.job import Request, prepare
     from costsim.tables.run import document
@@ -68,7 +75,7 @@ def _run_once(by: str, written: tuple[str, str | None], expected: tuple[str, ...
     failed = _failed(prepared, expected)
     result = simulate.execute(prepared)
     failures = failed(result)
-    write(document(result, by), *written)
+    write(document(result, *shown), *written)
     return failures
 
 

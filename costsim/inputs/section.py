@@ -39,9 +39,15 @@ class Said:
     """What is said of a field, as its default or in `Annotated`: limits as pydantic names them, and what it means."""
 
     def __init__(
-        self, default: Any, description: str = "", key: str = "", limits: Mapping[str, Any] = MappingProxyType({})
+        self,
+        default: Any,
+        description: str = "",
+        key: str = "",
+        limits: Mapping[str, Any] = MappingProxyType({}),
+        unsaid: str = "",
     ) -> None:
         self.default, self.description, self.key, self.limits = default, description, key, limits
+        self.unsaid = unsaid
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         """For pydantic: the limits."""
@@ -56,9 +62,14 @@ class Said:
         return {**json_schema, "description": self.description} if self.description else json_schema
 
 
-def Field(default: Any = REQUIRED, *, description: str = "", key: str = "", **limits: Any) -> Any:  # noqa: N802
-    """What is said of a field; `key` is its name in files, where that is none for Python."""
-    return Said(default, description, key, limits)
+def Field(  # noqa: N802
+    default: Any = REQUIRED, *, description: str = "", key: str = "", unsaid: str = "", **limits: Any
+) -> Any:
+    """What is said of a field; `key` is its name in files, where that is none for Python.
+
+    `unsaid` is the attribute of the section that is in force where the field is None.
+    """
+    return Said(default, description, key, limits, unsaid)
 
 
 class WrongError(Exception):
@@ -116,6 +127,7 @@ class SectionField:
 
     def __init__(self, name: str, annotation: Any, said: Said) -> None:
         self.name, self.key, self.default, self.description = name, said.key or name, said.default, said.description
+        self.unsaid = said.unsaid
         self.annotation = Annotated[annotation, said] if said.limits or said.description else annotation
 
     @cached_property
@@ -248,6 +260,16 @@ class Section:
         """What a file would say: the fields that do not have their defaults. Sections within are data, too."""
         named = ((field, getattr(self, name)) for name, field in self.section_fields.items())
         return {field.key: _as_data(value) for field, value in named if value != field.default}
+
+    def defaults(self, at: str = "") -> Iterator[tuple[str, Any, SectionField]]:
+        """The fields that are not given, of sections within too: names with `at` before them, what is in force."""
+        for name, field in self.section_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Section):
+                yield from value.defaults(f"{at}{field.key}.")
+            elif name not in self.given:
+                in_force = getattr(self, field.unsaid) if value is None and field.unsaid else value
+                yield at + field.key, _as_data(in_force), field
 
     def clashes(self) -> Iterator[Clash]:
         """What does not go together, of the fields that there are."""

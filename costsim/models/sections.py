@@ -24,8 +24,10 @@ class Transformer(Section):
     d_model: Count = Field(description="width of the residual stream, elements")
     ffn_dim: Count = Field(description="inner width of feed forward, elements")
     heads: Count = Field(description="heads of queries")
-    kv_heads: Count | None = Field(default=None, description="heads of keys and values, shared by groups of queries")
-    head_dim: Count | None = Field(default=None, description="d_model / heads if not said")
+    kv_heads: Count | None = Field(
+        default=None, unsaid="heads", description="heads of keys and values, shared by groups of queries"
+    )
+    head_dim: Count | None = Field(default=None, unsaid="head_size", description="d_model / heads if not said")
     qk_norm: bool = Field(default=False, description="normalize queries and keys, each over a head")
     qk_norm_heads: bool = Field(default=False, description="those norms are over all heads at once: OLMo 2")
     qkv_bias: bool = Field(default=True, description="of the projections to queries, keys and values")
@@ -54,7 +56,9 @@ class Transformer(Section):
     attention_dropout: Rate = Field(default=0.0, description="rate of attention's probabilities")
     activation_dropout: Rate = Field(default=0.0, description="rate behind the activation of feed forward")
     query_pre_attn_scalar: Positive | None = Field(
-        default=None, description="queries are divided by its square root; the size of a head if not said"
+        default=None,
+        unsaid="head_size",
+        description="queries are divided by its square root; the size of a head if not said",
     )
     scaled: Literal["queries", "scores"] = Field(
         default="queries", description="by that square root, as torch.nn.MultiheadAttention or as transformers has it"

@@ -62,6 +62,7 @@ def _context(result: Result, command: str) -> dict[str, Any]:
         "memory": tables.memory(result),
         "assumptions": tables.assumptions(result),
         "conventions": sources.conventions(result),
+        "defaults": sources.in_force(result),
         "policy_sources": sources.policies(result),
         "formats": sources.formats(result),
         "device_figures": [sources.figures(device) for device in devices],

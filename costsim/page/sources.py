@@ -18,7 +18,9 @@ from costsim.page.table import PageTable, integer, number, table, words
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.results import records
+from costsim.results.defaults import absent, defaults
 from costsim.run.simulate import Result
+from costsim.tables.defaults import CAPTION, nothing, spelled
 
 if TYPE_CHECKING:
     from costsim.devices.profile import Hardware
@@ -67,6 +69,14 @@ def conventions(result: Result) -> list[tuple[str, str]]:
     if job.document.overrides:
         terms.append(("fields set", "; ".join(job.document.overrides.values())))
     return terms
+
+
+def in_force(result: Result) -> PageTable:
+    """The fields that the workload leaves out, with the defaults in force."""
+    listed = defaults(result.job)
+    columns = [words("field"), words("in force", lambda r: spelled(r["value"])), words("what it says", "says")]
+    present = [record for record in listed if record["value"] is not None]
+    return table("defaults", CAPTION, columns, present, nothing(absent(listed)))
 
 
 def formats(result: Result) -> PageTable:

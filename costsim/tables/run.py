@@ -12,10 +12,12 @@ from costsim.graph.fusion import UNTILED
 from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.names import Scope
+from costsim.results.defaults import defaults
 from costsim.results.records import FIGURES, Record, convention, full_records, published, records
 from costsim.results.sent import link_records, sent_records
 from costsim.run.job import Convention, Job
 from costsim.run.simulate import Result
+from costsim.tables import defaults as default_tables
 from costsim.tables import devices as device_tables
 from costsim.tables import sent, warnings
 from costsim.tables.cells import percent, short, signed
@@ -276,7 +278,7 @@ def _over_links(result: Result, by: str, device: str) -> list[Block]:
     return sent.links_blocks(result, device) if by == "policy" else []
 
 
-def _screen(result: Result, by: str) -> list[list[Block]]:
+def _screen(result: Result, by: str, verbose: bool) -> list[list[Block]]:
     drawing = dense if by == "reduction" else simple
     below = [_notes(result, by, clip(result.job.convention.baseline, 15)), *headline(result), *_sent(result, by)]
     if by == "reduction" and result.job.hardware:
@@ -284,10 +286,11 @@ def _screen(result: Result, by: str) -> list[list[Block]]:
     table = Drawn(table_of(result, by), drawing, whole=by in _IDENTIFIERS)
     more = device_tables.screen(result, by) if device_tables.has_tables(result, by) else []
     figures = beside(of_recipes(result.job, "run"))
+    more += [default_tables.blocks(result.job)] if verbose else []
     return [[table], below, *([figures] if figures else []), *more]
 
 
-def _page(result: Result, by: str) -> list[Block]:
+def _page(result: Result, by: str, verbose: bool) -> list[Block]:
     notes = _notes(result, by, result.job.convention.baseline)
     blocks: list[Block] = [Drawn(table_of(result, by, paper=True)), notes, *headline(result), *_sent(result, by)]
     if device_tables.has_tables(result, by):
@@ -295,7 +298,8 @@ def _page(result: Result, by: str) -> list[Block]:
         blocks += [block for device in result.job.hardware for block in _over_links(result, by, device.name)]
     if device_tables.timed(result, by):
         blocks.append(Notes(device_tables.notes(result, by)))
-    return blocks + beside(of_recipes(result.job, "run"))
+    blocks += beside(of_recipes(result.job, "run"))
+    return blocks + (default_tables.blocks(result.job) if verbose else [])
 
 
 _CAPTIONS = {
@@ -334,7 +338,7 @@ def _comments(result: Result) -> list[Block]:
     return [*headline(result), Notes(left_out(result))]
 
 
-def _data(result: Result, by: str) -> Mapping[str, Any]:
+def _data(result: Result, by: str, verbose: bool) -> Mapping[str, Any]:
     stated = convention(result)
     if result.job.hardware:
         stated["hardware"] = device_tables.undivided(result, by) or device_tables.roofline_note(result, by)
@@ -348,6 +352,7 @@ def _data(result: Result, by: str) -> Mapping[str, Any]:
         **({"links": link_records(result)} if result.job.graph.mesh and result.job.hardware else {}),
         "published": published(result),
         "recipes": of_recipes(result.job, "run"),
+        **({"defaults": defaults(result.job)} if verbose else {}),
     }
 
 
@@ -356,14 +361,14 @@ def stem(job: Job, by: str) -> str:
     return job.workload + ("" if by == "policy" else f"-by-{by}")
 
 
-def document(result: Result, by: str = "policy") -> Document:
-    """A run; rows are one of `names.BY`."""
+def document(result: Result, by: str = "policy", verbose: bool = False) -> Document:
+    """A run; rows are one of `names.BY`. `verbose`: with the defaults that are in force."""
     return Document(
         stem=stem(result.job, by),
-        screen=partial(_screen, result, by),
-        page=partial(_page, result, by),
+        screen=partial(_screen, result, by, verbose),
+        page=partial(_page, result, by, verbose),
         paper=partial(_paper, result, by),
         comments=partial(_comments, result),
-        data=partial(_data, result, by),
+        data=partial(_data, result, by, verbose),
         records=partial(full_records, result, by),
     )
