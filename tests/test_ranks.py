@@ -258,7 +258,7 @@ def test_states_take_what_zero_says(zero, whole, shared):
         ("llama-2-7b", ["zero=3"], "shares things among ranks of data, of which there is one"),
         ("llama-2-7b", ["pipeline=64"], "64 stages of 32 layers; 32 do"),
         ("llama-2-7b", ["pipeline=2", "stage=2"], "there are 2 stages, from 0 on"),
-        ("wmt14-dsq", ["pipeline=2"], "go on to the next stage; one tensor can"),
+        ("wmt14-dsq", ["pipeline=2"], "the model has stacks encoder and decoder"),
         ("llama-2-7b", ["tensro=2"], "unknown key 'tensro'; did you mean 'tensor'?"),
     ],
 )

@@ -104,6 +104,10 @@ class GraphBuilder:
         """The losses of how many micro-batches a step takes the mean of."""
         return self.micro_batches
 
+    def layers_built(self, _stack: str, number: int) -> range:
+        """Which layers of a stack are built: all."""
+        return range(number)
+
     @contextmanager
     def scope(self, name: str, layer: bool = False) -> Iterator[None]:
         """Prefix the names made inside with `name.`; `layer=True` also makes that prefix their layer."""

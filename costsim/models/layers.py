@@ -49,9 +49,9 @@ def layers(
 ) -> str:
     """The result of a number of layers on top of each other; each is a segment if whole layers are recomputed.
 
-    `layer` appends one to its input and number, from 0 on.
+    `layer` appends one to its input and number, from 0 on. Of a stage of a pipeline those far from it are left out.
     """
-    for i in range(number):
+    for i in b.layers_built(stack, number):
         with b.scope(f"{stack}.{i}", layer=True), b.segment_if(config.checkpointing == "full", "layer"):
             x = layer(x, i)
     return x

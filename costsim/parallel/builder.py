@@ -16,7 +16,7 @@ from costsim.graph.ops import kind_of
 from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Parallel
 from costsim.names import Gemm, Values
-from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout, in_flight
+from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout, in_flight, layers_of
 
 NOTHING = "nothing"  # the dim, of no elements, of what is left where something is sent
 
@@ -35,6 +35,7 @@ class ShardedBuilder(GraphBuilder):
         self.in_flight = in_flight(parallel, self.micro_batches)
         self.partial: set[str] = set()
         self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
+        self.stack: tuple[str, int] | None = None  # that a pipeline cuts, and its number of layers
         self.tied: dict[str, tuple[int, int]] = {}  # by weight that two stages of a pipeline have: these
         self._by_tensor = {dim for dim, axis in layout.divided.items() if axis == "tensor" and not dim.endswith(SHARE)}
         self._shares = {dim.removesuffix(SHARE): dim for dim in layout.divided if dim.endswith(SHARE)}
@@ -45,6 +46,23 @@ class ShardedBuilder(GraphBuilder):
     def parts(self) -> int:
         """The losses of how many micro-batches a step takes the mean of: those of all ranks of data."""
         return self.micro_batches * self.parallel.data
+
+    def layers_built(self, stack: str, number: int) -> range:
+        """Of a stage of a pipeline, its layers and the one on either side, which make and read what crosses.
+
+        Raises FieldError for more stages than layers, and for a second stack.
+        """
+        stages = self.parallel.pipeline
+        if stages == 1:
+            return range(number)
+        if self.stack:
+            message = f"the model has stacks {self.stack[0]} and {stack}; a pipeline of one can be cut"
+            raise FieldError(("parallel", "pipeline"), message)
+        if stages > number:
+            raise FieldError(("parallel", "pipeline"), f"{stages} stages of {number} layers; {number} do")
+        self.stack = (stack, number)
+        own = layers_of(number, stages)[self.parallel.stage]
+        return range(max(0, own.start - 1), min(number, own.stop + 1))
 
     # --- what is given ------------------------------------------------------------------------------------------------
 

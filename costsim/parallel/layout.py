@@ -5,6 +5,7 @@ where something is summed over a divided dim, or wanted whole.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 from costsim.graph.graph import MeshAxis
@@ -39,6 +40,16 @@ def mesh(parallel: Parallel) -> dict[str, MeshAxis]:
         "tied": MeshAxis(min(stages, 2), tensor * data * (stages - 1)),  # the first stage and the last
     }
     return {name: axis for name, axis in axes.items() if axis.ranks > 1}
+
+
+def layers_of(layers: int, stages: int) -> list[range]:
+    """The layers of each stage, from the first on: as many each, or one more.
+
+    >>> layers_of(7, 3)
+    [range(0, 3), range(3, 5), range(5, 7)]
+    """
+    firsts = [-(-stage * layers // stages) for stage in range(stages + 1)]
+    return [range(first, after) for first, after in pairwise(firsts)]
 
 
 def in_flight(parallel: Parallel, micro_batches: int) -> int:

@@ -5,35 +5,26 @@ is made of data alone, each stage has itself. A weight that two stages read (the
 both, which sum its gradients.
 """
 
-import re
 from collections.abc import Iterator
-from itertools import pairwise
 
 from costsim.graph.graph import Op, Tensor
 from costsim.inputs.field_error import FieldError
 from costsim.parallel.builder import NOTHING, ShardedBuilder
-
-
-def layers_of(layers: int, stages: int) -> list[range]:
-    """The layers of each stage, from the first on: as many each, or one more.
-
-    >>> layers_of(7, 3)
-    [range(0, 3), range(3, 5), range(5, 7)]
-    """
-    firsts = [-(-stage * layers // stages) for stage in range(stages + 1)]
-    return [range(first, after) for first, after in pairwise(firsts)]
+from costsim.parallel.layout import layers_of
 
 
 def _stage_of(b: ShardedBuilder) -> list[int]:
-    """By op of the forward: its stage. Ops between layers belong to the layer before. Raises FieldError."""
-    numbered = [layer for layer in dict.fromkeys(op.layer for op in b.ops) if re.search(r"\.\d+$", layer)]
-    stages = b.parallel.pipeline
-    if stages > len(numbered):
-        raise FieldError(("parallel", "pipeline"), f"{stages} stages of {len(numbered)} layers; {len(numbered)} do")
-    of = {numbered[i]: stage for stage, layers in enumerate(layers_of(len(numbered), stages)) for i in layers}
-    stage, every = 0, []
+    """By op of the forward: its stage. What is before all layers is in the first, what is behind them in the last."""
+    assert b.stack is not None
+    stack, number = b.stack
+    of = {i: stage for stage, layers in enumerate(layers_of(number, b.parallel.pipeline)) for i in layers}
+    stage, every = 0, list[int]()
     for op in b.ops:
-        stage = of.get(op.layer, stage)
+        name, _, layer = op.layer.rpartition(".")
+        if name == stack and layer.isdigit():
+            stage = of[int(layer)]
+        elif every and stage:
+            stage = b.parallel.pipeline - 1
         every.append(stage)
     return every
 
@@ -67,16 +58,15 @@ def _with_needed(ops: list[Op], anywhere: set[int], keep: set[int]) -> set[int]:
 
 
 def _crossing(b: ShardedBuilder, stage_of: list[int], anywhere: set[int]) -> Iterator[tuple[str, int]]:
-    """What one stage makes and the next reads, with the stage that makes it. Raises FieldError if it goes farther."""
+    """What this stage reads of others, or they of it, with the stage that makes it."""
+    own = b.parallel.stage
     made = {name: stage_of[op.position] for op in b.ops if op.position not in anywhere for name in op.outputs}
-    crossing: dict[str, int] = {}
-    for op in b.ops:
-        for name in op.inputs:
-            if name in made and made[name] != stage_of[op.position]:
-                if stage_of[op.position] - made[name] > 1:
-                    message = f"{name} is read by layers of several stages; only chains of layers are cut"
-                    raise FieldError(("parallel", "pipeline"), message)
-                crossing[name] = made[name]
+    crossing = {
+        name: made[name]
+        for op in b.ops
+        for name in op.inputs
+        if name in made and made[name] != stage_of[op.position] and own in (made[name], stage_of[op.position])
+    }
     yield from crossing.items()
 
 
@@ -88,7 +78,7 @@ def cut(b: ShardedBuilder, loss: str) -> tuple[str, str]:
     stage, stages = b.parallel.stage, b.parallel.pipeline
     stage_of, anywhere = _stage_of(b), _made_anywhere(b)
     crossing = list(_crossing(b, stage_of, anywhere))
-    received = [name for name, of in crossing if of == stage - 1]
+    received = [name for name, of in crossing if of != stage]
     sent = [name for name, of in crossing if of == stage]
     if len(received) > 1 or len(sent) > 1:
         message = f"{', '.join(received if len(received) > 1 else sent)} go on to the next stage; one tensor can"

@@ -15,11 +15,12 @@ from costsim.names import Scope
 from costsim.results.defaults import defaults
 from costsim.results.records import FIGURES, Record, convention, full_records, published, records
 from costsim.results.sent import link_records, sent_records
+from costsim.results.stages import pipeline_records
 from costsim.run.job import Convention, Job
 from costsim.run.simulate import Result
 from costsim.tables import defaults as default_tables
 from costsim.tables import devices as device_tables
-from costsim.tables import sent, warnings
+from costsim.tables import sent, stages, warnings
 from costsim.tables.cells import percent, short, signed
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Source
 from costsim.tables.recipes import beside, of_recipes
@@ -269,8 +270,8 @@ def left_out(result: Result) -> list[str]:
 
 
 def _sent(result: Result, by: str) -> list[Block]:
-    """What a rank sends, under the table of policies."""
-    return sent.blocks(result) if by == "policy" else []
+    """What a rank sends, and the stages of a pipeline, under the table of policies."""
+    return [*sent.blocks(result), *stages.blocks(result)] if by == "policy" else []
 
 
 def _over_links(result: Result, by: str, device: str) -> list[Block]:
@@ -348,6 +349,7 @@ def _data(result: Result, by: str, verbose: bool) -> Mapping[str, Any]:
         "convention": stated,
         "warnings": warnings.of_run(result, "reduction"),  # the records of policies have memory too
         "rows": full_records(result, by),
+        **({"pipeline": pipelines} if (pipelines := pipeline_records(result)) else {}),
         **({"sent": sent_records(result)} if result.job.graph.mesh else {}),
         **({"links": link_records(result)} if result.job.graph.mesh and result.job.hardware else {}),
         "published": published(result),
