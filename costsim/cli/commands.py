@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Place] = {
     "search": Place("search", "search", "Find the best bits for groups of WORKLOAD's tensors."),
     "schema": Place("shipped", "schema", "Print the JSON schema of a file, for editors and checks."),
     "show": Place("shipped", "show", "Print a shipped workload, policy or hardware profile with its..."),
+    "split": Place("split", "split", "Find how to split a step of WORKLOAD over many devices."),
     "trace": Place("trace", "trace", "Trace SPEC, a PyTorch module, forward and backward, into a file."),
     "validate": Place("validate", "validate", "Run WORKLOAD, shrunk, in NumPy with real quantizers, and..."),
 }

@@ -82,7 +82,7 @@ def _jobs(job: Job) -> list[Job]:
     """The job of each stage. Those between the first and the last with as many layers differ in names only."""
     parallel, known = job.file.parallel, dict[int, Job]()
     jobs = []
-    for stage, layers in enumerate(layers_of(job.file.model["layers"], parallel.pipeline)):
+    for stage, layers in enumerate(layers_of(job.file.model.get("layers", 1), parallel.pipeline)):
         between = 0 < stage < parallel.pipeline - 1
         own = known.get(len(layers)) if between else None
         if own is None:

@@ -1,0 +1,112 @@
+"""All ways to split a step over so many devices: which fit into their memory, and how long each takes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import gcd
+from typing import NamedTuple
+
+from costsim.devices.profile import Hardware
+from costsim.errors import InputError, one_line
+from costsim.inputs.schema_workload import Parallel
+from costsim.policy.policy import Policy
+from costsim.run.job import Job, with_fields
+from costsim.run.stages import Step, step_of
+
+ZEROS = (0, 1, 2, 3)
+
+
+class Split(NamedTuple):
+    """One way, under a policy: the fields of `parallel`, micro-batches of a rank of data, and what they cost."""
+
+    policy: str
+    parallel: Parallel
+    micro_batches: int
+    step_s: float
+    bubble_share: float
+    peak_bytes: int  # of the fullest stage
+    capacity_bytes: int | None  # None: the profile does not say
+    step: Step
+
+    @property
+    def fits(self) -> bool:
+        """Whether each stage fits into a device's memory; so it does where that is not known."""
+        return self.capacity_bytes is None or self.peak_bytes <= self.capacity_bytes
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What makes this split of the workload, as `--set` takes it."""
+        names = ("tensor", "pipeline", "data", "zero", "expert")
+        given = {name: getattr(self.parallel, name) for name in names}
+        sets = [f"parallel.{name}={n}" for name, n in given.items() if n != (0 if name == "zero" else 1)]
+        return (*sets, f"training.micro_batches={self.micro_batches}")
+
+
+def zeros_of(text: str) -> list[int]:
+    """The numbers of a list such as 0,1. Raises InputError for others than ZEROS."""
+    parts = [part.strip() for part in text.split(",")]
+    if not set(parts) <= {str(zero) for zero in ZEROS}:
+        raise InputError(f"--zero {one_line(text)}: expected some of 0, 1, 2, 3, such as 0,1")
+    return sorted({int(part) for part in parts})
+
+
+def _divisors(n: int) -> list[int]:
+    return [k for k in range(1, n + 1) if n % k == 0]
+
+
+def ways(job: Job, devices: int, zeros: Sequence[int] = ZEROS) -> Iterator[tuple[Parallel, int]]:
+    """The sizes of axes that multiply to so many devices, and micro-batches of a rank of data; others than the job's.
+
+    All give as many micro-batches a step as the job. Stages of a pipeline share no weights with ranks of data (zero 3),
+    nor gradients (2): each micro-batch would gather, or reduce, anew.
+    """
+    own = job.file.parallel
+    whole = job.file.training.micro_batches * own.data
+    experts = (job.file.model.get("experts") or {}).get("number", 1)
+    for tensor in _divisors(devices):
+        for pipeline in _divisors(devices // tensor):
+            data = devices // tensor // pipeline
+            if whole % data:
+                continue
+            for expert in _divisors(gcd(data, experts)):
+                for zero in zeros:
+                    if zero and (data == 1 or (zero > 1 and pipeline > 1)):
+                        continue
+                    sizes = {"tensor": tensor, "pipeline": pipeline, "data": data, "zero": zero, "expert": expert}
+                    yield own.changed(**sizes, stage=0), whole // data
+
+
+def _with(job: Job, parallel: Parallel, micro_batches: int) -> Job | None:
+    """The job so split; None if the model cannot be."""
+    names = ("tensor", "pipeline", "data", "zero", "expert", "stage")
+    sets = [f"parallel.{name}={getattr(parallel, name)}" for name in names]
+    try:
+        return with_fields(job, [*sets, f"training.micro_batches={micro_batches}"])
+    except InputError:
+        return None
+
+
+def splits(
+    job: Job,
+    policies: Sequence[Policy],
+    device: Hardware,
+    devices: int,
+    zeros: Sequence[int] = ZEROS,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Split]:
+    """All splits that the model allows and whose time is known: those that fit first, the fastest of them first.
+
+    A policy's step is that of its last phase. Raises InputError if there is none.
+    """
+    found: list[Split] = []
+    for parallel, micro_batches in ways(job, devices, zeros):
+        own = _with(job, parallel, micro_batches)
+        for policy in policies if own else ():
+            assert own is not None
+            step = step_of(own, policy, len(policy.file.phases) - 1, device)
+            if step is not None:
+                peak = max(stage.peak_bytes for stage in step.stages)
+                costs = (step.time_s, step.play.bubble_share, peak, device.dram_bytes)
+                found.append(Split(policy.name, parallel, micro_batches, *costs, step))
+        tick()
+    if not found:
+        raise InputError(f"--devices {devices}: no split that the model allows has a known time on {device.name}")
+    return sorted(found, key=lambda split: (not split.fits, split.step_s))

@@ -1,0 +1,78 @@
+"""Ways to split a step over devices as a document, the fastest that fits first."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from costsim.devices.profile import Hardware
+from costsim.results.records import Record
+from costsim.search.splits import Split
+from costsim.tables.cells import duration, percent, short
+from costsim.tables.document import Document, Drawn, Notes
+from costsim.tables.table import Column, Table, clip
+
+_AXES = ("tensor", "pipeline", "data", "zero", "expert")
+
+
+def record(split: Split) -> Record:
+    """A row of an export."""
+    return {
+        "policy": split.policy,
+        **{axis: getattr(split.parallel, axis) for axis in _AXES},
+        "micro_batches": split.micro_batches,
+        "step_s": split.step_s,
+        "bubble_share": split.bubble_share,
+        "peak_memory_bytes": str(split.peak_bytes),
+        "fits": split.fits,
+        "set": " ".join(split.fields),
+    }
+
+
+def _table(rows: Sequence[Split]) -> Table:
+    axes = [axis for axis in _AXES if axis != "expert" or any(split.parallel.expert > 1 for split in rows)]
+    several = len({split.policy for split in rows}) > 1
+    columns = [Column("policy", "left")] if several else []
+    columns += [Column("pipe-\nline", full=axis) if axis == "pipeline" else Column(axis) for axis in axes]
+    columns += [Column("micro-\nbatches", full="micro-batches"), Column("step"), Column("bubble\n%", full="bubble %")]
+    columns += [Column("peak\nbyte", full="peak byte"), Column("fits", "left")]
+    cells = [
+        [
+            *([split.policy] if several else []),
+            *(str(getattr(split.parallel, axis)) for axis in axes),
+            str(split.micro_batches),
+            duration(split.step_s),
+            percent(split.bubble_share),
+            short(str(split.peak_bytes)),
+            "yes" if split.fits else "no",
+        ]
+        for split in rows
+    ]
+    return Table(columns, cells, [[clip(first, 13), *rest] for first, *rest in cells])
+
+
+def document(workload: str, found: Sequence[Split], device: Hardware, devices: int, most: int) -> Document:
+    """The first of the splits found, of `most` rows; exports have all."""
+    shown = found[:most]
+    best, fitting = shown[0], sum(split.fits for split in found)
+    notes = [
+        f"{len(found)} splits over {devices} devices of {device.name}, of which {fitting} fit; the first {len(shown)}"
+    ]
+    if best.fits:
+        notes.append(
+            f"costsim run {workload} --hardware {device.name} " + " ".join(f"--set {field}" for field in best.fields)
+        )
+    lines = Notes(notes)
+
+    def data() -> dict[str, Any]:
+        return {"workload": workload, "hardware": device.name, "devices": devices, "rows": [record(s) for s in found]}
+
+    caption = f"Ways to split a step of {workload} over {devices} devices of {device.name}."
+    paper = replace(_table(shown), label=f"tab:costsim-{workload}-splits", caption=caption)
+    return Document(
+        stem=f"{workload}-splits",
+        screen=lambda: [[Drawn(_table(shown)), lines]],
+        page=lambda: [Drawn(_table(shown)), lines],
+        paper=lambda: [paper],
+        data=data,
+        records=lambda: [record(split) for split in found],
+    )

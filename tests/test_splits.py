@@ -1,0 +1,89 @@
+"""All ways to split a step over devices."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from costsim.cli import main
+from costsim.errors import InputError
+from costsim.run.job import Request, prepare
+from costsim.run.simulate import execute
+from costsim.run.stages import step_of, steps_of
+from costsim.search.splits import splits, ways, zeros_of
+
+SMALL = ["model.layers=4", "training.micro_batches=8", "batch.tokens=128", "batch.sequences=1"]
+
+
+def job(workload="llama-small", *sets, policies=("bf16-mixed",)):
+    return prepare(Request(workload, policies, assignments=[*SMALL, *sets], hardware=["h100-node"]))
+
+
+def test_ways_multiply_to_the_devices_and_keep_the_batch():
+    found = list(ways(job(), 8))
+    assert len(found) == len(set(found)) > 20
+    for parallel, micro_batches in found:
+        assert parallel.tensor * parallel.pipeline * parallel.data == 8
+        assert parallel.data * micro_batches == 8
+    assert {parallel.zero for parallel, _ in found if parallel.data == 1} == {0}
+    assert {parallel.zero for parallel, _ in found if parallel.pipeline > 1} == {0, 1}
+    assert [parallel.tensor for parallel, _ in ways(job(), 3)] == [1, 3]  # 8 micro-batches are not for 3 ranks
+
+
+def test_splits_are_what_a_run_of_each_says():
+    here = job()
+    found = splits(here, here.policies, here.hardware[0], 4)
+    assert found == sorted(found, key=lambda split: (not split.fits, split.step_s))
+    for split in found:
+        again = prepare(
+            Request("llama-small", ["bf16-mixed"], assignments=[*SMALL, *split.fields], hardware=["h100-node"])
+        )
+        step = step_of(again, again.policies[0], 0, again.hardware[0])
+        assert step.time_s == split.step_s
+        assert max(stage.peak_bytes for stage in step.stages) == split.peak_bytes
+    assert {split.parallel.pipeline for split in found} == {1, 2, 4}
+    assert {split.parallel.tensor for split in found} == {1, 2}  # 10 heads
+
+
+def test_a_step_of_one_stage_takes_what_its_kernels_take():
+    here = job("llama-small", "parallel.tensor=2")
+    result = execute(here)
+    ((steps, step),) = steps_of(here, here.policies[0], here.hardware[0])
+    assert steps * step.time_s == pytest.approx(result.spent["bf16-mixed", "h100-node"].time_s)
+    assert step.play.bubble_share == pytest.approx(0)
+
+
+def test_stages_wait_as_the_closed_form_says():
+    """(p-1)/(m+p-1) of equal stages, but that ends have the embedding and the head: between those of the extremes."""
+    here = job("llama-small", "parallel.pipeline=4", "model.vocab=64")
+    step = step_of(here, here.policies[0], 0, here.hardware[0])
+    assert step.play.bubble_share == pytest.approx(3 / 11, rel=0.15)
+    busy = [stage.forward_s + stage.backward_s for stage in step.stages]
+    assert step.play.busy_s == pytest.approx([8 * each for each in busy])
+    assert step.time_s > max(step.play.busy_s)
+
+
+def test_zeros_are_numbers():
+    assert zeros_of("1, 0") == [0, 1]
+    with pytest.raises(InputError, match="expected some of 0, 1, 2, 3"):
+        zeros_of("4")
+
+
+def split(*arguments):
+    sets = [text for each in SMALL for text in ("--set", each)]
+    return CliRunner().invoke(main, ["split", "llama-small", "--policy", "bf16-mixed", *sets, *arguments])
+
+
+def test_the_command_prints_the_best_and_how_to_run_it():
+    done = split("--devices", "4", "--hardware", "h100-node", "--format", "json")
+    rows = json.loads(done.output)["rows"]
+    assert [row["step_s"] for row in rows] == sorted(row["step_s"] for row in rows)
+    shown = split("--devices", "4", "--hardware", "h100-node", "--rows", "3").output
+    assert "the first 3" in shown
+    assert f"--set {rows[0]['set'].split()[0]}" in " ".join(shown.split())
+
+
+def test_a_device_without_links_takes_no_split():
+    done = split("--devices", "4", "--hardware", "h100-sxm", "--zero", "0")
+    assert (done.exit_code, done.output.count("Traceback")) == (2, 0)
+    assert "no split that the model allows has a known time on h100-sxm" in done.output
