@@ -54,8 +54,9 @@ def test_a_step_of_one_stage_takes_what_its_kernels_take():
 
 
 def test_stages_wait_as_the_closed_form_says():
-    """(p-1)/(m+p-1) of equal stages, but that ends have the embedding and the head: between those of the extremes."""
-    here = job("llama-small", "parallel.pipeline=4", "model.vocab=64")
+    """(p-1)/(m+p-1) of equal stages; the ends have the embedding and a small head, too, and sends take their time."""
+    large = ["model.vocab=64", "batch.tokens=1024", "batch.sequences=8"]
+    here = job("llama-small", "parallel.pipeline=4", *large)
     step = step_of(here, here.policies[0], 0, here.hardware[0])
     assert step.play.bubble_share == pytest.approx(3 / 11, rel=0.15)
     busy = [stage.forward_s + stage.backward_s for stage in step.stages]
