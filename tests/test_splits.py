@@ -53,12 +53,12 @@ def test_a_step_of_one_stage_takes_what_its_kernels_take():
     assert step.play.bubble_share == pytest.approx(0)
 
 
-def test_stages_wait_as_the_closed_form_says():
-    """(p-1)/(m+p-1) of equal stages; the ends have the embedding and a small head, too, and sends take their time."""
+def test_stages_wait_longer_than_equal_ones_without_sends():
+    """(p-1)/(m+p-1) is what equal stages wait; the ends have the embedding and a head, too, and sends take time."""
     large = ["model.vocab=64", "batch.tokens=1024", "batch.sequences=8"]
     here = job("llama-small", "parallel.pipeline=4", *large)
     step = step_of(here, here.policies[0], 0, here.hardware[0])
-    assert step.play.bubble_share == pytest.approx(3 / 11, rel=0.15)
+    assert 3 / 11 < step.play.bubble_share < 0.4
     busy = [stage.forward_s + stage.backward_s for stage in step.stages]
     assert step.play.busy_s == pytest.approx([8 * each for each in busy])
     assert step.time_s > max(step.play.busy_s)

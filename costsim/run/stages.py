@@ -72,9 +72,9 @@ def _seconds(job: Job, policy: Policy, index: int, device: Hardware) -> dict[str
     for kernel, spent in time_kernels(job, phase, device):
         if spent.time_s is None:
             return None
-        row, op = kernel.first
-        part = _part(row, op, micro_batches)
-        seconds[part] += kernel.number * spent.time_s / (1 if part == "once" else micro_batches)
+        part = _part(*kernel.first, micro_batches)
+        time_s = (spent.link_s or 0.0) if part == "send" else spent.time_s  # who waits for it waits, whatever overlaps
+        seconds[part] += kernel.number * time_s / (1 if part == "once" else micro_batches)
     return seconds
 
 
