@@ -211,15 +211,25 @@ def data_parallel(zero, more=()):
     return prepare(Request("llama-small", assignments=sets)).graph
 
 
-@pytest.mark.parametrize(("zero", "shares"), [(0, 2), (1, 2), (2, 2), (3, 3)])
-def test_ranks_of_data_send_what_zero_says(zero, shares):
+SENT = {  # by policy: the bits in which weights are gathered, and gradients are reduced
+    "fp32": (32, 32),
+    "bf16-mixed": (16, 32),
+    "fp16-mixed": (16, 32),
+    "bf16-pure": (16, 16),
+}
+
+
+@pytest.mark.parametrize("policy", SENT)
+@pytest.mark.parametrize(("zero", "gathered", "reduced"), [(0, 0, 2), (1, 1, 1), (2, 1, 1), (3, 2, 1)])
+def test_ranks_of_data_send_what_zero_says(zero, gathered, reduced, policy):
     """Twice the parameters, three times with zero 3, but for (N-1)/N: arXiv:1910.02054, section 7; all divide by 8."""
     graph = data_parallel(zero)
     whole = data_parallel(0).parameters
-    sent = sent_by(graph, costsim.load_policy("fp32"))
+    sent = sent_by(graph, costsim.load_policy(policy))
     bits = sum(bits for (layer, _, _), bits in sent.items() if layer != "clip")
     once = graph.elements(graph.tensors["embedding.tokens.weight"].dims) if zero == 3 else 0  # no gradient reads it
-    assert bits == (shares * whole - once) * 7 // 8 * 32
+    of_weight, of_gradient = SENT[policy]
+    assert bits == ((gathered * whole - once) * of_weight + reduced * whole * of_gradient) * 7 // 8
 
 
 @pytest.mark.parametrize(("zero", "whole", "shared"), [(0, 16, 0), (1, 4, 12), (2, 2, 14), (3, 0, 14)])

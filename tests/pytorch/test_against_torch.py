@@ -128,15 +128,17 @@ class Twin:
         # Linear layers hold [out, in], the graph [in, out].
         modules = self.model.named_modules()
         self.turned = {f"{name}.weight" for name, m in modules if isinstance(m, nn.Linear) and not isinstance(m, Table)}
-        self.parameters = {
-            name.replace("_final_norm", ".final.norm").replace("_table.weight", "_table"): parameter
-            for name, parameter in self.model.named_parameters()
-        }
+        self.parameters = {self.name_of(name): parameter for name, parameter in self.model.named_parameters()}
         assert set(self.parameters) == set(weights)
         for name, parameter in self.parameters.items():
             parameter.data.copy_(self.like(name, weights[name]))
             parameter.requires_grad_(case.graph.tensors[name].trainable)
         self.trained = {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
+
+    @staticmethod
+    def name_of(parameter):
+        """What the graph calls a parameter."""
+        return parameter.replace("_final_norm", ".final.norm").replace("_table.weight", "_table")
 
     def like(self, name, x):
         """A weight, gradient or state of the graph in the shape and order of the parameter."""
