@@ -6,7 +6,7 @@ Autodiff makes the backward of collectives as of any op: a gather's is a reduce-
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from costsim.graph.builder import GraphBuilder
@@ -40,7 +40,7 @@ class ShardedBuilder(GraphBuilder):
         self._by_tensor = {dim for dim, axis in layout.divided.items() if axis == "tensor" and not dim.endswith(SHARE)}
         self._shares = {dim.removesuffix(SHARE): dim for dim in layout.divided if dim.endswith(SHARE)}
         self._made_of: dict[str, tuple[str, ...]] = {}  # by tensor that is made of weights alone: these
-        self._whole: dict[tuple[str, str], str] = {}  # by share of a sequence and layer: what was gathered of it
+        self._made: dict[tuple[str, str], str] = {}  # by tensor and layer: the whole, or the share, that was made of it
 
     @property
     def parts(self) -> int:
@@ -141,8 +141,16 @@ class ShardedBuilder(GraphBuilder):
         self._note_weights(inputs, y)
         return self._completed(record, y, inputs, name)
 
-    def _collective(self, kind: str, x: str, name: str, dims: Dims | None, axis: str = "tensor") -> str:
-        return super().op(kind, x, name=name, dims=dims, axis=axis)
+    def _collective(
+        self,
+        kind: str,
+        x: str,
+        name: str,
+        dims: Dims | None = None,
+        axis: str = "tensor",
+        outputs: Sequence[Tensor] | None = None,
+    ) -> str:
+        return super().op(kind, x, name=name, dims=dims, outputs=outputs, axis=axis)
 
     def _is_divided(self, name: str) -> bool:
         return not self._by_tensor.isdisjoint(self.tensors[name].dims)
@@ -190,45 +198,38 @@ class ShardedBuilder(GraphBuilder):
             message = f"{self.full_name(name)} ({record.name}) works across {across[0]}, which ranks of tensor divide"
             raise FieldError(("parallel", "tensor"), message)
 
+    def _once(self, x: str, where: str, word: str, make: Callable[[str], str]) -> str:
+        """What is made of a tensor under a name with that word, once for all who want it: in a layer, or anywhere."""
+        key = (x, where)
+        if key not in self._made:
+            again = f".{where}" if where and any(known == x for known, _ in self._made) else ""
+            before, self._prefix = self._prefix, ""
+            self._made[key] = make(f"{x}.{word}{again}")
+            self._prefix = before
+        return self._made[key]
+
     def _gather(self, x: str) -> str:
         """The whole of which ranks have shares, gathered once a layer; the backward gathers it again."""
-        key = (x, self.layer)
-        if key not in self._whole:
-            dims = tuple(dim.removesuffix(SHARE) for dim in self.tensors[x].dims)
-            before, self._prefix = self._prefix, ""
-            again = f".{self.layer}" if any(known == x for known, _ in self._whole) else ""
-            self._whole[key] = self._collective("all_gather", x, f"{x}.gather{again}", dims)
-            self._prefix = before
-            self.dropped.add(self._whole[key])
-        return self._whole[key]
+        dims = tuple(dim.removesuffix(SHARE) for dim in self.tensors[x].dims)
+        whole = self._once(x, self.layer, "gather", lambda name: self._collective("all_gather", x, name, dims))
+        self.dropped.add(whole)
+        return whole
 
     def _own_positions(self, x: str) -> str:
         """The rank's share of what all ranks have."""
-        dims = self.tensors[x].dims
-        own = tuple(self._shares.get(dim, dim) for dim in dims)
-        if own == dims:
+        tensor = self.tensors[x]
+        own = tuple(self._shares.get(dim, dim) for dim in tensor.dims)
+        if own == tensor.dims:
             return x
-        key = (x, "")
-        if key not in self._whole:
-            kind = "take_rows_of_share" if own[0] != dims[0] else "take_share"
-            before, self._prefix = self._prefix, ""
-            view = self.tensors[x]._replace(name=f"{x}.share", dims=own)
-            super().op(kind, x, name=f"{x}.share", outputs=[view], axis="tensor")
-            self._whole[key], self._prefix = view.name, before
-        return self._whole[key]
+        kind = "take_rows_of_share" if own[0] != tensor.dims[0] else "take_share"
+        view = tensor._replace(name=f"{x}.share", dims=own)
+        return self._once(x, "", "share", lambda name: self._collective(kind, x, name, outputs=[view]))
 
     def _divide_work(self, x: str) -> str:
         """What all ranks have, where each goes on with a part of the work; its gradients are summed then."""
-        tensor = self.tensors[x]
-        if tensor.role != "activation" or tensor.values != "float":
+        if self.tensors[x].role != "activation" or self.tensors[x].values != "float":
             return x
-        key = (x, self.layer)
-        if key not in self._whole:
-            before, self._prefix = self._prefix, ""
-            again = f".{self.layer}" if any(known == x for known, _ in self._whole) else ""
-            self._whole[key] = self._collective("divide_work", x, f"{x}.divide{again}", None)
-            self._prefix = before
-        return self._whole[key]
+        return self._once(x, self.layer, "divide", lambda name: self._collective("divide_work", x, name))
 
     def _note_weights(self, inputs: tuple[str, ...], result: str) -> None:
         """Note what is made of weights alone, and which weights of all ranks of tensor work here on a share only."""
@@ -250,7 +251,7 @@ class ShardedBuilder(GraphBuilder):
         dims = self.tensors[y].dims
         own = tuple(self._shares.get(dim, dim) for dim in dims)
         if own == dims:
-            return self._collective("all_reduce", y, f"{name}.all_reduce", None)
+            return self._collective("all_reduce", y, f"{name}.all_reduce")
         return self._collective("reduce_scatter", y, f"{name}.reduce_scatter", own)
 
     def _cross_entropy(self, name: str, logits: str, labels: str, smoothing: float, ignore: int, share: float) -> str:
@@ -262,10 +263,10 @@ class ShardedBuilder(GraphBuilder):
             raise FieldError(("label_smoothing",), "the loss of a vocabulary that ranks share has none; say 0")
         op, axis = super().op, "tensor"
         most = op("row_max", logits, name=f"{name}.max")
-        most = self._collective("all_reduce_max", most, f"{name}.max.all_reduce", None)
+        most = self._collective("all_reduce_max", most, f"{name}.max.all_reduce")
         sums = op("exp_share", logits, most, labels, name=f"{name}.exp", axis=axis)
-        picked = self._collective("all_reduce", f"{sums}.picked", f"{name}.picked.all_reduce", None)
-        sums = self._collective("all_reduce", sums, f"{name}.sums.all_reduce", None)
+        picked = self._collective("all_reduce", f"{sums}.picked", f"{name}.picked.all_reduce")
+        sums = self._collective("all_reduce", sums, f"{name}.sums.all_reduce")
         return op("cross_entropy_sums", sums, picked, labels, name=name, ignore=ignore, share=share)
 
     # --- experts ------------------------------------------------------------------------------------------------------
@@ -287,7 +288,5 @@ class ShardedBuilder(GraphBuilder):
         if tensor.role == "weight" or not set(tensor.dims) & set(way):
             return x
         dims = tuple(way.get(dim, dim) for dim in tensor.dims)
-        key = (x, "experts")
-        if key not in self._whole:
-            self._whole[key] = self._collective("all_to_all", x, f"{name}.all_to_all", dims, axis="expert")
-        return self._whole[key]
+        sent = self.full_name(f"{name}.all_to_all")
+        return self._once(x, "", "", lambda _: self._collective("all_to_all", x, sent, dims, "expert"))
