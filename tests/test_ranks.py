@@ -298,3 +298,18 @@ def test_stages_keep_what_their_schedule_has_in_flight(tmp_path, schedule, micro
         if held.peak_op.position <= backward and alone.peak_op.position <= backward:
             assert held.peak_bytes - alone.peak_bytes == (graph.in_flight - 1) * kept
         assert sum(held.components.values()) == held.peak_bytes
+
+
+def test_rules_see_the_name_of_a_weight_in_its_shares():
+    """NF4 by name: shares and messages are as narrow as the weight; they were kept and gathered in bf16."""
+    sets = ["parallel={data: 4, zero: 3}", "model.layers=1"]
+    graph = prepare(Request("llama-2-7b-lora", assignments=sets)).graph
+    assignment = assign(graph, costsim.load_policy("qlora"))
+    frozen = [name for name, tensor in graph.tensors.items() if tensor.share_of and not tensor.trainable]
+    narrow = {name for name in frozen if ".self_attention." in name or ".ffn." in name}
+    assert len(narrow) == 7
+    assert {assignment.format(name).name for name in narrow} == {"nf4-double"}
+    gathers = {op.inputs[0]: row for op, row in each_op(count(graph, assignment)) if op.kind.name == "all_gather_flat"}
+    for name in narrow:
+        (message,) = gathers[name].messages
+        assert message.shard_bits < 4.2 * graph.elements(graph.tensors[name].dims)

@@ -35,6 +35,12 @@ class Tensor(NamedTuple):  # named tuples: they exist by the thousand, and are c
     alias: str | None = None
     trainable: bool = True  # False: a weight that gets no gradient
     recomputes: str | None = None  # the forward tensor whose values this one has once more
+    share_of: str | None = None  # the weight of which this is a rank's share
+
+    @property
+    def original(self) -> str:
+        """The name that rules see: what has a tensor's values once more, or a share of them, has that tensor's."""
+        return self.recomputes or self.share_of or self.name
 
 
 class MeshAxis(NamedTuple):

@@ -93,7 +93,7 @@ class ShardedBuilder(GraphBuilder):
         full_name = self._prefix + name
         trained = self.is_trained(full_name)
         part = super().given(f"{name}.share", (self._share(dims, axis),), role="weight")
-        self.tensors[part] = self.tensors[part]._replace(trainable=trained)
+        self.tensors[part] = self.tensors[part]._replace(trainable=trained, share_of=full_name)
         whole = Tensor(full_name, dims, "weight", self.layer, trainable=trained)
         before, self.times = self.times, self.micro_batches if self.parallel.zero == 3 else 1
         super().op("all_gather_flat", part, name=f"{name}.gather", outputs=[whole], axis=axis)

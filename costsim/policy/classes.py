@@ -215,17 +215,19 @@ def _storage_classes(graph: Graph, match: _Matcher) -> tuple[list[Candidate], di
     stored_as: dict[str, int] = {}
     form_of: dict[str, int] = {}
     producer, viewed = graph.producer, graph.viewed
-    for name, (_, dims, role, layer, values, alias, trainable, recomputes) in graph.tensors.items():
+    for name, tensor in graph.tensors.items():
+        _, dims, role, layer, values, alias, trainable, recomputes, share_of = tensor
+        original = recomputes or share_of or name
         if (held := alias or viewed.get(name)) is not None:
             number = stored_as[held]  # written in place, or a view: one memory, one format
         else:
             maker = producer.get(name)
             phase, gemm, op_name = (rule_phase(maker), maker.gemm, maker.original) if maker else (None, None, "")
-            matches = match(layer, recomputes or name, op_name, dims)
+            matches = match(layer, original, op_name, dims)
             traits = (role, values, trainable, phase, gemm, None, None)
             number = stored[*traits, *matches, Matched(), _collective(maker)]
         stored_as[name] = number
-        matches = match("", recomputes or name, "", dims)
+        matches = match("", original, "", dims)
         form_of[name] = forms[number, role, values, dims, alias is None, recomputes is None, matches]
     return [Candidate(*fields) for fields in stored], stored_as, form_of
 
@@ -287,7 +289,7 @@ def _read_classes(
             number = read_as[op.position, i] = numbers[op_class, i, forms[name]]
             if number == len(reads):
                 operand = GEMM_OPERANDS[gemm][i] if gemm else None
-                matches = match(op.layer, tensor.recomputes or name, op.original, tensor.dims)
+                matches = match(op.layer, tensor.original, op.original, tensor.dims)
                 traits = (tensor.role, tensor.values, tensor.trainable, rule_phase(op), gemm, operand, None)
                 axes = op.kind.contracted[i] if gemm else last_axis(tensor.dims)
                 candidate = Candidate(*traits, *matches, named if asked else Matched(), collective)
