@@ -81,7 +81,7 @@ def test_the_command_prints_the_best_and_how_to_run_it():
     assert [row["step_s"] for row in rows] == sorted(row["step_s"] for row in rows)
     shown = split("--devices", "4", "--hardware", "h100-node", "--rows", "3").output
     assert "the first 3" in shown
-    assert f"--set {rows[0]['set'].split()[0]}" in " ".join(shown.split())
+    assert f"--policy bf16-mixed --hardware h100-node --set {rows[0]['set'].split()[0]}" in " ".join(shown.split())
 
 
 def test_a_device_without_links_takes_no_split():

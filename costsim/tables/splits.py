@@ -55,12 +55,12 @@ def document(workload: str, found: Sequence[Split], device: Hardware, devices: i
     shown = found[:most]
     best, fitting = shown[0], sum(split.fits for split in found)
     notes = [
-        f"{len(found)} splits over {devices} devices of {device.name}, of which {fitting} fit; the first {len(shown)}"
+        f"{len(found)} splits over {devices} devices of {device.name}, of which {fitting} fit; the first {len(shown)}",
+        "steps of as many sequences in all; peak: of the fullest stage, without workspaces and buffers of messages",
     ]
     if best.fits:
-        notes.append(
-            f"costsim run {workload} --hardware {device.name} " + " ".join(f"--set {field}" for field in best.fields)
-        )
+        sets = " ".join(f"--set {field}" for field in best.fields)
+        notes.append(f"costsim run {workload} --policy {best.policy} --hardware {device.name} {sets}")
     lines = Notes(notes)
 
     def data() -> dict[str, Any]:
