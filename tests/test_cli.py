@@ -477,6 +477,6 @@ def test_a_run_that_cannot_fit_says_so():
 
 def test_devices_are_found_by_how_their_names_begin():
     done = CliRunner().invoke(main, ["run", "iwslt17-dsq", "--hardware", "h100"])
-    assert "did you mean 'h100-pcie' or 'h100-sxm'?" in done.stderr
+    assert "did you mean 'h100-node' or 'h100-pcie' or 'h100-sxm'?" in done.stderr
     done = CliRunner().invoke(main, ["run", "iwslt17-dsq", *SMALL, "--policy", "dsq", "--hardware", "H100-SXM"])
     assert done.exit_code == 0

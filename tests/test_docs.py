@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import costsim
 from costsim.api import Plots, Results, Workload
-from costsim.cli import main
+from costsim.cli import main, starting
 from costsim.cli.commands import COMMANDS
 from costsim.inputs import files, schema_policy, schema_workload
 from costsim.models.families import families, family
@@ -29,6 +29,7 @@ FILES = {  # that the pages speak of, beside those that they show
     "gpt.yaml": (ROOT / "tests" / "data" / "traced" / "gpt.yaml").read_text(),
     "gpt.json": (ROOT / "tests" / "data" / "traced" / "gpt.json").read_text(),  # which gpt.yaml names
     "table.csv": "layer,bits\nencoder.0,4\n",
+    "my-model.yaml": starting.text("workload"),
 }
 
 
