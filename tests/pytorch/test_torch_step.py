@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import test_ops
 import torch
 from click.testing import CliRunner
 from conftest import STEPS, adamw, image_step
@@ -121,10 +122,26 @@ def test_every_op(name):
             compare_op(graph, op, values, key)
 
 
+# Of a rank's share of a vocabulary, of the channels of a weight that are trained: no graph above has them.
+OF_PARTS = sorted(name for name, kind in OPS.items() if kind.run.__module__.endswith((".shares", ".channels")))
+
+
+@pytest.mark.parametrize("name", OF_PARTS)
+def test_ops_of_parts(name):
+    kind = OPS[name]
+    operands = test_ops.draw(kind)
+    given = {**test_ops.PARAMS.get(name, {}), **test_ops.runtime(kind)}
+    ours = test_ops.run(kind, operands)
+    theirs = KERNELS[name](*map(torch.tensor, operands), **given)
+    theirs = theirs if isinstance(theirs, tuple) else (theirs,)
+    for x, y in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(y.numpy(), x, rtol=1e-9, atol=1e-12)
+
+
 def test_the_graphs_above_have_every_kind_there_is():
     kinds = {op.kind.name for name in [*NAMES, "traced"] for op in made(name).ops}
     kinds |= {"left_vectors", "right_vectors"}  # known up to their signs: test_optimizers
-    kinds |= {name for name, kind in OPS.items() if kind.torch.startswith("shares.")}  # of one rank of several: below
+    kinds.update(OF_PARTS)
     assert set(OPS) == set(KERNELS) <= kinds
 
 
