@@ -169,8 +169,11 @@ def shipped_policy(name):
 
 
 def one_layer(workload):
-    """Assignments that make a shipped workload small."""
-    model = parse_yaml(files.list_shipped("workloads")[workload].read_text(encoding="utf-8"), workload).data["model"]
+    """Assignments that make a shipped workload small; none for one that trains layers by number, and is small."""
+    data = parse_yaml(files.list_shipped("workloads")[workload].read_text(encoding="utf-8"), workload).data
+    model, trained = data["model"], str(data["training"].get("trainable", ""))
+    if any(part.isdigit() for part in trained.split(".")):
+        return []
     return [f"model.{name}=1" for name in ("layers", "encoder_layers", "decoder_layers") if name in model]
 
 

@@ -5,14 +5,14 @@ from itertools import product
 import pytest
 
 from costsim import names
-from costsim.graph.fusion import UNTILED
+from costsim.graph.fusion import COMPARED
 from costsim.results.records import published, records
 from costsim.run.simulate import run
 from costsim.tables.run import document
 from costsim.tables.styles import render
 
 SMALL = ["model.encoder_layers=1", "model.decoder_layers=1"]
-CONVENTIONS = list(product(names.SCOPES, UNTILED))
+CONVENTIONS = list(product(names.SCOPES, COMPARED))
 
 
 def headline(result):

@@ -33,6 +33,7 @@ _MODEL_CHOICES = {
     "attention": Chosen("flash", "what scaled_dot_product_attention runs; eager stores every score"),
     "fused_activation": Chosen(True, "one kernel; false counts it op by op"),
     "checkpointing": Chosen("none", ""),
+    "scaled": Chosen("queries", "before the product; transformers scales scores, which only traffic eager tells apart"),
 }
 _CAPPED_CHOICES = {
     "attention": Chosen("flash", "flash-attn and FlexAttention cap scores; transformers' default stores them all")

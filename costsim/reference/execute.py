@@ -51,7 +51,7 @@ class Executor:
     seed: int = 0  # of dropout
     measure: bool = False  # whether tensors are packed to bits, and these are counted
     clock: Clock = _no_time  # times each op, without holding and packing
-    compute: Callable[..., tuple[tuple[Array, ...], int]] = run_op  # one op; of a rank among others: see `ranks`
+    compute: Callable[..., tuple[tuple[Array, ...], int]] | None = None  # of a rank among others: see `ranks`
 
     def step(self, weights: Mapping[str, Array], batches: Iterable[Mapping[str, Array]], number: int = 1) -> Run:
         """A training step: forward and backward once per micro-batch, then the update; the first has the number 1.
@@ -89,7 +89,7 @@ class Executor:
         graph = self.graph
         floats = [x.dtype for x in weights.values() if x.dtype.kind == "f"]
         dtype = np.result_type(*floats) if floats else np.dtype(np.float32)
-        compute = partial(self.compute, graph, seed=self.seed, step=number)
+        compute = partial(self.compute or run_op, graph, seed=self.seed, step=number)
         accelerator = Accelerator(self._plan, compute, dtype, self.measure, self.clock)
         for tensor in graph.tensors.values():
             if tensor.name in graph.producer or tensor.alias is not None:
