@@ -12,6 +12,7 @@ from costsim.run.job import Job, with_fields
 from costsim.run.stages import Step, step_of
 
 ZEROS = (0, 1, 2, 3)
+SIZES = ("tensor", "pipeline", "data", "zero", "expert")  # the fields of `parallel` in which splits differ
 
 
 class Split(NamedTuple):
@@ -34,8 +35,7 @@ class Split(NamedTuple):
     @property
     def fields(self) -> tuple[str, ...]:
         """What makes this split of the workload, as `--set` takes it."""
-        names = ("tensor", "pipeline", "data", "zero", "expert")
-        given = {name: getattr(self.parallel, name) for name in names}
+        given = {name: getattr(self.parallel, name) for name in SIZES}
         sets = [f"parallel.{name}={n}" for name, n in given.items() if n != (0 if name == "zero" else 1)]
         return (*sets, f"training.micro_batches={self.micro_batches}")
 
@@ -76,8 +76,7 @@ def ways(job: Job, devices: int, zeros: Sequence[int] = ZEROS) -> Iterator[tuple
 
 def _with(job: Job, parallel: Parallel, micro_batches: int) -> Job | None:
     """The job so split; None if the model cannot be."""
-    names = ("tensor", "pipeline", "data", "zero", "expert", "stage")
-    sets = [f"parallel.{name}={getattr(parallel, name)}" for name in names]
+    sets = [f"parallel.{name}={getattr(parallel, name)}" for name in (*SIZES, "stage")]
     try:
         return with_fields(job, [*sets, f"training.micro_batches={micro_batches}"])
     except InputError:

@@ -6,19 +6,17 @@ from typing import Any
 
 from costsim.devices.profile import Hardware
 from costsim.results.records import Record
-from costsim.search.splits import Split
+from costsim.search.splits import SIZES, Split
 from costsim.tables.cells import duration, percent, short
 from costsim.tables.document import Document, Drawn, Notes
 from costsim.tables.table import Column, Table, clip
-
-_AXES = ("tensor", "pipeline", "data", "zero", "expert")
 
 
 def record(split: Split) -> Record:
     """A row of an export."""
     return {
         "policy": split.policy,
-        **{axis: getattr(split.parallel, axis) for axis in _AXES},
+        **{axis: getattr(split.parallel, axis) for axis in SIZES},
         "micro_batches": split.micro_batches,
         "step_s": split.step_s,
         "bubble_share": split.bubble_share,
@@ -29,7 +27,7 @@ def record(split: Split) -> Record:
 
 
 def _table(rows: Sequence[Split]) -> Table:
-    axes = [axis for axis in _AXES if axis != "expert" or any(split.parallel.expert > 1 for split in rows)]
+    axes = [axis for axis in SIZES if axis != "expert" or any(split.parallel.expert > 1 for split in rows)]
     several = len({split.policy for split in rows}) > 1
     columns = [Column("policy", "left")] if several else []
     columns += [Column("pipe-\nline", full=axis) if axis == "pipeline" else Column(axis) for axis in axes]
