@@ -36,7 +36,7 @@ class ShardedBuilder(GraphBuilder):
         self.partial: set[str] = set()
         self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
         self.stack: tuple[str, int] | None = None  # that a pipeline cuts, and its number of layers
-        self.tied: dict[str, tuple[int, int]] = {}  # by weight that two stages of a pipeline have: these
+        self.tied: set[str] = set()  # weights that two stages of a pipeline have
         self._by_tensor = {dim for dim, axis in layout.divided.items() if axis == "tensor" and not dim.endswith(SHARE)}
         self._shares = {dim.removesuffix(SHARE): dim for dim in layout.divided if dim.endswith(SHARE)}
         self._made_of: dict[str, tuple[str, ...]] = {}  # by tensor that is made of weights alone: these

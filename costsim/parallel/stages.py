@@ -100,19 +100,18 @@ def cut(b: ShardedBuilder, loss: str) -> tuple[str, str]:
     return tensor.name, gradient.name
 
 
-def _tied(b: ShardedBuilder, stage_of: list[int]) -> dict[str, tuple[int, int]]:
-    """The weights that two stages read, and these. Raises FieldError for others than the first and the last."""
+def _tied(b: ShardedBuilder, stage_of: list[int]) -> set[str]:
+    """The weights that two stages read. Raises FieldError for others than the first and the last."""
     readers: dict[str, set[int]] = {}
     for op in b.ops:
         for name in op.inputs:
-            if b.tensors[name].role == "weight":
+            if b.tensors[name].role == "weight" and b.tensors[name].share_of is None:
                 readers.setdefault(name, set()).add(stage_of[op.position])
-    shares = {share: weight for weight, share in b.shares.items()}
-    several = {name: of for name, of in readers.items() if len(of) > 1 and name not in shares}
+    several = {name: of for name, of in readers.items() if len(of) > 1}
     for name, of in several.items():
         if of != {0, b.parallel.pipeline - 1}:
             raise FieldError(("parallel", "pipeline"), f"{name} is read by layers of several stages")
-    return {name: (min(of), max(of)) for name, of in several.items()}
+    return set(several)
 
 
 def _keep(b: ShardedBuilder, positions: set[int], received: list[str]) -> None:
