@@ -176,9 +176,10 @@ def test_integers_sort_exactly_however_large(opened):
     assert column(opened, "policies", index) == [*(str(10**20 + i) for i in (3, 2, 1)), "9", "", ""]
 
 
-def test_every_column_of_every_table_sorts(opened):
+def test_every_column_of_every_table_sorts(opened, small):
     tables = opened.js("[...document.querySelectorAll('main table')].map(its => its.id)")
-    assert len(tables) == 14
+    assert len(set(tables)) == small.read_text().count("<table")
+    assert {"policies", "published", "memory", "by-phase", "assumptions", "defaults"} <= set(tables)
     for table in tables:
         kinds = opened.js(f"[...document.querySelectorAll('#{table} thead th')].map(its => its.dataset.sort)")
         for index, kind in enumerate(kinds):
