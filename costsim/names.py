@@ -31,8 +31,9 @@ Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format 
 # Of a layer y = x w, or a product of the update (Muon, GaLore); costsim/graph/graph.py.
 Gemm = Literal["forward", "dgrad", "wgrad", "update"]
 Operand = Literal["x", "w", "dy"]  # of its GEMMs
-# What a search varies: copies that GEMMs multiply, that are kept for the backward, tensors; costsim/policy/groups.py
-Varied = Literal["operand", "stash", "stored"]
+# What a search varies: copies that GEMMs multiply, that are kept for the backward, tensors, messages to other ranks;
+# costsim/policy/groups.py
+Varied = Literal["operand", "stash", "stored", "sent"]
 VARIED: tuple[Varied, ...] = get_args(Varied)
 # What a search can minimise and bound, as records name it; costsim/search.
 COSTS = ("arithmetic_cost", "dram_bits", "quantize_ops")

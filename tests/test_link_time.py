@@ -6,13 +6,11 @@ from functools import cache
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from conftest import shipped_policy
 from test_compile_measures import agree, drawn, spent_of
 from test_explain import check_formula
 
 import costsim
-from costsim.cli import main
 from costsim.cost.kernels import compile_kernels
 from costsim.cost.totals import GROUPINGS
 from costsim.devices.compiled import Timed
@@ -248,12 +246,3 @@ def test_compiled_time_of_any_policy_is_that_of_one(policy, overlap):
     agree(timed.time(), points, [np.inf if one.unsupported else one.time_s for one in spent])
     with pytest.raises(InputError, match="its profile has no links that join 4 ranks of"):
         Timed(compile_kernels(job.graph, space, *convention), load_hardware("h100-sxm"), overlap).time()
-
-
-def test_a_search_says_that_it_hides_no_messages():
-    arguments = ["search", "gpt2-small", "--set", "model.layers=2", "--set", "parallel.data=2", "--formats", "bf16"]
-    arguments += ["--minimise", "time_s", "--hardware", "h100-node"]
-    done = CliRunner().invoke(main, [*arguments, "--set", "parallel.overlap=full"])
-    assert done.exit_code == 2
-    assert "parallel.overlap: a search waits for all messages; expected none, got full" in done.output
-    assert CliRunner().invoke(main, arguments).exit_code == 0

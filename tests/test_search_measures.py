@@ -219,3 +219,26 @@ def test_a_baseline_that_does_not_run(tmp_path):
     assert figure.count("loss (sum over groups)") == 2
     refused = search(*asked, "--sensitivity", str(losses), "--at-least", "time_reduction=2")
     assert "the baseline fixed16 does not run on the device" in refused.stderr
+
+
+# --- many devices -----------------------------------------------------------------------------------------------------
+
+SPLIT = ("parallel.tensor=2", "parallel.data=4", "parallel.zero=1")
+
+
+@pytest.mark.parametrize("overlap", ["none", "data", "full"])
+@pytest.mark.parametrize("field", ["time_s", "energy_j"])
+def test_messages_hide_in_a_search_as_in_a_run(overlap, field):
+    """All policies of a small space: each takes what `run` says of it, and the best is the best of them."""
+    fields = [*one_layer("llama-small"), "batch.tokens=64", *SPLIT, f"parallel.overlap={overlap}"]
+    job = prepare(Request("llama-small", ["bf16-mixed"], assignments=fields, hardware=["h100-node"]))
+    posed = problem(job, job.policies[0], ("gemm",), ("operand", "sent"), ("bf16", "fp8-e4m3"), None, [field])
+    every = posed.points(list(product(*map(range, posed.space.sizes))))
+    policies = [posed.space.point(dict(enumerate(point.chosen)), f"p{i}") for i, point in enumerate(every)]
+    ran = execute(prepare(Request("llama-small", policies, assignments=fields, hardware=["h100-node"])))
+    taken = [point.costs[-1] for point in every]
+    said = [getattr(ran.spent[policy.name, "h100-node"], field) for policy in policies]
+    assert taken == pytest.approx(said, rel=1e-12)
+    assert len(set(taken)) > 1 or overlap == "full"
+    best = optimum(posed, interactions(posed.terms), field, [])
+    assert best.point.costs[-1] == pytest.approx(min(taken), rel=1e-6)

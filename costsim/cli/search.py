@@ -19,7 +19,7 @@ from costsim.cli.output import echo_line, progress, write
     type=click.Choice(names.VARIED),
     default=("operand",),
     show_default=True,
-    help="What takes formats: what GEMMs multiply, what is kept for the backward, tensors; repeatable.",
+    help="What takes formats: what GEMMs multiply, what is kept for the backward, tensors, messages; repeatable.",
 )
 @click.option(
     "--group",
@@ -27,7 +27,7 @@ from costsim.cli.output import echo_line, progress, write
     default="role,gemm,operand",
     show_default=True,
     metavar="FIELD,...",
-    help="What tells groups apart: role, layer, gemm, operand, phase.",
+    help="What tells groups apart: role, layer, gemm, operand, phase, collective.",
 )
 @click.option("--formats", required=True, metavar="NAME,...", help="Formats to choose from.")
 @click.option(

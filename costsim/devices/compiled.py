@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from costsim.cost.collectives import Message
 from costsim.cost.compile import Pass
 from costsim.cost.kernels import Gemm, Kernel, Kernels, Pair
-from costsim.cost.measure import Measure
+from costsim.cost.measure import Measure, total_of
 from costsim.cost.terms import Condition, Sum, Terms
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
-from costsim.devices.links import time_of
+from costsim.devices.links import HIDDEN, time_of
 from costsim.devices.profile import Hardware, Rate
 from costsim.devices.roofline import Rates
 from costsim.errors import InputError
+from costsim.names import LinkOverlap
 from costsim.policy.space import Outcomes
 
 _ALWAYS = Outcomes((), (0,), (True,))
@@ -28,8 +30,10 @@ _ALWAYS = Outcomes((), (0,), (True,))
 class Timed:
     """A compiled step on a device."""
 
-    def __init__(self, kernels: Kernels, device: Hardware, overlap: bool) -> None:
+    def __init__(self, kernels: Kernels, device: Hardware, overlap: bool, links: LinkOverlap = "none") -> None:
+        """`links`: which messages hide behind the rest of a step."""
         self.kernels, self.device, self.overlap, self.rates = kernels, device, overlap, Rates(device)
+        self.hidden = HIDDEN[links]
 
     def _lacks(self, what: str, figure: str) -> InputError:
         return InputError(f"--hardware {self.device.name}: its profile has no {figure}, so no {what} is known")
@@ -95,28 +99,30 @@ class Timed:
         return [least if each is None else each for each in known]
 
     def time(self) -> Measure:
-        """Seconds of a step. Raises InputError if the profile lacks a figure."""
-        total, maxima = Sum(), []
+        """Seconds of a step, under which messages that hide are a floor. Raises InputError if a figure is lacking."""
+        space, total, maxima = self.kernels.space, Sum(), list[Terms]()
         for kernel in self.kernels.kernels:
             busy = self._busy(kernel)
+            longest = self._longest(busy) if not kernel.messages else None if self.overlap else (1, 1, 1)
             if kernel.messages:
                 busy = self._sending(kernel, busy)
-                if self.overlap:
-                    maxima.append(busy)
-                else:
-                    total.include(_weighted(busy, (1, 1, 1)))
-                self._launches(kernel, total)
-                continue
-            less, more = _bounds(_weighted(busy, (1, -1)))
-            longer = (1, 0) if less >= 0 else (0, 1) if more <= 0 else None
-            longer = longer if self.overlap else (1, 1)
-            if longer is None:
+            if longest is None:
                 maxima.append(busy)
             else:
-                total.include(_weighted(busy, longer))
+                total.include(_weighted(busy, longest))
             self._launches(kernel, total)
         self._passes(total, self._pass_s)
-        return Measure(self.kernels.space, _floats(total.terms(self.kernels.space)), tuple(maxima), self.barred)
+        seen = Measure(space, _floats(total.terms(space)), tuple(maxima), barred=self.barred)
+        if not (hidden := self._hidden()).tables:
+            return seen
+        return Measure(space, Terms(space, (), ()), barred=self.barred, floored=((seen, hidden),))
+
+    def _longest(self, busy: Terms) -> Sequence[int] | None:
+        """Which of two columns take their time: the longer, if that is one and the same under every policy."""
+        if not self.overlap:
+            return 1, 1
+        less, more = _bounds(_weighted(busy, (1, -1)))
+        return (1, 0) if less >= 0 else (0, 1) if more <= 0 else None
 
     def _busy(self, kernel: Kernel) -> Terms:
         """Seconds of computing and of moving, in a column each, of all kernels that are alike."""
@@ -129,18 +135,29 @@ class Timed:
         return _floats(both.terms(kernel.moved.space))
 
     def _sending(self, kernel: Kernel, busy: Terms) -> Terms:
-        """Seconds of computing, of moving and of messages, in a column each. Raises InputError where no link is."""
+        """Seconds of computing, of moving and of messages that are waited for, in a column each."""
         three = Sum()
         three.include(_mixed(busy, [[1, 0, 0], [0, 1, 0]]))
         for messages in kernel.messages:
-            seconds = []
-            for message in messages.values:
-                link_s = time_of(message, self.device.links)
-                if link_s is None:
-                    raise self._lacks("time", f"links that join {message.ranks} ranks of {message.axis}")
-                seconds.append([0.0, 0.0, kernel.number * link_s])
-            three.add(messages, seconds)
+            of = [0.0 if message.axis in self.hidden else self._message_s(message) for message in messages.values]
+            three.add(messages, [[0.0, 0.0, kernel.number * seconds] for seconds in of])
         return _floats(three.terms(kernel.moved.space))
+
+    def _message_s(self, message: Message) -> float:
+        """Seconds of a message. Raises InputError where no links join its ranks."""
+        link_s = time_of(message, self.device.links)
+        if link_s is None:
+            raise self._lacks("time", f"links that join {message.ranks} ranks of {message.axis}")
+        return link_s
+
+    def _hidden(self) -> Terms:
+        """Seconds of the messages that hide behind the rest of a step."""
+        total = Sum()
+        for kernel in self.kernels.kernels:
+            for messages in kernel.messages:
+                of = [self._message_s(message) if message.axis in self.hidden else 0.0 for message in messages.values]
+                total.add(messages, [[kernel.number * seconds] for seconds in of])
+        return _floats(total.terms(self.kernels.space))
 
     def _launches(self, kernel: Kernel, total: Sum) -> None:
         """Add the launches of kernels that are alike: of those that run only if they move something, then."""
@@ -171,22 +188,12 @@ class Timed:
                 taken = self.by_pair(gemm, lambda rate: mac_pj(table, rate.a, rate.b, rate.accumulator)[0] * PICO)
                 total.add(gemm.pairs, [[kernel.number * gemm.macs * each] for each in taken])
         self._passes(total, lambda one: _dot(one.counts, joules))
-        maxima: list[Terms] = []
-        if device.static_w is not None:
-            time = self.time()
-            total.include(time.sum, device.static_w)
-            maxima += [_scaled(terms, device.static_w) for terms in time.maxima]
-        return Measure(self.kernels.space, _floats(total.terms(self.kernels.space)), tuple(maxima), self.barred)
+        of_work = Measure(self.kernels.space, _floats(total.terms(self.kernels.space)), barred=self.barred)
+        return of_work if device.static_w is None else total_of([of_work, device.static_w * self.time()])
 
 
 def _dot(counts: Sequence[int], weights: Sequence[float]) -> float:
     return sum(n * weight for n, weight in zip(counts, weights, strict=True))
-
-
-def _scaled(terms: Terms, times: float) -> Terms:
-    total = Sum()
-    total.include(terms, times)
-    return total.terms(terms.space)
 
 
 def _weighted(terms: Terms, weights: Sequence[float]) -> Terms:

@@ -65,7 +65,7 @@ def _apart(problem: Problem, parts: Interactions, cost: str) -> _Together | None
     barred: tuple[Condition, ...] = ()
     if cost in problem.measures:
         measure = with_tables(problem.measures[cost], _LARGEST)
-        if measure.maxima:
+        if measure.maxima or measure.floored:
             return None
         barred = tuple(sorted(measure.barred))
         parts, at = interactions(measure.sum, lambda counts: counts), 0

@@ -127,18 +127,32 @@ class Model:
         simple = with_tables(measure, _JOINT)
         self._add(interactions(simple.sum, _as_they_are, _JOINT), [function])
         for terms in simple.maxima:
-            scale = _largest(terms)
+            scale = _largest(terms) or 1.0
             columns = [_Linear(scale) for _ in range(terms.tables[0].counts.shape[-1])]
             self._add(interactions(terms, _as_they_are, _JOINT), columns)
-            top = self.program.new(1)
-            self.largest.append(top)
-            for each in columns:
-                entries = [(column, -value) for column, value in each.coefficients.items()]
-                self.program.row([(top, 1.0), *entries], each.constant, np.inf)
-            function.add(top, scale)
+            function.add(self._top(columns), scale)
+        for under, floor in simple.floored:
+            self._add_floored(under, floor, function)
         for variables, holds in sorted(measure.barred):
             columns_of = zip(holds, self._columns(variables), strict=True)
             self.program.row([(column, 1.0) for so, of in columns_of if so for column in of], 0, 0)
+
+    def _add_floored(self, measure: Measure, floor: Terms, function: _Linear) -> None:
+        """Add a variable that is at least a measure, and at least its floor."""
+        scale = (_most(measure) + _largest(floor)) or 1.0
+        either = [_Linear(scale), _Linear(scale)]
+        self._add_measure(measure, either[0])
+        self._add(interactions(floor, _as_they_are, _JOINT), [either[1]])
+        function.add(self._top(either), scale)
+
+    def _top(self, of: Sequence[_Linear]) -> int:
+        """A variable, in their unit, that is at least each of some functions."""
+        top = self.program.new(1)
+        self.largest.append(top)
+        for each in of:
+            entries = [(column, -value) for column, value in each.coefficients.items()]
+            self.program.row([(top, 1.0), *entries], each.constant, np.inf)
+        return top
 
     def _add_losses(self, losses: Sequence[Sequence[int]]) -> None:
         function = self.functions["loss"] = _Linear(float(max(1, *(abs(loss) for of in losses for loss in of))))
@@ -331,4 +345,9 @@ def _largest(terms: Terms) -> float:
     """What no policy has more of, in any column."""
     every = [abs(table.counts).max(axis=0) for table in terms.tables]
     every += [abs(each.counts) for each in terms.alternatives]
-    return float(np.max(np.sum(every, axis=0))) or 1.0
+    return float(np.max(np.sum(every, axis=0))) if every else 0.0
+
+
+def _most(measure: Measure) -> float:
+    """What no policy has more of."""
+    return sum(map(_largest, (measure.sum, *measure.maxima)))

@@ -6,20 +6,17 @@ from costsim.results.sent import describe, link_records, sent_records
 from costsim.run.simulate import Result
 from costsim.tables.cells import duration, short
 from costsim.tables.document import Block, Drawn, Heading
-from costsim.tables.table import Column, Table, clip, simple
+from costsim.tables.table import Column, Table, of_policies, simple
 
 
 def table(result: Result) -> Table:
     """A row for each policy, axis, collective and role of what is sent."""
     columns = [Column("policy", "left"), Column("axis", "left"), Column("ranks"), Column("collective", "left")]
     columns += [Column("of", "left"), Column("runs"), Column("sent bit")]
-    cells, shown = [], []
-    for row in sent_records(result):
-        rest = [row["axis"], str(row["ranks"]), row["collective"], row["role"], short(row["runs"])]
-        rest.append(short(row["sent_bits"]))
-        cells.append([row["policy"], *rest])
-        shown.append([clip(row["policy"], 13), *rest])
-    return Table(columns, cells, shown, 1)
+    words = ("policy", "axis", "ranks", "collective", "role")
+    rows = sent_records(result)
+    cells = [[*(str(row[word]) for word in words), short(row["runs"]), short(row["sent_bits"])] for row in rows]
+    return of_policies(columns, cells)
 
 
 def blocks(result: Result) -> list[Block]:
@@ -33,10 +30,9 @@ def links_table(result: Result, device: str) -> Table:
     """A row for each policy, axis and link of a device: what crosses it, and how long it is busy with that."""
     columns = [Column("policy", "left"), Column("axis", "left"), Column("link", "left"), Column("sent bit")]
     rows = [row for row in link_records(result) if row["hardware"] == device]
-    cells = [[row["axis"], row["link"], short(row["sent_bits"]), duration(row["busy_s"])] for row in rows]
-    full = [[row["policy"], *rest] for row, rest in zip(rows, cells, strict=True)]
-    shown = [[clip(row["policy"], 13), *rest] for row, rest in zip(rows, cells, strict=True)]
-    return Table([*columns, Column("link busy")], full, shown, 1)
+    words = ("policy", "axis", "link")
+    cells = [[*(row[word] for word in words), short(row["sent_bits"]), duration(row["busy_s"])] for row in rows]
+    return of_policies([*columns, Column("link busy")], cells)
 
 
 def links_blocks(result: Result, device: str) -> list[Block]:

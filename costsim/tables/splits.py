@@ -9,7 +9,7 @@ from costsim.results.records import Record
 from costsim.search.splits import SIZES, Split
 from costsim.tables.cells import duration, percent, short
 from costsim.tables.document import Document, Drawn, Notes
-from costsim.tables.table import Column, Table, clip
+from costsim.tables.table import Column, Table, of_policies
 
 
 def record(split: Split) -> Record:
@@ -45,7 +45,7 @@ def _table(rows: Sequence[Split]) -> Table:
         ]
         for split in rows
     ]
-    return Table(columns, cells, [[clip(first, 13), *rest] for first, *rest in cells])
+    return of_policies(columns, cells, 0)
 
 
 def document(workload: str, found: Sequence[Split], device: Hardware, devices: int, most: int) -> Document:

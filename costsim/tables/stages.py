@@ -7,7 +7,7 @@ from costsim.results.stages import pipeline_records
 from costsim.run.simulate import Result
 from costsim.tables.cells import duration, percent, short
 from costsim.tables.document import Block, Drawn, Heading, Notes
-from costsim.tables.table import Column, Table, clip, simple
+from costsim.tables.table import Column, of_policies, simple
 
 _COLUMNS = (
     Column("policy", "left"),
@@ -44,9 +44,8 @@ def blocks(result: Result) -> list[Block]:
     parallel, micro_batches = result.job.file.parallel, result.job.convention.micro_batches
     for device in dict.fromkeys(row["hardware"] for row in every):
         rows = [row for row in every if row["hardware"] == device]
-        full = [[row["policy"], *cells] for row in rows for cells in _rows(row)]
-        shown = [[clip(name, 13), *cells] for name, *cells in full]
+        table = of_policies(_COLUMNS, [[row["policy"], *cells] for row in rows for cells in _rows(row)])
         lines = [_line(row) for row in rows if row["step_s"] is not None]
         made.append(Heading(f"stages on {device}, a micro-batch each; {parallel.schedule} of {micro_batches}"))
-        made += [Drawn(Table(list(_COLUMNS), full, shown, 1), simple), Notes(lines)]
+        made += [Drawn(table, simple), Notes(lines)]
     return made

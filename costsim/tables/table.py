@@ -119,6 +119,14 @@ def clip(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width // 2 - 1]}..{text[len(text) - (width - width // 2 - 1) :]}"
 
 
+POLICY = 13  # columns of a policy's name beside many others
+
+
+def of_policies(columns: Sequence[Column], rows: Rows, merged: int = 1) -> Table:
+    """A table whose rows begin with a policy, whose name a terminal cuts."""
+    return Table(columns, rows, [[clip(name, POLICY), *rest] for name, *rest in rows], merged)
+
+
 def composed(name: str, width: int) -> str:
     """A policy's name in so many columns: of a+b each part on a line, if it is too long."""
     parts = name.replace("+", "\n+").split("\n") if len(name) > width else [name]
