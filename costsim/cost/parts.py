@@ -138,7 +138,7 @@ class Parts:
     def _making(self, copy: Copy, name: str, times: int) -> Work:
         """The work of making a copy."""
         elements = self.graph.elements(self.graph.tensors[name].dims) * times
-        return {name: n * elements for name, n in copy.format.conversion.items()}
+        return {name: n * elements for name, n in copy.conversion.items()}
 
     def _size(self, dims: Dims, axes: Axes, format: Format) -> tuple[int, int]:
         """Bits and elements of something stored with boxes along these axes."""

@@ -63,7 +63,7 @@ def _additions(graph: Graph, assignment: Assignment, op: Op, macs: int) -> dict[
 # --- what that costs --------------------------------------------------------------------------------------------------
 
 
-def _doublings(n: int) -> int:
+def doublings(n: int) -> int:
     """How often 1 must be doubled to reach n: the logarithm of n to base 2, rounded up."""
     return next(k for k in range(n.bit_length() + 1) if 2**k >= n)
 
@@ -80,7 +80,7 @@ _PRICE: Mapping[str, Callable[[Format, Format, int], list[Term]]] = {
         [Part("width of a", a.width), Part("width of b", b.width)],
         [Part("width of a", a.width)],
         [Part("width of b", b.width)],
-        [Part("ceil(log2(products summed))", _doublings(n))],
+        [Part("ceil(log2(products summed))", doublings(n))],
     ],
 }
 

@@ -13,7 +13,7 @@ from costsim.cost.collectives import sent_bits
 from costsim.cost.row import Row, moves_by_name
 from costsim.cost.traffic import Held
 from costsim.explain import messages
-from costsim.explain.arithmetic import arithmetic
+from costsim.explain.arithmetic import arithmetic, doublings
 from costsim.explain.formula import Part, Step, Term, nothing, worked
 from costsim.explain.pairs import keys_met, run_lengths
 from costsim.explain.readers import Follower, Use, label
@@ -82,6 +82,9 @@ def differences(derived: Derived, row: Row) -> list[str]:
 
 
 _OF_RANK = "a rank's part"
+_TRANSFORM = (
+    "n log2 n additions a block of a Hadamard transform, in the kernel that makes the copy: nothing is moved for it"
+)
 _Vector = dict[str, list[Term]]  # terms of the operations on elements, by name
 
 
@@ -207,15 +210,23 @@ class Deriver:
         derived.steps |= dict.fromkeys(steps)
 
     def _converted(self, vector: _Vector, copy: Copy, name: str, times: int) -> None:
-        """A conversion an element of a copy, the largest of each block where blocks share something, chance."""
+        """A conversion an element of a copy, the largest of each block where blocks share something, chance, additions.
+
+        A fast transform of n = 2^k elements adds them up k times.
+        """
         term = [*_runs(times), *self._dims(self.graph.tensors[name].dims)]
         for what in ["quantize", *["cmp"] * bool(copy.format.scales), *["random"] * copy.format.stochastic]:
             vector.setdefault(what, []).append(term)
+        if copy.transform:
+            times_added = Part(f"log2({copy.transform.block})", doublings(copy.transform.block))
+            vector.setdefault("add", []).append([times_added, *term])
 
     def _vector(self, derived: Derived, vector: _Vector, source: str) -> None:
         operations = {name: terms for name, terms in vector.items() if name != "mac"}
         for name, terms in operations.items():
+            turned = any(part.symbol.startswith("log2(") for term in terms for part in term)
             why = "a conversion an element of each copy made" if name == "quantize" else source
+            why = f"{why}; {_TRANSFORM}" if turned else why
             derived.vector[name] = derived.add(worked(f"vector operations, {name}", terms, "op", why)).whole
         if not operations:
             derived.add(nothing("vector operations", "op", source))

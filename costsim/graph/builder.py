@@ -96,6 +96,7 @@ class GraphBuilder:
         self.phase = "forward"
         self.times = micro_batches
         self.layer = ""
+        self.layers_of: dict[str, int] = {}  # by stack: how many it has
         self.loss = ""
         self._prefix = self._suffix = ""
 
@@ -104,8 +105,9 @@ class GraphBuilder:
         """The losses of how many micro-batches a step takes the mean of."""
         return self.micro_batches
 
-    def layers_built(self, _stack: str, number: int) -> range:
+    def layers_built(self, stack: str, number: int) -> range:
         """Which layers of a stack are built: all."""
+        self.layers_of[stack] = number
         return range(number)
 
     @contextmanager
@@ -275,4 +277,5 @@ class GraphBuilder:
             self.mesh,
             self.divided,
             self.in_flight,
+            self.layers_of,
         )

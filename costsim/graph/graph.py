@@ -92,6 +92,7 @@ class Graph:
     mesh: Mapping[str, MeshAxis] = field(default_factory=dict)  # by name; a mesh of devices has one step each
     divided: Mapping[str, str] = field(default_factory=dict)  # by dim of which a rank has a share: the axis
     in_flight: int = 1  # the most micro-batches whose forward has run here and whose backward has not ended
+    layers_of: Mapping[str, int] = field(default_factory=dict)  # by stack: its layers, on whatever stage they are
     of_structure: Graph | None = None  # the one of which this is the same with other sizes
 
     @property
@@ -112,6 +113,16 @@ class Graph:
     def producer(self) -> Mapping[str, Op]:
         """The op that writes each tensor; tensors given from outside are missing."""
         return {name: op for op in self.ops for name in op.outputs}
+
+    @cached_property
+    def stacks(self) -> Mapping[str, int]:
+        """By stack of layers: how many it has; where nobody says it, as many as ops are in."""
+        number: dict[str, int] = {}
+        for layer in {op.layer for op in self.ops}:
+            stack, _, place = layer.rpartition(".")
+            if place.isdigit():
+                number[stack] = max(number.get(stack, 0), int(place) + 1)
+        return {**number, **self.layers_of}
 
     @cached_property
     def weights(self) -> tuple[Tensor, ...]:

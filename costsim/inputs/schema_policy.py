@@ -6,10 +6,12 @@ from contextlib import suppress
 from typing import Annotated, Literal
 
 from costsim.errors import InputError
+from costsim.formats import hadamard
 from costsim.formats.format import Format
 from costsim.formats.named import parse_format
 from costsim.inputs.section import (
     After,
+    Before,
     Clash,
     Count,
     Field,
@@ -22,6 +24,7 @@ from costsim.inputs.section import (
     check,
     parsed,
 )
+from costsim.inputs.spans import layers_of, moment, moment_of, or_integer, spelled
 from costsim.names import Collective, Gemm, Operand, Quantity, Values
 
 MOST_PHASES = 200  # each is counted by itself
@@ -54,12 +57,28 @@ def _container(name: str) -> str:
     return name
 
 
+def _transform(name: str) -> str:
+    try:
+        hadamard.block_of(name)
+    except InputError as error:
+        raise WrongError(str(error)) from None
+    return name
+
+
 Globs = Annotated[tuple[str, ...], Hundred]
 Template = Annotated[str, After(_format)]  # the name of a format, with levels
 Accumulator = Annotated[str, After(_accumulator)]
 Container = Annotated[str, After(_container)]
+Transform = Annotated[str, After(_transform)]
+Span = Annotated[Annotated[str, After(layers_of)], Before(spelled, or_integer)]
+When = Annotated[Annotated[str, After(moment_of)], Before(spelled, or_integer)]
 
-_FIELDS_OF_COPIES = {"placement": "a placement", "scale_time": "a scale_time", "operand": "an operand"}
+_FIELDS_OF_COPIES = {
+    "placement": "a placement",
+    "scale_time": "a scale_time",
+    "transform": "a transform",
+    "operand": "an operand",
+}
 
 
 class Rule(Section):
@@ -91,6 +110,9 @@ class Rule(Section):
         description="which copy it is of: what GEMMs multiply, or what is kept for the backward; none: the tensor",
     )
     layer: str | None = Field(default=None, description="glob over layers, such as encoder.*")
+    layers: Annotated[tuple[Span, ...], Hundred] | None = Field(
+        default=None, description="layers by number in their stack (0, -1) or share (first 2, last 15%, rounded up)"
+    )
     name: str | None = Field(default=None, description="glob over tensor names")
     op: str | None = Field(default=None, description="glob over names of ops that write it, or for copies read it")
     elements_at_least: Count | None = Field(default=None, description="the least number of elements of the tensor")
@@ -112,15 +134,35 @@ class Rule(Section):
     container: Container | None = Field(
         default=None, description="a wider format in which the values are stored and multiplied; none undoes it"
     )
+    transform: Transform | None = Field(
+        default=None,
+        description="hadamard16 and the like: what a GEMM reads is so transformed in blocks before it is converted; "
+        "none undoes it",
+    )
     accumulator: Accumulator | None = Field(
         default=None, description="format in which the GEMM that writes the tensor sums"
     )
+    from_: When | None = Field(
+        default=None, key="from", description="when it begins to hold: a share of the run (90%) or a step"
+    )
+    until: When | None = Field(default=None, description="when it ceases to hold: a share of the run (10%) or a step")
     optional: bool = Field(default=False, description="no error if the rule matches nothing")
 
     @check
+    def _never(self) -> Iterator[Clash]:
+        if self.from_ is None or self.until is None:
+            return
+        start, end = moment(self.from_), moment(self.until)
+        if (start.share is None) != (end.share is None):
+            yield ("until",), "a share and a step have no order before a run; use one sort"
+        elif start.at >= end.at:
+            yield ("until",), f"{end} is not after {start}"
+
+    @check
     def _says_nothing(self) -> Iterator[Clash]:
-        if (self.format, self.placement, self.scale_time, self.container, self.accumulator) == (None,) * 5:
-            yield (), "expected a format (or a placement, scale_time, container or accumulator to change)"
+        changes = (self.placement, self.scale_time, self.container, self.transform, self.accumulator)
+        if self.format is None and changes == (None,) * 5:
+            yield (), "expected a format (or a placement, scale_time, container, transform or accumulator to change)"
 
     @check
     def _other_values(self) -> Iterator[Clash]:

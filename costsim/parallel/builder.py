@@ -52,9 +52,9 @@ class ShardedBuilder(GraphBuilder):
 
         Raises FieldError for more stages than layers, and for a second stack.
         """
-        stages = self.parallel.pipeline
+        stages, every = self.parallel.pipeline, super().layers_built(stack, number)
         if stages == 1:
-            return range(number)
+            return every
         if self.stack:
             message = f"the model has stacks {self.stack[0]} and {stack}; a pipeline of one can be cut"
             raise FieldError(("parallel", "pipeline"), message)

@@ -11,14 +11,17 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from costsim.errors import InputError, refuse
+from costsim.formats import hadamard
 from costsim.formats.format import Format, contained
 from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
 from costsim.inputs import schema_policy
-from costsim.policy.classes import Axes, Candidate, Classes, Read, Selectors, classify, last_axis
+from costsim.policy.classes import LAYERS, Axes, Candidate, Classes, Read, Selectors, classify, last_axis
 from costsim.policy.levels import fill
+from costsim.policy.phases import asleep
 from costsim.policy.policy import Policy
+from costsim.policy.transform import Transform, misfit, one_sided
 
 DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 DEFAULT_SCALE_TIME = "delayed"
@@ -34,7 +37,8 @@ class Copy:
     `placement`: the op that makes the source writes an `at_producer` copy, while the values are on chip; every op that
     reads an `on_chip` copy makes it anew; a `stored` copy takes a pass of its own (source read, copy written), once; a
     `transient` one takes that pass before every kernel that reads it, and is gone after that kernel.
-    `second_read`: that op reads the source once more before, for a scale over the whole tensor.
+    `second_read`: that op reads the source once more before, for a scale over the whole tensor. Whoever makes a copy
+    transforms it on chip, before the conversion: a transform moves nothing.
     """
 
     source: "Copy | None"  # the copy from which this one is made, None: the tensor itself
@@ -46,6 +50,13 @@ class Copy:
         compare=False
     )  # for tables, after the tensor's name: purpose, format, dims along which boxes run
     purpose: str = field(compare=False)  # stash or operand
+    transform: Transform | None = None
+
+    @property
+    def conversion(self) -> dict[str, int]:
+        """Work of making an element: that of its format, and the additions of a transform."""
+        adds = {"add": hadamard.adds_per_element(self.transform.block)} if self.transform else {}
+        return {**self.format.conversion, **adds}
 
     @property
     def transient(self) -> bool:
@@ -96,6 +107,7 @@ class Choice(NamedTuple):
     placement: str
     scale_time: str
     rule: int  # the number of the last that had a say
+    transform: str = hadamard.NONE
 
 
 _GLOBS = ("layer", "name", "op")
@@ -111,6 +123,8 @@ def _tests(rule: schema_policy.Rule) -> list[_Test]:
             tests.append((at, frozenset(value if isinstance(value, tuple) else (value,)), True))
         if unwanted := getattr(rule, f"not_{name}", ()):
             tests.append((at, frozenset(unwanted), False))
+    if rule.layers is not None:
+        tests.append((Candidate._fields.index("layer"), frozenset(LAYERS + span for span in rule.layers), True))
     if (
         rule.copy_ == "operand" and rule.collective is None
     ):  # only by name does a rule ask for what other ops than GEMMs read
@@ -120,8 +134,9 @@ def _tests(rule: schema_policy.Rule) -> list[_Test]:
 
 
 def _globs(rule: schema_policy.Rule, field: str) -> set[str]:
-    """The globs of a rule over layers, names or ops."""
-    return {getattr(rule, field) or "", *getattr(rule, f"not_{field}", ())} - {""}
+    """The globs of a rule over layers, names or ops; of layers, spans too."""
+    spans = [LAYERS + span for span in rule.layers or ()] if field == "layer" else []
+    return {getattr(rule, field) or "", *getattr(rule, f"not_{field}", ()), *spans} - {""}
 
 
 def _matches(tests: list[_Test], candidate: Candidate) -> bool:
@@ -152,7 +167,7 @@ def selectors_of_all(policies: Iterable[Policy], ops: Iterable[str] = ()) -> Sel
 
 def _shapes(rule: schema_policy.Rule) -> bool:
     """Whether a rule says something of a tensor or copy itself, not only of the sums that are written to it."""
-    return any((rule.format, rule.container, rule.placement, rule.scale_time))
+    return any((rule.format, rule.container, rule.placement, rule.scale_time, rule.transform))
 
 
 class Matching(dict[Candidate, tuple[int, ...]]):
@@ -178,6 +193,7 @@ class Rules:
     def __init__(self, policy: Policy, index: int, matching: Matching | None = None) -> None:
         self.policy, self.index = policy, index
         self.matching = _matching(policy) if matching is None else matching
+        self.asleep = asleep(policy.file, index)  # rules that do not hold in this phase
         self.formats: dict[tuple[int, str, tuple[int, ...]], Format] = {}
         self.matched: set[int] = set()
 
@@ -204,6 +220,8 @@ class Rules:
         """The format of the last matching rule that names one, as later rules change it; None if none names one."""
         chosen = None
         for i in self.matching[candidate]:
+            if i in self.asleep:
+                continue
             rule = self.policy.file.rules[i]
             if rule.format is not None:
                 format = self.format(i, "format", rule.format, candidate.numbers)
@@ -212,13 +230,14 @@ class Rules:
                 self.matched.add(i)
                 format = self.contain(i, chosen.format, rule.container) if rule.container else chosen.format
                 placement, scale_time = rule.placement or chosen.placement, rule.scale_time or chosen.scale_time
-                chosen = Choice(format, placement, scale_time, i)
+                chosen = Choice(format, placement, scale_time, i, rule.transform or chosen.transform)
         return chosen
 
     def accumulator(self, candidate: Candidate) -> Format | None:
         """The accumulator of a GEMM that writes a tensor: of the last matching rule with one, else the policy's."""
         file = self.policy.file
-        naming = [i for i in self.matching[candidate] if file.rules[i].accumulator] if candidate.gemm else []
+        awake = [i for i in self.matching[candidate] if i not in self.asleep] if candidate.gemm else []
+        naming = [i for i in awake if file.rules[i].accumulator]
         self.matched |= set(naming)
         if naming:
             return self.format(naming[-1], "accumulator", file.rules[naming[-1]].accumulator or "", candidate.numbers)
@@ -233,7 +252,7 @@ class Rules:
         all_trained = graph.trainable_parameters == graph.parameters
         errors = []
         for i, rule in enumerate(self.policy.file.rules):
-            if i not in self.matched and not rule.optional:
+            if i not in self.matched | self.asleep and not rule.optional:
                 frozen = rule.trainable is False and all_trained
                 why = ", which freezes no weight (training.trainable does)" if frozen else ""
                 message = f"this rule matches nothing in the workload{why}; say optional: true if that is meant"
@@ -284,7 +303,8 @@ class Chains:
 
     def extend(self, chain: Chain, read: Read, purpose: str, choice: Choice, axes: Axes) -> Chain:
         """The chain with one more copy made from its end, unless that would be the same bits. Raises InputError."""
-        format, placement, scale_time, rule = choice
+        format, placement, scale_time, rule, _ = choice
+        transform = self._transform(chain, read, choice)
         axes = _boxes(self.graph, format, read.dims, axes)
         source = chain[-1] if chain else None
         if source is not None:
@@ -292,7 +312,7 @@ class Chains:
         else:
             stored = self.stored[read.stored]
             before = (stored, _boxes(self.graph, stored, read.dims, last_axis(read.dims)))
-        if (format, axes) == before:
+        if (format, axes) == before and not transform:
             return chain
         possible = _MADE_LATER.get(source.placement) if source else None
         if source and possible and placement not in possible:
@@ -304,8 +324,19 @@ class Chains:
             placement, second_read = "stored", False
         run = "." + "+".join(_axis_name(read.dims, axis) for axis in axes) if axes else ""
         later = f".{placement}" if placement in _MADE_LATER else ""
-        label = f"{source.label if source else ''}@{purpose}.{format.name}{run}{later}"
-        return (*chain, Copy(source, format, axes, placement, second_read, label, purpose))
+        turned = f".{transform.name}" if transform else ""
+        label = f"{source.label if source else ''}@{purpose}.{format.name}{run}{turned}{later}"
+        return (*chain, Copy(source, format, axes, placement, second_read, label, purpose, transform))
+
+    def _transform(self, chain: Chain, read: Read, choice: Choice) -> Transform | None:
+        """The transform that a copy is made with. Raises InputError where no GEMM undoes it, or blocks do not fit."""
+        block = hadamard.block_of(choice.transform)
+        if not block:
+            return None
+        twice = "transformed as a stash already; once is enough" if any(copy.transform for copy in chain) else ""
+        if wrong := twice or misfit(self.graph, read, block):
+            raise self.rules.policy.error(("rules", choice.rule, "transform"), wrong)
+        return Transform(block, read.axes)
 
     def make(self, read: Read) -> Chain:
         """The copies through which the reads of a class go. Raises InputError."""
@@ -321,6 +352,15 @@ class Chains:
         if operand:
             chain = self.extend(chain, read, "operand", operand, read.axes)
         return chain
+
+
+def _check_transforms(graph: Graph, rules: Rules, classes: Classes, chains: Sequence[Chain]) -> None:
+    """Raise InputError, at the rule, for a GEMM of whose operands only one is transformed, or each in other blocks."""
+    blocks = {i: copy.transform.block for i, chain in enumerate(chains) for copy in chain if copy.transform}
+    for read, message in one_sided(graph, classes, blocks):
+        chosen = [rules.choose(read.candidate._replace(copy_=purpose)) for purpose in ("operand", "stash")]
+        rule = next(choice.rule for choice in chosen if choice and choice.transform != hadamard.NONE)
+        raise rules.policy.error(("rules", rule, "transform"), message)
 
 
 @lru_cache(maxsize=64)  # what is counted in several ways is assigned once
@@ -341,6 +381,7 @@ def assign(graph: Graph, policy: Policy, index: int = 0, selectors: Selectors | 
     stored = [stored_format(rules, candidate, classes, i) for i, candidate in enumerate(classes.stored)]
     make = Chains(graph, rules, stored).make
     chains = [make(read) for read in classes.reads]
+    _check_transforms(graph, rules, classes, chains)
     accumulators = [rules.accumulator(candidate) for candidate in classes.stored]
     rules.check_all_matched(graph)
     return Assignment(classes, stored, chains, accumulators, selectors)

@@ -19,7 +19,7 @@ from costsim.policy.assign import Matching, Rules
 from costsim.policy.classes import Candidate
 from costsim.policy.levels import fill
 from costsim.policy.policy import Place, Policy
-from costsim.policy.space import Family, Outcomes, Space, T, Variable, combinations, tabled
+from costsim.policy.space import Family, Outcomes, Space, T, Variable, combinations, refuse_timed, tabled
 
 Levels = tuple[int, ...]
 
@@ -261,6 +261,7 @@ def cases_of(policy: Policy, choices: Sequence[tuple[str, Sequence[Case]]]) -> C
             places += case.places
             phases += case.phases or ()
     whole = replace(policy, file=policy.file.changed(rules=tuple(rules)), rule_places=tuple(places))
+    refuse_timed(whole, "cases that are combined")
     levels = tuple(dict.fromkeys(phase.levels for phase in phases))
     variables = [Variable(name, tuple(case.name for case in cases)) for name, cases in choices]
     variables.append(Variable("levels", tuple(map(str, levels))))

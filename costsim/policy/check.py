@@ -10,6 +10,7 @@ from costsim.inputs import schema_policy
 from costsim.inputs.document import Where
 from costsim.inputs.schema_policy import LEVEL
 from costsim.policy.levels import Fault, fill, mentioned, unknown_level
+from costsim.policy.phases import bounds, start_of
 
 
 def check(file: schema_policy.Policy, fault: Fault) -> None:
@@ -97,11 +98,12 @@ def _whole(file: schema_policy.Policy) -> list[int]:
 def _steps(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
     """Levels that are the same in a phase as before, or that fall though none may."""
     whole = set(_whole(file))
+    cuts = {at for rule in file.rules for at in bounds(rule).values()}  # where other rules hold from then on
     for i in sorted(whole):
         if i - 1 not in whole:
             continue
         at, before, now = ("phases", i, "levels"), file.phases[i - 1].levels, file.phases[i].levels
-        if file.levels and now == before:
+        if file.levels and now == before and start_of(file, i) not in cuts:
             yield fault(at, "changes nothing: these are the levels of the phase before")
         for level, high, low in zip(file.levels, before, now, strict=True) if file.monotone else ():
             if low < high:

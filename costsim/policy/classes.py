@@ -24,6 +24,7 @@ from costsim.collector import paused
 from costsim.graph.autodiff import AFTER_FORWARD, is_stashed
 from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
 from costsim.graph.kinds import Dims
+from costsim.inputs.spans import layers_in
 from costsim.names import Gemm, Operand, Values
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ Seen = tuple[Matched, Matched, Matched, Reached, tuple[int, ...]]
 
 
 class Selectors(NamedTuple):
-    """What a policy's rules select by: globs over layers, tensors and ops, numbers of elements, a table of widths."""
+    """What a policy's rules select by: globs over layers, tensors and ops, numbers of elements, a table of widths.
+
+    Among those over layers are spans of layers, with `LAYERS` before them.
+    """
 
     layer: tuple[str, ...] = ()
     name: tuple[str, ...] = ()
@@ -109,6 +113,27 @@ class _MatchingGlobs(dict[str, Matched]):
         return matched
 
 
+LAYERS = "layers "  # before spans of layers, among the globs over layers
+
+
+class _MatchingLayers(_MatchingGlobs):
+    """By layer: which of some globs match its name, and which spans of layers have it."""
+
+    def __init__(self, globs: tuple[str, ...], stacks: Mapping[str, int]) -> None:
+        self.spans = [glob for glob in globs if glob.startswith(LAYERS)]
+        self.stacks = stacks
+        super().__init__(tuple(glob for glob in globs if not glob.startswith(LAYERS)))
+
+    def __missing__(self, name: str) -> Matched:
+        stack, _, layer = name.rpartition(".")
+        matched = super().__missing__(name)
+        if self.spans and stack in self.stacks and layer.isdigit():
+            within = (layers_in(span.removeprefix(LAYERS), self.stacks[stack]) for span in self.spans)
+            having = (span for span, layers in zip(self.spans, within, strict=True) if int(layer) in layers)
+            matched = self[name] = matched.union(having)
+        return matched
+
+
 class _ReachedBounds(dict[Dims, Reached]):
     """By dims: which of some numbers of elements a tensor of these dims has at least."""
 
@@ -129,7 +154,8 @@ def _matcher(graph: Graph, selectors: Selectors) -> _Matcher:
     """The function that tells what rules see of names and sizes."""
     if not any(selectors):
         return lambda _layer, _name, _op, _dims: _NOTHING_SEEN
-    layers, names, ops = map(_MatchingGlobs, selectors[:3])
+    layers = _MatchingLayers(selectors.layer, graph.stacks)
+    names, ops = map(_MatchingGlobs, selectors[1:3])
     reached, widths = _ReachedBounds(graph, selectors.elements), selectors.widths
 
     def match(layer: str, name: str, op: str, dims: Dims) -> Seen:

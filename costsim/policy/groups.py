@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from costsim.errors import InputError
+from costsim.formats.hadamard import NONE
 from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph
 from costsim.inputs.document import Document, tuples
@@ -73,15 +74,16 @@ def _placing(policy: Policy, copies: Set[str]) -> Iterator[dict[str, Any]]:
     for rule in policy.file.rules:
         if rule.copy_ is not None and rule.copy_ in copies:
             own = rule.as_data()
-            default = (DEFAULT_PLACEMENT[rule.copy_], DEFAULT_SCALE_TIME) if rule.format else (None, None)
-            said = {"placement": rule.placement or default[0], "scale_time": rule.scale_time or default[1]}
+            defaults = (DEFAULT_PLACEMENT[rule.copy_], DEFAULT_SCALE_TIME, NONE) if rule.format else (None,) * 3
+            said = {name: getattr(rule, name) or of for name, of in zip(_OF_PLACES, defaults, strict=True)}
             placed = {name: value for name, value in said.items() if value}
             if placed:
                 left = {name: value for name, value in own.items() if name not in _NOT_OF_PLACES}
                 yield {**left, **placed, "optional": True}
 
 
-_NOT_OF_PLACES = ("format", "container", "accumulator", "placement", "scale_time", "optional")
+_OF_PLACES = ("placement", "scale_time", "transform")
+_NOT_OF_PLACES = ("format", "container", "accumulator", *_OF_PLACES, "optional")
 
 
 def _candidates(

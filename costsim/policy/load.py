@@ -14,6 +14,7 @@ from costsim.inputs.document import MAX_ITEMS, Document, Where, parse_yaml, tupl
 from costsim.inputs.schema import read
 from costsim.policy.check import check, check_whole, faults, faults_of_whole
 from costsim.policy.levels import mentioned
+from costsim.policy.phases import cut
 from costsim.policy.policy import INHERITED, Assumption, Place, Policy, number_places
 
 MOST_DEEP = 32  # policies that compose each other
@@ -63,6 +64,7 @@ def compose(bases: list[Policy]) -> Policy:
     published = tuple(figure for base in bases for figure in base.file.published)
     file = schema_policy.Policy(description=f"{name}, composed", setup=setup, published=published, **recalled)
     policy = _compose(Policy(name, file, Document("+".join(base.document.path for base in bases), {})), bases)
+    policy = replace(policy, file=cut(policy.file, policy.error))
     check(policy.file, policy.error)
     check_whole(policy.file, policy.mentioned, policy.error)
     return policy
@@ -108,6 +110,12 @@ def _of_document(name: str, document: Document, within: tuple[Path, ...], known:
         errors += [error] if isinstance(error, InputError) else []
         of_others = {"rules", "numbers"} | (set(INHERITED) - file.given)
         policy = replace(policy, file=file.without(of_others))
+    try:
+        policy = replace(policy, file=cut(policy.file, policy.error))
+    except InputError as error:
+        errors.append(error)
+    except UnreadError:  # its rules or phases are wrong in themselves
+        pass
     refuse([*errors, *apart(partial(_faults, policy, whole))])
     return policy
 

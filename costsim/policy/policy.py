@@ -13,6 +13,7 @@ from costsim.inputs.document import Document, Where, tuples
 from costsim.inputs.schema import validate
 from costsim.policy.check import check, check_whole
 from costsim.policy.levels import fill, mentioned
+from costsim.policy.phases import cut, start_of
 
 Place = tuple[Document, Where]  # of a field, in a file
 
@@ -60,12 +61,16 @@ class Policy:
     @property
     def setup(self) -> tuple[str, ...]:
         """The setting as tables name it, one text per phase; `*` marks levels that are recalled, not stated."""
-        if not self.file.levels:
-            return (self.file.setup or self.name,) * len(self.file.phases)
-        return tuple(
-            f"[{','.join(map(str, phase.levels))}]{'*' if phase.grade == 'recalled' else ''}"
-            for phase in self.file.phases
-        )
+        named, before = [self.file.setup or self.name] * len(self.file.phases), ""
+        if self.file.levels:
+            marks = ("*" if phase.grade == "recalled" else "" for phase in self.file.phases)
+            levels = (",".join(map(str, phase.levels)) for phase in self.file.phases)
+            named = [f"[{level}]{mark}" for level, mark in zip(levels, marks, strict=True)]
+        setups = []
+        for i, setup in enumerate(named):  # what only other rules tell apart says when they begin to hold
+            setups.append(f"{setup} from {start_of(self.file, i)}" if setup == before else setup)
+            before = setup
+        return tuple(setups)
 
     @property
     def complete(self) -> bool:
@@ -151,6 +156,7 @@ def _with_changes(policy: Policy, name: str, document: Document, changes: tuple[
         inherited=inherited,
         mentioned=policy.mentioned | mentioned(policy.file),
     )
+    result = replace(result, file=cut(result.file, result.error))
     check(result.file, result.error)
     check_whole(result.file, result.mentioned, result.error)
     return result
@@ -185,6 +191,7 @@ def with_rules(policy: Policy, rules: tuple[schema_policy.Rule, ...], document: 
     file = policy.file.changed(rules=(*policy.file.rules, *rules))
     places = (*policy.rule_places, *((document, (*at, "rules", i)) for i in range(len(rules))))
     changed = replace(policy, file=file, rule_places=places)
+    changed = replace(changed, file=cut(file, changed.error))
     check(changed.file, changed.error)
     return changed
 

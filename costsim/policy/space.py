@@ -19,11 +19,19 @@ from costsim.inputs.schema_policy import LEVEL, Phase
 from costsim.policy.assign import Assignment, Chain, Chains, Matching, Rules, selectors_of, stored_format
 from costsim.policy.check import check
 from costsim.policy.classes import Candidate, Classes, Read, Selectors, classify
+from costsim.policy.phases import bounds
 from costsim.policy.policy import Policy
 
 T = TypeVar("T")
 
 Combination = tuple[int, ...]  # by variable: the place of a choice
+
+
+def refuse_timed(policy: Policy, why: str) -> None:
+    """Raise InputError for a policy with rules that hold in a part of the run only."""
+    for i, rule in enumerate(policy.file.rules):
+        for field in bounds(rule):
+            raise policy.error(("rules", i, field), f"a rule that holds in a part of the run goes with no {why}")
 
 
 class Variable(NamedTuple):
@@ -42,6 +50,8 @@ class Space:
     variables: tuple[Variable, ...]
 
     def __post_init__(self) -> None:
+        if any(variable.name in self.policy.file.levels for variable in self.variables if not variable.rules):
+            refuse_timed(self.policy, "levels that are the same in all phases")
         known = (*self.policy.file.levels, *self.policy.file.numbers)
         for variable in self.variables:
             if not variable.rules and variable.name not in known:

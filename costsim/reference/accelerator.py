@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from costsim.formats import hadamard
 from costsim.formats.format import Format
 from costsim.formats.pack import Packed, pack, unpack
 from costsim.formats.quantize import needs_float64, quantize
@@ -196,11 +197,13 @@ class Accelerator:
     # --- numbers in formats -------------------------------------------------------------------------------------------
 
     def _ready(self, item: Item, x: Array) -> Array:
-        """Numbers in the dtype that the item's format works in."""
+        """Numbers in the dtype that the item's format works in, transformed if the copy is."""
         format, _ = self.plan.format_of(item)
         if format is None or format.values != "float":
             return x
-        return _storable(np.asarray(x) if needs_float64(format) else np.asarray(x, self.dtype), format)
+        ready = _storable(np.asarray(x) if needs_float64(format) else np.asarray(x, self.dtype), format)
+        transform = item[1].transform if item[1] else None
+        return hadamard.transformed(ready, *transform)[0] if transform else ready
 
     def _held(self, item: Item, x: Array) -> Array:
         """Numbers as the item's format holds them."""

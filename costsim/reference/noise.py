@@ -78,7 +78,7 @@ def gradient_noise(
 
     Raises InputError if the workload cannot be shrunk, if its copy lacks a group, or numbers are not finite.
     """
-    trial = _trial(shrink(job), seed)
+    trial = _trial(shrink(job, policies=[policy]), seed)
     groups = _groups(job, trial.graph, policy, fields, varied)
     space = space_of(policy, groups, [*(format for format in formats if format != EXACT), EXACT])
 
@@ -107,14 +107,16 @@ def signal_to_noise(
     sizes: Mapping[str, int],
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
+    beside: Sequence[Policy] = (),
 ) -> dict[str, list[float | None]]:
     """By policy: signal to noise of the gradients of all weights in decibel, phase by phase.
 
     The signal is what float64 gives; None: no number, as formats cannot hold those that occur. `sizes` are the dims of
-    the workloads that are compared, which become those of `WIDE`, so that blocks are whole. `tick` is called once a
-    phase. Raises InputError if the workload cannot be shrunk, or does not fit into memory.
+    the workloads that are compared, which become those of `WIDE`, so that blocks are whole; `beside` are policies whose
+    blocks are to be whole as well. `tick` is called once a phase. Raises InputError if the workload cannot be shrunk,
+    or does not fit into memory.
     """
-    trial = _trial(shrink(job, small_dims(sizes, WIDE)), seed)
+    trial = _trial(shrink(job, small_dims(sizes, WIDE), [*policies, *beside]), seed)
     signal = trial.gradients(None, np.float64)
 
     def decibels(policy: Policy, phase: int) -> float | None:

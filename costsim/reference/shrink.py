@@ -6,18 +6,20 @@ The one has tiny dims, for `validate`; the other has real widths, for `measure`.
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from costsim.errors import InputError
+from costsim.formats.hadamard import block_of
 from costsim.graph.graph import Graph
-from costsim.graph.pairs import Pairs
+from costsim.graph.pairs import Pairs, pairs_of
 from costsim.inputs import schema, schema_workload
 from costsim.inputs.document import override
 from costsim.models.build import build, sections
 from costsim.models.families import family
 from costsim.models.head import CHUNK_DIMS, chunk_sizes
+from costsim.policy.policy import Policy
 from costsim.run.job import Job, with_fields
 
 LAYERS = CHUNKS = 2
@@ -101,10 +103,28 @@ def _small_pairs(graph: Graph, small: Mapping[str, int]) -> dict[str, Pairs]:
     return {name: pairs.resized(small[pairs.dim]) for name, pairs in graph.pairs.items()}
 
 
-def shrink(job: Job, dims: Mapping[str, int] | None = None) -> Graph:
+def _with_whole_blocks(graph: Graph, small: Mapping[str, int], policies: Iterable[Policy]) -> dict[str, int]:
+    """Small sizes of which transforms by the policies have whole blocks, where the real ones have.
+
+    Of what a GEMM sums over, the last dim grows to the next multiple of a block.
+    """
+    sizes = dict(small)
+    rules = (rule for policy in policies for rule in policy.file.rules)
+    block = max((block_of(rule.transform) for rule in rules if rule.transform), default=0)
+    for op in graph.ops if block else ():
+        summed = [graph.tensors[op.inputs[0]].dims[axis] for axis in op.kind.contracted[0]] if op.gemm else []
+        if summed and not any(map(pairs_of, summed)):
+            real, few = (math.prod(of[dim] for dim in summed) for of in (graph.sizes, sizes))
+            if real % block == 0 and few % block:
+                sizes[summed[-1]] = -(-sizes[summed[-1]] // block) * block
+    return sizes
+
+
+def shrink(job: Job, dims: Mapping[str, int] | None = None, policies: Sequence[Policy] | None = None) -> Graph:
     """The graph of the workload with few layers, two micro-batches and small dims: `dims`, by default those of PRIMES.
 
-    Raises InputError if that would leave out a kind of op in some phase.
+    Blocks of transforms by the policies, by default those of the job, are whole where they are in the workload. Raises
+    InputError if that would leave out a kind of op in some phase.
     """
     _check_alone(job)
     module = family(job.file.model["family"])
@@ -117,6 +137,7 @@ def shrink(job: Job, dims: Mapping[str, int] | None = None) -> Graph:
     graph = build(schema.validate(schema_workload.Workload, document), document)
     sizes = {dim: size for dim, size in graph.sizes.items() if dim not in CHUNK_DIMS}
     small = small_dims(sizes) if dims is None else _filled(sizes, dims)
+    small = _with_whole_blocks(graph, small, job.policies if policies is None else policies)
     small |= _small_chunks(graph, small)
     graph = replace(graph, sizes=small, pairs=_small_pairs(graph, small))
     lost = {(op.kind.name, op.phase) for op in job.graph.ops} - {(op.kind.name, op.phase) for op in graph.ops}

@@ -167,7 +167,8 @@ def _noises(asked: Asked, seed: int, tick: Callable[[], None]) -> Iterator[tuple
     for job in dict.fromkeys(entry.job for entry in asked.entries):
         entries = {entry.policy.name: entry.recipe for entry in asked.entries if entry.job is job}
         policies = [entry.policy for entry in asked.entries if entry.job is job]
-        ratios = signal_to_noise(job, policies, asked.job.graph.sizes, seed, tick)
+        every = [entry.policy for entry in asked.entries]
+        ratios = signal_to_noise(job, policies, asked.job.graph.sizes, seed, tick, every)
         yield from ((entries[name], phases) for name, phases in ratios.items())
 
 

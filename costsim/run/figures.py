@@ -23,10 +23,10 @@ from costsim.names import Quantity
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy
-from costsim.run.counted import CountedPhase
+from costsim.run.counted import CountedPolicy
 from costsim.run.job import Job, Request, prepare
 from costsim.run.pretraining import is_linear
-from costsim.run.simulate import count_policy, count_step
+from costsim.run.simulate import count_policy
 
 ANY = "gpt2-small"  # where figures are counted that hold for any model, if no workload is at hand
 
@@ -48,14 +48,14 @@ class Side:
         return assign(self.graph, self.policy, len(self.policy.file.phases) - 1)
 
     @cached_property
-    def total(self) -> Total:
-        """What the whole run counts, in the workload's scope, law and traffic."""
-        return count_policy(self.graph, self.policy, self.job.convention).total
+    def counted(self) -> CountedPolicy:
+        """The whole run, in the workload's scope, law and traffic."""
+        return count_policy(self.graph, self.policy, self.job.convention)
 
-    @cached_property
-    def step(self) -> CountedPhase:
-        """One step at the end of the training."""
-        return count_step(self.graph, self.assignment, self.job.convention)
+    @property
+    def total(self) -> Total:
+        """What the whole run counts."""
+        return self.counted.total
 
     @cached_property
     def memory(self) -> Memory:
@@ -136,10 +136,11 @@ def _scale_bits(_ours: Side, _base: Side, figure: Figure) -> Fraction:
 
 
 def _macs(side: Side, counts: Callable[[Op], bool], glob: str = "*") -> int:
-    """MACs of those ops, both operands of which are in formats named like the glob."""
+    """MACs over the run of those ops, both operands of which are in formats named like the glob."""
     return sum(
-        row.macs
-        for op, row in each_op(side.step.rows)
+        phase.steps * row.macs
+        for phase in side.counted.phases
+        for op, row in each_op(phase.rows)
         if row.pair and counts(op) and all(fnmatchcase(format.name, glob) for format in row.pair[:2])
     )
 

@@ -63,9 +63,9 @@ def notes(of: Survey) -> list[str]:
     ]
     if of.with_noise:
         lines.append(
-            "SNR is signal to noise of the gradients of all weights, in the noisiest phase, of a shrunken copy with "
-            "random weights and data, run in NumPy: a proxy, no loss; what training learns to live with, and what is "
-            "lost in optimizer states, is not in it"
+            "SNR is signal to noise of the gradients of all weights, in the noisiest phase, of a shrunken copy of few "
+            "layers with random weights and data, run in NumPy: a proxy, no loss; what training learns to live with, "
+            "and what is lost in optimizer states, is not in it"
         )
     lines += _settings(of)
     lines += [line for device in of.job.hardware for line in _device_notes(of, device.name)]
