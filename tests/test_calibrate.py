@@ -270,7 +270,7 @@ def no_bench(*_):
     raise AssertionError("measured before the error was found")
 
 
-@pytest.mark.parametrize("where", ["missing/my.yaml", ".", ""])
+@pytest.mark.parametrize("where", ["/dev/null/my.yaml", ".", ""])
 def test_a_file_that_cannot_be_written_is_an_error_before_measuring(where, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "open_bench", no_bench)
     monkeypatch.chdir(tmp_path)

@@ -132,7 +132,8 @@ def test_every_field_of_every_file_has_a_description():
 
 
 def test_what_cannot_be_written(tmp_path):
-    done = CliRunner().invoke(main, ["new", "policy", "--out", str(tmp_path / "no" / "mine.yaml")])
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(main, ["new", "policy", "--out", str(tmp_path / "file" / "mine.yaml")])
     assert done.exit_code == 2
-    assert "mine.yaml: No such file or directory" in done.stderr
+    assert "mine.yaml: Not a directory" in done.stderr
     assert CliRunner().invoke(main, ["new", "polcy"]).exit_code == 2

@@ -298,7 +298,6 @@ def test_a_file_that_is_there_is_replaced(folder):
         ("file", "--out file: expected a name that ends in"),
         (".", "--out .: expected a name that ends in"),
         ("folder.svg", "folder.svg: Is a directory"),
-        ("nowhere/f.svg", "nowhere/f.svg: No such file or directory"),
         ("file/f.svg", "file/f.svg: Not a directory"),
         ("/proc/f.svg", "/proc/f.svg: "),  # nobody may write there
         ("x" * 300 + ".svg", "File name too long"),
@@ -349,3 +348,11 @@ def test_names_with_signs_of_formulas_are_drawn_as_they_are(tmp_path):
     policy.write_text("description: x\nrules:\n  - {format: fixed8}\n")
     path = save(small("glue-mrpc-dsq", str(policy)), "sensitivity", tmp_path / "figure.svg")
     assert any(text.startswith("$x_{$ against") for text in texts(path))
+
+
+@pytest.mark.parametrize("kind", ["roofline", "comparison", "memory"])
+def test_devices_are_those_of_the_workload_if_it_names_some(kind, folder):
+    common = ["plot", "translation-small", kind, "--policy", "fp32"]
+    assert CliRunner().invoke(main, [*common, "--set", "hardware=[t4]", "--out", "a/b/own.svg"]).exit_code == 0
+    assert CliRunner().invoke(main, [*common, "--hardware", "t4", "--out", "c/named.svg"]).exit_code == 0
+    assert (folder / "a" / "b" / "own.svg").read_bytes() == (folder / "c" / "named.svg").read_bytes()

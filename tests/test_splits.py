@@ -88,3 +88,12 @@ def test_a_device_without_links_takes_no_split():
     done = split("--devices", "4", "--hardware", "h100-sxm", "--zero", "0")
     assert (done.exit_code, done.output.count("Traceback")) == (2, 0)
     assert "no split that the model allows has a known time on h100-sxm" in done.output
+
+
+def test_devices_are_those_of_the_workload_if_it_names_some():
+    asked = ("--devices", "4", "--format", "json")
+    named = split(*asked, "--hardware", "h100-node")
+    assert split(*asked, "--set", "hardware=[h100-node]").output == named.output
+    done = split(*asked)
+    assert done.exit_code == 2
+    assert "--hardware NAME" in done.stderr

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costsim.cli import main
+from costsim.inputs import files
 from costsim.names import BY
 from costsim.run.job import Request, prepare
 from costsim.run.peaks import Asked
@@ -21,7 +22,7 @@ from costsim.run.simulate import run
 from costsim.tables import memory as memory_tables
 from costsim.tables import table as tables
 from costsim.tables.run import document
-from costsim.tables.styles import check_folder, render
+from costsim.tables.styles import render
 from costsim.tables.table import Column, Screen, Table, csv_cell, csv_text, markdown, markdown_text, shrink, terminal
 
 pty = pytest.importorskip("pty", reason="no terminals on this system") if sys.platform == "win32" else __import__("pty")
@@ -307,5 +308,5 @@ def test_out_is_checked_before_anything_is_counted(tmp_path, monkeypatch):
 
 
 def test_a_folder_to_be_made_is_fine(tmp_path):
-    check_folder(tmp_path / "new" / "folder")
+    files.check_folder(tmp_path / "new" / "folder")
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ def calibrate(out: str | None, device: str | None, engine: str | None, seconds: 
     from costsim.reference import engines
 
     if out is not None:
-        calibration.check_place(path_of(out))
+        files.check_place(path_of(out))
     bench = engines.open_bench(device or "cpu", engine)
     with progress(calibration.work_to_do(bench)) as bar:
         text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1))

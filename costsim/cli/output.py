@@ -22,13 +22,14 @@ def chosen_style(style: str | None, out: str | None) -> str:
     Raises InputError, before anything is counted, if the two differ or --out is a folder that cannot be written to.
     """
     from costsim.errors import InputError
+    from costsim.inputs import files
     from costsim.tables import styles
 
     ending = styles.style_of(out) if out is not None else None
     if style and ending and style != ending:
         raise InputError(f"--out {out}: that is for {ending}, and --format says {style}")
     if out is not None and ending is None:
-        styles.check_folder(path_of(out))
+        files.check_folder(path_of(out))
     return style or ending or "table"
 
 

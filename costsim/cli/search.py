@@ -72,6 +72,7 @@ def search(style: str, out: str | None, **given: Any) -> None:
     costsim search gpt2-small --formats bf16,int8 --minimise time_s --hardware t4
     """
     from costsim.errors import InputError
+    from costsim.inputs import files
     from costsim.run.job import Request, prepare
     from costsim.search.found import Asked, losses_of, runs_to_measure
     from costsim.search.found import search as find
@@ -79,7 +80,7 @@ def search(style: str, out: str | None, **given: Any) -> None:
     from costsim.tables.search import document
 
     if out is not None:
-        styles.check_folder(path_of(out))
+        files.check_folder(path_of(out))
         if styles.style_of(out):
             raise InputError(f"--out {out}: a search writes several files, so expected a folder")
     job = {name: given.pop(name) for name in ("workload", "baseline", "law", "scope", "traffic", "assignments")}

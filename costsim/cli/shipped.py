@@ -5,6 +5,8 @@ from collections.abc import Callable
 import click
 
 from costsim import names
+from costsim.cli.options import path_of
+from costsim.cli.output import echo_line
 
 
 def _catalogue(name: str) -> dict[str, str]:
@@ -51,12 +53,19 @@ def show(name: str) -> None:
 
 @click.command()
 @click.argument("file", type=click.Choice(names.FILES))
-def schema(file: str) -> None:
+@click.option("--out", type=click.Path(), help="File to write, instead of printing.")
+def schema(file: str, out: str | None) -> None:
     """Print the JSON schema of a file, for editors and checks.
 
     \b
     costsim schema policy
+    costsim schema policy --out policy.schema.json
     """
     from costsim.cli import catalogue
+    from costsim.inputs import files
 
-    click.echo(catalogue.json_schema(file), nl=False)
+    text = catalogue.json_schema(file)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        echo_line(files.write(path_of(out), text.encode()))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from costsim.inputs import schema, schema_hardware, schema_policy, schema_workload
+from costsim.inputs.sorts import editor_lines
 from costsim.inputs.starting_file import Example, JsonSchema, starting_text
 from costsim.models.families import family
 
@@ -170,10 +171,8 @@ def text(kind: str) -> str:
     """The text of a file to start from: a `workload`, a `policy` or a `hardware` profile."""
     start = STARTS[kind]
     head = [
-        f"# yaml-language-server: $schema={kind}.schema.json",
-        f"# For editors: costsim schema {kind} > {kind}.schema.json",
         f"# To use it: {start.use}",
         "# `# text` explains the field under it. `#field: value` is left out: its default is in force, or, if it is a",
         "# section with fields under it, an example is shown of what may be said. Take the # away to have it.",
     ]
-    return "\n".join(head) + "\n" + starting_text(start.schema(), start.given, start.offered)
+    return editor_lines(kind) + "\n".join(head) + "\n" + starting_text(start.schema(), start.given, start.offered)

@@ -16,6 +16,7 @@ from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
 from costsim.inputs.document import Document, Where, parse_yaml
+from costsim.inputs.sorts import check_sort
 
 BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
 
@@ -120,6 +121,7 @@ def load_hardware(name: str, named_by: Document | None = None, at: Where = ()) -
 def _load(path: Path, within: tuple[Path, ...]) -> Hardware:
     """The device of a file, which clusters of other files may be made of."""
     document = parse_yaml(files.read_text(path), str(path))
+    check_sort("hardware profile", str(path), document.data)
     check.check_version(document)
     if schema_hardware.section_of(document.data) is schema_hardware.Cluster:
         return _cluster(document, path, within)

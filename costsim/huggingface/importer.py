@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from costsim.errors import InputError, UnreadError, one_line, refuse
 from costsim.huggingface.fields import Fields, count
 from costsim.huggingface.reading import Config, Field, Values, clashes, read_config, tree, windows, yaml_text
+from costsim.inputs.sorts import editor_lines
 
 
 class Imported(NamedTuple):
@@ -170,4 +171,4 @@ def workload_of(path: str | Path) -> Imported:
     }
     header = _HEADER.format(type=config.document.data["model_type"], name=config.name)
     lines = [*(f"# Note: {note}." for note in notes), *_lines(tree(fields))]
-    return Imported(header + "\n".join(lines) + "\n", notes)
+    return Imported(editor_lines("workload") + header + "\n".join(lines) + "\n", notes)

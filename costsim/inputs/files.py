@@ -6,11 +6,13 @@ import io
 import os
 import select
 import stat
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
 
 from costsim.errors import Fault, InputError, nearest, one_line
+from costsim.inputs.sorts import SORTS
 
 MAX_FILE_BYTES = 1_000_000
 PIPE_SECONDS = 5  # for the first byte of a pipe
@@ -117,14 +119,66 @@ def find(name: str, folder: str, noun: str, beside: Path | None = None) -> Path:
             return paths[0]
     except (OSError, ValueError):  # a name that no file can have
         pass
+    for sort in SORTS:
+        if stem.lower() in list_shipped(sort.folder):
+            typed = sort.typed.format(stem.lower())
+            raise InputError(f"{noun} {one_line(name)!r}: is a {sort.noun}, expected a {noun}: {typed}")
     raise InputError(f"{noun} {one_line(name)!r}: no such file, nor a shipped {noun}{nearest(stem, shipped, most=12)}")
+
+
+# --- places to write --------------------------------------------------------------------------------------------------
+
+
+def _refused(place: Path, reason: str) -> InputError:
+    return InputError(f"--out {one_line(place, 200)}: {reason}")
+
+
+def check_folder(folder: Path, place: Path | None = None) -> None:
+    """Raise InputError at once, before counting, where files could not be written to a folder afterwards.
+
+    `place` is what was asked for, if that is a file there.
+    """
+    for part in (folder, *folder.parents):
+        try:
+            known, there = part.exists(), part.is_dir()
+        except (OSError, ValueError) as error:
+            raise _refused(place or folder, getattr(error, "strerror", None) or str(error)) from None
+        name = f"{one_line(part, 200)} " if place or part != folder else ""
+        if known and not there:
+            raise _refused(place or folder, f"{name}is a file" if name else "expected a folder, got a file")
+        if known and not os.access(part, os.W_OK | os.X_OK):
+            raise _refused(place or folder, f"{name}cannot be written to")
+        if known:
+            return
+
+
+def check_place(path: Path, what: str = "the file") -> None:
+    """As `check_folder`, of a file: folders that it lacks are made when it is written."""
+    check_folder(path.parent, path)
+    try:
+        if path.is_dir():
+            raise _refused(path, f"is a folder, expected a name for {what}")
+    except OSError as error:
+        raise _refused(path, error.strerror or str(error)) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, all or none. Raises OSError."""
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        for part in missing:  # what was made on the way
+            with suppress(OSError):
+                part.rmdir()
+        raise
 
 
 def write(path: Path, data: bytes) -> Path:
     """Write a file whole or not at all; an existing one is replaced at once. Raises InputError if that fails.
 
     An existing file keeps its permissions, a new one has those that the umask leaves. Links are followed; a device or a
-    pipe is written to.
+    pipe is written to. Folders that it lacks are made.
     """
     temporary = None
     try:
@@ -133,6 +187,8 @@ def write(path: Path, data: bytes) -> Path:
         if mode is not None and not stat.S_ISREG(mode):
             target.write_bytes(data)
             return path
+        if not target.parent.exists():
+            make_folder(target.parent)
         file, temporary = _temporary(target)
         with os.fdopen(file, "wb") as opened:
             opened.write(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 from hashlib import sha256
 from importlib.metadata import version
@@ -31,15 +30,7 @@ def check_place(path: Path) -> None:
     """Raise InputError at once, before counting, where a page could not be written afterwards."""
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"--out {one_line(path)}: expected a name that ends in {' or '.join(ENDINGS)}")
-    try:
-        if path.is_dir():
-            raise InputError(f"--out {one_line(path)}: is a folder, expected a name for the page")
-        if not path.parent.is_dir():
-            raise InputError(f"--out {one_line(path)}: no folder {one_line(path.parent)}")
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise InputError(f"--out {one_line(path)}: {one_line(path.parent)} cannot be written to")
-    except (OSError, ValueError) as error:
-        raise InputError(f"--out {one_line(path)}: {error}") from None
+    files.check_place(path, "the page")
 
 
 def _context(result: Result, command: str) -> dict[str, Any]:

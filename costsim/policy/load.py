@@ -12,6 +12,7 @@ from costsim.errors import InputError, UnreadError, apart, one_line, refuse, tog
 from costsim.inputs import files, schema_policy
 from costsim.inputs.document import MAX_ITEMS, Document, Where, parse_yaml, tuples
 from costsim.inputs.schema import read
+from costsim.inputs.sorts import check_sort
 from costsim.policy.check import check, check_whole, faults, faults_of_whole
 from costsim.policy.levels import mentioned
 from costsim.policy.phases import cut
@@ -86,6 +87,7 @@ def _read(path: Path, within: tuple[Path, ...], known: Known, whole: bool = Fals
             if len(known) + len(within) > MOST_FILES:
                 raise InputError(f"{path}: a policy is composed of more than {MOST_FILES} files")
             document = parse_yaml(files.read_text(path), str(path))
+            check_sort("policy", str(path), document.data)
             known[resolved] = _of_document(path.stem, document, (*within, resolved), known, whole)
         except InputError as error:
             known[resolved] = error

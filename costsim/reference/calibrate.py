@@ -6,7 +6,6 @@ What runs the tasks is a bench: see `bench`. Everything but the clock is determi
 
 import datetime
 import math
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ import yaml
 
 from costsim.devices.profile import Hardware, load_hardware
 from costsim.errors import InputError, one_line
+from costsim.inputs.sorts import editor_lines
 from costsim.reference.accelerator import Clock
 from costsim.reference.bench import Bench, Machine, Sizes, Task
 from costsim.reference.numpy_bench import NumpyBench
@@ -240,14 +240,7 @@ def calibrate(
     sizes = sizes or bench.sizes
     fields = profile(measure(bench, seconds, sizes, clock, tick), bench, sizes, datetime.date.today())
     text: str = yaml.safe_dump(fields, sort_keys=False, width=120, allow_unicode=True)
-    return text
-
-
-def check_place(path: Path) -> None:
-    """Raise InputError at once, before measuring, where a file could not be written afterwards."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        why = "is a folder" if path.is_dir() else "cannot be written there"
-        raise InputError(f"{path}: {why}")
+    return editor_lines("hardware") + text
 
 
 def device_here(

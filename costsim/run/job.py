@@ -14,6 +14,7 @@ from costsim.graph.fusion import MODELS
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
 from costsim.inputs.document import Document, Where, override, parse_yaml
+from costsim.inputs.sorts import check_sort
 from costsim.models.build import build
 from costsim.names import SCOPES, Law, Scope, Traffic, Writes
 from costsim.policy.load import find_policy, load_policies
@@ -121,7 +122,9 @@ def _read(
 ) -> tuple[Path, Document, schema_workload.Workload, list[InputError]]:
     """A workload file, which has only those of its fields that are right, and what is wrong with the others."""
     path = files.find(workload, "workloads", "workload")
-    document = override(parse_yaml(files.read_text(path), str(path)), assignments, schema_workload.ABSENT)
+    written = parse_yaml(files.read_text(path), str(path))
+    check_sort("workload", str(path), written.data)
+    document = override(written, assignments, schema_workload.ABSENT)
     return path, document, *schema.read(schema_workload.Workload, document)
 
 

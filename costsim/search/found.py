@@ -15,6 +15,7 @@ import yaml
 from costsim.errors import InputError, nearest, one_line, refuse
 from costsim.formats.named import parse_format
 from costsim.inputs import files
+from costsim.inputs.sorts import editor_lines
 from costsim.names import COSTS, PEAK, VARIED, Varied
 from costsim.policy.groups import FIELDS
 from costsim.policy.load import find_policy, load_policies
@@ -258,7 +259,7 @@ def policy_text(found: Found, point: Point, folder: Path) -> str:
         "rules": rules,
     }
     text: str = yaml.safe_dump(fields, sort_keys=False, width=120, allow_unicode=True, default_flow_style=None)
-    return text
+    return editor_lines("policy") + text
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

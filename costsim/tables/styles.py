@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,41 +110,13 @@ def _encoded(document: Document, style: str) -> bytes:
     return render(document, style).encode(errors="backslashreplace")
 
 
-def check_folder(folder: Path) -> None:
-    """Raise InputError at once, before counting, where files could not be written to a folder afterwards."""
-    for part in (folder, *folder.parents):
-        try:
-            known, there = part.exists(), part.is_dir()
-        except OSError as error:
-            raise _refused(folder, error.strerror or str(error)) from None
-        name = "" if part == folder else f"{one_line(part, 200)} "
-        if known and not there:
-            raise _refused(folder, f"{name}is a file" if name else "expected a folder, got a file")
-        if known and not os.access(part, os.W_OK | os.X_OK):
-            raise _refused(folder, f"{name}cannot be written to")
-        if known:
-            return
-
-
-def _refused(folder: Path, reason: str) -> InputError:
-    return InputError(f"--out {one_line(folder, 200)}: {reason}")
-
-
 def _write_all(contents: Mapping[str, bytes], folder: Path) -> list[Path]:
     """Write files of those names to `folder`; made if missing, each file replaced whole or not at all.
 
     Raises InputError, before anything is written, if the folder cannot be, or has a folder of such a name.
     """
-    check_folder(folder)
+    files.check_folder(folder)
     for name in contents:
         if (folder / name).is_dir():
-            raise _refused(folder, f"{one_line(name)} is a folder there")
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        for part in missing:  # what was made on the way
-            with suppress(OSError):
-                part.rmdir()
-        raise _refused(folder, error.strerror or str(error)) from None
+            raise InputError(f"--out {one_line(folder, 200)}: {one_line(name)} is a folder there")
     return [files.write(folder / name, content) for name, content in contents.items()]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from costsim.errors import InputError, one_line
 from costsim.inputs import files
+from costsim.inputs.sorts import editor_lines
 from costsim.models.traced_file import Traced
 from costsim.trace.trace import trace
 
@@ -38,8 +39,8 @@ def trace_files(spec: str, out: Path | None, dynamic: bool = True) -> dict[Path 
     """
     if out is not None and out.suffix not in _ENDINGS:
         raise InputError(f"--out {one_line(out)}: expected a name that ends with .json or .yaml")
-    if out is not None and not out.parent.is_dir():
-        raise InputError(f"--out {one_line(out)}: no folder {one_line(out.parent)}")
+    if out is not None:
+        files.check_place(out)
     made = trace(spec, dynamic)
     graph = made.text().encode()
     if out is None or out.suffix == ".json":
@@ -63,4 +64,4 @@ def workload_text(made: Traced, spec: str, file: str) -> str:
     batch = "".join(f"\n  {line} # as in the example" for line in lines) or " {}"
     spec = one_line(spec)
     title = json.dumps(f"traced from {spec}")
-    return _WORKLOAD.format(spec=spec, description=title, file=json.dumps(file), batch=batch)
+    return editor_lines("workload") + _WORKLOAD.format(spec=spec, description=title, file=json.dumps(file), batch=batch)
