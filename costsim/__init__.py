@@ -7,12 +7,48 @@ Importing this loads nothing heavy; the names below come from `costsim.api`.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from costsim.api import Results, Workload, load, load_policy, read
-    from costsim.errors import InputError
-    from costsim.policy.load import make_policy
-    from costsim.policy.policy import Policy
+    from costsim.api import (
+        Format,
+        Hardware,
+        InputError,
+        Policy,
+        Reconciliation,
+        Results,
+        Search,
+        Survey,
+        Workload,
+        load,
+        load_format,
+        load_hardware,
+        load_policy,
+        make_policy,
+        read,
+    )
 
-__all__ = ["InputError", "Policy", "Results", "Workload", "load", "load_policy", "make_policy", "read"]
+    __version__: str
+
+__all__ = [
+    "Format",
+    "Hardware",
+    "InputError",
+    "Policy",
+    "Reconciliation",
+    "Results",
+    "Search",
+    "Survey",
+    "Workload",
+    "load",
+    "load_format",
+    "load_hardware",
+    "load_policy",
+    "make_policy",
+    "read",
+]
+
+
+def __dir__() -> list[str]:
+    """The names to use, for completion."""
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> object:

@@ -20,16 +20,20 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pandas as pd
 
 from costsim import names
+from costsim.arguments import Convention, speaking, speaks
+from costsim.devices.profile import Hardware
 from costsim.errors import InputError
 from costsim.findings import Reconciliation, Search, Survey, columns
+from costsim.formats.format import Format
 from costsim.graph.graph import Graph
+from costsim.loading import load_format, load_hardware, load_policy, make_policy
 from costsim.models.build import build
-from costsim.policy.load import find_policy, load_policies, make_policy
+from costsim.notebook import card
 from costsim.policy.policy import Policy
 from costsim.results import frame, frame_files
 from costsim.results.records import records
@@ -42,7 +46,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "Convention",
+    "Format",
+    "Hardware",
     "InputError",
+    "Plots",
     "Policy",
     "Reconciliation",
     "Results",
@@ -50,12 +58,15 @@ __all__ = [
     "Survey",
     "Workload",
     "load",
+    "load_format",
+    "load_hardware",
     "load_policy",
     "make_policy",
     "read",
 ]
 
 
+@speaking
 def load(workload: str | Path, fields: Mapping[str, object] | None = None) -> Workload:
     """A workload by path or shipped name, with some of its fields changed: {"model.encoder_layers": 12}.
 
@@ -64,11 +75,7 @@ def load(workload: str | Path, fields: Mapping[str, object] | None = None) -> Wo
     return Workload(str(workload)).with_(fields or {})
 
 
-def load_policy(name: str | Path) -> Policy:
-    """A policy by path or shipped name; `a+b` composes two. `Policy.with_` changes one. Raises InputError."""
-    return load_policies(find_policy(str(name)))
-
-
+@speaking
 def read(path: str | Path) -> Results:
     """Results that were saved: the table, without the runs that plots and exports take. Raises InputError."""
     return Results(frame_files.read(Path(path)))
@@ -79,7 +86,8 @@ def _assignments(fields: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in fields.items())
 
 
-@dataclass(frozen=True, slots=True)
+@speaks
+@dataclass(frozen=True, slots=True, repr=False)
 class Workload:
     """A workload file, and what is changed in it."""
 
@@ -98,11 +106,41 @@ class Workload:
         _, document, file = read_workload(self.path, self.assignments)
         return build(file, document)
 
-    def run(self, policies: Sequence[str | Policy] = (), hardware: Sequence[str] = (), **convention: Any) -> Results:
+    def __repr__(self) -> str:
+        changed = f", {dict(text.split('=', 1) for text in self.assignments)}" if self.assignments else ""
+        return f"Workload({self.path!r}{changed})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the file's main fields."""
+        _, _, file = read_workload(self.path, self.assignments)
+
+        def said(fields: Mapping[str, Any]) -> list[str]:
+            plain = {name: value for name, value in fields.items() if not isinstance(value, (dict, tuple, list))}
+            return [f"{name} {value}" for name, value in plain.items()]
+
+        rows = {
+            "description": file.description,
+            "changed": self.assignments,
+            "model": said(file.model),
+            "batch": said(file.batch),
+            "optimizer": file.optimizer.kind,
+            "steps": file.training.steps,
+            "policies": file.policies,
+            "baseline": file.baseline,
+            "counted": f"law {file.law}, traffic {file.traffic}, scope {file.scope}",
+            "hardware": file.hardware,
+        }
+        return card("workload", Path(self.path).stem, rows)
+
+    def run(
+        self,
+        policies: str | Policy | Sequence[str | Policy] = (),
+        hardware: str | Sequence[str] = (),
+        **convention: Unpack[Convention],
+    ) -> Results:
         """Count policies (the file's, if none is given) side by side, with time and energy on devices.
 
-        `convention`: baseline, law, traffic, scope, bits, overlap, buffer_bytes, as `run.job.prepare` has them.
-        Raises InputError.
+        `convention`: the options of `Convention`. Raises InputError.
         """
         result = simulate.run(
             self.path, _listed(policies), assignments=self.assignments, hardware=_listed(hardware), **convention
@@ -111,12 +149,12 @@ class Workload:
 
     def search(
         self,
-        formats: Sequence[str],
+        formats: str | Sequence[str],
         sensitivity: str | Path | pd.DataFrame | None = None,
-        budgets: Sequence[str] = (),
+        budgets: str | Sequence[str] = (),
         policy: str | None = None,
-        groups: Sequence[str] = ("role", "gemm", "operand"),
-        vary: Sequence[str] = ("operand",),
+        groups: str | Sequence[str] = ("role", "gemm", "operand"),
+        vary: str | Sequence[str] = ("operand",),
         **options: Any,
     ) -> Search:
         """The best policies that give groups of tensors these formats: a front, or with budgets the one that is best.
@@ -150,10 +188,10 @@ class Workload:
     def reconcile(
         self,
         within: float | Fraction = Fraction(1, 100),
-        assumptions: Sequence[str] = (),
+        assumptions: str | Sequence[str] = (),
         top: int = 10,
-        policies: Sequence[str | Policy] = (),
-        **convention: Any,
+        policies: str | Policy | Sequence[str | Policy] = (),
+        **convention: Unpack[Convention],
     ) -> Reconciliation:
         """Which combinations of assumptions give the workload's published figures, within a part of them.
 
@@ -169,11 +207,11 @@ class Workload:
 
     def recipes(
         self,
-        policies: Sequence[str | Policy] = (),
-        hardware: Sequence[str] = (),
+        policies: str | Policy | Sequence[str | Policy] = (),
+        hardware: str | Sequence[str] = (),
         noise: bool = True,
         seed: int = 0,
-        **convention: Any,
+        **convention: Unpack[Convention],
     ) -> Survey:
         """Recipes side by side, all that are shipped if none is named: costs, and the noise that they make.
 
@@ -222,7 +260,8 @@ def _listed(names: Any) -> Any:
     return (names,) if isinstance(names, (str, Policy, int, float)) else tuple(names or ())
 
 
-@dataclass(frozen=True, eq=False)
+@speaks
+@dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """The results of runs. `table` is tidy: a row per op, policy, phase and device; `results.frame.COLUMNS` names all.
 
@@ -297,6 +336,7 @@ class Results:
         return str(self.compare().to_html(index=False, float_format="{:.2f}".format, na_rep="n/a"))
 
 
+@speaks
 @dataclass(frozen=True, slots=True)
 class Plots:
     """The figures of a run, as matplotlib Figures; `costsim plot` draws the same."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from costsim.arguments import speaks
 from costsim.policy.policy import Policy
 from costsim.results.records import Record
 from costsim.tables import styles
@@ -32,6 +33,7 @@ def columns(record: Record) -> dict[str, Any]:
     }
 
 
+@speaks
 @dataclass(frozen=True, eq=False)
 class Search:
     """What a search found."""
@@ -78,6 +80,7 @@ class Search:
         return styles.render(of_search(self.found), "table")
 
 
+@speaks
 @dataclass(frozen=True, eq=False)
 class Reconciliation:
     """Which combinations of assumptions give the figures that a paper states."""
@@ -118,6 +121,7 @@ class Reconciliation:
         return styles.render(document(self.found), "table")
 
 
+@speaks
 @dataclass(frozen=True, eq=False)
 class Survey:
     """Recipes side by side on a workload."""

@@ -17,7 +17,7 @@ PACKAGE = Path(costsim.__file__).parent
 
 # Wings on their floors, from the ground up: a module imports from its own wing and from wings below it.
 FLOORS = [
-    ["errors", "collector", "names"],
+    ["errors", "collector", "names", "notebook"],
     ["formats", "graph"],
     ["inputs"],
     ["parallel"],
@@ -29,7 +29,8 @@ FLOORS = [
     ["results"],
     ["search"],
     ["tables"],
-    ["plots"],
+    ["plots", "arguments"],
+    ["loading"],
     ["page", "findings"],
     ["api"],
     ["cli"],

@@ -17,6 +17,7 @@ from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
 from costsim.inputs.document import Document, Where, parse_yaml
 from costsim.inputs.sorts import check_sort
+from costsim.notebook import card
 
 BIT_SERIAL_SHOWN = (4, 8, 16)  # widths that stand for all where the rates of a bit-serial device are listed
 
@@ -83,6 +84,25 @@ class Hardware:
     links: tuple[Link, ...]  # to devices of the same kind, from the innermost on
     unverified: frozenset[str]
     source: Mapping[str, str] = field(compare=False)
+
+    def __repr__(self) -> str:
+        return f"Hardware({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures, and what nobody has looked up."""
+        rates = [f"{rate.name} {rate.mac_per_s / 1e12:.4g}" for rate in self.shown_rates]
+        links = [f"{link.name} {link.bytes_per_s / 1e9:.4g}" for link in self.links]
+        rows = {
+            "description": self.description,
+            "TMAC/s": rates,
+            "memory": self.memory,
+            "DRAM, GB": self.dram_bytes and self.dram_bytes / 1e9,
+            "DRAM, GB/s": self.dram_bytes_per_s and self.dram_bytes_per_s / 1e9,
+            "on chip, MB": self.on_chip_bytes and self.on_chip_bytes / 1e6,
+            "links, GB/s": links,
+            "unverified": sorted(self.unverified),
+        }
+        return card("hardware", self.name, rows)
 
     def mac_part(self, macs: float) -> float:
         """The part of a rate that a GEMM of so many MACs a run reaches: `mac_efficiency` times that of its size.

@@ -13,6 +13,7 @@ from typing import Literal
 
 from costsim.errors import InputError
 from costsim.names import Values
+from costsim.notebook import card
 
 STOCHASTIC = "-sr"  # ends the names of formats that are rounded to by chance
 
@@ -83,6 +84,23 @@ class Format:
 
     def __hash__(self) -> int:
         return hash(self.name)  # a name means one format
+
+    def __repr__(self) -> str:
+        return f"Format({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: bits, range and source."""
+        rows = {
+            "family": self.family.name,
+            "bits of an element in memory": self.element_bits,
+            "bits of an element with its share of scales": float(self.bits_per_element),
+            "bits in a multiplier": self.width,
+            "largest": self.largest,
+            "step": self.step,
+            "blocks": [f"{scale.kind} of {scale.bits} bit per {scale.block} elements" for scale in self.scales],
+            "source": self.source,
+        }
+        return card("format", self.name, rows)
 
     # --- what elements are ---
 

@@ -11,6 +11,7 @@ from costsim.errors import InputError, nearest, one_line, refuse
 from costsim.inputs import schema_policy
 from costsim.inputs.document import Document, Where, tuples
 from costsim.inputs.schema import validate
+from costsim.notebook import card
 from costsim.policy.check import check, check_whole
 from costsim.policy.levels import fill, mentioned
 from costsim.policy.phases import cut, start_of
@@ -57,6 +58,19 @@ class Policy:
 
     def __repr__(self) -> str:
         return f"Policy({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what the policy says of itself."""
+        file = self.file
+        rows = {
+            "description": file.description,
+            "setup": self.setup,
+            "rules": len(file.rules),
+            "numbers": [f"{name} {value}" for name, value in file.numbers.items()],
+            "grade": file.grade,
+            "source": file.source,
+        }
+        return card("policy", self.name, rows)
 
     @property
     def setup(self) -> tuple[str, ...]:
