@@ -23,6 +23,7 @@ from costsim.names import VARIED
 from costsim.policy.assign import assign
 from costsim.policy.groups import groups_of, space_of
 from costsim.policy.space import Space, Variable
+from costsim.run.job import Request, prepare
 
 FORMATS = ("bfp4", "int8-row", "fp16", "fp8-e4m3")
 CONVENTIONS = [
@@ -105,7 +106,7 @@ def test_a_profile_without_a_figure_is_refused():
 
 
 def check_peaks(graph, policy, space, traffic, draw):
-    measure = peak_memory(graph, space, traffic, len(policy.file.phases))
+    measure = peak_memory(graph, space, traffic, range(len(policy.file.phases)))
     points = drawn(space, draw)
     peaks = [of_policy(graph, space.point(dict(enumerate(p))), traffic)[1].peak_bytes for p in points]
     assert in_bulk(measure).evaluate(np.array(points)).tolist() == [measure.one(p) for p in points] == peaks
@@ -134,7 +135,7 @@ def test_too_many_readers_are_refused(monkeypatch):
     graph, policy = STEPS["llama"](), shipped_policy("bf16-autocast")
     space = space_of(policy, groups_of(graph, policy, FIELDS[0], VARIED), FORMATS)
     with pytest.raises(InputError, match=r"^peak memory: too many groups decide together how long .* is kept; ask for"):
-        peak_memory(graph, space, "unfused", 1)
+        peak_memory(graph, space, "unfused", [0])
 
 
 # --- sums and maxima --------------------------------------------------------------------------------------------------
@@ -174,3 +175,20 @@ def test_maxima_by_hand(small):
 def test_moments_that_others_exceed_are_left_out(small):
     """The third moment never has the most; without it the maximum is the same under every policy."""
     assert pruned(small) == [0, 1]
+
+
+# --- stages of a pipeline ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
+@pytest.mark.parametrize(("stage", "name"), [(0, "fp32"), (1, "dsq"), (2, "g8-tensor")])
+def test_peak_memory_of_a_stage_with_several_micro_batches_in_flight(monkeypatch, stage, name, schedule):
+    """As `memory` has it: what the forwards of the others have kept lies there until the update."""
+    fields = ["model.layers=6", "batch.tokens=32", "training.micro_batches=8", "parallel.pipeline=3"]
+    fields += [f"parallel.stage={stage}", f"parallel.schedule={schedule}"]
+    graph, policy = prepare(Request("gpt2-small", assignments=fields)).graph, shipped_policy(name)
+    assert graph.in_flight == (8 if schedule == "gpipe" else 3 - stage)
+    space = space_of(policy, groups_of(graph, policy, FIELDS[0], VARIED), FORMATS)
+    for largest in (lives.LARGEST, 0):
+        monkeypatch.setattr(lives, "LARGEST", largest)
+        check_peaks(graph, policy, space, "fused", random.Random(name))

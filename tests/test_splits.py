@@ -1,6 +1,8 @@
 """All ways to split a step over devices."""
 
 import json
+from fractions import Fraction
+from itertools import product
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +12,8 @@ from costsim.errors import InputError
 from costsim.run.job import Request, prepare
 from costsim.run.simulate import execute
 from costsim.run.stages import step_of, steps_of
+from costsim.search.sensitivity import of_rows
+from costsim.search.split_formats import Wanted
 from costsim.search.splits import splits, ways, zeros_of
 
 SMALL = ["model.layers=4", "training.micro_batches=8", "batch.tokens=128", "batch.sequences=1"]
@@ -97,3 +101,95 @@ def test_devices_are_those_of_the_workload_if_it_names_some():
     done = split(*asked)
     assert done.exit_code == 2
     assert "--hardware NAME" in done.stderr
+
+
+# --- with formats -----------------------------------------------------------------------------------------------------
+
+FORMATS = ("bf16", "fp8-e4m3-tensor")
+WANTED = Wanted(("gemm",), ("operand", "sent"), FORMATS)
+
+
+def steps_by_choice(split, here):
+    """The step of each policy of the space of a split, by choices."""
+    again = prepare(Request("llama-small", ["bf16-mixed"], assignments=[*SMALL, "model.layers=2", *split.fields],
+                            hardware=["h100-node"]))  # fmt: skip
+    space = split.chosen.space
+    return {
+        choices: step_of(again, space.point(dict(enumerate(choices)), "it"), 0, again.hardware[0])
+        for choices in product(*map(range, space.sizes))
+    }
+
+
+@pytest.fixture(scope="module")
+def chosen():
+    """Splits over 2 devices with formats, unbounded."""
+    pytest.importorskip("scipy")
+    here = job("llama-small", "model.layers=2")
+    return splits(here, here.policies, here.hardware[0], 2, wanted=WANTED)
+
+
+def test_formats_of_a_split_are_the_best_of_all(chosen):
+    here = job("llama-small", "model.layers=2")
+    assert len(chosen) >= 6
+    for split in chosen:
+        steps = steps_by_choice(split, here)
+        own = steps[split.chosen.choices]
+        assert (own.time_s, max(stage.peak_bytes for stage in own.stages)) == (split.step_s, split.peak_bytes)
+        if split.parallel.pipeline == 1:
+            assert split.step_s == pytest.approx(min(step.time_s for step in steps.values()), rel=1e-6)
+
+
+def test_formats_keep_budgets(chosen):
+    """Of memory where any do, and of loss: the fastest of those that keep them, by enumeration."""
+    here = job("llama-small", "model.layers=2")
+    (split,) = (each for each in chosen if each.parallel.zero == 1 and each.parallel.pipeline == 1)
+    steps = steps_by_choice(split, here)
+    names = [variable.name for variable in split.chosen.space.variables]
+    table = of_rows([(name, format, (i + 1) * at) for i, name in enumerate(names) for at, format in enumerate(FORMATS)])
+    lost = {choices: sum((i + 1) * at for i, at in enumerate(choices)) for choices in steps}
+    peaks = {choices: max(stage.peak_bytes for stage in step.stages) for choices, step in steps.items()}
+    most_bytes, most_loss = sorted(peaks.values())[len(peaks) // 2], 4
+    wanted = WANTED._replace(losses=table, most_loss=Fraction(most_loss), most_bytes=most_bytes)
+    found = splits(here, here.policies, here.hardware[0], 2, [1], wanted=wanted)
+    (split,) = (each for each in found if each.parallel == split.parallel)
+    keeping = [choices for choices in steps if lost[choices] <= most_loss and peaks[choices] <= most_bytes]
+    assert split.chosen.choices in keeping
+    assert split.step_s == pytest.approx(min(steps[choices].time_s for choices in keeping), rel=1e-6)
+    assert split.chosen.loss == lost[split.chosen.choices]
+    tight = WANTED._replace(losses=table, most_loss=Fraction(-1))
+    with pytest.raises(InputError, match="no policy of these groups and formats does; the least loss is 0"):
+        splits(here, here.policies, here.hardware[0], 2, [1], wanted=tight)
+
+
+def test_what_is_saved_runs_as_it_was_found(tmp_path):
+    pytest.importorskip("scipy")
+    arguments = ["--devices", "2", "--hardware", "h100-node", "--formats", ",".join(FORMATS), "--group", "gemm"]
+    done = split(*arguments, "--zero", "1", "--format", "json", "--save", str(tmp_path / "found"))
+    assert done.exit_code == 0, done.output
+    best = json.JSONDecoder().raw_decode(done.output)[0]["rows"][0]
+    path = tmp_path / "found" / f"{best['policy']}.yaml"
+    sets = [*SMALL, *best["set"].split()]
+    again = prepare(Request("llama-small", [str(path)], assignments=sets, hardware=["h100-node"]))
+    step = step_of(again, again.policies[0], 0, again.hardware[0])
+    assert step.time_s == best["step_s"]
+    assert str(max(stage.peak_bytes for stage in step.stages)) == best["peak_memory_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--at-most", "loss=1"], "--at-most: is about formats that are chosen; say --formats"),
+        (["--formats", "bf16", "--at-most", "los=1"], "unknown field 'los'; did you mean 'loss'?"),
+        (["--formats", "bf16", "--at-most", "loss=1"], "--at-most loss: say what bits cost in quality"),
+        (
+            ["--formats", "bf16", "--at-most", "peak_memory_bytes=x"],
+            "expected a number, such as peak_memory_bytes=1e10",
+        ),
+        (["--formats", "bf61"], "--formats: unknown format 'bf61'"),
+        (["--formats", "bf16", "--group", "rolle"], "--group: unknown field 'rolle'; did you mean 'role'?"),
+    ],
+)
+def test_what_is_wrong_with_a_choice_is_said(arguments, message):
+    done = split("--devices", "2", "--hardware", "h100-node", *arguments)
+    assert (done.exit_code, "Traceback" in done.output) == (2, False)
+    assert message in done.output

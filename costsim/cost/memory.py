@@ -129,8 +129,12 @@ def _lives(graph: Graph, assignment: Assignment, traffic: Traffic) -> dict[Key, 
 
 def _for_backward(tensor: Tensor, life: _Life) -> bool:
     """Whether it is of the forward, and the backward (or what makes it again) reads it last."""
-    after = life.reader is not None and life.reader.phase in AFTER_FORWARD
-    return after and tensor.role in ("activation", "data") and tensor.recomputes is None
+    return life.reader is not None and life.reader.phase in AFTER_FORWARD and is_of_forward(tensor)
+
+
+def is_of_forward(tensor: Tensor) -> bool:
+    """Whether it is something of the forward, as it was made first."""
+    return tensor.role in ("activation", "data") and tensor.recomputes is None
 
 
 def _component(tensor: Tensor, key: Key, life: _Life, lasts: set[str], copied: set[str], logits: set[Dims]) -> str:

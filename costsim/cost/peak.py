@@ -6,7 +6,8 @@ exceed under every policy are left out, so that few are left to compare.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from costsim.cost.lives import Interval, Lives, Place
 from costsim.cost.measure import Measure
+from costsim.cost.memory import is_of_forward
 from costsim.cost.reader_lives import by_reader
 from costsim.cost.terms import Alternative, Condition, Integers, Sum, Table, Terms
 from costsim.graph.graph import Graph
@@ -49,21 +51,50 @@ def _rows(place: Place, intervals: Outcomes[tuple[Interval, ...]]) -> _Bytes:
     return rows
 
 
+def _kept(place: Place, intervals: Outcomes[tuple[Interval, ...]], after: int) -> _Bytes:
+    """By value, in a column: bytes that lie there from the first kernels, so many, to one behind them that reads."""
+    last_rank = len(place.kernels)
+    return np.array([[sum(n for a, b, n in each if a < after <= b < last_rank)] for each in intervals.values], np.int64)
+
+
+class _Lying(NamedTuple):
+    """A part of what lies in a place, by value: bytes in each stretch, and kept from the forward for the backward."""
+
+    of: Outcomes[Any] | frozenset[Condition]
+    rows: _Bytes
+    kept: _Bytes
+
+
+def _in_place(lives: Lives, place: Place, after: int) -> Iterator[_Lying]:
+    """What lies in a place, so many of whose kernels are of the forward."""
+    intervals = lives.intervals(place)
+    if intervals is not None:
+        yield _Lying(intervals, _rows(place, intervals), _kept(place, intervals, after))
+        return
+    terms = by_reader(lives, place).terms(lives.space)
+    for variables, counts in terms.tables:
+        numbers = tuple(range(len(counts)))
+        rows = counts.astype(np.int64)
+        yield _Lying(Outcomes(variables, numbers, numbers), rows, rows[:, [2 * after]])
+    for conditions, counts in terms.alternatives:
+        rows = np.array([np.zeros_like(counts), counts], np.int64)
+        yield _Lying(conditions, rows, rows[:, [2 * after]])
+
+
 def _entries(lives: Lives) -> Iterator[_Entry]:
-    """What lies in memory during a step, place by place."""
-    end = lives.group[-1]
+    """What lies in memory during a step, place by place, with what other micro-batches in flight have kept."""
+    graph, end = lives.graph, lives.group[-1]
+    forward_end = max(lives.group[op.position] for op in graph.ops if op.phase == "forward")
+    update = max(lives.group[op.position] for op in graph.ops if op.phase != "update") + 1
     for place in lives.places():
         ends = np.array([end for kernel in place.kernels for end in (kernel - 1, kernel)] + [end])
-        intervals = lives.intervals(place)
-        if intervals is not None:
-            yield _Entry(intervals, _rows(place, intervals), ends)
-            continue
-        terms = by_reader(lives, place).terms(lives.space)
-        for variables, counts in terms.tables:
-            numbers = tuple(range(len(counts)))
-            yield _Entry(Outcomes(variables, numbers, numbers), counts.astype(np.int64), ends)
-        for conditions, counts in terms.alternatives:
-            yield _Entry(conditions, np.array([np.zeros_like(counts), counts], np.int64), ends)
+        after = bisect_right(place.kernels, forward_end)
+        is_kept = after < len(place.kernels) and is_of_forward(graph.tensors[place.name])
+        for of, rows, kept in _in_place(lives, place, after):
+            yield _Entry(of, rows, ends)
+            if graph.in_flight > 1 and is_kept:
+                others = (graph.in_flight - 1) * kept
+                yield _Entry(of, np.hstack([others, np.zeros_like(others)]), np.array([update - 1, end]))
 
 
 class _Moments:
@@ -147,14 +178,14 @@ def _columns(terms: Terms, columns: Sequence[int], since: int, number: int) -> T
     )
 
 
-def peak_memory(graph: Graph, space: Space, traffic: Traffic, phases: int) -> Measure:
-    """Peak bytes of a step, in the phase of a policy in which they are most, whatever the scope.
+def peak_memory(graph: Graph, space: Space, traffic: Traffic, phases: Iterable[int]) -> Measure:
+    """Peak bytes of a step, in the one of some phases of a policy in which they are most, whatever the scope.
 
     The same integers as `memory.of_policy`. Raises InputError for choices that do not fit, and for a place of which too
     many choices decide together how long it is kept.
     """
     every = []
-    for index in range(phases):
+    for index in phases:
         moments = _Moments(Lives(graph, space, index, traffic))
         terms = moments.terms(_candidates(moments))
         every.append((terms, pruned(terms)))

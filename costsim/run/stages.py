@@ -78,7 +78,7 @@ def _seconds(job: Job, policy: Policy, index: int, device: Hardware) -> dict[str
     return seconds
 
 
-def _jobs(job: Job) -> list[Job]:
+def stage_jobs(job: Job) -> list[Job]:
     """The job of each stage. Those between the first and the last with as many layers differ in names only."""
     parallel, known = job.file.parallel, dict[int, Job]()
     jobs = []
@@ -104,7 +104,7 @@ def step_of(job: Job, policy: Policy, index: int, device: Hardware) -> Step | No
     """A step of the whole pipeline of a job in a phase of a policy; None if some time is not known on the device."""
     of: dict[int, dict[str, float] | None] = {}
     stages, send_s = [], 0.0
-    for number, own in enumerate(_jobs(job)):
+    for number, own in enumerate(stage_jobs(job)):
         if id(own) not in of:
             of[id(own)] = _seconds(own, policy, index, device)
         seconds = of[id(own)]

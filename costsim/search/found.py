@@ -20,6 +20,7 @@ from costsim.names import COSTS, PEAK, VARIED, Varied
 from costsim.policy.groups import FIELDS
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy
+from costsim.policy.space import Space
 from costsim.run.job import Job
 from costsim.search.corners import corners
 from costsim.search.front import front
@@ -244,9 +245,14 @@ def _limit(cost: str, number: Fraction) -> int | float:
 
 def policy_text(found: Found, point: Point, folder: Path) -> str:
     """A point as a policy file in a folder, which `run` takes: what it composes, and a rule for each group."""
-    posed = found.problem
-    base, space = posed.space.policy, posed.space
-    formats = found.formats(point)
+    space, workload = found.problem.space, found.problem.job.workload
+    description = f"found by costsim search for {workload}: {_words(found, point)}"
+    return text_of(space, found.formats(point), description, folder)
+
+
+def text_of(space: Space, formats: Mapping[str, str], description: str, folder: Path) -> str:
+    """A policy file in a folder: of a space, with these formats of its variables."""
+    base = space.policy
     first = min(space.of_rule)  # those of groups, and then those that leave copies where they are
     rules = []
     for number, rule in enumerate(base.file.rules[first:], first):
@@ -254,7 +260,7 @@ def policy_text(found: Found, point: Point, folder: Path) -> str:
         variable = space.of_rule.get(number)
         rules.append(fields if variable is None else {**fields, "format": formats[space.variables[variable].name]})
     fields = {
-        "description": f"found by costsim search for {posed.job.workload}: {_words(found, point)}",
+        "description": description,
         "compose": _base_names(base, folder),
         "rules": rules,
     }

@@ -62,14 +62,10 @@ class Compiled:
         ]
 
     def peak_memory(self) -> Measured:
-        """Bytes at the peak of a step. Raises InputError for a stage with several micro-batches in flight."""
-        if self.job.graph.in_flight > 1:
-            raise InputError(
-                f"{PEAK}: not searched where several micro-batches are in flight; leave parallel.pipeline out"
-            )
+        """Bytes at the peak of a step."""
         graph, traffic = self.job.graph, self.job.convention.traffic
         baseline = of_policy(graph, self.job.baseline, traffic)[1].peak_bytes
-        return Measured(peak_memory(graph, self.space, traffic, len(self.steps)), baseline)
+        return Measured(peak_memory(graph, self.space, traffic, range(len(self.steps))), baseline)
 
     def on_device(self, device: Hardware, field: str) -> Measured:
         """Seconds or joules of a run on a device.

@@ -286,7 +286,7 @@ def optimum(problem: Problem, parts: Interactions, field: str, budgets: Sequence
     model = Model(problem, parts, [field, *(budget.field for budget in budgets)])
     best = least(model, {field: 1.0}, budgets)
     if best is None:
-        raise _infeasible(model, field, budgets)
+        raise infeasible(model, field, budgets)
     return best
 
 
@@ -311,7 +311,7 @@ def least(model: Model, objective: Objective, budgets: Sequence[Budget] = ()) ->
     return None
 
 
-def _infeasible(model: Model, field: str, budgets: Sequence[Budget]) -> InputError:
+def infeasible(model: Model, field: str, budgets: Sequence[Budget]) -> InputError:
     """Which budget is too tight: by itself, or under those before it; and what it can reach."""
     problem, none, kept = model.problem, list[Budget](), list[Budget]()
     for budget in budgets:

@@ -10,6 +10,7 @@ from costsim.inputs.schema_workload import Parallel
 from costsim.policy.policy import Policy
 from costsim.run.job import Job, with_fields
 from costsim.run.stages import Step, step_of
+from costsim.search.split_formats import Chosen, Wanted, fastest
 
 ZEROS = (0, 1, 2, 3)
 SIZES = ("tensor", "pipeline", "data", "zero", "expert")  # the fields of `parallel` in which splits differ
@@ -26,6 +27,7 @@ class Split(NamedTuple):
     peak_bytes: int  # of the fullest stage
     capacity_bytes: int | None  # None: the profile does not say
     step: Step
+    chosen: Chosen | None = None  # if its formats are
 
     @property
     def fits(self) -> bool:
@@ -90,22 +92,46 @@ def splits(
     devices: int,
     zeros: Sequence[int] = ZEROS,
     tick: Callable[[], None] = lambda: None,
+    wanted: Wanted | None = None,
 ) -> list[Split]:
     """All splits that the model allows and whose time is known: those that fit first, the fastest of them first.
 
-    A policy's step is that of its last phase. Raises InputError if there is none.
+    A policy's step is that of its last phase. `wanted`: what of the policies is chosen anew, for each split by itself.
+    Raises InputError if there is none, and for what cannot be chosen.
     """
     found: list[Split] = []
     for parallel, micro_batches in ways(job, devices, zeros):
         own = _with(job, parallel, micro_batches)
         for policy in policies if own else ():
             assert own is not None
-            step = step_of(own, policy, len(policy.file.phases) - 1, device)
-            if step is not None:
-                peak = max(stage.peak_bytes for stage in step.stages)
-                costs = (step.time_s, step.play.bubble_share, peak, device.dram_bytes)
-                found.append(Split(policy.name, parallel, micro_batches, *costs, step))
+            chosen = None if wanted is None else fastest(own, policy, device, wanted)
+            if wanted is None or chosen:
+                split = _split(own, chosen.policy(policy.name) if chosen else policy, device)
+                found += [] if split is None else [split._replace(chosen=chosen)]
         tick()
     if not found:
         raise InputError(f"--devices {devices}: no split that the model allows has a known time on {device.name}")
-    return sorted(found, key=lambda split: (not split.fits, split.step_s))
+    return _named(sorted(found, key=lambda split: (not split.fits, split.step_s)))
+
+
+def _split(job: Job, policy: Policy, device: Hardware) -> Split | None:
+    """What the split of a job costs under a policy; None if its time is not known."""
+    step = step_of(job, policy, len(policy.file.phases) - 1, device)
+    if step is None:
+        return None
+    peak = max(stage.peak_bytes for stage in step.stages)
+    costs = (step.time_s, step.play.bubble_share, peak, device.dram_bytes)
+    return Split(policy.name, job.file.parallel, job.convention.micro_batches, *costs, step)
+
+
+def _named(found: Sequence[Split]) -> list[Split]:
+    """The splits, whose chosen policies are numbered in the order in which they come, after what was changed."""
+    numbers: dict[str, dict[tuple[tuple[str, str], ...], int]] = {}
+    made = []
+    for split in found:
+        if split.chosen:
+            of = numbers.setdefault(split.policy, {})
+            number = of.setdefault(tuple(split.chosen.formats.items()), len(of) + 1)
+            split = split._replace(policy=f"{split.policy}-{number:02}")
+        made.append(split)
+    return made
