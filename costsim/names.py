@@ -27,6 +27,11 @@ PIPELINE_SCHEDULES: tuple[PipelineSchedule, ...] = get_args(PipelineSchedule)
 COLLECTIVES: tuple[Collective, ...] = get_args(Collective)
 AXES: tuple[Axis, ...] = get_args(Axis)
 COLLECTIVE_ALGORITHMS: tuple[CollectiveAlgorithm, ...] = get_args(CollectiveAlgorithm)
+# Those of each collective, the first of which runs unless another is said.
+GatherAlgorithm = Literal["ring", "recursive", "bruck", "direct"]
+ScatterAlgorithm = Literal["ring", "recursive", "direct"]
+ReduceAlgorithm = Literal["ring", "recursive", "tree"]
+ExchangeAlgorithm = Literal["direct", "ring", "bruck"]
 Values = Literal["float", "index", "mask"]  # what a tensor holds, and a format can; costsim/formats/format.py
 # Of a layer y = x w, or a product of the update (Muon, GaLore); costsim/graph/graph.py.
 Gemm = Literal["forward", "dgrad", "wgrad", "update"]

@@ -2,10 +2,17 @@
 
 from fractions import Fraction
 from itertools import pairwise
+from typing import get_args, get_type_hints
 
 import pytest
 
 from costsim.cost.collectives import ALGORITHMS, Message, algorithm_of, sent_bits, steps
+from costsim.devices.profile import load_hardware
+from costsim.errors import InputError
+from costsim.inputs.schema_workload import Algorithms
+from costsim.results.sent import link_records, sent_records
+from costsim.run.job import Request, prepare
+from costsim.run.simulate import execute
 
 RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 32)
 
@@ -213,7 +220,7 @@ def test_trees_of_any_size(n):
 def test_bits_are_whole_and_times_count():
     """Each run is packed by itself: 3 ranks of a tree send 9/2 shards, of 5 bits 22.5, in each of 2 runs."""
     message = Message("all_reduce", "data", 3, 5, 2)
-    assert sent_bits(message, "tree") == 2 * 23
+    assert sent_bits(message._replace(algorithm="tree")) == 2 * 23
     assert sent_bits(message) == 2 * (2 * 2) * 5
     assert steps(message) == 2 * 4
 
@@ -228,8 +235,63 @@ def test_the_share_of_a_ring_that_vendors_print():
 
 def test_where_an_algorithm_is_none_the_first_of_the_collective_runs():
     for collective, rows in ALGORITHMS.items():
-        assert algorithm_of(Message(collective, "data", 4, 1, 1), "tree") is rows.get("tree", next(iter(rows.values())))
-    assert algorithm_of(Message("all_gather", "data", 6, 1, 1), "recursive") is ALGORITHMS["all_gather"]["ring"]
+        message = Message(collective, "data", 4, 1, 1, algorithm="tree")
+        assert algorithm_of(message) is rows.get("tree", next(iter(rows.values())))
+    message = Message("all_gather", "data", 6, 1, 1, algorithm="recursive")
+    assert algorithm_of(message) is ALGORITHMS["all_gather"]["ring"]
+
+
+def test_files_name_the_algorithms_that_there_are():
+    named = {name: get_args(of) for name, of in get_type_hints(Algorithms).items() if name in ALGORITHMS}
+    assert named == {name: tuple(rows) for name, rows in ALGORITHMS.items() if name != "send"}
+    assert all(getattr(Algorithms(), name) == first for name, (first, *_) in named.items())
+
+
+def run(*sets, device="h100-node"):
+    assignments = ["model.layers=2", "batch.tokens=64", *sets]
+    return execute(prepare(Request("llama-small", ["bf16-mixed"], assignments=assignments, hardware=[device])))
+
+
+def test_what_is_chosen_reaches_what_is_sent_and_its_time():
+    """Trees send more and wait less; recursive doubling sends as much as a ring, in log2 as many steps."""
+    ring, tree, halving = (
+        run("parallel.data=8", f"parallel.algorithms.all_reduce={name}") for name in ("ring", "tree", "recursive")
+    )
+    bits = [sum(int(row["sent_bits"]) for row in sent_records(result)) for result in (ring, tree, halving)]
+    assert bits[0] == bits[2] < bits[1]
+    assert Fraction(bits[1], bits[0]) == pytest.approx(
+        Fraction(2 * 8, 2 * 7), rel=1e-3
+    )  # 2 whole tensors for 2 (n - 1) / n
+    runs = sum(int(row["runs"]) for row in sent_records(ring))
+    waiting = [result.spent["bf16-mixed", "h100-node"].link_s for result in (ring, halving)]
+    latency_s = load_hardware("h100-node").links[0].latency_s
+    assert waiting[0] - waiting[1] == pytest.approx(runs * (2 * 7 - 2 * 3) * latency_s, rel=1e-6)
+
+
+def test_one_ring_over_nodes_sends_all_over_the_outer_link():
+    """16 ranks in nodes of 8: in levels 2 (2 - 1) shares of a rank, as one ring 2 (16 - 1), between nodes."""
+    levels, flat = (run("parallel.data=16", f"parallel.algorithms.levels={so}") for so in ("true", "false"))
+    outer = [{row["link"]: int(row["sent_bits"]) for row in link_records(result)} for result in (levels, flat)]
+    assert "nvlink" not in outer[1]
+    assert outer[1]["infiniband"] == 15 * outer[0]["infiniband"] == sum(outer[0].values())
+    assert flat.spent["bf16-mixed", "h100-node"].link_s > levels.spent["bf16-mixed", "h100-node"].link_s
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["parallel.data=6", "parallel.algorithms.all_reduce=recursive"],
+         "parallel.algorithms.all_reduce=recursive: recursive is not of 6 ranks; ring, tree are (of data)"),
+        (["parallel.data=2", "parallel.algorithms.all_gather=tree"], "expected one of ring, recursive, bruck, direct"),
+        (["parallel.data=2", "parallel.algorithms.all_gather=bruck", "parallel.algorithms.levels=false"],
+         "parallel.algorithms.levels=false: false is about rings; bruck works in levels, say true"),
+        (["parallel.data=2", "parallel.algorithms.all_redue=tree"], "did you mean 'all_reduce'?"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused(sets, message):
+    with pytest.raises(InputError) as error:
+        run(*sets)
+    assert message in str(error.value)
 
 
 def test_what_is_counted_rises_with_ranks():

@@ -31,10 +31,11 @@ DEVICES = ("h100-node", "orin-shelf")
 
 
 @cache
-def ran(overlap="none", devices=DEVICES, stages=1):
+def ran(overlap="none", devices=DEVICES, stages=1, algorithms=()):
     """GPT-2 with 2 layers on 16 devices (by stages): 2 nodes of 8 H100, or a shelf of Jetsons."""
     fields = {"model.layers": 2, "training.micro_batches": 16, **SPLIT, "parallel.overlap": overlap}
     fields["parallel.pipeline"] = stages
+    fields |= {f"parallel.algorithms.{name}": value for name, value in algorithms}
     [run] = costsim.load("gpt2-small", fields).run(["bf16-mixed", "fp8-tensor"], hardware=devices, scope="step").runs
     return run
 
@@ -169,9 +170,15 @@ def test_groups_tables_explanations_and_traces_agree(overlap):
     assert sent == pytest.approx(step.link_s - step.hidden_s, rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize(("overlap", "stages"), [("none", 1), ("full", 1), ("data", 2)])
-def test_an_explained_collective_is_what_is_spent(overlap, stages):
-    run = ran(overlap, stages=stages)
+RECURSIVE = (("all_gather", "recursive"), ("reduce_scatter", "recursive"), ("all_reduce", "tree"))
+
+
+@pytest.mark.parametrize(
+    ("overlap", "stages", "algorithms"),
+    [("none", 1, ()), ("full", 1, ()), ("data", 2, ()), ("none", 1, RECURSIVE), ("none", 1, (("levels", False),))],
+)
+def test_an_explained_collective_is_what_is_spent(overlap, stages, algorithms):
+    run = ran(overlap, stages=stages, algorithms=algorithms)
     job, counted = run.job, run.policies[0]
     for device in job.hardware:
         found = 0

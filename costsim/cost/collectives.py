@@ -23,6 +23,8 @@ class Message(NamedTuple):
     shard_bits: int
     times: int  # runs in a training step
     apart: int = 1  # places of the mesh between neighbours in the group; the innermost axis has neighbours side by side
+    algorithm: CollectiveAlgorithm = "ring"
+    levels: bool = True  # whether a group that spans nodes works in levels
 
 
 class Algorithm(NamedTuple):
@@ -104,18 +106,26 @@ ALGORITHMS: Mapping[Collective, Mapping[CollectiveAlgorithm, Algorithm]] = {
 }
 
 
-def algorithm_of(message: Message, name: CollectiveAlgorithm = "ring") -> Algorithm:
-    """The row of that name, else the first of the collective's: where it has none, or none for so many ranks."""
+def algorithm_of(message: Message) -> Algorithm:
+    """The row of a message, else the first of the collective's: where that has none, or none for so many ranks."""
     rows = ALGORITHMS[message.collective]
-    chosen = rows.get(name)
+    chosen = rows.get(message.algorithm)
     return chosen if chosen and chosen.takes(message.ranks) else next(iter(rows.values()))
 
 
-def sent_bits(message: Message, name: CollectiveAlgorithm = "ring") -> int:
+def sent_bits(message: Message) -> int:
     """Bits that the busiest rank of a group sends in a training step; half a bit of a tree's halves counts as one."""
-    return message.times * ceil(algorithm_of(message, name).shards(message.ranks) * message.shard_bits)
+    return message.times * ceil(algorithm_of(message).shards(message.ranks) * message.shard_bits)
 
 
-def steps(message: Message, name: CollectiveAlgorithm = "ring") -> int:
+def steps(message: Message) -> int:
     """Sends of a training step that wait for each other: so often the latency of a link is paid."""
-    return message.times * algorithm_of(message, name).steps(message.ranks)
+    return message.times * algorithm_of(message).steps(message.ranks)
+
+
+def refused(algorithms: Mapping[Collective, CollectiveAlgorithm], collective: Collective, ranks: int) -> str:
+    """Why a collective cannot be carried out by so many ranks; "" if it can."""
+    name, rows = algorithms.get(collective, "ring"), ALGORITHMS[collective]
+    if name not in rows or rows[name].takes(ranks):
+        return ""
+    return f"{name} is not of {ranks} ranks; {', '.join(name for name, of in rows.items() if of.takes(ranks))} are"

@@ -14,8 +14,9 @@ from costsim.policy.classes import Axes, last_axis
 def message(graph: Graph, op: Op, format: Format, axes: Axes | None) -> Message:
     """What an op sends that is a collective and reads its operand in a format whose blocks lie along these axes."""
     name: Axis = op.params["axis"]
-    axis, does = graph.mesh[name], cast(Collective, op.kind.collective)
-    return Message(does, name, axis.ranks, _shard_bits(graph, op, format, axes), op.times, axis.stride)
+    axis, does, how = graph.mesh[name], cast(Collective, op.kind.collective), graph.exchange
+    bits = _shard_bits(graph, op, format, axes)
+    return Message(does, name, axis.ranks, bits, op.times, axis.stride, how.algorithms.get(does, "ring"), how.levels)
 
 
 def message_read(graph: Graph, op: Op, traffic: TensorTraffic) -> Message:

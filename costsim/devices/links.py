@@ -11,7 +11,7 @@ from math import gcd
 from typing import NamedTuple
 
 from costsim.cost.collectives import Message, sent_bits, steps
-from costsim.names import AXES, Axis, CollectiveAlgorithm, LinkOverlap
+from costsim.names import AXES, Axis, LinkOverlap
 
 # Messages of which axes hide behind the rest of a step: those of ranks of data are not waited for by what comes next.
 HIDDEN: Mapping[LinkOverlap, frozenset[Axis]] = {
@@ -74,12 +74,13 @@ def _parts(message: Message, over: Levels) -> list[tuple[Link, Message]]:
 
     Source of the hierarchical forms: Thakur and Gropp, Improving the performance of collective operations in MPICH,
     2003; as in ZeRO++ (arXiv:2306.10209). An all-to-all sends straight to each rank, a point-to-point message crosses
-    the outermost link that its group spans: the stage that waits longest waits for that.
+    the outermost link that its group spans: the stage that waits longest waits for that. So does a ring in one level:
+    in each of its steps some rank at the edge of a node sends over that link.
     """
     link, ranks = over[0]
     if len(over) == 1:
         return [(link, message)]
-    if message.collective == "send":
+    if message.collective == "send" or (not message.levels and message.collective != "all_to_all"):
         return [(over[-1][0], message)]
     groups = message.ranks // ranks
     outer = message._replace(ranks=groups)
@@ -92,9 +93,7 @@ def _parts(message: Message, over: Levels) -> list[tuple[Link, Message]]:
     return [*within, *_parts(outer, over[1:])]
 
 
-def sent_over(
-    message: Message, links: Sequence[Link], algorithm: CollectiveAlgorithm = "ring"
-) -> tuple[Sent, ...] | None:
+def sent_over(message: Message, links: Sequence[Link]) -> tuple[Sent, ...] | None:
     """What the busiest rank sends over each link in a training step, exactly, from the innermost link on.
 
     None where the links do not join all ranks of the group; nothing for a group of one.
@@ -104,19 +103,19 @@ def sent_over(
         return None
     parts = _parts(message, over) if over else []
     return tuple(
-        Sent(link, sum(sent_bits(part, algorithm) for part in here), sum(steps(part, algorithm) for part in here))
+        Sent(link, sum(map(sent_bits, here)), sum(map(steps, here)))
         for link, _ in over
         if (here := [part for of, part in parts if of == link])
     )
 
 
-def time_of(message: Message, links: Sequence[Link], algorithm: CollectiveAlgorithm = "ring") -> float | None:
+def time_of(message: Message, links: Sequence[Link]) -> float | None:
     """Seconds that a message takes in a training step: steps times latency, and bytes at the bandwidth that is reached.
 
     The links of one message work at once, for it goes in chunks: the latencies of all add up, and the slowest link's
     bandwidth counts, as in NCCL's model (src/graph/tuning.cc). None where the links do not join all ranks.
     """
-    over = sent_over(message, links, algorithm)
+    over = sent_over(message, links)
     if over is None:
         return None
     return max([sent.moving_s for sent in over], default=0.0) + sum(sent.waiting_s for sent in over)

@@ -1,13 +1,17 @@
 """What a collective adds up and sends, derived from dims: shares, rounds of a ring, and the bits of a message."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
 
 from costsim.explain.formula import Part, Step, worked
 from costsim.formats.format import Format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
+from costsim.names import Collective
 
-# How many shares a rank sends on a ring, besides those it has: by collective, factors.
+# How often a rank sends a share for each other rank, and why: by collective.
 ROUNDS: Mapping[str, tuple[int, str]] = {
     "all_gather": (1, "each share but the next rank's own passes by"),
     "reduce_scatter": (1, "a part of each other rank's sum passes by"),
@@ -15,6 +19,9 @@ ROUNDS: Mapping[str, tuple[int, str]] = {
     "all_to_all": (1, "to each other rank its part"),
     "send": (1, "to the stage behind, or of a gradient to the one before"),
 }
+# What else than shares for other ranks is sent: by collective and algorithm.
+_TREES = "up and down two trees, each of half the tensor, in one of which the rank is no leaf"
+_BLOCKS = "blocks whose distance has bit k set, for each k"
 _REDUCING = ("all_reduce", "reduce_scatter")
 
 
@@ -59,12 +66,36 @@ def flat_share(graph: Graph, op: Op, format: Format) -> list[Step]:
     return [share, worked("bits of a share", terms, "bit", f"{format.name}: {format.source}")]
 
 
+def shares(collective: str, algorithm: str, ranks: int, of: str = "ranks") -> tuple[list[Part], str]:
+    """How many shares a rank sends, as factors, and why; `of`: what ranks are called."""
+    rounds, why = ROUNDS[collective]
+    if collective == "send":
+        return [], why
+    if (collective, algorithm) == ("all_reduce", "tree"):
+        if ranks == 3:
+            return [Part("halves", 3), Part(of, ranks), Part("halves in a whole", 2, under=True)], _TREES
+        return [Part("tensors", 1 if ranks == 2 else 2), Part(of, ranks)], _TREES
+    if (collective, algorithm) == ("all_to_all", "bruck"):
+        return [Part("blocks", sum(bin(distance).count("1") for distance in range(ranks)))], _BLOCKS
+    return [*([Part("rounds", rounds)] if rounds != 1 else []), Part(f"{of} - 1", ranks - 1)], why
+
+
+def waits(collective: str, algorithm: str, ranks: int) -> int:
+    """How many sends of a collective wait for each other."""
+    if algorithm == "direct" or collective == "send":
+        return 1
+    doublings = next(k for k in range(ranks) if 2**k >= ranks)
+    return ROUNDS[collective][0] * (ranks - 1 if algorithm == "ring" else doublings)
+
+
 def sent(graph: Graph, op: Op, share: Step) -> Step:
-    """What a rank sends in a step, on a ring."""
-    ranks = graph.mesh[op.params["axis"]].ranks
-    rounds, why = ROUNDS[op.kind.collective]
+    """What a rank sends in a step."""
+    ranks, does, what = graph.mesh[op.params["axis"]].ranks, op.kind.collective, f"sent to ranks of {op.params['axis']}"
+    algorithm = graph.exchange.algorithms.get(cast(Collective, does), "ring")
     runs = [Part("runs", op.times)] if op.times != 1 else []
-    twice = [Part("rounds", rounds)] if rounds != 1 else []
-    others = [] if op.kind.collective == "send" else [Part("ranks - 1", ranks - 1)]
-    term = [*runs, *twice, *others, Part(share.what, share.whole)]
-    return worked(f"sent to ranks of {op.params['axis']}", [term], "bit", why)
+    factors, why = shares(does, algorithm, ranks)
+    step = worked(what, [[*runs, *factors, Part(share.what, share.whole)]], "bit", why)
+    if not any(factor.under for factor in factors):
+        return step
+    each = -(-math.prod(factor.value for factor in factors if not factor.under) * share.whole // 2)  # of halves
+    return replace(step, formula=f"{step.formula}, of each run rounded up", result=op.times * int(each))

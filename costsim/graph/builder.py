@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from costsim.graph.channels import Part
-from costsim.graph.graph import Graph, MeshAxis, Op, Tensor
+from costsim.graph.graph import Exchange, Graph, MeshAxis, Op, Tensor
 from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.graph.ops import kind_of
 from costsim.graph.pairs import Pairs
@@ -81,6 +81,7 @@ class GraphBuilder:
         self.mesh: Mapping[str, MeshAxis] = {}
         self.divided: Mapping[str, str] = {}
         self.in_flight = 1
+        self.exchange = Exchange()
         self.dropped: set[str] = set()  # results that are not kept for the backward, which has them made again
         self.received: set[str] = set()  # from the stage before of a pipeline, which gets the gradient
         self.counted_elsewhere: set[str] = set()  # weights whose gradient another stage adds to the norm of all
@@ -278,4 +279,5 @@ class GraphBuilder:
             self.divided,
             self.in_flight,
             self.layers_of,
+            self.exchange,
         )

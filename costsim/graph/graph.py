@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from costsim.graph.kinds import Dims, Env, Kind, expand
 from costsim.graph.pairs import Pairs, base_of, pairs_of, ragged_dim
-from costsim.names import Gemm, Operand, Values
+from costsim.names import Collective, CollectiveAlgorithm, Gemm, Operand, Values
 
 # The two operands of each GEMM of a layer y = x w, as that layer names them.
 GEMM_OPERANDS: Mapping[Gemm, tuple[Operand, Operand]] = {
@@ -50,6 +50,13 @@ class MeshAxis(NamedTuple):
     stride: int
 
 
+class Exchange(NamedTuple):
+    """How ranks carry out collectives: by which algorithm each, and whether groups that span nodes work in levels."""
+
+    algorithms: Mapping[Collective, CollectiveAlgorithm] = {}
+    levels: bool = True
+
+
 class Op(NamedTuple):
     """One op: a kind, the tensors it reads and writes, when it runs and how often in a step.
 
@@ -79,6 +86,9 @@ class Op(NamedTuple):
         return self.recomputes or self.name
 
 
+AS_RINGS = Exchange()
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A whole training step. `ops` are in execution order and each tensor is written at most once."""
@@ -93,6 +103,7 @@ class Graph:
     divided: Mapping[str, str] = field(default_factory=dict)  # by dim of which a rank has a share: the axis
     in_flight: int = 1  # the most micro-batches whose forward has run here and whose backward has not ended
     layers_of: Mapping[str, int] = field(default_factory=dict)  # by stack: its layers, on whatever stage they are
+    exchange: Exchange = AS_RINGS
     of_structure: Graph | None = None  # the one of which this is the same with other sizes
 
     @property

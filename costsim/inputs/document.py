@@ -245,7 +245,7 @@ def _target(data: Any, parts: list[str], place: str, absent: Collection[str]) ->
         key = _key(data, part)
         inner = data.get(key) if isinstance(data, dict) else data[key] if isinstance(key, int) else None
         at = (*at, key)
-        if inner is None and len(at) == 1 and key in absent:
+        if inner is None and ".".join(map(str, at)) in absent:
             inner = data[key] = {}
         if not isinstance(inner, (dict, list)):
             sections = [key for key, value in data.items() if isinstance(value, dict)] if isinstance(data, dict) else []

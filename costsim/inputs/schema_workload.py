@@ -18,7 +18,19 @@ from costsim.inputs.section import (
     Section,
     check,
 )
-from costsim.names import AttentionPairs, Law, LinkOverlap, PipelineSchedule, Scope, Traffic, Writes
+from costsim.names import (
+    AttentionPairs,
+    ExchangeAlgorithm,
+    GatherAlgorithm,
+    Law,
+    LinkOverlap,
+    PipelineSchedule,
+    ReduceAlgorithm,
+    ScatterAlgorithm,
+    Scope,
+    Traffic,
+    Writes,
+)
 
 
 class Optimizer(Section):
@@ -89,6 +101,33 @@ class Training(Section):
     )
 
 
+class Algorithms(Section):
+    """How ranks carry out what they exchange: which algorithm, and whether in levels."""
+
+    all_gather: GatherAlgorithm = Field(
+        default="ring",
+        description="recursive: doubling, of a power of two; bruck: of any number; direct: to each at once",
+    )
+    reduce_scatter: ScatterAlgorithm = Field(default="ring", description="recursive: halving; direct: to each at once")
+    all_reduce: ReduceAlgorithm = Field(
+        default="ring", description="recursive: halving, then doubling; tree: two trees, of half the data each"
+    )
+    all_to_all: ExchangeAlgorithm = Field(
+        default="direct", description="to each at once; ring: a partner a step; bruck: few steps, more bytes"
+    )
+    levels: bool = Field(
+        default=True,
+        description="groups that span nodes work within nodes, and between nodes each rank with its own share; false: "
+        "as one ring, whose rank at the edge of a node sends all over the link between nodes",
+    )
+
+    @check
+    def _is_one_ring(self) -> Iterator[Clash]:
+        others = [name for name in (self.all_gather, self.reduce_scatter, self.all_reduce) if name != "ring"]
+        if not self.levels and others:
+            yield ("levels",), f"false is about rings; {others[0]} works in levels, say true"
+
+
 class Parallel(Section):
     """How many devices share a step, and how. `batch` and `micro_batches` are those of one rank of `data`."""
 
@@ -113,6 +152,7 @@ class Parallel(Section):
         description="whose messages take no time as long as the rest of the step lasts: nobody's, those of ranks of "
         "data (and of those that have the same experts), all",
     )
+    algorithms: Algorithms = Field(default=Algorithms(), description="how ranks carry out what they exchange")
 
     @check
     def _of_data(self) -> Iterator[Clash]:
@@ -210,5 +250,12 @@ class Workload(Section):
     )
 
 
+def _absent(section: type[Section], within: str = "") -> Iterator[str]:
+    for name, field in section.section_fields.items():
+        if isinstance(field.default, Section):
+            yield within + name
+            yield from _absent(type(field.default), f"{within}{name}.")
+
+
 # Sections that a file need not have, but `--set` can give fields of.
-ABSENT = tuple(name for name, field in Workload.section_fields.items() if isinstance(field.default, Section))
+ABSENT = tuple(_absent(Workload))

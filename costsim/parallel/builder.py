@@ -16,7 +16,7 @@ from costsim.graph.ops import kind_of
 from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Parallel
 from costsim.names import Gemm, Values
-from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout, in_flight, layers_of
+from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout, exchange, in_flight, layers_of
 
 NOTHING = "nothing"  # the dim, of no elements, of what is left where something is sent
 
@@ -33,6 +33,7 @@ class ShardedBuilder(GraphBuilder):
         self.parallel, self.mesh, self.divided = parallel, layout.mesh, layout.divided
         self.sizes[NOTHING] = 0
         self.in_flight = in_flight(parallel, self.micro_batches)
+        self.exchange = exchange(parallel.algorithms)
         self.partial: set[str] = set()
         self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
         self.stack: tuple[str, int] | None = None  # that a pipeline cuts, and its number of layers

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from costsim.graph.graph import MeshAxis
+from costsim.graph.graph import Exchange, MeshAxis
 from costsim.inputs.field_error import FieldError
-from costsim.inputs.schema_workload import Parallel
+from costsim.inputs.schema_workload import Algorithms, Parallel
+from costsim.names import COLLECTIVES
 
 # Divided by ranks of tensor: Shoeybi et al., arXiv:1909.08053, section 3; shared experts like feed forward.
 BY_TENSOR = ("heads", "kv_heads", "ffn", "shared_ffn", "vocab", "source_vocab", "target_vocab")
@@ -40,6 +41,12 @@ def mesh(parallel: Parallel) -> dict[str, MeshAxis]:
         "tied": MeshAxis(min(stages, 2), tensor * data * (stages - 1)),  # the first stage and the last
     }
     return {name: axis for name, axis in axes.items() if axis.ranks > 1}
+
+
+def exchange(algorithms: Algorithms) -> Exchange:
+    """How ranks carry out collectives."""
+    named = {name: getattr(algorithms, name) for name in COLLECTIVES if name in algorithms.section_fields}
+    return Exchange(named, algorithms.levels)
 
 
 def layers_of(layers: int, stages: int) -> list[range]:

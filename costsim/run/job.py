@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from costsim.cost.collectives import refused
 from costsim.cost.laws import LAWS
 from costsim.errors import InputError, nearest, one_line, refuse, together
 from costsim.graph.fusion import MODELS
@@ -16,7 +17,7 @@ from costsim.inputs import files, schema, schema_workload
 from costsim.inputs.document import Document, Where, override, parse_yaml
 from costsim.inputs.sorts import check_sort
 from costsim.models.build import build
-from costsim.names import SCOPES, Law, Scope, Traffic, Writes
+from costsim.names import COLLECTIVES, SCOPES, Law, Scope, Traffic, Writes
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy, with_widths
 
@@ -131,7 +132,17 @@ def _read(
 def _checks(request: Request, file: schema_workload.Workload, document: Document) -> list[Callable[[], Any]]:
     """The parts of a job: the graph, policies, the baseline, devices with the buffer; none needs another."""
     parts: tuple[Callable[..., Any], ...] = (_policies, _baseline, _devices)
-    return [partial(build, file, document), *(partial(part, request, file, document) for part in parts)]
+    return [partial(_graph, file, document), *(partial(part, request, file, document) for part in parts)]
+
+
+def _graph(file: schema_workload.Workload, document: Document) -> Graph:
+    """The graph of a step. Raises InputError, also for algorithms that are not of as many ranks as there are."""
+    graph = build(file, document)
+    done = {(op.kind.collective, op.params["axis"]) for op in graph.ops if op.kind.collective}
+    for collective, axis in [(of, axis) for of in COLLECTIVES for axis in graph.mesh if (of, axis) in done]:
+        if why := refused(graph.exchange.algorithms, collective, graph.mesh[axis].ranks):
+            raise document.error(("parallel", "algorithms", collective), f"{why} (of {axis})")
+    return graph
 
 
 def prepare(request: Request) -> Job:
@@ -156,7 +167,7 @@ def prepare_from(job: Job, request: Request, assignments: Sequence[str]) -> Job:
     file, errors = schema.read(schema_workload.Workload, document)
     own = not any(text.partition("=")[0].strip() == "baseline" for text in assignments)
     checks: list[Callable[[], Any]] = [
-        partial(build, file, document),
+        partial(_graph, file, document),
         lambda: list(job.policies),
         lambda: (job.baseline, job.of_the_file) if own else _baseline(request, file, document),
         lambda: (job.hardware, _buffer(_traffic(request, file), request.buffer_bytes, file, job.hardware)),
@@ -200,7 +211,7 @@ def with_fields(job: Job, assignments: Sequence[str]) -> Job:
         gemm_writes=file.gemm_writes,
         gemms_left_out=file.gemms_left_out,
     )
-    return replace(job, file=file, document=document, graph=build(file, document), convention=convention)
+    return replace(job, file=file, document=document, graph=_graph(file, document), convention=convention)
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from costsim.names import COLLECTIVES
 from costsim.results.sent import describe, link_records, sent_records
 from costsim.run.simulate import Result
 from costsim.tables.cells import duration, short
@@ -23,7 +24,17 @@ def blocks(result: Result) -> list[Block]:
     """The table with its heading; nothing for a step on one device."""
     if not result.job.graph.mesh:
         return []
-    return [Heading("sent by a rank to others, on a ring"), Drawn(table(result), simple)]
+    return [Heading(f"sent by a rank to others, {_how(result)}"), Drawn(table(result), simple)]
+
+
+def _how(result: Result) -> str:
+    """The algorithms of collectives."""
+    of = result.job.file.parallel.algorithms
+    default = type(of)()
+    others = [
+        f"{name} {getattr(of, name)}" for name in COLLECTIVES if getattr(of, name, "") != getattr(default, name, "")
+    ]
+    return "; ".join(["on a ring", *others, *([] if of.levels else ["rings over nodes in one level"])])
 
 
 def links_table(result: Result, device: str) -> Table:
