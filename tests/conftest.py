@@ -13,7 +13,7 @@ from costsim.inputs import files, schema_policy
 from costsim.inputs.document import Document, parse_yaml, tuples
 from costsim.inputs.schema import validate
 from costsim.inputs.schema_workload import Optimizer
-from costsim.models import decoder, encoder_classifier, encoder_decoder, image_classifier, resizing
+from costsim.models import decoder, encoder_classifier, encoder_decoder, image_classifier, resizing, speech_recognizer
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.policy.load import find_policy, load_policies
@@ -151,6 +151,55 @@ def image_step(optimizer=None, micro_batches=1, label_smoothing=0.0, batch=None,
     return training_step(model, given, optimizer or adamw(), micro_batches, label_smoothing)
 
 
+SMALL_SPEECH = {
+    **SMALL,
+    "family": "speech-recognizer",
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "mel_bins": 5,
+    "source_positions": 4,
+    "vocab": 11,
+    "max_positions": 6,
+    "k_bias": False,
+}
+
+
+def speech_step(optimizer=None, micro_batches=1, label_smoothing=0.0, batch=None, trainable=("*",), **changes):
+    model = section(speech_recognizer.Model, {**SMALL_SPEECH, **changes})
+    sizes = section(speech_recognizer.Batch, {"sequences": 3, "target_tokens": 5, **(batch or {})})
+    return training_step(model, sizes, optimizer or adamw(), micro_batches, label_smoothing, trainable)
+
+
+MODERNBERT = {
+    "positions": "rotary",
+    "windows": (2, None),
+    "local_rotary": True,
+    "norm": "pre",
+    "first_norm": False,
+    "activation": "gelu",
+    "gated": True,
+    "norm_bias": False,
+    "task_head": "modernbert",
+    "pooling": "mean",
+}
+DEBERTA = {
+    "positions": "none",
+    "token_types": 0,
+    "disentangled": {"rows": 6, "shared": True, "norm": True},
+    "convolution": {"kernel": 3, "activation": "gelu"},
+    "mask_embedding": True,
+    "task_head": "deberta",
+}
+
+
+def modernbert_step(**changes):
+    return classifier_step(**{**MODERNBERT, **changes})
+
+
+def deberta_step(**changes):
+    return classifier_step(**{**DEBERTA, **changes})
+
+
 STEPS = {
     "encoder-decoder": translation_step,
     "encoder-classifier": classifier_step,
@@ -160,6 +209,12 @@ STEPS = {
     "gemma": gemma_step,
     "chunked": chunked_step,
     "neox": neox_step,
+}
+MORE_STEPS = {  # with parts that no other has: tests/test_more_families.py
+    "image-classifier": image_step,
+    "speech-recognizer": speech_step,
+    "modernbert": modernbert_step,
+    "deberta": deberta_step,
 }
 
 

@@ -36,7 +36,9 @@ def capacity_of(config):
 def tiny(tmp_path, stored, *assignments, whole=True):
     """The job of a tiny model, as transformers ran it: op by op, all pairs of tokens, without padding."""
     batch = {"sequences": given.SEQUENCES, "padding_mask": "false"}
-    if stored["class"].endswith("ForConditionalGeneration"):
+    if stored["class"].startswith("Whisper"):
+        batch |= {"target_tokens": given.TARGETS}
+    elif stored["class"].endswith("ForConditionalGeneration"):
         batch |= {"source_tokens": given.TOKENS, "target_tokens": given.TARGETS}
     elif stored["class"].endswith("ForImageClassification"):
         del batch["padding_mask"]
@@ -47,10 +49,26 @@ def tiny(tmp_path, stored, *assignments, whole=True):
     return prepared(tmp_path, stored["config"], *fixed, "attention_pairs=square", *dropless, *assignments)
 
 
-def rotary(tokens, width):
+def rotary(tokens, width, theta=1e4):
     """Cosines and sines as LlamaRotaryEmbedding makes them."""
-    angles = np.outer(np.arange(tokens), 1e4 ** (-np.arange(0, width, 2) / width))
+    angles = np.outer(np.arange(tokens), theta ** (-np.arange(0, width, 2) / width))
     return np.tile(np.cos(angles), 2), np.tile(np.sin(angles), 2)
+
+
+def distances(tokens, config):
+    """By query and key: the row of DeBERTa's table. Far ones share rows, by the logarithm."""
+    farthest = max(config.get("max_relative_positions", -1), 0) or config["max_position_embeddings"]
+    buckets = config.get("position_buckets", 0)
+    found = np.zeros((tokens, tokens), int)
+    for query in range(tokens):
+        for key in range(tokens):
+            distance = abs(query - key)
+            if (middle := buckets // 2) and distance > middle:
+                far = np.log(distance / middle) / np.log((farthest - 1) / middle)
+                distance = int(np.ceil(far * (middle - 1))) + middle
+            span = buckets or farthest
+            found[query, key] = np.clip(np.sign(query - key) * distance + span, 0, 2 * span - 1)
+    return found
 
 
 T5_BUCKETS = [given.T5[f"relative_attention_{name}"] for name in ("num_buckets", "max_distance")]
@@ -79,8 +97,9 @@ def data_of(job, stored):
         if tensor.role != "data" or tensor.name in graph.producer:
             continue
         shape, name = graph.shape(tensor.name), tensor.name.rpartition(".")[2]
-        if name in ("cos", "sin"):
-            data[tensor.name] = rotary(*shape)[name == "sin"]
+        if name.endswith(("cos", "sin")):
+            theta = 16e4 if stored["class"].startswith("Modern") and "local" not in name else 1e4
+            data[tensor.name] = rotary(*shape, theta)[name.endswith("sin")]
         elif (name in ("ids", "source_ids") and ".tokens" in tensor.name) or name == "source_ids":
             data[tensor.name] = batch["input_ids"]
         elif name == "target_ids":
@@ -93,10 +112,18 @@ def data_of(job, stored):
         elif name == "pixels":  # patches row by row, each channel by channel
             images = batch["pixel_values"].reshape(given.SEQUENCES, 3, 3, 2, 3, 2)
             data[tensor.name] = images.transpose(0, 2, 4, 1, 3, 5).reshape(shape)
+        elif name == "spectrograms":
+            data[tensor.name] = batch["input_features"].transpose(0, 2, 1)
+        elif name == "source_position_table":
+            data[tensor.name] = gemma_losses.weight(tensor.name, np.prod(shape)).reshape(shape)
+        elif name == "ids" and ".distances" in tensor.name:
+            data[tensor.name] = distances(shape[0], stored["config"])
+        elif name == "keep":
+            data[tensor.name] = np.ones(shape, bool)
         elif name == "buckets":
             data[tensor.name] = buckets(shape[0], *T5_BUCKETS, both_ways="source" in tensor.name)
         elif "positions" in tensor.name:
-            first = job.file.model["position_offset"]
+            first = job.file.model.get("position_offset", 0)
             data[tensor.name] = np.broadcast_to(np.arange(shape[-1]) + first, shape)
         else:
             data[tensor.name] = np.zeros(shape, int if tensor.values == "index" else float)
@@ -123,8 +150,12 @@ def test_parameters_and_flops_of_tiny_models(name, tmp_path):
     )
 
 
-@pytest.mark.parametrize("way", ["flash", "eager"])
-@pytest.mark.parametrize("name", STORED["models"])
+WAYS = [
+    (name, way) for name in STORED["models"] for way in ("flash", "eager") if way == "eager" or "deberta" not in name
+]
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
 def test_losses_and_gradients_are_those_of_transformers(name, way, tmp_path):
     stored = STORED["models"][name]
     job = tiny(tmp_path, stored, f"model.attention={way}")

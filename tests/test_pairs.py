@@ -29,18 +29,18 @@ def rules(draw):
     lengths = tuple(draw(st.lists(st.integers(1, 9), max_size=4)))
     tokens = sum(lengths) or draw(st.integers(1, 20))
     causal = draw(st.booleans())
-    return Pairs("tokens", tokens, causal, draw(st.none() | st.integers(1, 24)) if causal else None, lengths)
+    return Pairs("tokens", tokens, causal, draw(st.none() | st.integers(1, 24)), lengths)
 
 
 def mask(pairs):
-    """By definition: the same sentence, not later, less than a window back."""
+    """By definition: the same sentence, not later, less than a window back; or, if later ones are met, off."""
     sentence = np.repeat(np.arange(len(pairs.lengths or (1,))), pairs.lengths or (pairs.tokens,))
     query, key = np.indices((pairs.tokens, pairs.tokens))
     meets = sentence[query] == sentence[key]
     if pairs.causal:
         meets &= key <= query
     if pairs.window:
-        meets &= key > query - pairs.window
+        meets &= abs(key - query) < pairs.window
     return meets
 
 
@@ -77,6 +77,8 @@ def test_blocks_read_what_any_of_their_tokens_meets(pairs, blocks):
         (Pairs("t", 3072, lengths=(512, 512, 2048)), 2 * 512**2 + 2048**2),  # verl, pull request 6389: sum of squares
         (Pairs("t", 8192, True, 4096), 25_167_872),
         (Pairs("t", 5, True, 3), 12),
+        (Pairs("t", 8192, False, 65), 8192 * 129 - 64 * 65),  # ModernBERT: 64 tokens to each side
+        (Pairs("t", 5, False, 3), 19),
     ],
 )
 def test_known_numbers(pairs, number):

@@ -3,6 +3,7 @@
 It is one kernel under every traffic model. Its forward goes over blocks of rows of q and, inside, over the keys (Dao,
 arXiv:2307.08691, algorithm 1); its backward over blocks of keys and, inside, over the rows (algorithm 2). What the
 model assumes of a buffer besides is in `tiling`. Blocks of keys that no query of a block of rows meets are skipped.
+Convolutions, the other kernels that are written by hand, move what they move in `fused`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -122,8 +123,8 @@ def _flash(graph: Graph, members: Sequence[Numbered], result_bits: int, buffer_b
     Raises InputError if the buffer is too small.
     """
     gemms = [(op, row) for _, op, row in members if row.gemm is not None]
-    if not gemms or gemms[0][0].gemm != "forward" or gemms[0][1].pair is None:
-        return {}
+    if len(gemms) < 2 or gemms[0][0].gemm != "forward" or gemms[0][1].pair is None:
+        return {}  # a convolution, which has one product
     scores, pair = gemms[0][0], gemms[0][1].pair
     batch, m, n, _ = gemm_sizes(graph, scores)
     pairs = graph.ragged(graph.tensors[scores.outputs[0]].dims)

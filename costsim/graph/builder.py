@@ -220,26 +220,33 @@ class GraphBuilder:
         roles = ["gradient" if result.name in gradients else _ROLE_OF_PHASE[self.phase] for result in kind.outputs]
         return [Tensor(names[i], dims[i], roles[i], self.layer, kind.values) for i in range(len(names))]
 
-    def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True) -> str:
-        """Append y = x w (+ b) and the weights: sums over the last `inner` dims of x, and appends the dims `outer`."""
+    def linear(self, x: str, name: str, outer: Dims, inner: int = 1, bias: bool = True, of: str = "") -> str:
+        """Append y = x w (+ b) and the weights: sums over the last `inner` dims of x, and appends the dims `outer`.
+
+        With `of` the weights are those of the layer of that name, which is there already.
+        """
         x_dims = self.tensors[x].dims
         batch = len(x_dims) - inner
-        weight = self.given(f"{name}.weight", x_dims[batch:] + outer, role="weight")
+        weight = self._weight(f"{of or name}.weight", x_dims[batch:] + outer)
         y = self.op(linear_equation(batch, inner, len(outer)), x, weight, name=name)
-        if self.lora and any(fnmatchcase(self._prefix + name, glob) for glob in self.lora.targets):
-            y = self._adapted(x, y, name, outer, inner)
+        if self.lora and any(fnmatchcase(self._prefix + (of or name), glob) for glob in self.lora.targets):
+            y = self._adapted(x, y, (name, of or name), outer, inner)
         if bias:
-            b = self.given(f"{name}.bias", outer, role="weight")
-            y = self.op("add_bias", y, b, name=f"{name}.add_bias")
+            y = self.op("add_bias", y, self._weight(f"{of or name}.bias", outer), name=f"{name}.add_bias")
         return y
 
-    def _adapted(self, x: str, y: str, name: str, outer: Dims, inner: int) -> str:
-        """Append y + alpha/rank b a x, with low-rank adapters a and b."""
+    def _weight(self, name: str, dims: Dims) -> str:
+        """A weight: the one of that name if it is there, else a new one."""
+        full_name = self._prefix + name
+        return full_name if full_name in self.tensors else self.given(name, dims, role="weight")
+
+    def _adapted(self, x: str, y: str, names: tuple[str, str], outer: Dims, inner: int) -> str:
+        """Append y + alpha/rank b a x, with low-rank adapters a and b; `names` are of the layer, and of its weights."""
         assert self.lora is not None
-        x_dims = self.tensors[x].dims
+        x_dims, (name, of) = self.tensors[x].dims, names
         batch = len(x_dims) - inner
-        a = self.given(f"{name}.lora_a.weight", (*x_dims[batch:], "rank"), role="weight")
-        b = self.given(f"{name}.lora_b.weight", ("rank", *outer), role="weight")
+        a = self._weight(f"{of}.lora_a.weight", (*x_dims[batch:], "rank"))
+        b = self._weight(f"{of}.lora_b.weight", ("rank", *outer))
         low = self.op(linear_equation(batch, inner, 1), x, a, name=f"{name}.lora_a")
         high = self.op(linear_equation(batch, 1, len(outer)), low, b, name=f"{name}.lora_b")
         scaled = self.op("scale", high, name=f"{name}.lora_scale", factor=self.lora.alpha / self.lora.rank)

@@ -31,22 +31,24 @@ def ragged_dim(dims: tuple[str, ...]) -> str | None:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A rule: query i meets keys of its sentence, with `causal` none after i, with `window` only the last so many.
+    """A rule: query i meets keys of its sentence, with `causal` none after i, with `window` only so many to each side.
 
     A window counts the token itself, as transformers' and FlashAttention's do. Source: Mistral 7B, arXiv:2310.06825,
-    section 2; packing: `cu_seqlens` of flash_attn_varlen_func.
+    section 2; to both sides: ModernBERT, arXiv:2412.13663, section 2.1.2; packing: `cu_seqlens` of
+    flash_attn_varlen_func.
     """
 
     dim: str  # of queries, and of keys
     tokens: int
     causal: bool = False
-    window: int | None = None  # with causal
+    window: int | None = None  # the last tokens that a query meets; without causal as many to the other side, too
     lengths: tuple[int, ...] = ()  # of sentences that lie one after another; (): one
 
     @property
     def label(self) -> str:
         """The name of the rule."""
-        within = "window" + str(self.window) if self.window else "causal" * self.causal
+        sides = "window" if self.causal else "around"
+        within = f"{sides}{self.window}" if self.window else "causal" * self.causal
         return "-".join(filter(None, ("packed" * bool(self.lengths), within))) or "square"
 
     @cached_property
@@ -62,13 +64,17 @@ class Pairs:
         first, end = self._sentences[query]
         if self.causal:
             end = query + 1
-        return range(max(first, end - self.window) if self.window else first, end)
+        elif self.window:
+            end = min(end, query + self.window)
+        return range(max(first, query + 1 - self.window) if self.window else first, end)
 
     def queries(self, key: int) -> range:
         """The queries that meet a key."""
         first, end = self._sentences[key]
         if self.causal:
             first = key
+        elif self.window:
+            first = max(first, key + 1 - self.window)
         return range(first, min(end, key + self.window) if self.window else end)
 
     @cached_property
@@ -77,7 +83,9 @@ class Pairs:
         runs: Counter[int] = Counter()
         for length, times in Counter(self.lengths or (self.tokens,)).items():
             if not self.causal:
-                runs[length] += length * times
+                far = min(self.window or length, length) - 1  # tokens to a side, where there are as many
+                for query in range(length):
+                    runs[min(query, far) + 1 + min(length - 1 - query, far)] += times
                 continue
             longest = min(self.window or length, length)
             for shorter in range(1, longest):
@@ -87,7 +95,10 @@ class Pairs:
 
     @cached_property
     def number(self) -> int:
-        """Pairs that meet: n² a sentence of n; n (n + 1) / 2 if causal; m (m + 1) / 2 + (n - m) w, m = min(n, w)."""
+        """Pairs that meet: n² a sentence of n; n (n + 1) / 2 if causal; m (m + 1) / 2 + (n - m) w, m = min(n, w).
+
+        To both sides of a window twice as many but n, the pairs of a token with itself.
+        """
         return sum(run * times for run, times in self.runs.items())
 
     @property

@@ -39,6 +39,7 @@ _MODEL_CHOICES = {
 _CAPPED_CHOICES = {
     "attention": Chosen("flash", "flash-attn and FlexAttention cap scores; transformers' default stores them all")
 }
+_DISTANCE_CHOICES = {"attention": Chosen("eager", "as transformers has scores against distances: all are stored")}
 _ALL_PAIRS = Chosen("square", "as PyTorch's FlopCounterMode counts; causal and the like count only what meets")
 _WITHIN_WINDOWS = Chosen("window", "only what the windows let meet, as flash attention skips the rest")
 _EXPERT_CHOICES = {"experts.capacity_factor": Chosen(1.0, "dropless, counted as if tokens were spread evenly")}
@@ -51,6 +52,7 @@ _BATCHES: Mapping[
     "encoder-classifier": (("tokens",), _MASKED),
     "image-classifier": ((), None),
     "encoder-decoder": (("source_tokens", "target_tokens"), _MASKED),
+    "speech-recognizer": (("target_tokens",), Chosen(False, "padding comes last, behind what the causal mask hides")),
 }
 _CHOICES = {
     "training.steps": Chosen(1000, ""),
@@ -80,6 +82,8 @@ def _choices(model: Mapping[str, Field]) -> dict[str, Field]:
     choices = {**_MODEL_CHOICES, **(_EXPERT_CHOICES if "experts.number" in model else {})}
     if "attention_softcap" in model and model["attention_softcap"].value:
         choices |= _CAPPED_CHOICES
+    if "disentangled.rows" in model:
+        choices |= _DISTANCE_CHOICES
     return {name: Field(*_with_comment(chosen), None) for name, chosen in choices.items()}
 
 

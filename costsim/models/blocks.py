@@ -58,7 +58,8 @@ def _gelu_new_by_steps(b: GraphBuilder, x: str) -> str:
     return b.op("mul", b.op("scale", x, name="half", factor=0.5), one, name="gelu_new")
 
 
-_GATED = {"silu": "swiglu", "gelu_new": "geglu_new"}  # the op that is an activation and its gate in one kernel
+# The op that is an activation and its gate in one kernel.
+_GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_new": "geglu_new"}
 
 
 def activate(b: GraphBuilder, config: Transformer, x: str, gate: Callable[[], str] | None = None) -> str:
@@ -77,6 +78,26 @@ def activate(b: GraphBuilder, config: Transformer, x: str, gate: Callable[[], st
     else:
         y = b.op(config.activation, x, name=config.activation)
     return y if gate is None else b.op("mul", y, gate(), name="gate")
+
+
+def convolution(b: GraphBuilder, x: str, name: str, outer: str, dims: tuple[str, str], stride: int = 1) -> str:
+    """A convolution of x [batch, length, channels] to [batch, dims[0], outer], with patches of dims[1] rows and a bias.
+
+    There is padding of half a patch. The product reads patches, which overlap: the kernel makes them on chip, and that
+    of the backward makes them again. So x alone is kept, as by PyTorch.
+    """
+    (batch, _, channels), (patches, places) = b.tensors[x].dims, dims
+    padding = b.sizes[places] // 2
+    with b.segment_if(True, name, kernel=True):
+        cut = b.op(
+            "unfold",
+            x,
+            name=f"{name}.patches",
+            dims=(batch, patches, places, channels),
+            stride=stride,
+            padding=padding,
+        )
+        return b.linear(cut, name, (outer,), inner=2)
 
 
 def feed_forward(b: GraphBuilder, config: Transformer, x: str, name: str = "ffn", width: str = "ffn") -> str:

@@ -1,16 +1,16 @@
 """Decoder-only Transformers: GPT-2, Llama and their like, with dense feed-forward layers or a mixture of experts."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from costsim.graph.builder import GraphBuilder
 from costsim.inputs.section import Clash, Count, Field, Layers, Positive, check
-from costsim.models.attention import Latent, Rotary, attention, latent_attention
+from costsim.models.attention import Latent, Rotary, attention, latent_attention, rotary_tables
 from costsim.models.blocks import feed_forward, norm, softcap
 from costsim.models.experts import Experts, experts
 from costsim.models.head import words
-from costsim.models.layers import layers, parallel, residual
+from costsim.models.layers import by_layer, layers, parallel, residual
 from costsim.models.meeting import Mask
 from costsim.models.sections import Padded, Transformer
 
@@ -135,21 +135,6 @@ def _embed(b: GraphBuilder, model: Model, table: str) -> str:
     return b.dropout(x, model.dropout)
 
 
-def _rotary(b: GraphBuilder, model: Model, windows: Sequence[int | None]) -> list[Rotary | None]:
-    """The tables that each of the layers rotates by, None if it does not: those of a window may have their own."""
-    rotated = model.rotated or (model.positions == "rotary",)
-    prefixes = [
-        ("local_" if model.local_rotary and window else "") if rotated[i % len(rotated)] else None
-        for i, window in enumerate(windows)
-    ]
-    dims = ("tokens", "head" if model.rotary_dim is None else "rotary")
-    tables = {
-        prefix: Rotary(b.given(f"{prefix}cos", dims), b.given(f"{prefix}sin", dims))
-        for prefix in sorted({prefix for prefix in prefixes if prefix is not None})
-    }
-    return [None if prefix is None else tables[prefix] for prefix in prefixes]
-
-
 def _feed_forward(b: GraphBuilder, config: Model, x: str, layer: int) -> str:
     """What a layer does with each token by itself."""
     if config.experts is None or layer in (config.experts.dense_layers or ()):
@@ -178,14 +163,15 @@ def _layer(b: GraphBuilder, config: Model, x: str, layer: int, mask: Mask, rotar
 
 def forward(b: GraphBuilder, model: Model, batch: Batch, label_smoothing: float) -> str:
     """Append the forward ops, and return the name of the loss."""
-    given = model.windows or (None,)
-    windows = [given[i % len(given)] for i in range(model.layers)]
+    windows = by_layer(model.windows or (None,), model.layers)
     with b.scope("embedding", layer=True):
         keep = b.given("keep", ("batch", "tokens"), values="mask") if batch.padding_mask else None
         width = "model" if model.embedding_dim is None else "embedding"
         table = b.given("tokens.weight", ("vocab", width), role="weight")
         x = _embed(b, model, table)
-        rotary = _rotary(b, model, windows)
+        rotated = model.rotated or (model.positions == "rotary",)
+        turned = "head" if model.rotary_dim is None else "rotary"
+        rotary = rotary_tables(b, turned, windows, rotated, model.local_rotary)
     masks = [Mask(keep, causal=True, window=window) for window in windows]
     x = layers(b, model, "decoder", model.layers, x, lambda y, i: _layer(b, model, y, i, masks[i], rotary[i]))
     if model.final_norm:

@@ -1,6 +1,7 @@
 """Layers: attention and feed forward in residuals, and their stacks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from costsim.graph.builder import GraphBuilder
 from costsim.models.attention import Rotary, attention
@@ -8,14 +9,23 @@ from costsim.models.blocks import feed_forward, norm
 from costsim.models.meeting import Mask
 from costsim.models.sections import Transformer
 
+_Value = TypeVar("_Value")
 
-def residual(b: GraphBuilder, config: Transformer, x: str, name: str, part: Callable[[str], str]) -> str:
+
+def by_layer(pattern: Sequence[_Value], number: int) -> list[_Value]:
+    """What a pattern says of each of so many layers: one after another, and from the first again."""
+    return [pattern[i % len(pattern)] for i in range(number)]
+
+
+def residual(
+    b: GraphBuilder, config: Transformer, x: str, name: str, part: Callable[[str], str], normed: bool = True
+) -> str:
     """x + dropout(part(x)), with norms before the part, after the part or the sum; all [batch, length, model].
 
-    Source of the norms before and after a part: Gemma 2, arXiv:2408.00118, section 2; after it only: OLMo 2,
-    arXiv:2501.00656, section 3.
+    Not `normed`, it has none before the part. Source of the norms before and after a part: Gemma 2, arXiv:2408.00118,
+    section 2; after it only: OLMo 2, arXiv:2501.00656, section 3.
     """
-    branch = part(norm(b, config, x, f"{name}_norm") if config.norm in ("pre", "sandwich") else x)
+    branch = part(norm(b, config, x, f"{name}_norm") if normed and config.norm in ("pre", "sandwich") else x)
     if config.norm in ("sandwich", "branch"):
         branch = norm(b, config, branch, f"{name}_post_norm")
     total = _added(b, config, x, name, branch)

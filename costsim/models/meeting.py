@@ -11,11 +11,11 @@ from costsim.names import AttentionPairs
 
 
 class Mask(NamedTuple):
-    """What hides keys from queries: padding, what comes later, and what lies too far back; and what biases pairs."""
+    """What hides keys from queries: padding, what comes later, and what lies too far off; and what biases pairs."""
 
     keep: str | None = None  # tensor [batch, keys], False at padding
     causal: bool = False
-    window: int | None = None  # tokens that a query sees, itself included; with causal
+    window: int | None = None  # tokens that a query sees, itself included; without causal to each side
     bias: str | None = None  # tensor [queries, keys, heads], added to the scores
 
 
@@ -39,7 +39,7 @@ COUNTED: Mapping[AttentionPairs, Counting] = {
 
 def meeting(b: GraphBuilder, mask: Mask, dim: str) -> Pairs:
     """The pairs of tokens along a dim that meet in self attention under a mask, padding left aside."""
-    window = mask.window if mask.causal and mask.window is not None and mask.window < b.sizes[dim] else None
+    window = mask.window if mask.window is not None and mask.window < b.sizes[dim] else None
     return Pairs(dim, b.sizes.unread(dim), mask.causal, window, b.sentences)  # which are resized with the graph
 
 
@@ -47,7 +47,7 @@ def counted(b: GraphBuilder, meets: Pairs) -> Pairs:
     """The pairs that are counted of those that meet, as the workload's `attention_pairs` says."""
     counting = COUNTED[b.attention_pairs]
     causal = meets.causal and counting.causal
-    window = meets.window if causal and counting.window else None
+    window = meets.window if causal == meets.causal and counting.window else None
     return Pairs(meets.dim, meets.tokens, causal, window, meets.lengths if counting.packed else ())
 
 

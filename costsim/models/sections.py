@@ -31,6 +31,9 @@ class Transformer(Section):
     qk_norm: bool = Field(default=False, description="normalize queries and keys, each over a head")
     qk_norm_heads: bool = Field(default=False, description="those norms are over all heads at once: OLMo 2")
     qkv_bias: bool = Field(default=True, description="of the projections to queries, keys and values")
+    k_bias: bool | None = Field(
+        default=None, unsaid="qkv_bias", description="of the projection to keys, if not as qkv_bias: Whisper has none"
+    )
     out_bias: bool = Field(default=True, description="of attention's output projection")
     ffn_bias: bool = Field(default=True, description="of both layers of feed forward")
     norm: Literal["post", "pre", "sandwich", "branch"] = Field(

@@ -60,7 +60,7 @@ def _check_pairs(b: GraphBuilder, model: Any) -> None:
     counting = COUNTED[b.attention_pairs]
     if counting.window and not any(getattr(model, "windows", None) or ()):
         raise FieldError(("attention_pairs",), f"{b.attention_pairs}: the model has no windows; say model.windows")
-    if counting.causal and not any(pairs.causal for pairs in b.pairs.values()):
+    if counting.causal and not counting.window and not any(pairs.causal for pairs in b.pairs.values()):
         raise FieldError(("attention_pairs",), f"{b.attention_pairs}: no attention of this model is causal")
 
 

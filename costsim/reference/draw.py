@@ -8,6 +8,7 @@ import numpy as np
 from costsim.graph.graph import Graph
 from costsim.reference.numpy_ops import Array
 
+_TABLE_AXIS = {"embed": 0, "pick_distances": -1, "pick_distances_of_keys": -1}  # by kind: along which ids look up
 _OF_ONE_PLUS = {"rms_norm_1p", "convert"}  # what reads the weight of a norm that scales by 1 + weight
 
 
@@ -32,8 +33,8 @@ def draw_weights(graph: Graph, rng: np.random.Generator, dtype: Any = np.float64
 def _bound(graph: Graph, name: str) -> int:
     """Below what ids or labels must be, by the op that reads them."""
     for op, _ in graph.readers[name]:
-        if op.kind.name == "embed":
-            return graph.shape(op.inputs[0])[0]
+        if op.kind.name in _TABLE_AXIS:
+            return graph.shape(op.inputs[0])[_TABLE_AXIS[op.kind.name]]
         if op.kind.input_names[:2] == ("logits", "labels"):
             return graph.shape(op.inputs[0])[-1]
         if op.kind.input_names[:2] == ("logits", "targets"):

@@ -118,6 +118,19 @@ T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
+MODERNBERT = {name: value for name, value in BERT.items() if "dropout" not in name} | {"cls_token_id": 1}
+MODERNBERT |= {"num_hidden_layers": 4, "local_attention": 5, "bos_token_id": 1, "eos_token_id": 1, "sep_token_id": 1}
+DEBERTA = {**BERT, "relative_attention": True, "type_vocab_size": 0}
+DEBERTA_V3 = {
+    **DEBERTA,
+    "position_biased_input": False,
+    "position_buckets": 3,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+}
+WHISPER = {name: value for name, value in MBART.items() if name not in ("max_position_embeddings", "scale_embedding")}
+WHISPER |= {"num_mel_bins": 5, "max_source_positions": TOKENS, "max_target_positions": 16, "decoder_start_token_id": 1}
 MODELS = {
     "opt": ("OPTForCausalLM", {"model_type": "opt", **OPT}),
     "opt projected": (
@@ -218,6 +231,21 @@ MODELS = {
         {"model_type": "t5", **T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ),
     "mt5": ("MT5ForConditionalGeneration", {"model_type": "mt5", **T5, "tie_word_embeddings": False}),
+    "modernbert": ("ModernBertForMaskedLM", {"model_type": "modernbert", **MODERNBERT}),
+    "modernbert classes": (
+        "ModernBertForSequenceClassification",
+        {"model_type": "modernbert", **MODERNBERT, **THREE_CLASSES, "classifier_pooling": "mean", "norm_bias": True},
+    ),
+    "deberta-v2": ("DebertaV2ForMaskedLM", {"model_type": "deberta-v2", **DEBERTA_V3}),
+    "deberta-v2 convolution": (
+        "DebertaV2ForMaskedLM",
+        {"model_type": "deberta-v2", **DEBERTA_V3, "conv_kernel_size": 3, "conv_act": "gelu"},
+    ),
+    "deberta-v2 classes": (
+        "DebertaV2ForSequenceClassification",
+        {"model_type": "deberta-v2", **DEBERTA, **THREE_CLASSES, "pos_att_type": ["c2p"], "max_relative_positions": 9},
+    ),
+    "whisper": ("WhisperForConditionalGeneration", {"model_type": "whisper", **WHISPER}),
 }
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -290,6 +318,11 @@ def latent(target, *parts):
         return taken
 
     return take
+
+
+def convolution(target):
+    """Elements [outputs, channels, places] of a patch, which lie [places, channels, outputs] in costsim."""
+    return lambda elements, _: {target: elements.transpose(2, 1, 0)}
 
 
 ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "out", "q_norm": "q_norm", "k_norm": "k_norm"}
@@ -483,6 +516,59 @@ T5_NAMES = {
         for number, (_, ours) in parts.items()
     },
 }
+MODERNBERT_LAYER = {
+    "attn_norm": "self_attention_norm",
+    "attn.Wo": "self_attention.out",
+    "mlp_norm": "ffn_norm",
+    "mlp.Wo": "ffn.fc2",
+}
+MODERNBERT_NAMES = {
+    "model.embeddings.tok_embeddings": "embedding.tokens",
+    "model.embeddings.norm": "embedding.norm",
+    "model.layers.#.attn.Wqkv": in_turn("encoder.#.self_attention.", "q", "k", "v"),
+    "model.layers.#.mlp.Wi": in_turn("encoder.#.ffn.", "fc1", "fc3"),
+    **{f"model.layers.#.{theirs}": f"encoder.#.{ours}" for theirs, ours in MODERNBERT_LAYER.items()},
+    "model.final_norm": "head.norm",
+    "head.dense": "head.dense",
+    "head.norm": "head.dense_norm",
+    "decoder": "head.logits",
+    "classifier": "head.logits",
+}
+DEBERTA_LAYER = {
+    **{f"attention.self.{theirs}_proj": f"self_attention.{theirs[0]}" for theirs in ("query", "key", "value")},
+    "attention.self.pos_key_proj": "self_attention.position_k",
+    "attention.self.pos_query_proj": "self_attention.position_q",
+    **{theirs: ours for theirs, ours in BERT_LAYER.items() if "attention.self" not in theirs},
+}
+DEBERTA_NAMES = {
+    "deberta.embeddings.word_embeddings": "embedding.tokens",
+    "deberta.embeddings.position_embeddings": "embedding.positions",
+    "deberta.embeddings.LayerNorm": "embedding.norm",
+    "deberta.encoder.rel_embeddings": "embedding.distances",
+    "deberta.encoder.LayerNorm": "embedding.distances_norm",
+    "deberta.encoder.conv.conv.weight": convolution("encoder.0.convolution.weight"),
+    "deberta.encoder.conv.conv": "encoder.0.convolution",
+    "deberta.encoder.conv.LayerNorm": "encoder.0.convolution_norm",
+    **{f"deberta.encoder.layer.#.{theirs}": f"encoder.#.{ours}" for theirs, ours in DEBERTA_LAYER.items()},
+    "cls.predictions": "head.logits",
+    "cls.predictions.transform.dense": "head.dense",
+    "cls.predictions.transform.LayerNorm": "head.dense_norm",
+    "pooler.dense": "head.dense",
+    "classifier": "head.logits",
+}
+WHISPER_NAMES = {
+    **{name: ours for name, ours in MBART_NAMES.items() if "layernorm_embedding" not in name},
+    **{
+        f"model.encoder.conv{n}{ending}": made
+        for n in (1, 2)
+        for ending, made in {
+            ".weight": convolution(f"embedding.conv{n}.weight"),
+            "": f"embedding.conv{n}",
+        }.items()
+    },
+    "model.decoder.embed_tokens": "embedding.target",
+    "model.decoder.embed_positions": "embedding.target_position_table",
+}
 OLMO2 = {"model.layers.#.post_attention_layernorm": "decoder.#.self_attention_post_norm"}
 GPT_OSS = {
     f"model.layers.#.mlp.experts.{theirs}{kind}": of_experts(
@@ -508,6 +594,9 @@ NAMES = {
     "t5": T5_NAMES,
     "vit": VIT_NAMES,
     "mt5": T5_NAMES,
+    "modernbert": MODERNBERT_NAMES,
+    "deberta-v2": DEBERTA_NAMES,
+    "whisper": WHISPER_NAMES,
 }
 WITHOUT_WEIGHT = ("source_position_table", "target_position_table")  # tensors of costsim that are no `.weight`
 
@@ -544,6 +633,10 @@ def batch_of(make):
     if make.endswith("ForImageClassification"):
         pixels = np.sin(np.arange(SEQUENCES * 3 * 6 * 6) * 1.3).reshape(SEQUENCES, 3, 6, 6)
         return {"pixel_values": pixels, "labels": np.arange(SEQUENCES) % 3}
+    if make.startswith("Whisper"):
+        spectrograms = np.sin(np.arange(SEQUENCES * 5 * 2 * TOKENS) * 1.3).reshape(SEQUENCES, 5, 2 * TOKENS)
+        targets = ids(tokens=TARGETS)
+        return {"input_features": spectrograms, "decoder_input_ids": targets, "labels": targets[:, ::-1].copy()}
     if make.endswith("ForSequenceClassification"):
         return {"input_ids": ids(), "labels": np.arange(SEQUENCES) % 3}
     if make.endswith("ForConditionalGeneration"):
@@ -603,7 +696,8 @@ def losses(make, config):
     model = made(make, kind, config).double().train()
     parts = fill(model, config)
     batch = {name: torch.tensor(values) for name, values in batch_of(make).items()}
-    no_cache = {} if "Bert" in make or "Electra" in make or "Image" in make else {"use_cache": False}
+    cached = make.endswith(("ForCausalLM", "ForConditionalGeneration"))
+    no_cache = {"use_cache": False} if cached else {}
     with FlopCounterMode(display=False) as flops:
         loss = model(**batch, **no_cache).loss
         forward = flops.get_total_flops()

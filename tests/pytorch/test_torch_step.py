@@ -11,7 +11,7 @@ import pytest
 import test_ops
 import torch
 from click.testing import CliRunner
-from conftest import STEPS, adamw, image_step
+from conftest import MORE_STEPS, STEPS, adamw
 
 from costsim.cli import main
 from costsim.devices.profile import load_hardware
@@ -65,6 +65,9 @@ MORE = {
     "gpt-oss-eager": ("experts", GPT_OSS),
     "latent": ("llama", LATENT),
     "images": ("image-classifier", {"label_smoothing": 0.1}),
+    "speech": ("speech-recognizer", {"attention": "flash"}),
+    "rotary-encoder": ("modernbert", {"dropout": 0.1}),
+    "distances": ("deberta", {"dropout": 0.1}),
     "t5": ("encoder-decoder", {"positions": "relative", "relative_buckets": 5, "scale_head": True}),
     "many-experts": ("experts", {"micro_batches": 2, "fused_activation": False}),
 }
@@ -77,7 +80,7 @@ def made(name):
     changes = dict(changes)
     padding = changes.pop("padding_mask", None)
     changes.setdefault("optimizer", adamw(eps=1e-3))  # a key bias's gradient is noise: less is divided by itself
-    step = image_step if family == "image-classifier" else STEPS[family]
+    step = {**STEPS, **MORE_STEPS}[family]
     return step(**changes, **({} if padding is None else {"batch": {"padding_mask": padding}}))
 
 

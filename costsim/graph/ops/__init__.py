@@ -3,6 +3,7 @@
 from costsim.graph.ops import (
     attention,
     channels,
+    convolutions,
     elementwise,
     experts,
     functions,
@@ -26,6 +27,7 @@ __all__ = [
     "Function",
     "attention",
     "channels",
+    "convolutions",
     "elementwise",
     "experts",
     "functions",

@@ -159,6 +159,63 @@ def softmax_from_lse(x: Array, lse: Array) -> Array:
     return np.exp(x - lse[..., None])
 
 
+# --- contents against distances: DeBERTa, arXiv:2006.03654, section 3.2 -----------------------------------------------
+
+
+@op(
+    "x[b h q p], ids[q k] -> y[b h q k]",
+    work={},
+    grads={"x": "pick_distances_grad(dy, ids)", "ids": None},
+    touches={"x": "b h q k"},
+    fuses=False,
+    torch="attention.pick_distances",
+)
+def pick_distances(x: Array, ids: Array) -> Array:
+    """y[b h q k] = x[b h q ids[q k]]: of what a query makes of each distance, that of each key. No more is read."""
+    return np.take_along_axis(x, np.broadcast_to(ids, (*x.shape[:-1], ids.shape[-1])), axis=-1)
+
+
+@op(
+    "dy[b h q k], ids[q k] -> dx[b h q p]",
+    work={"b h q k": {"add": 1}},
+    grads={"dy": None, "ids": None},
+    runtime=("shape",),
+    fuses=False,
+    torch="attention.pick_distances_grad",
+)
+def pick_distances_grad(dy: Array, ids: Array, shape: tuple[int, ...]) -> Array:
+    """Scatter-add of dy along the distances."""
+    dx = np.zeros(shape, dy.dtype)
+    np.add.at(dx, (slice(None), slice(None), np.arange(len(ids))[:, None], ids), dy)
+    return dx
+
+
+@op(
+    "x[b h k p], ids[q k] -> y[b h q k]",
+    work={},
+    grads={"x": "pick_distances_of_keys_grad(dy, ids)", "ids": None},
+    touches={"x": "b h q k"},
+    fuses=False,
+    torch="attention.pick_distances_of_keys",
+)
+def pick_distances_of_keys(x: Array, ids: Array) -> Array:
+    """y[b h q k] = x[b h k ids[q k]]: of what a key makes of each distance, that of each query."""
+    return pick_distances(x, ids.T).swapaxes(-1, -2)
+
+
+@op(
+    "dy[b h q k], ids[q k] -> dx[b h k p]",
+    work={"b h q k": {"add": 1}},
+    grads={"dy": None, "ids": None},
+    runtime=("shape",),
+    fuses=False,
+    torch="attention.pick_distances_of_keys_grad",
+)
+def pick_distances_of_keys_grad(dy: Array, ids: Array, shape: tuple[int, ...]) -> Array:
+    """Scatter-add of dy along the distances."""
+    return pick_distances_grad(dy.swapaxes(-1, -2), ids.T, shape)
+
+
 # --- rotary positions -------------------------------------------------------------------------------------------------
 
 

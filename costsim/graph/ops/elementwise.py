@@ -195,6 +195,30 @@ def geglu_new_grad(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
 
 @op(
     "a[...], b[...] -> y[...]",
+    work={"...": {"mul": 4, "add": 1, "erf": 1}},
+    grads={"a b": "geglu_grad(dy, a, b)"},
+    torch="elementwise.geglu",
+)
+def geglu(a: Array, b: Array) -> Array:
+    """y = gelu(a) b in one kernel, which keeps a and b only: ModernBERT's GeGLU. Source: Shazeer, arXiv:2002.05202."""
+    return gelu(a) * b
+
+
+@op(
+    "dy[...], a[...], b[...] -> da[...], db[...]",
+    work={"...": {"mul": 10, "add": 2, "erf": 1, "exp": 1}},
+    grads={"dy": None, "a": None, "b": None},
+    torch="elementwise.geglu_grad",
+)
+def geglu_grad(dy: Array, a: Array, b: Array) -> tuple[Array, Array]:
+    """db = dy gelu(a) and da = dy b gelu'(a), with the distribution Phi made once."""
+    cdf = (_erf(a * math.sqrt(0.5)) + 1) * 0.5
+    pdf = np.exp(a * -0.5 * a) * (1 / math.sqrt(2 * math.pi))
+    return dy * b * (cdf + a * pdf), dy * (a * cdf)
+
+
+@op(
+    "a[...], b[...] -> y[...]",
     work={"...": {"cmp": 3, "mul": 3, "exp": 1, "add": 2, "div": 1}},
     grads={"a b": "clamped_swiglu_grad(dy, a, b)"},
     params=("alpha", "limit"),

@@ -74,3 +74,25 @@ def drop_first(dy: Array, shape: tuple[int, ...]) -> Array:
 def repeat(x: Array, shape: tuple[int, ...]) -> Array:
     """y = x for every sequence."""
     return np.broadcast_to(x, shape).copy()
+
+
+@op(
+    "x[b s d], keep[b s] -> y[b d]",
+    work={"b s d": {"mul": 1, "add": 1}, "b d": {"div": 1}},
+    grads={"x": "mean_pool_grad(dy, keep)", "keep": None},
+    torch="lookups.mean_pool",
+)
+def mean_pool(x: Array, keep: Array) -> Array:
+    """y = the mean of each sequence's tokens that are no padding. Counting those is not work on elements."""
+    return np.add.reduce(x * keep[..., None], axis=1, initial=0) / keep.sum(1, keepdims=True).astype(x.dtype)
+
+
+@op(
+    "dy[b d], keep[b s] -> dx[b s d]",
+    work={"b s d": {"mul": 1}, "b d": {"div": 1}},
+    grads={"dy": None, "keep": None},
+    torch="lookups.mean_pool_grad",
+)
+def mean_pool_grad(dy: Array, keep: Array) -> Array:
+    """dx = dy / tokens that are no padding, 0 at padding."""
+    return (dy / keep.sum(1, keepdims=True).astype(dy.dtype))[:, None] * keep[..., None]

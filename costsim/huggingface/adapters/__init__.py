@@ -13,10 +13,21 @@ from costsim.huggingface.adapters.encoder_decoders import ENCODER_DECODERS
 from costsim.huggingface.adapters.encoders import ENCODERS
 from costsim.huggingface.adapters.experts import EXPERTS
 from costsim.huggingface.adapters.gemma import GEMMA
+from costsim.huggingface.adapters.relative_encoders import RELATIVE_ENCODERS
 from costsim.huggingface.adapters.rotary import ROTARY
+from costsim.huggingface.adapters.speech import SPEECH
 from costsim.huggingface.fields import Adapter
 
-ADAPTERS: Mapping[str, Adapter] = {**DECODERS, **ROTARY, **GEMMA, **EXPERTS, **ENCODERS, **ENCODER_DECODERS}
+ADAPTERS: Mapping[str, Adapter] = {
+    **DECODERS,
+    **ROTARY,
+    **GEMMA,
+    **EXPERTS,
+    **ENCODERS,
+    **RELATIVE_ENCODERS,
+    **ENCODER_DECODERS,
+    **SPEECH,
+}
 
 # Types with a text model inside, in `text_config`, and what its type is where it does not say it.
 TEXT_MODELS: Mapping[str, str] = {"gemma3": "gemma3_text"}

@@ -29,7 +29,7 @@ _T5_ACTIVATIONS = {  # by feed_forward_proj: the activation, and whether it gate
 }
 _SOURCE_VOCAB = Derived("vocab_size", lambda model: model["source_vocab"])
 
-_BART_READS = (
+BART_READS = (
     Read("d_model", ("d_model", "hidden_size"), count),
     Read("ffn_dim", ("encoder_ffn_dim",), count),
     Read("ffn_dim", ("decoder_ffn_dim",), count),
@@ -111,7 +111,7 @@ ENCODER_DECODERS: Mapping[str, Adapter] = {
         family="encoder-decoder",
         classes={"BartForConditionalGeneration": Head()},
         reads=(
-            *_BART_READS,
+            *BART_READS,
             Read("target_vocab", ("vocab_size",), count),
             Read("max_positions", ("max_position_embeddings",), plus(2), note=" + 2: BartLearnedPositionalEmbedding"),
         ),
@@ -129,7 +129,7 @@ ENCODER_DECODERS: Mapping[str, Adapter] = {
         family="encoder-decoder",
         classes={"MBartForConditionalGeneration": Head()},
         reads=(
-            *_BART_READS,
+            *BART_READS,
             Read("target_vocab", ("vocab_size",), count),
             Read("max_positions", ("max_position_embeddings",), plus(2), note=" + 2: MBartLearnedPositionalEmbedding"),
         ),
@@ -183,7 +183,7 @@ ENCODER_DECODERS: Mapping[str, Adapter] = {
         family="encoder-decoder",
         classes={"MarianMTModel": Head()},
         reads=(
-            *_BART_READS,
+            *BART_READS,
             Read("target_vocab", ("decoder_vocab_size",), count, null=_SOURCE_VOCAB),
             Read("max_positions", ("max_position_embeddings",), count),
             Read("tied", ("share_encoder_decoder_embeddings",), one_of({True: "all", False: "decoder"})),

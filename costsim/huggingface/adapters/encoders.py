@@ -24,7 +24,7 @@ from costsim.huggingface.fields import (
 
 _HIDDEN_DROPOUT = Derived("hidden_dropout_prob", lambda model: model["dropout"])
 
-_ENCODER_READS = (
+ENCODER_READS = (
     *SIZES,
     Read("activation", ("hidden_act",), activation),
     Read("norm_eps", ("layer_norm_eps",), positive),
@@ -33,13 +33,23 @@ _ENCODER_READS = (
     Read("token_types", ("type_vocab_size",), natural),
 )
 _ENCODER_FACTS = {**PLAIN, **BIASES, "norm": "post", "activation_dropout": 0.0}
-_ENCODER_NO_EFFECT = ("tie_word_embeddings",)  # a masked-lm head checks it
+TEXT_FACTS = {
+    **_ENCODER_FACTS,
+    "positions": "learned",
+    "local_rotary": False,
+    "mask_embedding": False,
+    "first_norm": True,
+    "pooling": "first",
+    "head_bias": True,
+    "logits_bias": True,
+}
+ENCODER_NO_EFFECT = ("tie_word_embeddings",)  # a masked-lm head checks it
 
 
 _CLASSIFIER_DROPOUT = Read("head_dropout", ("classifier_dropout",), rate, null=_HIDDEN_DROPOUT)
 
 
-def _classifier(task_head: str, dropout: Read = _CLASSIFIER_DROPOUT) -> Head:
+def classifier(task_head: str, dropout: Read = _CLASSIFIER_DROPOUT) -> Head:
     """The head of sequence classification."""
     return Head(
         reads=(Read("classes", ("id2label", "num_labels", "_num_labels"), classes), dropout),
@@ -48,9 +58,9 @@ def _classifier(task_head: str, dropout: Read = _CLASSIFIER_DROPOUT) -> Head:
     )
 
 
-_TIED = {"tie_word_embeddings": only(True)}
-_MASKED_LM: Fields = {"task_head": "masked-lm", "classes": None, "head_dropout": 0.0}
-_REPLACED_TOKEN: Fields = {**_MASKED_LM, "task_head": "replaced-token"}
+TIED = {"tie_word_embeddings": only(True)}
+MASKED_LM: Fields = {"task_head": "masked-lm", "classes": None, "head_dropout": 0.0}
+_REPLACED_TOKEN: Fields = {**MASKED_LM, "task_head": "replaced-token"}
 
 
 def _embedding_dim(_: Mapping[str, Any], full: Mapping[str, Any]) -> int | None:
@@ -63,32 +73,32 @@ ENCODERS: Mapping[str, Adapter] = {
     "bert": Adapter(
         family="encoder-classifier",
         classes={
-            "BertForMaskedLM": Head(facts=_MASKED_LM, checks=_TIED),
-            "BertForSequenceClassification": _classifier("bert"),
+            "BertForMaskedLM": Head(facts=MASKED_LM, checks=TIED),
+            "BertForSequenceClassification": classifier("bert"),
         },
-        reads=_ENCODER_READS,
-        facts={**_ENCODER_FACTS, "position_offset": 0},
-        no_effect=_ENCODER_NO_EFFECT,
+        reads=ENCODER_READS,
+        facts={**TEXT_FACTS, "position_offset": 0},
+        no_effect=ENCODER_NO_EFFECT,
     ),
     "roberta": Adapter(
         family="encoder-classifier",
         classes={
             # RobertaLMHead has gelu whatever hidden_act says
-            "RobertaForMaskedLM": Head(facts={**_MASKED_LM, "activation": "gelu"}, checks=_TIED),
-            "RobertaForSequenceClassification": _classifier("roberta"),
+            "RobertaForMaskedLM": Head(facts={**MASKED_LM, "activation": "gelu"}, checks=TIED),
+            "RobertaForSequenceClassification": classifier("roberta"),
         },
         reads=(
-            *_ENCODER_READS,
+            *ENCODER_READS,
             Read("position_offset", ("pad_token_id",), plus(1), note=" + 1: positions begin after it"),
         ),
-        facts=_ENCODER_FACTS,
-        no_effect=_ENCODER_NO_EFFECT,
+        facts=TEXT_FACTS,
+        no_effect=ENCODER_NO_EFFECT,
     ),
     "distilbert": Adapter(
         family="encoder-classifier",
         classes={
-            "DistilBertForMaskedLM": Head(facts=_MASKED_LM, checks=_TIED),
-            "DistilBertForSequenceClassification": _classifier(
+            "DistilBertForMaskedLM": Head(facts=MASKED_LM, checks=TIED),
+            "DistilBertForSequenceClassification": classifier(
                 "distilbert", Read("head_dropout", ("seq_classif_dropout",), rate)
             ),
         },
@@ -103,9 +113,9 @@ ENCODERS: Mapping[str, Adapter] = {
             Read("dropout", ("dropout",), rate),
             Read("attention_dropout", ("attention_dropout",), rate),
         ),
-        facts={**_ENCODER_FACTS, "norm_eps": 1e-12, "token_types": 0, "position_offset": 0},
+        facts={**TEXT_FACTS, "norm_eps": 1e-12, "token_types": 0, "position_offset": 0},
         checks={"tie_weights_": only(True)},
-        no_effect=(*_ENCODER_NO_EFFECT, "qa_dropout", "seq_classif_dropout"),
+        no_effect=(*ENCODER_NO_EFFECT, "qa_dropout", "seq_classif_dropout"),
     ),
     "vit": Adapter(
         family="image-classifier",
@@ -116,7 +126,7 @@ ENCODERS: Mapping[str, Adapter] = {
             )
         },
         reads=(
-            *(read for read in _ENCODER_READS if read.field not in ("vocab", "max_positions", "token_types")),
+            *(read for read in ENCODER_READS if read.field not in ("vocab", "max_positions", "token_types")),
             Read("image_size", ("image_size",), count),
             Read("patch_size", ("patch_size",), count),
             Read("channels", ("num_channels",), count),
@@ -127,20 +137,20 @@ ENCODERS: Mapping[str, Adapter] = {
             "norm": "pre",
             "upcast": True,  # softmax(..., dtype=torch.float32)
         },
-        no_effect=(*_ENCODER_NO_EFFECT, "encoder_stride", "pooler_output_size", "pooler_act"),  # of other heads
+        no_effect=(*ENCODER_NO_EFFECT, "encoder_stride", "pooler_output_size", "pooler_act"),  # of other heads
     ),
     "electra": Adapter(
         family="encoder-classifier",
         classes={
             "ElectraForPreTraining": Head(facts=_REPLACED_TOKEN),
             # its generator's head has gelu whatever hidden_act says
-            "ElectraForMaskedLM": Head(facts={**_MASKED_LM, "activation": "gelu"}, checks=_TIED),
-            "ElectraForSequenceClassification": _classifier("electra"),
+            "ElectraForMaskedLM": Head(facts={**MASKED_LM, "activation": "gelu"}, checks=TIED),
+            "ElectraForSequenceClassification": classifier("electra"),
         },
-        reads=_ENCODER_READS,
-        facts={**_ENCODER_FACTS, "position_offset": 0},
+        reads=ENCODER_READS,
+        facts={**TEXT_FACTS, "position_offset": 0},
         no_effect=(
-            *_ENCODER_NO_EFFECT,
+            *ENCODER_NO_EFFECT,
             *("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),  # of multiple choice
         ),
         worked={"embedding_dim": Worked(("embedding_size",), _embedding_dim)},

@@ -73,6 +73,29 @@ def softmax_from_lse(x: Tensor, lse: Tensor) -> Tensor:
     return torch.exp(x - lse[..., None])
 
 
+# --- contents against distances ---------------------------------------------------------------------------------------
+
+
+def pick_distances(x: Tensor, ids: Tensor) -> Tensor:
+    """One gather."""
+    return x.gather(-1, ids.expand(*x.shape[:-1], ids.shape[-1]))
+
+
+def pick_distances_grad(dy: Tensor, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What autograd calls: zeros, then a scatter."""
+    return dy.new_zeros(shape).scatter_add(-1, ids.expand(dy.shape), dy)
+
+
+def pick_distances_of_keys(x: Tensor, ids: Tensor) -> Tensor:
+    """One gather, and its result the other way round."""
+    return pick_distances(x, ids.T).transpose(-1, -2).contiguous()
+
+
+def pick_distances_of_keys_grad(dy: Tensor, ids: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros, then a scatter."""
+    return pick_distances_grad(dy.transpose(-1, -2), ids.T, shape)
+
+
 # --- rotary positions -------------------------------------------------------------------------------------------------
 
 

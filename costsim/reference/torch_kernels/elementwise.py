@@ -50,6 +50,16 @@ def geglu_new_grad(dy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return gelu_new_grad(dy * b, a), dy * gelu_new(a)
 
 
+def geglu(a: Tensor, b: Tensor) -> Tensor:
+    """Two kernels: PyTorch has none for both."""
+    return aten.gelu(a) * b
+
+
+def geglu_grad(dy: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Four kernels, of which one makes GELU again."""
+    return aten.gelu_backward(dy * b, a), dy * aten.gelu(a)
+
+
 def clamped_swiglu(a: Tensor, b: Tensor, alpha: float, limit: float) -> Tensor:
     """By hand, as transformers' gpt-oss."""
     g = a.clamp(max=limit)

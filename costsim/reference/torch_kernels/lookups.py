@@ -31,3 +31,13 @@ def drop_first(dy: Tensor, shape: tuple[int, ...]) -> Tensor:
     dx = dy.new_zeros(shape)
     dx[:, : dy.shape[1] - 1] = dy[:, 1 : shape[1] + 1]
     return dx
+
+
+def mean_pool(x: Tensor, keep: Tensor) -> Tensor:
+    """By hand, as transformers' ModernBERT."""
+    return (x * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
+
+
+def mean_pool_grad(dy: Tensor, keep: Tensor) -> Tensor:
+    """By hand."""
+    return (dy / keep.sum(1, keepdim=True))[:, None] * keep[..., None]

@@ -8,6 +8,7 @@ from costsim.graph.ops import OPS
 from costsim.reference.torch_kernels import (
     attention,
     channels,
+    convolutions,
     elementwise,
     experts,
     lookups,
