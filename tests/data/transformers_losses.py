@@ -88,13 +88,14 @@ MBART = {
     "bos_token_id": 1,
     "eos_token_id": 1,
 }
-QWEN = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6}
+# Rows of whole 16 bytes in experts: grouped products, of which transformers_saved.py keeps what is saved, want them.
+QWEN = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 DEEPSEEK = {
     "num_key_value_heads": 4,
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
     "n_shared_experts": 2,
-    "moe_intermediate_size": 6,
+    "moe_intermediate_size": 8,
     "first_k_dense_replace": 1,
     "q_lora_rank": 6,
     "kv_lora_rank": 6,

@@ -28,6 +28,7 @@ _PLACES: Mapping[str, Any] = {
     "aten": aten,
     "attention": attention,
     "channels": channels,
+    "convolutions": convolutions,
     "elementwise": elementwise,
     "experts": experts,
     "lookups": lookups,
