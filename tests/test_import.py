@@ -183,6 +183,9 @@ def test_classification(name, offset, tmp_path):
     assert not [op for op in job.graph.ops if op.name.startswith("head.") and op.kind.name == "dropout"]
 
 
+SECTIONS = ("experts", "latent", "disentangled", "convolution")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_is_complete(name, tmp_path):
     """Nothing is left to the family's defaults but adapters, and lengths that one number says."""
@@ -199,7 +202,7 @@ def test_the_file_is_complete(name, tmp_path):
     text = (tmp_path / "imported.yaml").read_text()
     for line in text.partition("\nbatch:")[2].splitlines():
         assert line == "" or line.endswith(":") or "# ours" in line, line
-    headings = ("  family: " + job.file.model["family"], "  experts:", "  latent:")
+    headings = ("  family: " + job.file.model["family"], *(f"  {name}:" for name in SECTIONS))
     model = text.partition("\nmodel:")[2].partition("\nbatch:")[0]
     for line in model.splitlines():
         assert not line or "#" in line or line in headings, line

@@ -103,6 +103,15 @@ def test_a_convolution_keeps_its_input_and_moves_no_patches(traffic):
     assert not any(name.endswith((".patches", ".patches.recompute")) for name in everywhere)
 
 
+def test_each_query_is_left_a_key():
+    """However narrow the window, and whatever is padding: a softmax over nothing would be no number."""
+    graph = modernbert_step(windows=(1, 2), batch={"sequences": 9, "tokens": 6})
+    assert "embedding.keep" in graph.tensors
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        assert np.isfinite(run(graph, draw_weights(graph, rng), [draw_batch(graph, rng)]).losses).all()
+
+
 def test_windows_to_both_sides_are_counted():
     graph = modernbert_step(batch={"sequences": 1, "tokens": 7}, task_head="masked-lm", classes=None)
     assert graph.pairs == {"around2": Pairs("tokens", 7, False, 2)}

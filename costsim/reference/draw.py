@@ -44,8 +44,18 @@ def _bound(graph: Graph, name: str) -> int:
     return 1
 
 
+def _show_a_key(graph: Graph, keep: Array) -> None:
+    """Have each sequence keep its first key, and each query a key that it meets: softmax of nothing is no number."""
+    keep[..., 0] = True
+    for pairs in graph.pairs.values():
+        if keep.ndim == 2 and pairs.tokens == keep.shape[1]:
+            for query in range(pairs.tokens):
+                keys = pairs.keys(query)
+                keep[~keep[:, keys.start : keys.stop].any(axis=1), query] = True
+
+
 def draw_batch(graph: Graph, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Array]:
-    """Random data for one micro-batch; of padding masks the first key is kept."""
+    """Random data for one micro-batch; padding masks leave each query a key."""
     batch: dict[str, Array] = {}
     for tensor in graph.tensors.values():
         if tensor.role != "data" or tensor.name in graph.producer:
@@ -55,7 +65,7 @@ def draw_batch(graph: Graph, rng: np.random.Generator, dtype: Any = np.float64) 
             batch[tensor.name] = rng.integers(0, _bound(graph, tensor.name), shape)
         elif tensor.values == "mask":
             batch[tensor.name] = rng.random(shape) < 0.8
-            batch[tensor.name][..., 0] = True
+            _show_a_key(graph, batch[tensor.name])
         else:
             batch[tensor.name] = rng.normal(size=shape).astype(dtype)
     return batch
