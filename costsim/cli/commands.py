@@ -24,6 +24,8 @@ class Place(NamedTuple):
     short_help: str
 
 
+_COMPLETING = "_COSTSIM_COMPLETE"  # set where a shell asks what completes a line
+
 COMMANDS: Mapping[str, Place] = {
     "calibrate": Place("calibrate", "calibrate", "Measure this machine and write it as a hardware profile:..."),
     "explain": Place("explain", "explain", "Explain every number of an op of WORKLOAD: formula, values,..."),
@@ -53,7 +55,11 @@ class _Group(click.Group):
             return super().get_command(ctx, cmd_name)
         place = COMMANDS[cmd_name]
         loaded: click.Command = getattr(import_module(f"costsim.cli.{place.module}"), place.function)
-        return loaded
+        if _COMPLETING not in os.environ:
+            return loaded
+        from costsim.cli import completion
+
+        return completion.attach(loaded)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -70,6 +76,8 @@ class _Group(click.Group):
         if not extra.get("standalone_mode", True):  # from Python
             return super().main(args, prog_name, **extra)
         _open_streams()
+        if _COMPLETING in os.environ:
+            import_module("costsim.cli.completion")  # which tells click of our Bash
         try:
             code = super().main(args, prog_name, **{**extra, "standalone_mode": False})
         except click.ClickException as error:
