@@ -344,35 +344,40 @@ class Plots:
     run: simulate.Result
 
     def draw(self, kind: str, **options: Any) -> Figure:
-        """One of the kinds of `costsim plot`."""
+        """One of the kinds of `costsim plot`; every kind takes the options of `look`.
+
+        `width`: a length such as "84mm"; `font_size` in points; `title=False`; `style`: "paper" or "slide". Raises
+        InputError.
+        """
         from costsim import plots
 
-        return plots.draw(self.run, kind, **options)
+        look, others = plots.look_apart(options)
+        return plots.draw(self.run, kind, look, **others)
 
-    def breakdown(self, by: str = "phase") -> Figure:
+    def breakdown(self, by: str = "phase", **look: Any) -> Figure:
         """Arithmetic, DRAM and memory of each policy, by role, layer, phase or kind."""
-        return self.draw("breakdown", by=by)
+        return self.draw("breakdown", by=by, **look)
 
-    def comparison(self) -> Figure:
+    def comparison(self, **look: Any) -> Figure:
         """How many times less than the baseline each policy takes."""
-        return self.draw("comparison")
+        return self.draw("comparison", **look)
 
-    def roofline(self) -> Figure:
+    def roofline(self, **look: Any) -> Figure:
         """The kernels under the ceilings of each device."""
-        return self.draw("roofline")
+        return self.draw("roofline", **look)
 
-    def memory(self, batches: Sequence[int | None] = (None,)) -> Figure:
+    def memory(self, batches: Sequence[int | None] = (None,), **look: Any) -> Figure:
         """Peak memory by component, over batches."""
-        return self.draw("memory", batches=list(batches))
+        return self.draw("memory", batches=list(batches), **look)
 
-    def timeline(self) -> Figure:
+    def timeline(self, **look: Any) -> Figure:
         """What lies in memory over a step."""
-        return self.draw("timeline")
+        return self.draw("timeline", **look)
 
-    def schedule(self) -> Figure:
+    def schedule(self, **look: Any) -> Figure:
         """Levels and cost over training."""
-        return self.draw("schedule")
+        return self.draw("schedule", **look)
 
-    def sensitivity(self) -> Figure:
+    def sensitivity(self, **look: Any) -> Figure:
         """Where each assumption takes the ratios."""
-        return self.draw("sensitivity")
+        return self.draw("sensitivity", **look)

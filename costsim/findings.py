@@ -58,11 +58,12 @@ class Search:
         space = self.found.problem.space
         return [space.point(dict(enumerate(point.chosen)), self.found.name(point)) for point in self.found.shown]
 
-    def plot(self) -> Figure:
-        """The front, beside the policies that give all groups one format."""
+    def plot(self, **look: Any) -> Figure:
+        """The front, beside the policies that give all groups one format; `look` as `results.plot` has it."""
         from costsim.plots import draw_front
+        from costsim.plots.look import look_of
 
-        return draw_front(self.found)
+        return draw_front(self.found, look_of(**look))
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the policies, the table in all styles and the figure to a folder. Raises InputError."""
@@ -99,11 +100,12 @@ class Reconciliation:
         """Hits that chance would give, roughly: if each figure were right as often as by itself; if log-uniform."""
         return self.found.by_rates, self.found.by_ranges
 
-    def plot(self) -> Figure:
+    def plot(self, **look: Any) -> Figure:
         """Where all combinations come to, and what the hits depart from."""
         from costsim.plots import draw_reconciliation
+        from costsim.plots.look import look_of
 
-        return draw_reconciliation(self.found)
+        return draw_reconciliation(self.found, look_of(**look))
 
     def save(self, out: str | Path) -> list[Path]:
         """Write the figure or the table to a file, by its ending, or all of them to a folder. Raises InputError."""
@@ -140,11 +142,12 @@ class Survey:
         """Recipes that do not fit the workload, and why."""
         return self.found.left_out
 
-    def plot(self) -> Figure:
+    def plot(self, **look: Any) -> Figure:
         """What recipes save, and what they do to the gradients."""
         from costsim.plots import draw_survey
+        from costsim.plots.look import look_of
 
-        return draw_survey(self.found)
+        return draw_survey(self.found, look_of(**look))
 
     def save(self, out: str | Path) -> list[Path]:
         """Write the figure or the table to a file, by its ending, or all of them to a folder. Raises InputError."""

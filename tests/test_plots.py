@@ -91,7 +91,7 @@ def test_schedule_names_levels_and_policies(workload, tmp_path):
     drawn = small(workload, "dsq", "fixed16", "bfp16", scope="layer")
     written = " ".join(texts(save(drawn, "schedule", tmp_path / "f.svg")))
     levels = ("training step", "dsq* bits per level", "q0", "q3")
-    for text in (*levels, "share of all that", "arithmetic", "DRAM", "bfp16"):
+    for text in (*levels, "share of", "arithmetic so far", "DRAM traffic so far", "bfp16"):
         assert text in written
     note = f"{workload}: law product, traffic {drawn.job.convention.traffic}, scope layer"
     assert f"{note} (* levels recalled, not stated)" in written
@@ -106,14 +106,27 @@ def test_nothing_is_marked_that_is_not_recalled(tmp_path):
 
 def test_what_is_spent_in_the_end_is_the_inverse_of_the_ratio():
     drawn = small("glue-mrpc-dsq", "dsq", "bfp16", "fixed16")
-    lines = {line.get_label(): line for line in PLOTS["schedule"](drawn).axes[-2].get_lines()}
-    assert len(lines) == 6
-    for counted in drawn.policies:
-        for name, field in (("arithmetic", "arithmetic_cost"), ("DRAM", "dram_bits")):
-            steps, shares = lines[f"{starred(counted)}, {name}"].get_data()
+    panels = PLOTS["schedule"](drawn).axes
+    for axes, field in ((panels[-4], "arithmetic_cost"), (panels[-2], "dram_bits")):
+        lines = {line.get_label(): line for line in axes.get_lines()}
+        assert len(lines) == 3
+        for counted in drawn.policies:
+            steps, shares = lines[starred(counted)].get_data()
             cost, base = (getattr(total, field) for total in (counted.total, drawn.baseline.total))
             assert (steps[0], shares[0], steps[-1]) == (0, 0, 2296)
             assert shares[-1] == pytest.approx(cost / base, rel=1e-12)
+
+
+def test_no_line_hides_another():
+    """Of lines that end at one place, those drawn later are thinner."""
+    drawn = small("iwslt17-dsq", "dsq", "fixed16", "bfp16", "stash-bfp")
+    lines = {line.get_label(): line for line in PLOTS["schedule"](drawn).axes[-4].get_lines()}
+    below, above = lines["fixed16"], lines["bfp16"]
+    assert below.get_ydata()[-1] == pytest.approx(above.get_ydata()[-1], rel=0.01)
+    assert below.get_zorder() == above.get_zorder()
+    assert list(lines).index("fixed16") < list(lines).index("bfp16")
+    assert below.get_linewidth() >= above.get_linewidth() + 2
+    assert lines["dsq*"].get_linewidth() == lines["stash-bfp*"].get_linewidth() < below.get_linewidth()
 
 
 def test_levels_are_drawn_where_their_phases_are():
@@ -252,7 +265,7 @@ def test_memory_stacks_the_components_of_every_policy_and_batch(tmp_path):
 
 def test_memory_without_a_device_has_no_line(tmp_path):
     written = texts(save(small("glue-mrpc-dsq", "fp32", hardware=[]), "memory", tmp_path / "f.svg"))
-    assert "peak memory, GB (10^9 bytes)" in written
+    assert "peak memory, GB (10⁹ bytes)" in written
     assert not any("a100" in text for text in written)
 
 

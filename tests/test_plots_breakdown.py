@@ -89,7 +89,7 @@ def test_memory_is_by_component_where_phases_say_nothing(result):
 def test_a_breakdown_says_what_it_shows(result, tmp_path):
     written = texts(save(result, "breakdown", tmp_path / "f.svg"))
     assert {"fixed16", "dsq*", "forward", "backward", "update", "optimizer states", "memory: component"} <= set(written)
-    assert {"arithmetic of the run by phase, P(bit^2)", "peak memory by component, MB"} <= set(written)
+    assert {"arithmetic of the run by phase, 10¹⁵ bit²", "peak memory by component, MB"} <= set(written)
     assert "DRAM traffic of the run by phase, Tbit" in written
     assert any(text.endswith("(* levels recalled, not stated); where phases end is fitted") for text in written)
     written = texts(save(result, "breakdown", tmp_path / "f.svg", by="kind"))

@@ -11,8 +11,10 @@ from click.testing import CliRunner
 
 import costsim
 from costsim.cli import main
+from costsim.cost.memory import of_policy
 from costsim.errors import InputError
 from costsim.plots import sweep as sweep_plot
+from costsim.plots.style import short
 from costsim.results import frame, records
 from costsim.run import peaks, simulate, spread, sweep
 from costsim.run.job import Request, prepare
@@ -194,8 +196,7 @@ def test_on_the_command_line(tmp_path):
         (("run", "--sweep", "bath.sequences=4"), "did you mean 'batch'"),
         (("memory", "--sweep", "batch=0"), "batch.sequences"),
         (("run", "--sweep", "policies=dsq,fixed16"), "--sweep policies: not a field to sweep"),
-        (("plot", "sweep"), "plot sweep: takes one --sweep, got none"),
-        (("plot", "sweep", "--sweep", "batch=4", "--sweep", "model.layers=1"), "got batch.sequences, model.layers"),
+        (("plot", "sweep"), "plot sweep: expected a field, --sweep FIELD=VALUE,VALUE,..., such as batch=1,4,16"),
         (("plot", "roofline", "--sweep", "batch=4"), "--sweep: is of plot sweep, not of plot roofline"),
     ],
 )
@@ -243,11 +244,31 @@ def test_a_swept_buffer_is_that_of_each_run():
     assert moved[0] > moved[1] < moved[2]
 
 
+SIZES = {
+    "TB": 1e12,
+    "GB": 1e9,
+    "MB": 1e6,
+    "min": 60,
+    "s": 1,
+    "kJ": 1e3,
+    "J": 1,
+    "Gbit": 1e9,
+    "Tbit": 1e12,
+    "Pbit": 1e15,
+}  # of units
+FIGURE = {"workload": "glue-mrpc-dsq", "policies": ["dsq", "fixed16"], "hardware": ["h100-sxm"]}
+
+
+def drawn_sweep(*fields, relative=False, **options):
+    """The sweep, and its figure's panels by title."""
+    swept = sweep.prepared(sweep.points(fields), **FIGURE, assignments=["model.layers=1"], **options)
+    parts = list(spread.over(swept, sweep_tables.maker(*(("reduction", "table") if relative else ("policy", "csv")))))
+    figure = sweep_plot.sweep(swept, parts, relative)
+    return swept, {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+
+
 def test_the_figure_shows_the_ratios():
-    options = {"workload": "glue-mrpc-dsq", "policies": ["dsq", "fixed16"], "hardware": ["h100-sxm"]}
-    swept = sweep.prepared(sweep.points(["batch=4,8"]), **options)
-    parts = list(spread.over(swept, sweep_tables.maker("reduction", "table")))
-    panels = {axes.get_title(): axes for axes in sweep_plot.sweep(swept, parts).figure.axes}
+    swept, panels = drawn_sweep("batch=4,8", relative=True)
     rows = [records.records(result, "reduction")[0] for _, result in sweep.results(swept)]
     of_device = [row["hardware"]["h100-sxm"] for row in rows]
     expected = {
@@ -262,6 +283,45 @@ def test_the_figure_shows_the_ratios():
         assert list(drawn.get_ydata()) == heights, title
         assert list(drawn.get_xdata()) == [4, 8]
     assert len({tuple(heights) for heights in expected.values()}) == len(expected)
+
+
+def test_the_figure_shows_amounts_and_where_a_devices_memory_ends():
+    """Against the results themselves, in the units that the axes name; the capacity is NVIDIA's 80 GB."""
+    swept, panels = drawn_sweep("batch=4,512")
+    amounts = {
+        "DRAM traffic": lambda result: result.policies[0].total.dram_bits,
+        "peak memory of a step": lambda result: (
+            of_policy(result.job.graph, result.policies[0].policy, result.job.convention.traffic)[1].peak_bytes
+        ),
+        "time on h100-sxm": lambda result: result.spent["dsq", "h100-sxm"].time_s,
+        "energy on h100-sxm": lambda result: result.spent["dsq", "h100-sxm"].energy_j,
+    }
+    results = [result for _, result in sweep.results(swept)]
+    for title, amount in amounts.items():
+        drawn = {line.get_label(): line for line in panels[title].get_lines()}["dsq*"]
+        unit = SIZES[panels[title].get_ylabel()]
+        assert [y * unit for y in drawn.get_ydata()] == pytest.approx([amount(result) for result in results]), title
+    memory = panels["peak memory of a step"]
+    lines = [line for line in memory.get_lines() if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[0] * SIZES[memory.get_ylabel()] for line in lines] == [80e9]
+    assert [text.get_text() for text in memory.texts] == [f"h100-sxm: {short(lines[0].get_ydata()[0])}"]
+    low, high = memory.get_ylim()
+    assert low < lines[0].get_ydata()[0] < high
+    assert panels["arithmetic"].get_ylabel() in ("10¹⁵ bit²", "10¹⁸ bit²")
+
+
+def test_several_fields_become_panels():
+    """Twice the steps move twice as much."""
+    _, panels = drawn_sweep("batch=4,8", "training.steps=10,20")
+    moved = {}
+    for steps in (10, 20):
+        axes = panels[f"DRAM traffic\ntraining.steps {steps}"]
+        assert axes.get_xlabel() == "batch.sequences"
+        line = {line.get_label(): line for line in axes.get_lines()}["fixed16"]
+        assert list(line.get_xdata()) == [4, 8]
+        moved[steps] = [y * SIZES[axes.get_ylabel()] for y in line.get_ydata()]
+    assert moved[20] == pytest.approx([2 * y for y in moved[10]])
+    assert moved[10][0] < moved[10][1]
 
 
 def test_a_swept_number_of_steps_counts():

@@ -78,6 +78,18 @@ RATIOS = (
     click.option("--scope", type=click.Choice(names.SCOPES), help="Which ops count."),
 )
 
+FIGURE = (
+    click.option("--width", metavar="LENGTH", help="Width of the figure: 84mm, 17.4cm, 3.3in, 240pt."),
+    click.option("--font-size", type=float, metavar="PT", help="Points of its letters.  [default: 9]"),
+    click.option("--no-title", is_flag=True, help="Leave out its title, for a caption says it."),
+    click.option(
+        "--style",
+        "figure_style",
+        type=click.Choice(names.FIGURE_STYLES),
+        help="paper: 84mm, 8 points, no title; slide: 254mm, 16 points.",
+    ),
+)
+
 OUTPUT = (
     click.option(
         "--format",
@@ -100,6 +112,30 @@ def options(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
         return command
 
     return add
+
+
+def apart(given: dict[str, Any], out: str | None, figure: bool = False) -> tuple[Any, dict[str, Any]]:
+    """The look that the options of FIGURE ask for, and the other options.
+
+    Raises InputError for a look that cannot be, and if one is asked for and no figure drawn: it is if `figure`, and if
+    `out` names a figure or a folder.
+    """
+    from costsim.errors import InputError
+    from costsim.tables.styles import style_of
+
+    others = dict(given)
+    asked = {name: others.pop(name) for name in ("figure_style", "width", "font_size")}
+    asked["title"] = False if others.pop("no_title") else None
+    if figure or (out is not None and style_of(out) is None):
+        from costsim.plots.look import look_of
+
+        style = asked.pop("figure_style")
+        return look_of(style, **asked), others
+    for name, value in asked.items():
+        if value is not None:
+            option = {"figure_style": "style", "title": "no-title"}.get(name, name.replace("_", "-"))
+            raise InputError(f"--{option}: says how a figure looks, and none is drawn; add --out FIGURE.svg")
+    return None, others
 
 
 def path_of(out: str, option: str = "--out") -> Any:

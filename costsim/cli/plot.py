@@ -5,7 +5,19 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import BUFFER, HARDWARE, RATIOS, SPREAD, SWEEP, WORKLOAD, options, path_of, whole_numbers
+from costsim.cli.options import (
+    BUFFER,
+    FIGURE,
+    HARDWARE,
+    RATIOS,
+    SPREAD,
+    SWEEP,
+    WORKLOAD,
+    apart,
+    options,
+    path_of,
+    whole_numbers,
+)
 from costsim.cli.output import echo_line
 from costsim.cli.sweeping import check_options
 
@@ -14,27 +26,22 @@ from costsim.cli.sweeping import check_options
 @options(*WORKLOAD, *SWEEP, *SPREAD, *BUFFER, *RATIOS, *HARDWARE)
 @click.argument("kind", type=click.Choice(names.PLOTS))
 @click.option("--by", type=click.Choice(names.BREAKDOWNS), help="Groups of breakdown.  [default: phase]")
+@click.option("--relative", is_flag=True, help="Of sweep: times less than the baseline, not amounts.")
 @click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, for memory.")
 @click.option("--phase", type=click.IntRange(1), help="Phase of the policies, for trace.  [default: 1]")
 @click.option(
     "--out", type=click.Path(), help="File to write: .svg, .pdf, .png, of trace .json  [default: WORKLOAD-KIND.svg]"
 )
+@options(*FIGURE)
 def plot(
-    kind: str,
-    out: str | None,
-    by: str | None,
-    batch: str | None,
-    phase: int | None,
-    sweep: tuple[str, ...],
-    executor: str | None,
-    resume: str | None,
-    **job: Any,
+    kind: str, out: str | None, sweep: tuple[str, ...], executor: str | None, resume: str | None, **given: Any
 ) -> None:
     """Draw WORKLOAD's results, or write a step as a trace.
 
     breakdown: what makes up arithmetic, DRAM traffic and memory. comparison: how many times less than the baseline.
     sensitivity: where each assumption takes the ratios. schedule: bits over training, and what is spent by then.
-    roofline, memory: on devices. timeline: live memory over a step. sweep: ratios over the values of a field.
+    roofline, memory: on devices. timeline: live memory over a step. sweep: arithmetic, traffic, memory, time and energy
+    over the values of a field, a panel for each value of other fields.
     trace: a step's kernels, for Perfetto.
 
     \b
@@ -46,17 +53,21 @@ def plot(
     costsim plot gpt2-small memory --batch 4,8,16 --hardware a100-80gb
     costsim plot gpt2-small timeline --policy bf16-mixed
     costsim plot glue-mrpc-dsq sweep --sweep batch=1,4,16,64
+    costsim plot glue-mrpc-dsq sweep --sweep batch=1,8 --sweep batch.tokens=128,256
+    costsim plot iwslt17-dsq breakdown --width 84mm --no-title --out fig.pdf
     costsim plot gpt2-small trace --policy bf16-mixed --hardware t4 --out t.json
     """
-    options: dict[str, Any] = {} if by is None else {"by": by}
-    options |= {} if batch is None else {"batches": whole_numbers("--batch", batch)}
-    options |= {} if phase is None else {"phase": phase}
-    _check_kind(kind, by=by, batch=batch, phase=phase, sweep=sweep or None)
+    by, batch, phase, relative = (given.pop(name) or None for name in ("by", "batch", "phase", "relative"))
+    look, job = apart(given, None, figure=kind != "trace")
+    of_kind: dict[str, Any] = {} if by is None else {"by": by}
+    of_kind |= {} if batch is None else {"batches": whole_numbers("--batch", batch)}
+    of_kind |= {} if phase is None else {"phase": phase}
+    _check_kind(kind, by=by, batch=batch, phase=phase, relative=relative, sweep=sweep or None)
     check_options(sweep, executor, resume)
     if kind == "sweep":
-        echo_line(_save_sweep(sweep, out, (executor, resume), **job))
+        echo_line(_save_sweep(sweep, out, (executor, resume), bool(relative), look, **job))
     else:
-        echo_line(_save(kind, out, options, **job))
+        echo_line(_save(kind, out, of_kind if kind == "trace" else {**of_kind, "look": look}, **job))
 
 
 def _save(kind: str, out: str | None, options: dict[str, Any], /, **job: Any) -> Any:
@@ -76,18 +87,26 @@ def _save(kind: str, out: str | None, options: dict[str, Any], /, **job: Any) ->
     return plots.save(result, kind, path, **options)
 
 
-def _save_sweep(sweep: tuple[str, ...], out: str | None, spread: tuple[str | None, str | None], /, **job: Any) -> Any:
+def _save_sweep(
+    sweep: tuple[str, ...],
+    out: str | None,
+    spread: tuple[str | None, str | None],
+    relative: bool,
+    look: Any,
+    /,
+    **job: Any,
+) -> Any:
     """Draw a sweep; `spread` are --executor and --resume. What cannot be drawn is refused at once."""
     from costsim import plots
     from costsim.cli.sweeping import parts
-    from costsim.plots import sweep as sweep_plot
     from costsim.run import sweep as sweeping
 
     where = sweeping.points(sweep)
-    sweep_plot.field_of(where)
+    plots.sweep_plot.check(where)
     prepared = sweeping.prepared(where, **job)
     path = path_of(f"{prepared.first.workload}-sweep.svg" if out is None else out)
-    return plots.write(lambda: sweep_plot.sweep(prepared, parts(prepared, "reduction", "table", *spread)), path)
+    what = ("reduction", "table") if relative else ("policy", "csv")
+    return plots.save_sweep(prepared, lambda: parts(prepared, *what, *spread), path, relative, look)
 
 
 _OPTIONS = {  # of one kind of plot each, with a hint for errors
@@ -95,6 +114,7 @@ _OPTIONS = {  # of one kind of plot each, with a hint for errors
     "batch": ("memory", "; --set batch.sequences=N sets one"),
     "phase": ("trace", ""),
     "sweep": ("sweep", ""),
+    "relative": ("sweep", ""),
 }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import HARDWARE, OUTPUT, RATIOS, options
+from costsim.cli.options import FIGURE, HARDWARE, OUTPUT, RATIOS, apart, options
 from costsim.cli.output import chosen_style, echo_line, progress, style_beside_figure, write
 
 
@@ -17,9 +17,9 @@ from costsim.cli.output import chosen_style, echo_line, progress, style_beside_f
 @click.option("--noise/--no-noise", default=True, show_default=True, help="Run them in NumPy, shrunk, for the noise.")
 @click.option("--traffic", type=click.Choice(names.TRAFFIC_MODELS), help="DRAM traffic model.")
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
-@options(*RATIOS, *HARDWARE, *OUTPUT)
+@options(*RATIOS, *HARDWARE, *OUTPUT, *FIGURE)
 def recipes(
-    policies: tuple[str, ...], workload: str | None, noise: bool, style: str | None, out: str | None, **job: Any
+    policies: tuple[str, ...], workload: str | None, noise: bool, style: str | None, out: str | None, **given: Any
 ) -> None:
     """Show what the sources of recipes state, beside what is counted here.
 
@@ -33,11 +33,12 @@ def recipes(
     costsim recipes --on gpt2-small --hardware b200
     costsim recipes coat fp8-lm --on gpt2-small --no-noise --out recipes.svg
     """
+    asked, job = apart(given, out if workload else None)
     if workload is None:
         _refuse(noise, **job)
         _show_figures(policies, chosen_style(style, out), out)
     else:
-        _show_survey(policies, workload, noise, style, out, **job)
+        _show_survey((policies, workload, noise), style, out, asked, **job)
 
 
 def _refuse(noise: bool, **job: Any) -> None:
@@ -66,13 +67,14 @@ def _show_figures(policies: tuple[str, ...], style: str, out: str | None) -> Non
 
 
 def _show_survey(
-    policies: tuple[str, ...], workload: str, noise: bool, style: str | None, out: str | None, **job: Any
+    what: tuple[tuple[str, ...], str, bool], style: str | None, out: str | None, look: Any, /, **job: Any
 ) -> None:
-    """Recipes side by side."""
+    """Recipes side by side; `what`: policies, the workload, and whether noise is measured."""
     from costsim.results.survey import prepared, survey
     from costsim.run.job import Request
     from costsim.tables.survey import document
 
+    policies, workload, noise = what
     style = style_beside_figure(style, out)
     asked = prepared(Request(workload, policies, **job))
     with progress(asked.phases) as bar:
@@ -82,5 +84,5 @@ def _show_survey(
         return
     from costsim.plots import save_survey
 
-    for path in save_survey(made, out):
+    for path in save_survey(made, out, look):
         echo_line(path)

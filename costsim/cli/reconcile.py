@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from costsim.cli.options import OUTPUT, WORKLOAD, options
+from costsim.cli.options import FIGURE, OUTPUT, WORKLOAD, apart, options
 from costsim.cli.output import echo_line, progress, style_beside_figure, write
 
 
@@ -28,8 +28,8 @@ def _tolerance(ctx: click.Context, param: click.Parameter, text: str) -> Any:
     "--assumption", "named", multiple=True, metavar="NAME", help="Vary this, and no other than those; repeatable."
 )
 @click.option("--top", type=click.IntRange(1, 1000), default=10, show_default=True, help="Hits listed.")
-@options(*OUTPUT)
-def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, out: str | None, **job: Any) -> None:
+@options(*OUTPUT, *FIGURE)
+def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, out: str | None, **given: Any) -> None:
     """Find which assumptions of WORKLOAD give its published figures.
 
     All combinations are tried, of the workload's assumptions, of those of policies with published figures, and of
@@ -46,6 +46,7 @@ def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, 
     from costsim.tables.reconcile import document
 
     style = style_beside_figure(style, out)
+    asked, job = apart(given, out)
     prepared = prepare(Request(**job))
     with progress(100) as bar:
         found = combine(prepared, within, named, top, bar.update)
@@ -54,5 +55,5 @@ def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, 
         return
     from costsim.plots import save_reconciliation
 
-    for path in save_reconciliation(found, out):
+    for path in save_reconciliation(found, out, asked):
         echo_line(path)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import RATIOS, options, path_of
+from costsim.cli.options import FIGURE, RATIOS, apart, options, path_of
 from costsim.cli.output import echo_line, progress, write
 
 
@@ -58,6 +58,7 @@ from costsim.cli.output import echo_line, progress, write
 @options(*RATIOS)
 @click.option("--format", "style", type=click.Choice(tuple(names.STYLES)), default="table", show_default=True)
 @click.option("--out", type=click.Path(), help="Folder for the policies, the table in all styles and the figure.")
+@options(*FIGURE)
 def search(style: str, out: str | None, **given: Any) -> None:
     """Find the best bits for groups of WORKLOAD's tensors.
 
@@ -83,6 +84,7 @@ def search(style: str, out: str | None, **given: Any) -> None:
         files.check_folder(path_of(out))
         if styles.style_of(out):
             raise InputError(f"--out {out}: a search writes several files, so expected a folder")
+    look, given = apart(given, out)
     job = {name: given.pop(name) for name in ("workload", "baseline", "law", "scope", "traffic", "assignments")}
     prepared, asked = prepare(Request(**job, hardware=given["hardware"])), Asked(**given)
     with progress(runs_to_measure(prepared, asked)) as bar:
@@ -92,5 +94,5 @@ def search(style: str, out: str | None, **given: Any) -> None:
     if out is not None:
         from costsim.plots import save_search
 
-        for path in save_search(found, table, path_of(out)):
+        for path in save_search(found, table, path_of(out), look):
             echo_line(path)

@@ -271,6 +271,9 @@ class Policy(Section):
     )
     source: str = Field(default="", description="where the recipe comes from")
     grade: Grade = Field(default="ours", description="how well the source backs it")
+    label: str = Field(
+        default="", description="how figures and papers' tables name the policy, if not by its file's name"
+    )
     setup: str = Field(default="", description="how tables name the setting; derived from the levels if there are any")
     accumulator: Accumulator | None = Field(
         default=None,

@@ -1,7 +1,8 @@
 """Figures of results, drawn with Matplotlib (imported here only): the same bytes for the same input."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,14 @@ from costsim.plots import (
     survey,
     timeline,
 )
-from costsim.plots.style import SETTINGS, drawable
+from costsim.plots import sweep as sweep_plot
+from costsim.plots.fit import fit
+from costsim.plots.look import SCREEN, Look, look_of, settings
+from costsim.plots.style import drawable
+from costsim.results.records import Record
 from costsim.results.survey import Survey
 from costsim.run.simulate import Result
+from costsim.run.sweep import Sweep
 from costsim.search.found import MEASURED, Found, policy_text
 from costsim.search.reconcile import Reconciliation
 from costsim.search.sensitivity import Sensitivity, csv_text
@@ -35,9 +41,9 @@ from costsim.tables.document import Document
 from costsim.tables.reconcile import document as reconcile_document
 from costsim.tables.search import document as search_document
 from costsim.tables.survey import document as survey_document
-from costsim.tables.table import wrap
 
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}  # by style of file
+_DPI = 300  # of PNG
 
 # By the kinds of names.FIGURES. A sweep is drawn from several results: see plots/sweep.py.
 PLOTS: dict[str, Callable[..., Figure]] = {
@@ -51,26 +57,51 @@ PLOTS: dict[str, Callable[..., Figure]] = {
 }
 
 
-def draw(result: Result, kind: str, **options: Any) -> Figure:
-    """Draw one of PLOTS, which takes the options. Raises InputError for another kind, and as the plot does."""
+def drawn(make: Callable[..., Figure], look: Look = SCREEN) -> Figure:
+    """The figure that `make` makes with the argument `look`, laid out so that all texts fit.
+
+    Raises InputError as `make` does, and if it is too narrow.
+    """
+    with mpl.rc_context(settings(look)):
+        return fit(make(look=look))
+
+
+def look_apart(options: Mapping[str, Any]) -> tuple[Look, dict[str, Any]]:
+    """The look that options ask for, as `look_of` takes them, and the others. Raises InputError."""
+    names = ("style", "width", "font_size", "title")
+    look = look_of(**{name: options[name] for name in names if name in options})
+    return look, {name: value for name, value in options.items() if name not in names}
+
+
+def draw(result: Result, kind: str, look: Look = SCREEN, **options: Any) -> Figure:
+    """Draw one of PLOTS, which takes the options. Raises InputError for another kind, and as `drawn` does."""
+    return drawn(_plot(result, kind, options), look)
+
+
+def _plot(result: Result, kind: str, options: Mapping[str, Any]) -> Callable[..., Figure]:
     if kind not in PLOTS:
         raise InputError(f"unknown figure {kind!r}{nearest(kind, PLOTS)}")
-    with mpl.rc_context(SETTINGS):
-        return PLOTS[kind](drawable(result), **options)
+    return partial(PLOTS[kind], drawable(result), **options)
 
 
-def save(result: Result, kind: str, path: Path, **options: Any) -> Path:
+def save(result: Result, kind: str, path: Path, look: Look = SCREEN, **options: Any) -> Path:
     """Draw one of PLOTS, which takes the options, into a file. Raises InputError as the plot and `write` do."""
-    return write(lambda: draw(result, kind, **options), path)
+    return write(_plot(result, kind, options), path, look)
 
 
-def draw_front(found: Found) -> Figure:
+def save_sweep(
+    swept: Sweep, parts: Callable[[], list[Record]], path: Path, relative: bool, look: Look = SCREEN
+) -> Path:
+    """Draw a sweep, whose parts are worked out only if the file can be, into a file. Raises InputError."""
+    return write(lambda look: sweep_plot.sweep(swept, parts(), relative, look), path, look)
+
+
+def draw_front(found: Found, look: Look = SCREEN) -> Figure:
     """Draw what a search found."""
-    with mpl.rc_context(SETTINGS):
-        return front.front(found)
+    return drawn(partial(front.front, found), look)
 
 
-def save_search(found: Found, table: Sensitivity | None, folder: Path) -> list[Path]:
+def save_search(found: Found, table: Sensitivity | None, folder: Path, look: Look = SCREEN) -> list[Path]:
     """Write what a search found to a folder, and return the files.
 
     The table in all styles, the policies that it has, the figure of a front, and losses if they were measured. Raises
@@ -84,38 +115,36 @@ def save_search(found: Found, table: Sensitivity | None, folder: Path) -> list[P
     if table is not None and found.asked.sensitivity == MEASURED:
         paths.append(files.write(folder / f"{workload}-sensitivity.csv", csv_text(table).encode()))
     if found.gap is None:
-        paths.append(write(lambda: front.front(found), folder / f"{workload}-search.svg"))
+        paths.append(write(partial(front.front, found), folder / f"{workload}-search.svg", look))
     return paths
 
 
-def draw_survey(of: Survey) -> Figure:
+def draw_survey(of: Survey, look: Look = SCREEN) -> Figure:
     """Draw recipes side by side."""
-    with mpl.rc_context(SETTINGS):
-        return survey.survey(of)
+    return drawn(partial(survey.survey, of), look)
 
 
-def draw_reconciliation(of: Reconciliation) -> Figure:
+def draw_reconciliation(of: Reconciliation, look: Look = SCREEN) -> Figure:
     """Draw where combinations of assumptions come to."""
-    with mpl.rc_context(SETTINGS):
-        return reconcile.reconcile(of)
+    return drawn(partial(reconcile.reconcile, of), look)
 
 
-def save_survey(of: Survey, out: str) -> list[Path]:
+def save_survey(of: Survey, out: str, look: Look = SCREEN) -> list[Path]:
     """Write recipes side by side, as `_save` does. Raises InputError if that cannot be."""
-    return _save(survey_document(of), lambda: survey.survey(of), out)
+    return _save(survey_document(of), partial(survey.survey, of), out, look)
 
 
-def save_reconciliation(of: Reconciliation, out: str) -> list[Path]:
+def save_reconciliation(of: Reconciliation, out: str, look: Look = SCREEN) -> list[Path]:
     """Write a reconciliation, as `_save` does. Raises InputError if that cannot be."""
-    return _save(reconcile_document(of), lambda: reconcile.reconcile(of), out)
+    return _save(reconcile_document(of), partial(reconcile.reconcile, of), out, look)
 
 
-def _save(document: Document, make: Callable[[], Figure], out: str) -> list[Path]:
+def _save(document: Document, make: Callable[..., Figure], out: str, look: Look) -> list[Path]:
     """Write the figure (.svg, .pdf, .png), the table in the style of an ending, or to a folder all of them."""
     if is_figure(out):
-        return [write(make, Path(out))]
+        return [write(make, Path(out), look)]
     paths = styles.save(document, out)
-    return paths if styles.style_of(out) else [*paths, write(make, Path(out) / f"{document.stem}.svg")]
+    return paths if styles.style_of(out) else [*paths, write(make, Path(out) / f"{document.stem}.svg", look)]
 
 
 def is_figure(out: str) -> bool:
@@ -123,32 +152,32 @@ def is_figure(out: str) -> bool:
     return out.lower().endswith(names.FIGURE_ENDINGS)
 
 
-def write(make: Callable[[], Figure], path: Path) -> Path:
-    """Draw a figure into an .svg, .pdf or .png file, whole or not at all.
+def write(make: Callable[..., Figure], path: Path, look: Look = SCREEN) -> Path:
+    """Draw a figure, which `make` makes with the argument `look`, into an .svg, .pdf or .png file, whole or not at all.
 
-    Raises InputError for another ending, before anything is drawn, and as `make` does.
+    Raises InputError for another ending, before anything is drawn, and as `drawn` does.
     """
     style = path.suffix.removeprefix(".").lower()
     if style not in _NO_DATE:
         hint = " (.json is what plot trace writes)" if style == "json" else ""
         raise InputError(f"--out {path}: expected a name that ends in .svg, .pdf or .png{hint}")
-    with mpl.rc_context(SETTINGS):
-        figure = make()
+    with mpl.rc_context(settings(look)):
+        figure = fit(make(look=look))
+        figure.set_layout_engine("none")  # it is laid out
         data = io.BytesIO()
-        figure.savefig(data, format=style, dpi=150, metadata=_NO_DATE[style])
+        figure.savefig(data, format=style, dpi=_DPI, metadata=_NO_DATE[style])
     return files.write(path, data.getvalue())
 
 
 def svg(result: Result, kind: str, **options: Any) -> str:
     """Draw one of PLOTS as the text of an SVG file, without minor ticks. Raises InputError as `draw` does."""
-    with mpl.rc_context(SETTINGS):
-        figure = draw(result, kind, **options)
+    make = _plot(result, kind, options)
+    with mpl.rc_context(settings(SCREEN)):
+        figure = make(look=SCREEN)
         for axes in figure.axes:
             axes.minorticks_off()  # of logarithmic axes: hundreds, which take longer than all the rest
-        title = figure.get_suptitle()
-        narrow = "\n".join(wrap(line, int(12.5 * figure.get_figwidth())) for line in title.split("\n"))
-        if narrow != title:  # wider than the figure, in letters of 10 points
-            figure.suptitle(narrow, fontsize=10)
+        fit(figure)
+        figure.set_layout_engine("none")
         text = io.StringIO()
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(text, metadata=_NO_DATE["svg"])  # draws once; savefig does twice

@@ -12,7 +12,22 @@ from costsim.cost.memory import Stored, of_policy
 from costsim.cost.totals import Total, group
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
-from costsim.plots.style import COLOURS, COMPONENT_COLOURS, GREY, grid, label, largest, marks, note, short, si, starred
+from costsim.plots.look import SCREEN, Look
+from costsim.plots.style import (
+    COLOURS,
+    COMPONENT_COLOURS,
+    GREY,
+    grid,
+    label,
+    largest,
+    legend_style,
+    marks,
+    names_width,
+    note,
+    scaled,
+    short,
+    starred,
+)
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
 
@@ -91,14 +106,10 @@ def _colours(panels: Sequence[Stack]) -> dict[str, str]:
     return dict(zip(largest(_present(panels), amounts, MOST_GROUPS), COLOURS, strict=False))
 
 
-def _unit(unit: str, prefix: str) -> str:
-    """A unit to a power takes a prefix in front of brackets: the prefix is not to that power."""
-    return f"{prefix}({unit})" if prefix and "^" in unit else f"{prefix}{unit}"
-
-
-def _draw(axes: Axes, panel: Stack, colours: Mapping[str, str]) -> None:
+def _draw(axes: Axes, panel: Stack, colours: Mapping[str, str], width: float) -> None:
+    """Bars in a panel of so many inches."""
     wholes = [sum(amounts.values()) if amounts is not None else 0 for amounts in panel.amounts]
-    divisor, prefix = si(max(wholes, default=0))
+    divisor, unit = scaled(panel.unit, max(wholes, default=0))
     for y, (amounts, whole) in enumerate(zip(panel.amounts, wholes, strict=True)):
         if amounts is None:
             label(axes, "not defined", (0, y), (3, 0))
@@ -112,21 +123,32 @@ def _draw(axes: Axes, panel: Stack, colours: Mapping[str, str]) -> None:
                           linewidth=0.4)  # fmt: skip
             left += amount
         label(axes, short(whole / divisor), (whole / divisor, y), (3, 0))
-    axes.set_xlim(0, 1.17 * max(max(wholes, default=0) / divisor, 1e-9))  # room for the numbers
-    axes.set_xlabel(f"{panel.title}, {_unit(panel.unit, prefix)}")
+    axes.set_xlim(0, max(max(wholes, default=0) / divisor, 1e-9) * (1 + 0.36 / width))  # room for the numbers
+    axes.set_xlabel(f"{panel.title}, {unit}")
     axes.tick_params(axis="y", length=0)
     grid(axes, "x")
 
 
-def _legend(figure: Figure, title: str, panels: Sequence[Stack], colours: Mapping[str, str], place: Any) -> None:
+Palette = Mapping[str, str]  # colours of groups
+
+
+def _legend(
+    of: Figure | Axes, title: str, panels: Sequence[Stack], colours: Palette, inches: float, place: Mapping[str, Any]
+) -> None:
+    """A legend for panels, in as many columns as so many inches have room for."""
     handles = [Patch(color=colour, label=name.replace("_", " ")) for name, colour in colours.items()]
     others = len(set(_present(panels)) - set(colours))
     if others:
         handles.append(Patch(color=GREY, label=f"other ({others})"))
-    figure.legend(handles=handles, title=title, loc=place, frameon=False, fontsize=8, title_fontsize=8, ncols=4)
+    of.legend(handles=handles, title=title, **legend_style(handles, inches, 4), **place)
 
 
-def breakdown(result: Result, by: str = "phase") -> Figure:
+_ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.03, 1), "alignment": "left"}
+_NATURAL = 13  # inches
+_LEAST = 1.6  # inches of a panel beside others
+
+
+def breakdown(result: Result, by: str = "phase", look: Look = SCREEN) -> Figure:
     """Stacked bars, a policy each: arithmetic cost and DRAM bits of the run, and bytes at the peak of a step.
 
     The largest groups have names, the others are one. Raises InputError for a grouping that is none of BY.
@@ -141,15 +163,21 @@ def breakdown(result: Result, by: str = "phase") -> Figure:
     components = {name: colour for name, colour in COMPONENT_COLOURS.items() if name in present}
     memory_colours = colours if one_legend else components
     count = len(result.policies)
-    legend_rows = -(-max(len(colours) + 1, len(memory_colours)) // 4)
-    figure = Figure(figsize=(13, 1.6 + 0.3 * count + 0.18 * legend_rows), layout="constrained")
-    row: Any = figure.subplots(1, 3, sharey=True)
-    for axes, panel, palette in zip(row, panels, (colours, colours, memory_colours), strict=True):
-        _draw(axes, panel, palette)
-    row[0].set_yticks(range(count), [starred(counted) for counted in result.policies])
-    row[0].set_ylim(count - 0.4, -0.6)
-    _legend(figure, by, coloured, colours, "outside lower left")
+    names = [starred(counted) for counted in result.policies]
+    taken = names_width(names, look.room(_NATURAL))
+    beside = look.columns(3, _NATURAL, _LEAST, taken) == 3
+    rows, columns = (1, 3) if beside else (3, 1)
+    room = look.room(_NATURAL) / (2 if beside and not one_legend else 1) - (0.2 if beside else taken)
+    figure = look.figure(_NATURAL, rows * (0.8 + (0.3 if beside else 0.2) * count) + (1.1 if beside else 2.0))
+    flat: Any = figure.subplots(rows, columns, sharey=True)
+    width = (look.room(_NATURAL) - taken) / columns
+    places = [{"loc": f"outside lower {side}"} if beside else _ABOVE for side in ("left", "right")]
+    for axes, panel, palette in zip(flat, panels, (colours, colours, memory_colours), strict=True):
+        _draw(axes, panel, palette, width)
+    flat[0].set_yticks(range(count), names)
+    flat[0].set_ylim(count - 0.4, -0.6)
+    _legend(figure if beside else flat[0], by, coloured, colours, room, places[0])
     if not one_legend:
-        _legend(figure, f"memory: {BY[by].by}", (peak,), memory_colours, "outside lower right")
-    figure.suptitle(f"{note(result.job)}; memory of the whole step{marks(result.policies)}", fontsize=10)
+        _legend(figure if beside else flat[2], f"memory: {BY[by].by}", (peak,), memory_colours, room, places[1])
+    look.head(figure, f"{note(result.job)}; memory of the whole step{marks(result.policies)}")
     return figure

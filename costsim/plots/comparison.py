@@ -1,13 +1,15 @@
 """Reductions: how many times less than the baseline each policy takes, on one scale for all quantities."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from costsim.plots.look import SCREEN, Look, pt
 from costsim.plots.reductions import Reduction, reductions
-from costsim.plots.style import COLOURS, grid, label, marks, note, starred
+from costsim.plots.style import COLOURS, grid, label, letters, marks, names_width, note, room, starred
 from costsim.results.records import reduction_records
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
@@ -68,41 +70,60 @@ def ticks(low: float, high: float) -> list[float]:
     return [m * 10.0**k for k in range(-6, 7) for m in steps if low <= m * 10.0**k <= high]
 
 
-def _bar(axes: Axes, y: int, ratio: float, stated: float | None) -> None:
+def _bar(axes: Axes, y: int, ratio: float, stated: float | None, width: float) -> None:
     """A bar from 1 to the ratio, an open circle at the stated one, and both as numbers."""
     right = ratio >= 1
     axes.barh(y, ratio - 1, left=1, height=0.62, color=COLOURS[0 if right else 1])
     if stated is not None:
         axes.plot(stated, y, "o", markersize=7, markerfacecolor="none", markeredgecolor="black", zorder=5)
     end = max(ratio, stated or 1.0, 1.0) if right else min(ratio, 1.0)
-    text = f"{ratio:.2f}" + (f" ({stated:g})" if stated is not None else "")
-    label(axes, text, (end, y), (6 if right else -4, 0), ha="left" if right else "right")
+    label(axes, _text(ratio, stated, width), (end, y), (6 if right else -4, 0), ha="left" if right else "right")
 
 
-def _draw(axes: Axes, panel: Panel, names: Sequence[str]) -> None:
+def _draw(axes: Axes, panel: Panel, names: Sequence[str], width: float) -> None:
     for y, (name, ratio) in enumerate(zip(names, panel.ratios, strict=True)):
         if isinstance(ratio, str):
             label(axes, ratio, (1, y), (3, 0), color="0.35")
         else:
-            _bar(axes, y, ratio, panel.stated.get(name))
+            _bar(axes, y, ratio, panel.stated.get(name), width)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_title(panel.title, fontsize=9)
+    axes.set_title(panel.title, fontsize=pt(9))
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labelbottom=True)
     grid(axes, "x")
 
 
-def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis that has room for all of these, for 1 and for the numbers beside the bars."""
-    low, high = min([*values, 1.0]), max([*values, 1.0])
-    room = max((high / low) ** 0.6, 1.3)
-    low, high = low / (room if low < 1 else 1.06), high * room
+def _text(ratio: float | str, stated: float | None, width: float) -> str:
+    """What stands beside a bar in a panel of so many inches: in narrow ones, what is stated has a circle only."""
+    if isinstance(ratio, str):
+        return ratio
+    return f"{ratio:.2f}" + (f" ({stated:g})" if stated is not None and width > _WIDE else "")
+
+
+_WIDE = 1.6  # inches of a panel
+
+
+def _scale(axes: Axes, shown: Sequence[Panel], names: Sequence[str], width: float) -> None:
+    """A logarithmic axis, so many inches wide, that has room for all bars, for 1 and for the numbers beside them."""
+    marks = [(math.log(1 / 1.06), 0.0, 0.0), (math.log(1.1), 0.0, 0.0)]
+    for panel in shown:
+        for name, ratio in zip(names, panel.ratios, strict=True):
+            stated = panel.stated.get(name)
+            part = (letters(_text(ratio, stated, width)) + 0.15) / width
+            ends = [1.0 if isinstance(ratio, str) else ratio, 1.0 if stated is None else stated, 1.0]
+            right = isinstance(ratio, str) or ratio >= 1
+            marks.append((math.log(max(ends) if right else min(ends)), 0.0 if right else part, part if right else 0.0))
+            marks.append((math.log(max(ends)), 0.0, 0.1 / width))
+    low, high = (math.exp(end) for end in room(marks))
     axes.set(xscale="log", xlim=(low, high), xticks=ticks(low, high))
     axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
 
 
-def comparison(result: Result) -> Figure:
+_LEAST = 1.9  # inches of a panel
+
+
+def comparison(result: Result, look: Look = SCREEN) -> Figure:
     """How many times less than the baseline every policy takes, on one logarithmic scale for all panels.
 
     Arithmetic and DRAM traffic of the run, peak memory of a step, and time and energy of the run on each device; open
@@ -110,21 +131,26 @@ def comparison(result: Result) -> Figure:
     """
     shown, job = panels(result), result.job
     names = [counted.policy.name for counted in result.policies]
-    columns = min((5, 4, 3), key=lambda number: -len(shown) % number)
+    most = min((5, 4, 3), key=lambda number: -len(shown) % number)
+    natural = 2.0 + 2.6 * most
+    labels = [starred(counted) for counted in result.policies]
+    taken = names_width(labels, look.room(natural))
+    columns = look.columns(most, natural, _LEAST, taken)
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(2.0 + 2.6 * columns, rows * (0.9 + 0.26 * len(names)) + 0.7), layout="constrained")
+    figure = look.figure(natural, rows * (0.7 + (0.26 if look.width is None else 0.19) * len(names)) + 0.9)
     table: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     flat = [axes for row in table for axes in row]
-    stated = [value for panel in shown for name, value in panel.stated.items() if name in names]
-    _scale(flat[0], [ratio for panel in shown for ratio in panel.ratios if not isinstance(ratio, str)] + stated)
+    width = (look.room(natural) - taken) / columns - 0.15
+    _scale(flat[0], shown, names, width)
     flat[0].set_ylim(len(names) - 0.4, -0.6)
-    flat[0].set_yticks(range(len(names)), [starred(counted) for counted in result.policies])
+    flat[0].set_yticks(range(len(names)), labels)
     for axes, panel in zip(flat, shown, strict=False):
-        _draw(axes, panel, names)
-        axes.set_xlabel(f"times less than {job.convention.baseline}")
+        _draw(axes, panel, names, width)
     for axes in flat[len(shown) :]:
         axes.set_axis_off()
-    circles = "; circles, in brackets: stated by the paper" if stated else ""
+    figure.supxlabel(f"times less than {result.baseline.policy.label}", fontsize=pt(9))
+    stated = any(name in panel.stated for panel in shown for name in names)
+    circles = f"; circles{', in brackets' * (width > _WIDE)}: stated by the paper" if stated else ""
     overlap = "" if job.overlap or not job.hardware else ", without overlap"
-    figure.suptitle(f"{note(job)}{overlap}{marks(result.policies)}{circles}", fontsize=10)
+    look.head(figure, f"{note(job)}{overlap}{marks(result.policies)}{circles}")
     return figure

@@ -6,7 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from costsim.plots.style import COLOURS, GREY
+from costsim.plots.look import SCREEN, Look, pt
+from costsim.plots.style import COLOURS, GREY, legend_below
 from costsim.search.found import Found
 from costsim.tables.table import printable
 
@@ -32,7 +33,7 @@ def _panel(axes: Axes, found: Found, field: str) -> None:
             label = "all groups in one format" if not i else ""
             axes.plot([float(point.loss or 0)], [float(ratio)], "x", color=COLOURS[1], markersize=6, label=label)
             axes.annotate(printable(format), (float(point.loss or 0), float(ratio)), xytext=(4, -9),
-                          textcoords="offset points", fontsize=7)  # fmt: skip
+                          textcoords="offset points", fontsize=pt(7))  # fmt: skip
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter("{x:g}")
@@ -47,22 +48,24 @@ def _panel(axes: Axes, found: Found, field: str) -> None:
     axes.grid(linewidth=0.3, color=GREY)
 
 
-def front(found: Found) -> Figure:
+def front(found: Found, look: Look = SCREEN) -> Figure:
     """A panel for arithmetic, one for DRAM traffic, and one for each measure that the baseline has."""
     posed = found.problem
     known = [name for name, cost in posed.reductions.items() if posed.baseline[posed.fields.index(cost)] is not None]
     number = len(known)
-    rows = -(-number // 3)
-    figure = Figure(figsize=(4.5 * min(number, 3), 3.5 * rows + 0.5), layout="constrained")
-    panels: Any = figure.subplots(rows, min(number, 3), squeeze=False).ravel()
+    natural = 4.5 * min(number, 3)
+    columns = look.columns(min(number, 3), natural, 2.2)
+    rows = -(-number // columns)
+    figure = look.figure(natural, (3.5 if look.width is None else 2.4) * rows + 0.7)
+    panels: Any = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[number:]:
         axes.set_axis_off()
     for axes, field in zip(panels, known, strict=False):
         _panel(axes, found, field)
     convention = found.problem.job.convention
-    panels[0].set_ylabel(f"times less than {printable(convention.baseline)}")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    for axes in panels[:number:columns]:
+        axes.set_ylabel(f"times less than {printable(found.problem.job.baseline.label)}")
+    legend_below(figure, panels[0].get_legend_handles_labels()[0], look.room(natural), 3)
     groups = len(found.problem.space.variables)
-    figure.suptitle(f"{printable(found.problem.job.workload)}: {groups} groups; {convention.summary()}", fontsize=10)
+    look.head(figure, f"{printable(found.problem.job.workload)}: {groups} groups; {convention.summary()}")
     return figure

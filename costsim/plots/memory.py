@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from costsim.cost.memory import of_policy
 from costsim.devices.profile import Hardware
-from costsim.plots.style import COMPONENT_COLOURS, grid, label, recalled_mark, short, starred
+from costsim.plots.look import SCREEN, Look
+from costsim.plots.style import COMPONENT_COLOURS, grid, label, legend_below, letters, recalled_mark, short, starred
 from costsim.run.batch import with_batch
 from costsim.run.simulate import Result
 
@@ -26,8 +27,8 @@ class Bar(NamedTuple):
     components: Mapping[str, int]
 
 
-def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware]) -> None:
-    """Stacked bars of memory, in GB (10^9 bytes), by group, and lines where devices' DRAM ends."""
+def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware], width: float) -> None:
+    """Stacked bars of memory, in GB (10^9 bytes), by group, and lines where devices' DRAM ends; so many inches wide."""
     groups = list(dict.fromkeys(bar.group for bar in bars))
     places = [i + _GROUP_GAP * groups.index(bar.group) for i, bar in enumerate(bars)]
     tops = [0.0] * len(bars)
@@ -38,7 +39,7 @@ def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware]) -> Non
             axes.bar(places, heights, bottom=tops, color=colour, edgecolor="white", linewidth=0.3, label=component)
         tops = [top + height for top, height in zip(tops, heights, strict=True)]
     _name_bars(axes, bars, places)
-    if len(bars) <= _MOST_LABELS:
+    if len(bars) <= _MOST_LABELS and (letters("10.00") + 0.05) * len(bars) < width:
         for place, top in zip(places, tops, strict=True):
             label(axes, short(top), (place, top), (0, 2), ha="center", va="baseline")
     highest = max(tops)
@@ -48,7 +49,7 @@ def stacked(axes: Axes, bars: Sequence[Bar], devices: Sequence[Hardware]) -> Non
     ]
     axes.set_xlim(-0.8, places[-1] + 0.8)
     axes.set_ylim(0, 1.06 * max([highest, *drawn]))
-    axes.set_ylabel("peak memory, GB (10^9 bytes)")
+    axes.set_ylabel("peak memory, GB (10\u2079 bytes)")
     grid(axes, "y")
 
 
@@ -82,7 +83,24 @@ def _dram_line(axes: Axes, device: Hardware, style: str, most: float) -> float:
     return size
 
 
-def memory(result: Result, batches: Sequence[int | None] = (None,)) -> Figure:
+_WIDE = 5.0  # inches from which the legend is beside the bars
+
+
+def bars_and_legend(
+    look: Look, width: float, height: float, bars: Sequence[Bar], devices: Sequence[Hardware]
+) -> Figure:
+    """A figure, in inches as `Look.figure`, of bars as `stacked` draws them, with a legend beside or below them."""
+    beside = look.room(width) >= _WIDE
+    figure = look.figure(width, height if beside else 4.6)
+    stacked(figure.subplots(), bars, devices, look.room(width) - (2.5 if beside else 0.8))
+    if beside:
+        figure.legend(loc="outside right center", frameon=False, reverse=True)
+    else:
+        legend_below(figure, figure.axes[0].get_legend_handles_labels()[0], look.room(width))
+    return figure
+
+
+def memory(result: Result, batches: Sequence[int | None] = (None,), look: Look = SCREEN) -> Figure:
     """Peak memory of a step by component, for each policy and batch (sequences of a micro-batch; None: as in the file).
 
     A line stands where a device's DRAM ends. Raises InputError for a batch that does not fit the workload.
@@ -95,15 +113,13 @@ def memory(result: Result, batches: Sequence[int | None] = (None,)) -> Figure:
         for sized, size in zip(jobs, sizes, strict=True):
             components = of_policy(sized.graph, counted.policy, sized.convention.traffic)[1].components
             bars.append(Bar(starred(counted), size if several else "", components))
-    width = max(7.0, 2.5 + 0.28 * len(bars), 2.0 + 1.05 * len(result.policies))
-    figure = Figure(figsize=(width, 5), layout="constrained")
-    stacked(figure.subplots(), bars, job.hardware)
-    figure.legend(loc="outside right center", frameon=False, reverse=True)
+    natural = max(7.0, 2.5 + 0.28 * len(bars), 2.0 + 1.05 * len(result.policies))
+    figure = bars_and_legend(look, natural, 5, bars, job.hardware)
     mark = recalled_mark(counted.policy for counted in result.policies)
     plural, under = "" if sizes == ["1"] else "s", " (the numbers under the bars)" if several else ""
-    figure.suptitle(
+    look.head(
+        figure,
         f"{job.workload}: peak memory of a step, traffic {job.convention.traffic}{mark}\n"
         f"micro-batches of {', '.join(sizes)} sequence{plural}{under}",
-        fontsize=10,
     )
     return figure

@@ -6,24 +6,28 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from costsim.devices.profile import Hardware
-from costsim.plots.memory import Bar, stacked
-from costsim.plots.style import COLOURS
+from costsim.plots.look import SCREEN, Look
+from costsim.plots.memory import Bar, bars_and_legend
+from costsim.plots.style import COLOURS, legend_below
 from costsim.reference.training import Spent
 from costsim.run.pretraining import Peak, Share
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> Figure:
+def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float, look: Look = SCREEN) -> Figure:
     """Validation losses over the steps, and over the arithmetic and the DRAM traffic spent by then."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    panels: Any = figure.subplots(1, 3, sharey=True)
+    columns = look.columns(3, 11, 2.0)
+    figure = look.figure(11, 4 if columns == 3 else 7)
+    panels: Any = figure.subplots(-(-3 // columns), columns, sharey=True, squeeze=False).ravel()
+    for axes in panels[3:]:
+        axes.set_axis_off()
     along: dict[str, Callable[[Spent], float]] = {
         "training step": lambda spent: spent.step,
         "arithmetic spent, share of the baseline's run": lambda spent: spent.arithmetic,
         "DRAM traffic spent, share of the baseline's run": lambda spent: spent.dram,
     }
-    for axes, (label, amount) in zip(panels, along.items(), strict=True):
+    for axes, (label, amount) in zip(panels, along.items(), strict=False):
         for i, (name, curve) in enumerate(curves.items()):
             points = [amount(spent) for spent in curve], [spent.validation_loss for spent in curve]
             axes.plot(*points, marker=".", color=COLOURS[i % len(COLOURS)], label=name)
@@ -35,31 +39,33 @@ def training(curves: Mapping[str, Sequence[Spent]], unigram_entropy: float) -> F
     lowest = min(spent.validation_loss for curve in curves.values() for spent in curve)
     panels[0].set_ylim(0.9 * lowest, 1.4 * unigram_entropy)  # a run that diverges leaves the figure
     panels[0].set_ylabel("validation loss, nats per word")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    legend_below(figure, panels[0].get_legend_handles_labels()[0], look.room(11))
     return figure
 
 
 # --- pre-training -----------------------------------------------------------------------------------------------------
 
 
-def peaks(memories: Sequence[Peak], device: Hardware) -> Figure:
+def peaks(memories: Sequence[Peak], device: Hardware, look: Look = SCREEN) -> Figure:
     """Peak memory by component, for each workload and micro-batch size, and where a device's DRAM ends."""
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    axes = figure.subplots()
-    stacked(axes, [Bar(peak.workload, str(peak.sequences), peak.components) for peak in memories], [device])
-    figure.legend(loc="outside right center", frameon=False, reverse=True)
-    axes.set_title(f"{', '.join(dict.fromkeys(peak.policy for peak in memories))}, by sequences of a micro-batch")
+    bars = [Bar(peak.workload, str(peak.sequences), peak.components) for peak in memories]
+    figure = bars_and_legend(look, 10, 4.5, bars, [device])
+    figure.axes[0].set_title(
+        f"{', '.join(dict.fromkeys(peak.policy for peak in memories))}, by sequences of a micro-batch"
+    )
     return figure
 
 
-def linear_shares(shares: Sequence[Share]) -> Figure:
+def linear_shares(shares: Sequence[Share], look: Look = SCREEN) -> Figure:
     """The linear layers' share of a block's time over the length of sequences, a line per workload."""
     attentions = list(dict.fromkeys(share.attention for share in shares))
     workloads = list(dict.fromkeys(share.workload for share in shares))
-    figure = Figure(figsize=(4.6 * len(attentions) + 0.4, 4), layout="constrained")
-    panels: Any = figure.subplots(1, len(attentions), squeeze=False, sharey=True)
-    for axes, attention in zip(panels[0], attentions, strict=True):
+    natural = 4.6 * len(attentions) + 0.4
+    columns = look.columns(len(attentions), natural, 2.2)
+    rows = -(-len(attentions) // columns)
+    figure = look.figure(natural, 4 if rows == 1 else 2.6 * rows)
+    panels: Any = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axes, attention in zip(panels, attentions, strict=False):
         for i, workload in enumerate(workloads):
             line = [share for share in shares if (share.workload, share.attention) == (workload, attention)]
             points = [share.tokens for share in line], [share.share for share in line]
@@ -70,7 +76,7 @@ def linear_shares(shares: Sequence[Share]) -> Figure:
         axes.set_title(f"attention {attention}")
         axes.set_xlabel("tokens of a sequence")
         axes.grid(linewidth=0.3)
-    panels[0][0].set_ylim(0, 1)
-    panels[0][0].set_ylabel("linear layers, share of a block's time")
-    panels[0][0].legend(frameon=False)
+    panels[0].set_ylim(0, 1)
+    panels[0].set_ylabel("linear layers, share of a block's time")
+    panels[0].legend(frameon=False)
     return figure

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from costsim.plots.comparison import ticks
-from costsim.plots.style import COLOURS, GREY, grid
+from costsim.plots.look import SCREEN, Look, pt
+from costsim.plots.style import COLOURS, GREY, grid, legend_style
 from costsim.results.records import FIGURES
 from costsim.search.density import STEPS
 from costsim.search.reconcile import Departure, Hit, Reconciliation
@@ -36,7 +37,7 @@ def _axis(axes: Axes, along: str, of: Reconciliation, i: int) -> None:
     axes.minorticks_off()
 
 
-def _cloud(axes: Axes, of: Reconciliation) -> Any:
+def _cloud(axes: Axes, of: Reconciliation, inches: float) -> Any:
     """Both figures of all combinations, the stated ones with the tolerance around them, those shipped, and hits."""
     for i, along in enumerate("xy"):
         _axis(axes, along, of, i)
@@ -48,13 +49,14 @@ def _cloud(axes: Axes, of: Reconciliation) -> Any:
     axes.plot(a, b, "*", color=COLOURS[1], markersize=11, label=f"stated, with {100 * within:g} % around it", zorder=4)
     axes.plot(*of.shipped, "o", color=COLOURS[0], markersize=6, label="as shipped", zorder=4)
     _chosen(axes, of)
-    _legend(axes)
+    _legend(axes, inches)
     return cells
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, inches: float) -> None:
     """Above the panel, where no combination is."""
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), ncols=3, frameon=False, fontsize=8, columnspacing=1)
+    handles = axes.get_legend_handles_labels()[0]
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1), handles=handles, **legend_style(handles, inches, 3))
     grid(axes)
 
 
@@ -70,7 +72,7 @@ def _from_light(counts: Sequence[int]) -> LogNorm:
     return LogNorm(vmin=0.25, vmax=max(*counts, 10))
 
 
-def _histogram(axes: Axes, of: Reconciliation, i: int) -> None:
+def _histogram(axes: Axes, of: Reconciliation, i: int, inches: float) -> None:
     """One figure of all combinations."""
     _axis(axes, "x", of, i)
     x, _, counts = zip(*of.density.cells(i), strict=True)
@@ -83,7 +85,7 @@ def _histogram(axes: Axes, of: Reconciliation, i: int) -> None:
     axes.set(yscale="log", ylabel="combinations", ylim=(0.5, None))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
-    _legend(axes)
+    _legend(axes, inches)
 
 
 def _name(departure: Departure) -> str:
@@ -97,11 +99,11 @@ def _departures(axes: Axes, hits: Sequence[Hit], title: str) -> list[str]:
         for departure in hit.departures:
             axes.plot(column, lines.index(departure), "s", color=_colour(departure.grade), markersize=7)
     axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.set_yticks(range(len(lines)), [_name(departure) for departure in lines], fontsize=8)
+    axes.set_yticks(range(len(lines)), [_name(departure) for departure in lines], fontsize=pt(8))
     axes.set_xlim(0.4, len(hits) + 0.6)
     axes.set_xticks(range(1, len(hits) + 1))
     axes.tick_params(length=0)
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=pt(9))
     grid(axes)
     return list(dict.fromkeys(departure.grade for departure in lines))
 
@@ -115,7 +117,7 @@ def _verdict(of: Reconciliation) -> str:
     return f"{of.hits or 'none'} of {of.tried} combinations {'gives' if of.hits < 2 else 'give'} all figures {within}"
 
 
-def reconcile(of: Reconciliation) -> Figure:
+def reconcile(of: Reconciliation, look: Look = SCREEN) -> Figure:
     """Where all combinations lie, and a matrix of what the hits depart from, or the nearest if there are none.
 
     Two figures are the axes of one panel; of any other number, each has a panel.
@@ -123,20 +125,29 @@ def reconcile(of: Reconciliation) -> Figure:
     hits = list(of.listed) or ([of.nearest] if of.nearest else [])
     clouds = 1 if of.density.paired else len(of.figures)
     lines = len({departure for hit in hits for departure in hit.departures})
-    figure = Figure(figsize=(5.2 * clouds + 5.8, max(4.2, 1.4 + 0.24 * lines)), layout="constrained")
-    widths = [4.2] * clouds + [0.25 * len(hits) + 0.6]
-    panels: Any = figure.subplots(1, clouds + 1, squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    natural, matrix = 5.2 * clouds + 5.8, 0.9 + 0.24 * lines
+    if look.columns(clouds + 1, natural, 3.4) == clouds + 1:
+        inches = 0.42 * look.room(natural)
+        figure = look.figure(natural, max(4.2, 0.5 + matrix))
+        widths = [4.2] * clouds + [0.25 * len(hits) + 0.6]
+        panels: Any = figure.subplots(1, clouds + 1, squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    else:
+        inches = look.room(natural) - 0.3
+        heights = [3.2] * clouds + [1.3 * matrix]
+        figure = look.figure(natural, sum(heights) + 0.7)
+        panels = figure.subplots(clouds + 1, 1, squeeze=False, gridspec_kw={"height_ratios": heights}).ravel()
     if of.tried and of.density.paired:
-        bar = figure.colorbar(_cloud(panels[0], of), ax=panels[0], label="combinations", format="{x:g}")
+        bar = figure.colorbar(_cloud(panels[0], of, inches), ax=panels[0], label="combinations", format="{x:g}")
         bar.ax.minorticks_off()
     elif of.tried:
         for i, axes in enumerate(panels[:-1]):
-            _histogram(axes, of, i)
+            _histogram(axes, of, i, inches)
     title = "hits, by number" if of.listed else "nearest"
     grades = _departures(panels[-1], hits, title)
     keys = [Line2D([], [], color=_colour(grade), marker="s", linestyle="", label=grade) for grade in grades]
     if keys:
         title = "instead of what is"
-        figure.legend(handles=keys, loc="outside lower right", ncols=len(keys), frameon=False, fontsize=8, title=title)
-    figure.suptitle(f"{printable(of.job.workload)}: {_verdict(of)}", fontsize=10)
+        style = legend_style(keys, look.room(natural), len(keys))
+        figure.legend(handles=keys, loc="outside lower right", title=title, **style)
+    look.head(figure, f"{printable(of.job.workload)}: {_verdict(of)}")
     return figure

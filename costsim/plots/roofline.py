@@ -12,7 +12,21 @@ from matplotlib.lines import Line2D
 
 from costsim.devices.profile import Hardware, Rate
 from costsim.errors import InputError
-from costsim.plots.style import COLOURS, GREY, grid, label, note, recalled_mark, short, si, starred
+from costsim.plots.look import SCREEN, Look, pt
+from costsim.plots.style import (
+    COLOURS,
+    GREY,
+    grid,
+    label,
+    legend_below,
+    legend_style,
+    letters,
+    note,
+    recalled_mark,
+    short,
+    si,
+    starred,
+)
 from costsim.results.roof import MOST_POLICIES, Point, Roof, roof
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
@@ -27,6 +41,7 @@ KINDS = dict(
 )
 _COLUMNS = (1, 2, 3, 2, 3, 3, 4, 4)  # of the panels of a device, by the number of policies less one
 _PANEL_INCHES = 2.4  # at least, of its height
+_LEAST = 2.3  # of its width
 _CLOSE = 8  # ceilings whose ratio is less share a place for their names
 _LEAST_SHARE = 1e-4  # of the time: smaller points are not drawn
 _LEAST_MOVING = 0.0005  # of the time: a tenth of a percent, rounded
@@ -54,7 +69,7 @@ def _by_height(view: Roof) -> dict[int, list[str]]:
     return names
 
 
-def _ceilings(axes: Axes, device: Hardware, view: Roof, right: float) -> None:
+def _ceilings(axes: Axes, device: Hardware, view: Roof, right: float, width: int) -> None:
     """The bandwidth's slope, a ceiling for each rate from its ridge point on, and the rate of elements."""
     bandwidth = device.dram_bytes_per_s
     if bandwidth is None:
@@ -67,7 +82,7 @@ def _ceilings(axes: Axes, device: Hardware, view: Roof, right: float) -> None:
         style, colour = ("-", "black") if height in names else (":", _DARK_GREY)
         axes.plot([height / bandwidth, right], [height, height], style, color=colour, linewidth=1)
         axes.plot(height / bandwidth, height, "D", markersize=4, color=colour, markerfacecolor="white", zorder=5)
-    for top, lines in _ceiling_names(names).items():
+    for top, lines in _ceiling_names(names, width).items():
         _right_above(axes, "\n".join(lines), (right, top), 8, "black")  # above the discs on the ceiling
     if device.vector_op_per_s:
         text = f"elements: {_rate(device.vector_op_per_s)}"
@@ -79,19 +94,23 @@ def _rate(op_per_s: int) -> str:
     return f"{short(op_per_s / divisor)} {prefix}op/s"
 
 
-def _ceiling_names(names: Mapping[int, Sequence[str]]) -> dict[int, list[str]]:
-    """The names of ceilings with their heights, the highest first, above the top one of those close together."""
+def _ceiling_names(names: Mapping[int, Sequence[str]], width: int) -> dict[int, list[str]]:
+    """The names of ceilings with their heights, the highest first, above the top one of those close together.
+
+    In lines of so many characters.
+    """
     lines: dict[int, list[str]] = {}
     top = below = 0
     for height in sorted(names, reverse=True):
         top = height if not top or height * _CLOSE < below else top
-        lines.setdefault(top, []).extend(f"{name}: {_rate(height)}" for name in sorted(names[height]))
+        texts = (f"{name}: {_rate(height)}" for name in sorted(names[height]))
+        lines.setdefault(top, []).extend(line for text in texts for line in textwrap.wrap(text, width))
         below = height
     return lines
 
 
 def _right_above(axes: Axes, text: str, at: tuple[float, float], points: float, colour: str) -> None:
-    label(axes, text, at, (-2, points), ha="right", va="bottom", fontsize=6.5, zorder=6, color=colour)
+    label(axes, text, at, (-2, points), ha="right", va="bottom", fontsize=pt(6.5), zorder=6, color=colour)
 
 
 def _dots(axes: Axes, points: Sequence[Point]) -> None:
@@ -116,20 +135,26 @@ def _dots(axes: Axes, points: Sequence[Point]) -> None:
             left -= share
 
 
-def _panel(axes: Axes, view: Roof, device: Hardware, right: float) -> None:
-    """A device's roof with the kernels under it, or the reason for an empty panel; ceilings end at `right` op/byte."""
+def _panel(axes: Axes, view: Roof, device: Hardware, right: float, width: int) -> None:
+    """A device's roof with the kernels under it, or the reason for an empty panel; ceilings end at `right` op/byte.
+
+    A line of text has so many characters.
+    """
     if view.lacks:
-        axes.annotate(view.lacks, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=8)
+        axes.annotate(view.lacks, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=pt(8))
         return
-    _ceilings(axes, device, view, right)
+    _ceilings(axes, device, view, right, width)
     _dots(axes, view.points)
     if view.moving >= _LEAST_MOVING:
         text = f"{100 * view.moving:.1f} % of the time computes nothing"
-        axes.annotate(text, (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=6.5, color="#595959")
+        axes.annotate(text, (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=pt(6.5), color="#595959")
     grid(axes)
 
 
-def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware]) -> tuple[tuple[float, float], tuple[float, float]]:
+Ends = tuple[float, float]
+
+
+def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware], width: int) -> tuple[Ends, Ends]:
     """The same axes for all panels: every point that is drawn, every ridge and ceiling."""
     points = [point for view in roofs.values() for point in view.points if point.share >= _LEAST_SHARE]
     x, y = [point.op_per_byte for point in points], [point.op_per_s for point in points]
@@ -140,14 +165,14 @@ def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware]) -> tuple[tup
         x += [height / bandwidth for height in heights if bandwidth]
     if not x:
         return (0.1, 1000.0), (1e9, 1e15)
-    names = [_ceiling_names(_by_height(view)) for view in roofs.values() if view.rates]
+    names = [_ceiling_names(_by_height(view), width) for view in roofs.values() if view.rates]
     inches = (10 + 8.6 * max((len(lines) for tops in names for lines in tops.values()), default=1)) / 72
     low, high = min(y) / 3, max(y) * 1.1
     room = (high / low) ** (inches / (_PANEL_INCHES - inches))  # for the names above the highest ceiling
     return (min(x) / 2, max(x) * 4), (low, high * room)
 
 
-def _legend(figure: Figure, drawn: Set[str], head: str) -> None:
+def _legend(figure: Figure, drawn: Set[str], head: str, inches: float) -> None:
     """The colours of the kinds that are drawn, over the sizes of discs and the signs; all under some text."""
 
     def dot(colour: str, area: float, name: str) -> Line2D:
@@ -160,15 +185,9 @@ def _legend(figure: Figure, drawn: Set[str], head: str) -> None:
     blank = Line2D([], [], linestyle="", label="")
     pairs = list(zip_longest(kinds, sizes, fillvalue=blank))  # legends fill column by column
     handles = [handle for pair in pairs for handle in pair]
-    figure.legend(
-        handles=handles,
-        title=head,
-        title_fontsize=7,
-        loc="outside lower center",
-        ncols=len(pairs),
-        frameon=False,
-        fontsize=8,
-    )
+    if legend_style(handles, inches, len(pairs))["ncols"] < len(pairs):
+        handles = [*kinds, *sizes]
+    legend_below(figure, handles, inches, len(pairs), head)
 
 
 def _power(value: float, _: int | None) -> str:
@@ -176,7 +195,7 @@ def _power(value: float, _: int | None) -> str:
     return f"1e{round(math.log10(value))}" if not 0.005 < value < 5000 else f"{value:g}"
 
 
-def roofline(result: Result) -> Figure:
+def roofline(result: Result, look: Look = SCREEN) -> Figure:
     """Kernels under the roofs of devices: the first MOST_POLICIES policies side by side at the same scale.
 
     Ceilings and slope are peaks, before efficiencies; op/byte and op/s count 2 operations a MAC and those on elements.
@@ -191,12 +210,14 @@ def roofline(result: Result) -> Figure:
     }
     timed = {at: view for at, view in roofs.items() if not view.lacks} or roofs
     panels = [[each for each in shown if (device.name, each.policy.name) in timed] for device in devices]
-    columns = _COLUMNS[max(map(len, panels)) - 1]
+    most = _COLUMNS[max(map(len, panels)) - 1]
+    natural = max(4.0 * most + 0.6, 8.6)
+    columns = look.columns(most, natural, _LEAST)
+    width = int((look.room(natural) / columns - 0.7) / letters("x", 6.5))
     rows = [-(-len(row) // columns) for row in panels]
-    size = max(4.0 * columns + 0.6, 8.6), 3.1 * sum(rows) + 1.2
-    figure = Figure(figsize=size, layout="constrained")
+    figure = look.figure(natural, (3.1 if columns > 1 else 2.3) * sum(rows) + 1.2)
     table: Any = figure.subplots(sum(rows), columns, squeeze=False, sharex=True, sharey=True)
-    horizontal, vertical = _limits(timed, devices)
+    horizontal, vertical = _limits(timed, devices, width)
     table[0][0].set(xscale="log", yscale="log", xlim=horizontal, ylim=vertical)
     table[0][0].xaxis.set_major_formatter(_power)
     table[0][0].yaxis.set_major_formatter(_power)
@@ -204,17 +225,24 @@ def roofline(result: Result) -> Figure:
         cells = [axes for row in table[sum(rows[:i]) : sum(rows[: i + 1])] for axes in row]
         for axes, counted in zip(cells, panels[i], strict=False):
             view = timed[device.name, counted.policy.name]
-            axes.set_title(_panel_title(counted, view, device.name if len(devices) > 1 else ""), fontsize=9)
-            _panel(axes, view, device, horizontal[1])
+            axes.set_title(_panel_title(counted, view, device.name if len(devices) > 1 else ""), fontsize=pt(9))
+            _panel(axes, view, device, horizontal[1], width)
         _blank(cells[len(panels[i]) :], cells[len(panels[i]) - columns :])
+    _label(table)
+    left_out = _left_out(
+        {at: view.lacks for at, view in roofs.items() if at not in timed}, int(15 * look.room(natural))
+    )
+    _legend(figure, {point.kind for view in timed.values() for point in view.points}, left_out, look.room(natural))
+    look.head(figure, _title(result, shown))
+    return figure
+
+
+def _label(table: Any) -> None:
+    """What the axes are, below and left of all panels."""
     for axes in table[-1]:
         axes.set_xlabel("arithmetic intensity, op/byte")
     for row in table:
         row[0].set_ylabel("performance, op/s")
-    left_out = _left_out({at: view.lacks for at, view in roofs.items() if at not in timed}, int(15 * size[0]))
-    _legend(figure, {point.kind for view in timed.values() for point in view.points}, left_out)
-    figure.suptitle(_title(result, shown), fontsize=10)
-    return figure
 
 
 def _blank(cells: Sequence[Axes], above: Sequence[Axes]) -> None:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from costsim.cost.totals import Total, sum_rows
-from costsim.plots.style import COLOURS, marks, note, starred
+from costsim.plots.look import SCREEN, Look, pt
+from costsim.plots.style import COLOURS, legend_below, marks, note, starred
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
 
@@ -36,32 +37,43 @@ def _levels(axes: Axes, counted: CountedPolicy) -> None:
 
 
 _MARKERS = ("", "o", "s", "^", "D", "v")  # where colours come round again
-_LINES: dict[str, Any] = {"arithmetic": "-", "DRAM": "--"}
-_QUANTITIES: dict[str, Callable[[Total], int | None]] = {
+QUANTITIES: dict[str, Callable[[Total], int | None]] = {
     "arithmetic": lambda total: total.arithmetic_cost,
-    "DRAM": lambda total: total.dram_bits,
+    "DRAM traffic": lambda total: total.dram_bits,
 }
+_CLOSE = 0.02  # of the highest line's end: lines that end nearer to each other lie on each other
 
 
 def _policy_line(i: int) -> dict[str, Any]:
-    """How the lines of the i-th policy look, besides their dashes."""
+    """How the lines of the i-th policy look, besides their width."""
     marker = _MARKERS[i // len(COLOURS) % len(_MARKERS)]
     return {"color": COLOURS[i % len(COLOURS)], "marker": marker, "markersize": 4, "markevery": [-1]}
 
 
-def _cumulative(axes: Axes, result: Result, shown: Sequence[CountedPolicy]) -> None:
-    """The costs of each policy up to the ends of its phases, as shares of all that the baseline spends."""
-    law, base = result.job.convention.law, result.baseline.total
-    for i, counted in enumerate(shown):
-        for name, amount in _QUANTITIES.items():
-            whole = amount(base)
-            costs = [amount(sum_rows(phase.rows, law)) for phase in counted.phases]
-            if not whole or None in costs:
-                continue
-            spent = accumulate(phase.steps * (cost or 0) for phase, cost in zip(counted.phases, costs, strict=True))
-            shares = [0.0, *(float(Fraction(part, whole)) for part in spent)]
-            label = f"{starred(counted)}, {name}"
-            axes.plot(_ends(counted), shares, linestyle=_LINES[name], label=label, **_policy_line(i))
+def _shares(result: Result, counted: CountedPolicy, amount: Callable[[Total], int | None]) -> list[float]:
+    """What a policy has spent by the ends of its phases, as shares of all that the baseline spends; [] if not known."""
+    law, whole = result.job.convention.law, amount(result.baseline.total)
+    costs = [amount(sum_rows(phase.rows, law)) for phase in counted.phases]
+    if not whole or None in costs:
+        return []
+    spent = accumulate(phase.steps * (cost or 0) for phase, cost in zip(counted.phases, costs, strict=True))
+    return [0.0, *(float(Fraction(part, whole)) for part in spent)]
+
+
+def _widths(ends: Sequence[float]) -> list[float]:
+    """Widths of lines by where they end: of those that lie on each other, each is seen beside the next."""
+    near = _CLOSE * max(ends, default=0)
+    over = [sum(abs(end - other) <= near for other in ends[i + 1 :]) for i, end in enumerate(ends)]
+    return [1.4 + 2.2 * count for count in over]
+
+
+def _cumulative(axes: Axes, result: Result, shown: Sequence[CountedPolicy], quantity: str) -> None:
+    """What each policy has spent so far."""
+    lines = [(i, counted, _shares(result, counted, QUANTITIES[quantity])) for i, counted in enumerate(shown)]
+    known = [(i, counted, shares) for i, counted, shares in lines if shares]
+    for (i, counted, shares), width in zip(known, _widths([shares[-1] for *_, shares in known]), strict=True):
+        axes.plot(_ends(counted), shares, linewidth=width, label=starred(counted), **_policy_line(i))
+    axes.set_ylim(bottom=0)
     axes.grid(linewidth=0.3)
 
 
@@ -76,7 +88,7 @@ def _zoom(shown: Sequence[CountedPolicy], steps: int) -> int | None:
     return min(starts, default=None)
 
 
-def schedule(result: Result) -> Figure:
+def schedule(result: Result, look: Look = SCREEN) -> Figure:
     """Bits per level over the steps, and the costs spent by then; short phases are drawn once more, larger.
 
     Arithmetic and DRAM traffic are shares of all that the baseline spends.
@@ -86,9 +98,9 @@ def schedule(result: Result) -> Figure:
     shown = [counted for counted in with_levels if len(counted.phases) > 1] or with_levels
     zoom = _zoom(shown, steps)
     columns = 1 if zoom is None else 2
-    size = (5.5 * columns + 2.5, 1.8 * len(shown) + 3.6 + 0.1 * len(result.policies) / columns)
-    figure = Figure(figsize=size, layout="constrained")
-    ratios = [1.8] * len(shown) + [3.6]
+    ratios = [1.6] * len(shown) + [2.2] * len(QUANTITIES)
+    natural = 5.5 * columns + 2.5
+    figure = look.figure(natural, sum(ratios) + 1.4 + 0.1 * len(result.policies) / columns)
     panels: Any = figure.subplots(
         len(ratios), columns, squeeze=False, sharex="col", gridspec_kw={"height_ratios": ratios}
     )
@@ -96,19 +108,21 @@ def schedule(result: Result) -> Figure:
         for axes in row:
             _levels(axes, counted)
         row[0].set_ylabel(f"{starred(counted)}\nbits per level")
-        row[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        row[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=pt(8), handlelength=1)
+    everyone = (*shown, *(counted for counted in result.policies if counted not in shown))
+    for quantity, row in zip(QUANTITIES, panels[len(shown) :], strict=True):
+        _cumulative(row[0], result, everyone, quantity)
+        row[0].set_ylabel(f"{quantity} so far,\nshare of {result.baseline.policy.label}'s")
+        if zoom is not None:
+            _cumulative(row[1], result, shown, quantity)
     for axes in panels[-1]:
         axes.set_xlabel("training step")
-    everyone = (*shown, *(counted for counted in result.policies if counted not in shown))
-    _cumulative(panels[-1][0], result, everyone)
-    panels[-1][0].set_ylabel(f"spent so far, share of all\nthat {job.baseline.name} spends")
     panels[-1][0].set_xlim(0, steps)
-    handles = [Line2D([], [], color="0.35", linestyle=line, label=name) for name, line in _LINES.items()]
-    handles += [Line2D([], [], label=starred(counted), **_policy_line(i)) for i, counted in enumerate(everyone)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 + 2 * columns, frameon=False, fontsize=8)
     if zoom is not None:
-        _cumulative(panels[-1][1], result, shown)
         panels[-1][1].set_xlim(zoom - 0.25 * (steps - zoom), steps)
-        panels[0][1].set_title(f"steps from {zoom} on", fontsize=9)
-    figure.suptitle(note(job) + marks(result.policies), fontsize=10)
+        panels[0][1].set_title(f"steps from {zoom} on", fontsize=pt(9))
+    handles = [Line2D([], [], label=starred(counted), **_policy_line(i)) for i, counted in enumerate(everyone)]
+    title = "policies; of lines that lie on each other, the last is the thinnest"
+    legend_below(figure, handles, look.room(natural), title=title)
+    look.head(figure, note(job) + marks(result.policies))
     return figure

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from costsim.plots.comparison import ticks
+from costsim.plots.look import SCREEN, Look, pt
 from costsim.plots.reductions import reductions
-from costsim.plots.style import COLOURS, grid, label, note
+from costsim.plots.style import COLOURS, grid, label, legend_below, letters, names_width, note, room
 from costsim.results.records import Record
 from costsim.results.survey import Survey
 from costsim.tables.survey import snr
@@ -64,57 +65,57 @@ def _draw(axes: Axes, panel: _Panel, records: Sequence[Record]) -> None:
         left = value < start and float(text) != start
         label(axes, text, (value, y), (-5 if left else 5, 0), ha="right" if left else "left")
     axes.axvline(start, color="black", linewidth=0.8)
-    axes.set_title(panel.title, fontsize=9)
+    axes.set_title(panel.title, fontsize=pt(9))
     axes.tick_params(axis="y", length=0)
     grid(axes, "x")
 
 
-_TEXT = 0.2  # of a panel's width, which a number beside a marker takes at most
-
-
-def _room(values: Sequence[float], start: float) -> tuple[float, float]:
-    """The ends of an axis that has room for all values, for the start and for numbers beside the markers."""
+def _room(values: Sequence[float], start: float, text: float) -> tuple[float, float]:
+    """The ends of an axis that has room for all values, for the start and for numbers, of that part, beside them."""
     low, high = min([*values, start]), max([*values, start])
-    room = (high - low or 1.0) * _TEXT / (1 - 2 * _TEXT)
-    return low - (room if low < start else 0.1 * room), high + room
+    return room([(low, text if low < start else 0.1 * text, 0.0), (high if high > low else low + 1, 0.0, text)])
 
 
-def _scale(row: Sequence[Axes], panels: Sequence[_Panel]) -> None:
-    """One logarithmic axis for all ratios, another in decibel."""
+def _scale(row: Sequence[Axes], panels: Sequence[_Panel], text: float) -> None:
+    """One logarithmic axis for all ratios, another in decibel; a number takes that part of one."""
     known = [[value for value in panel.values if value is not None] for panel in panels]
     logs = [math.log(value) for panel, values in zip(panels, known, strict=True) for value in values
             if not panel.of_gradients]  # fmt: skip
-    low, high = (math.exp(end) for end in _room(logs, 0.0))
-    for axes, panel, values in zip(row, panels, known, strict=True):
+    low, high = (math.exp(end) for end in _room(logs, 0.0, text))
+    for axes, panel, values in zip(row, panels, known, strict=False):
         if panel.of_gradients:
-            axes.set_xlim(_room(values, 0.0))
+            axes.set_xlim(_room(values, 0.0, text))
             continue
         axes.set(xscale="log", xlim=(low, high), xticks=ticks(low, high))
         axes.minorticks_off()
         axes.xaxis.set_major_formatter("{x:g}")
 
 
-def survey(of: Survey) -> Figure:
+def survey(of: Survey, look: Look = SCREEN) -> Figure:
     """Arithmetic, DRAM traffic, peak memory, time and energy on devices, and signal to noise: a panel each.
 
     Recipes are lines, from the least noise on. Markers tell apart how well sources back their formats.
     """
     panels, records = _panels(of), of.records
-    width, height = 1.9 + 2.1 * len(panels), 1.5 + 0.2 * len(records)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    row: Any = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    natural = 1.9 + 2.1 * len(panels)
+    labels = [printable(record["recipe"]) for record in records]
+    taken = names_width(labels, look.room(natural))
+    columns = look.columns(len(panels), natural, 1.15, taken)
+    rows = -(-len(panels) // columns)
+    figure = look.figure(natural, 0.7 + rows * (0.8 + 0.2 * len(records)))
+    row: Any = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     row[0].set_ylim(len(records) - 0.4, -0.6)
-    row[0].set_yticks(range(len(records)), [printable(record["recipe"]) for record in records])
-    _scale(row, panels)
-    for axes, panel in zip(row, panels, strict=True):
+    row[0].set_yticks(range(len(records)), labels)
+    _scale(row, panels, letters("-00.00") / ((look.room(natural) - taken) / columns - 0.15))
+    for axes in row[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(row, panels, strict=False):
         _draw(axes, panel, records)
         unit = "dB" if panel.of_gradients else f"times less than {printable(of.baseline)}"
-        axes.set_xlabel(unit, fontsize=8)
+        axes.set_xlabel(unit, fontsize=pt(8))
     grades = [grade for grade in _GRADES if grade in {record["grade"] for record in records}]
-    figure.legend(
-        handles=[_key(grade) for grade in grades], loc="outside lower center", ncols=len(grades), frameon=False
-    )
-    figure.suptitle(printable(note(of.job)), fontsize=10)
+    legend_below(figure, [_key(grade) for grade in grades], look.room(natural))
+    look.head(figure, printable(note(of.job)))
     return figure
 
 

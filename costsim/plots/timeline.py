@@ -13,13 +13,26 @@ from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.fusion import kernel_starts
 from costsim.graph.graph import Graph
 from costsim.names import Traffic
-from costsim.plots.style import COMPONENT_COLOURS, label, marks, short, si, starred
+from costsim.plots.look import SCREEN, Look, pt
+from costsim.plots.style import COMPONENT_COLOURS, label, legend_below, letters, marks, short, si, starred
 from costsim.results.trace import Live, live_parts
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
+from costsim.tables.table import wrap
 
 _POINTS = 2600  # of all panels together: an SVG file stays below a megabyte
 _LEAST, _MOST = 120, 700  # of a panel
+
+
+_NARROWEST = 3.2  # inches of a panel
+
+
+class Scale(NamedTuple):
+    """What bytes are divided by, their unit, and the inches of a panel."""
+
+    divisor: int
+    unit: str
+    width: float
 
 
 class Steps(NamedTuple):
@@ -73,32 +86,36 @@ def _areas(axes: Axes, steps: Steps, divisor: int) -> None:
         axes.fill(*zip(*corners, strict=True), color=COMPONENT_COLOURS[COMPONENTS[i]], linewidth=0)
 
 
-def _mark_peak(axes: Axes, memory: Memory, live: Sequence[Live], divisor: int, unit: str) -> None:
-    """A triangle at the peak, with its height and the op in words."""
+def _mark_peak(axes: Axes, memory: Memory, live: Sequence[Live], scale: Scale) -> int:
+    """A triangle at the peak, with its height and the op in words; how many lines they take."""
     at = max(i for i, kernel in enumerate(live) if kernel.kernel <= memory.peak_kernel)
-    height, left = memory.peak_bytes / divisor, at < 0.5 * len(live)
+    height, left = memory.peak_bytes / scale.divisor, at < 0.5 * len(live)
     axes.plot(at + 0.5, height, "v", color="black", markersize=5, zorder=5)
-    text = f"peak {short(height)} {unit} at {memory.peak_op.name}"
+    most = int(scale.width * max(at, len(live) - at) / len(live) / letters("x"))
+    text = wrap(f"peak {short(height)} {scale.unit} at {memory.peak_op.name}", max(most, 12))
     offset, side = (6 if left else -6, 2), "left" if left else "right"
     label(axes, text, (at + 0.5, height), offset, ha=side, va="bottom", zorder=6)
+    return text.count("\n") + 1
 
 
-def _panel(axes: Axes, result: Result, counted: CountedPolicy, points: int, divisor: int, unit: str) -> None:
+def _panel(axes: Axes, result: Result, counted: CountedPolicy, points: int, scale: Scale) -> int:
+    """A policy's memory; how many lines of words are above the peak."""
     graph, traffic = result.job.graph, result.job.convention.traffic
     phase, memory = of_policy(graph, counted.policy, traffic)
     live = live_parts(memory, graph, traffic)
-    _areas(axes, thin(live, points), divisor)
+    _areas(axes, thin(live, points), scale.divisor)
     for name, (first, end) in regions(graph, traffic).items():
         axes.axvline(end, color="black", linewidth=0.7, linestyle=":")
         middle = (first + end) / 2 / len(live)
-        style: Any = {"ha": "center", "va": "top", "fontsize": 6.5, "color": "0.35"}
+        style: Any = {"ha": "center", "va": "top", "fontsize": pt(6.5), "color": "0.35"}
         label(axes, name, (middle, 1), (0, -3), xycoords="axes fraction", **style)
-    _mark_peak(axes, memory, live, divisor, unit)
+    lines = _mark_peak(axes, memory, live, scale)
     phases = len(counted.phases)
-    axes.set_title(starred(counted) + (f", phase {phase + 1} of {phases}" if phases > 1 else ""), fontsize=9)
+    axes.set_title(starred(counted) + (f", phase {phase + 1} of {phases}" if phases > 1 else ""), fontsize=pt(9))
+    return lines
 
 
-def timeline(result: Result) -> Figure:
+def timeline(result: Result, look: Look = SCREEN) -> Figure:
     """Live bytes by component over the kernels of a step, in the phase of each policy whose peak is highest.
 
     A panel per policy at the same scale. Of long steps, each place shows the fullest of some kernels in a row.
@@ -109,15 +126,21 @@ def timeline(result: Result) -> Figure:
     highest = max(memory.peak_bytes for memory in memories)
     kernels = len(kernel_starts(job.graph, traffic))
     divisor, prefix = si(highest)
-    columns = 1 if count <= 3 else 2 if count <= 8 else 3
+    most = 1 if count <= 3 else 2 if count <= 8 else 3
+    natural = max(9.0, 5.2 * most)
+    columns = look.columns(most, natural, _NARROWEST)
     rows = -(-count // columns)
-    figure = Figure(figsize=(max(9.0, 5.2 * columns), 2.1 * rows + 1.2), layout="constrained")
+    scale = Scale(divisor, f"{prefix}B", look.room(natural) / columns - 0.8)
+    figure = look.figure(natural, (2.1 if look.width is None else 1.9) * rows + 1.2)
     grid: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     flat = [axes for row in grid for axes in row]
     points = min(_MOST, max(_LEAST, _POINTS // count))
-    for axes, counted in zip(flat, result.policies, strict=False):
-        _panel(axes, result, counted, points, divisor, f"{prefix}B")
-    flat[0].set(xlim=(0, kernels), ylim=(0, 1.3 * highest / divisor))  # room for the words above
+    lines = max(
+        _panel(axes, result, counted, points, scale) for axes, counted in zip(flat, result.policies, strict=False)
+    )
+    height = 110 if look.width is None else 72  # points of a panel, in letters of 9 points
+    words = min((14 + 9 * lines) / height, 0.7)
+    flat[0].set(xlim=(0, kernels), ylim=(0, highest / divisor / (1 - words)))
     for axes in flat[count:]:
         axes.set_axis_off()
     for axes in flat[max(0, count - columns) : count]:
@@ -125,18 +148,18 @@ def timeline(result: Result) -> Figure:
         axes.set_xlabel("kernel of the step, in order")
     for row in grid:
         row[0].set_ylabel(f"live memory, {prefix}B")
-    _legend(figure, memories)
-    figure.suptitle(_title(result, kernels, points), fontsize=10)
+    _legend(figure, memories, look.room(natural))
+    look.head(figure, _title(result, kernels, points))
     return figure
 
 
-def _legend(figure: Figure, memories: Sequence[Memory]) -> None:
+def _legend(figure: Figure, memories: Sequence[Memory], inches: float) -> None:
     """The components that hold anything at any time."""
     used = {place.component for memory in memories for place in memory.stored if place.size_bytes}
     handles = [
         Patch(color=colour, label=name.replace("_", " ")) for name, colour in COMPONENT_COLOURS.items() if name in used
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=8)
+    legend_below(figure, handles, inches)
 
 
 def _title(result: Result, kernels: int, points: int) -> str:

@@ -87,6 +87,11 @@ class Policy:
         return tuple(setups)
 
     @property
+    def label(self) -> str:
+        """How figures and tables for papers name the policy."""
+        return self.file.label or self.name
+
+    @property
     def complete(self) -> bool:
         """Whether a rule stores weights; if none does, the policy only changes those that it is composed with."""
         stored = (rule for rule in self.file.rules if rule.format is not None and rule.copy_ is None)
@@ -152,6 +157,8 @@ def _with_changes(policy: Policy, name: str, document: Document, changes: tuple[
     update["rules"] = (*policy.file.rules, *new.rules)
     if policy.file.setup and "setup" not in changes:  # which would no longer be true
         update["setup"] = f"{policy.file.setup}, {name.removeprefix(f'{policy.name}-').replace('-', ' ')}"
+    if policy.file.label and "label" not in changes:  # it names another policy
+        update["label"] = ""
     if policy.file.grade in ("stated", "inferred") and "grade" not in changes:
         update["grade"] = "ours"  # no source has the change
     if "numbers" in changes:
