@@ -6,7 +6,8 @@ import pytest
 
 from costsim.cost.count import count
 from costsim.cost.row import each_op
-from costsim.devices.roofline import Spent, spend
+from costsim.devices.roofline import spend
+from costsim.devices.spent import Spent
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import COMPARED, group_ops
 from costsim.inputs import files, schema_policy

@@ -16,7 +16,8 @@ from costsim.cost.peak import peak_memory, pruned
 from costsim.cost.terms import Alternative, Condition, Table, Terms
 from costsim.devices.compiled import Timed
 from costsim.devices.profile import load_hardware
-from costsim.devices.roofline import Rates, Spent, kernels, spend
+from costsim.devices.roofline import Rates, kernels, spend
+from costsim.devices.spent import Spent
 from costsim.errors import InputError
 from costsim.graph.fusion import UNTILED
 from costsim.names import VARIED

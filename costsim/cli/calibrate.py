@@ -9,9 +9,10 @@ from costsim.cli.output import echo_line, progress
 @click.command()
 @click.option("--out", type=click.Path(), help="File to write, instead of printing.")
 @options(*ENGINE)
-@click.option("--seconds", type=click.FloatRange(0, 3600), default=20, show_default=True, help="At most, about.")
+@click.option("--seconds", type=click.FloatRange(0, 3600), default=120, show_default=True, help="Under 30, no kernels.")
 def calibrate(out: str | None, device: str | None, engine: str | None, seconds: float) -> None:
-    """Measure this machine and write it as a hardware profile: rates, bandwidth, launches, each with its spread.
+    """Measure this machine and write it as a hardware profile: rates, bandwidth, launches, and how long kernels take,
+    kind by kind, each with its spread.
 
     Let nothing else run meanwhile. The engine should be the one whose time is to be predicted.
 
@@ -22,13 +23,17 @@ def calibrate(out: str | None, device: str | None, engine: str | None, seconds: 
     """
     from costsim.inputs import files
     from costsim.reference import calibrate as calibration
-    from costsim.reference import engines
+    from costsim.reference import engines, kernel_bench
 
     if out is not None:
         files.check_place(path_of(out))
     bench = engines.open_bench(device or "cpu", engine)
-    with progress(calibration.work_to_do(bench)) as bar:
-        text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1))
+    kernels = None
+    if seconds >= calibration.KERNELS_S:
+        steps = kernel_bench.graphs(kernel_bench.shipped())
+        kernels = calibration.Kernels(engines.open_engine(device or "cpu", engine), steps)
+    with progress(calibration.work_to_do(bench, kernels=kernels)) as bar:
+        text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1), kernels=kernels)
     if out is None:
         click.echo(text, nl=False)
     else:

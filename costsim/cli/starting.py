@@ -133,6 +133,7 @@ _HARDWARE: Example = {
     "sources": {"mine": "invented figures: put the data sheet's name and table here, and the figures that it has"},
 }
 
+_SOFTMAX = [{"elements": 10**6, "s": 5.0e-4}]
 _ON_HARDWARE: Example = {
     "bit_serial": {"bit_product_per_s": 10**12, "source": _MINE},
     "launch_s": {"value": 5.0e-6, "source": _MINE},
@@ -142,6 +143,15 @@ _ON_HARDWARE: Example = {
     "year": {"value": 2026, "source": _MINE},
     "efficiency": {"mac": {"value": 0.8, "source": _MINE}},
     "gemm_efficiency": [{"macs": 10**6, "value": 0.2, "source": _MINE}, {"macs": 10**9, "value": 0.8, "source": _MINE}],
+    "kernels": [
+        {
+            "kind": "softmax",
+            "launch_s": 2.0e-6,
+            "sizes": [{"elements": 10**6, "s": 5.0e-4}],
+            "spread": 0.1,
+            "source": _MINE,
+        }
+    ],
     "links": [{"name": "ethernet", "bytes_per_s": 125 * 10**6, "source": _MINE}],
 }
 _OFFERED_TO_HARDWARE: Mapping[str, Example] = {

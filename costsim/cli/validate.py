@@ -1,5 +1,6 @@
 """`costsim validate`: the counts, or the times, beside what is measured."""
 
+from functools import partial
 from typing import Any
 
 import click
@@ -82,7 +83,7 @@ def _validate_time(
 ) -> None:
     """`validate --measure`."""
     from costsim.errors import InputError
-    from costsim.reference import calibrate, engines, meters
+    from costsim.reference import calibrate, engines, kernel_bench, meters
     from costsim.reference import measure as timing
     from costsim.run.job import Request, prepare
     from costsim.tables.validation import time_document
@@ -94,9 +95,13 @@ def _validate_time(
     prepared = prepare(Request(**job))
     meter = meters.open_meter(device) if energy else None
     runner = engines.open_engine(device, engine)
-    bench = None if job["hardware"] else engines.open_bench(device, engine, ("fp32",))
-    ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench) if bench else 0)
+    bench = kernels = None
+    if not job["hardware"]:
+        bench = engines.open_bench(device, engine, ("fp32",))
+        kernels = calibrate.Kernels(runner, kernel_bench.graphs([prepared]))
+    ticks = 1 + timing.STEPS + (calibrate.work_to_do(bench, kernels=kernels) if bench else 0)
     with progress(ticks) as bar:
-        hardware = calibrate.device_here(lambda: bar.update(1), bench) if bench else prepared.hardware[0]
-        measured = timing.measure(prepared, hardware, seed, engine=runner, tick=lambda: bar.update(1), meter=meter)
+        tick = partial(bar.update, 1)
+        hardware = calibrate.device_here(tick, bench, kernels=kernels) if bench else prepared.hardware[0]
+        measured = timing.measure(prepared, hardware, seed, engine=runner, tick=tick, meter=meter)
     write(time_document(measured), style)

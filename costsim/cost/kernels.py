@@ -39,6 +39,14 @@ class Gemm(NamedTuple):
     pairs: Outcomes[Pair]
 
 
+class OfOp(NamedTuple):
+    """What one op of a kernel moves, as counts in `Moved`, and multiplies."""
+
+    op: Op
+    moved: Terms
+    gemms: tuple[Gemm, ...]
+
+
 class Kernel(NamedTuple):
     """A kernel, how many of a step are alike, and how often each runs."""
 
@@ -48,11 +56,13 @@ class Kernel(NamedTuple):
     moved: Terms  # counts as in `Moved`
     always: bool  # else it runs only if it moves something
     messages: tuple[Outcomes[Message], ...]  # to other ranks
+    ops: tuple[OfOp, ...]  # op by op
 
 
 class Kernels(NamedTuple):
     """A step, kernel by kernel."""
 
+    graph: Graph
     space: Space
     kernels: tuple[Kernel, ...]
     before: tuple[tuple[int, Outcomes[tuple[Pass, ...]]], ...]  # quantize kernels before so many ops, by their choices
@@ -133,9 +143,10 @@ class _KernelCompiler(Compiler):
             for i in key:
                 total.include(of_one[i][0])
             gemms = tuple([gemm for i in key for gemm in of_one[i][1]])
+            each = tuple([OfOp(op, *of_one[i]) for op, i in zip(ops, key, strict=True)])
             always = self.writes is None or any(map(self.gemm, ops))
             messages = tuple([message for op in ops for message in self.messages(op)])
-            kernels.append(Kernel(len(same), ops[0].times, gemms, total.terms(self.space), always, messages))
+            kernels.append(Kernel(len(same), ops[0].times, gemms, total.terms(self.space), always, messages, each))
         return tuple(kernels)
 
 
@@ -146,4 +157,4 @@ def compile_kernels(
     compiler = _KernelCompiler(graph, space, index, traffic, scope, of_gemms)
     kernels = compiler.all_kernels()
     compiler.all_casts()
-    return Kernels(space, kernels, tuple(compiler.before), tuple(compiler.if_any))
+    return Kernels(graph, space, kernels, tuple(compiler.before), tuple(compiler.if_any))

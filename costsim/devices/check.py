@@ -6,14 +6,17 @@ from itertools import pairwise
 
 from costsim.devices.energy import TABLES
 from costsim.devices.links import Link
+from costsim.devices.measured import is_product
 from costsim.errors import MAX_FAULTS, InputError, UnreadError, nearest, one_line
 from costsim.formats.named import parse_format
+from costsim.graph.ops import OPS
 from costsim.inputs import schema_hardware
 from costsim.inputs.document import Document
 from costsim.inputs.section import Section
 
 Profile = schema_hardware.Hardware | schema_hardware.Cluster
 At = tuple[str | int, ...]
+_OPERANDS = 3  # of a product: both, and the result
 
 
 def figures(section: Section, at: At = ()) -> Iterator[tuple[At, schema_hardware.Sourced]]:
@@ -87,6 +90,27 @@ def falling_sizes(document: Document, file: schema_hardware.Hardware) -> Iterato
             yield document.error(
                 ("gemm_efficiency", i, "macs"), f"expected more than the {before} before it, got {here}"
             )
+
+
+def kernels(document: Document, file: schema_hardware.Hardware) -> Iterator[InputError]:
+    """Kinds that are none or come twice, sizes that do not rise, and measured kernels that say neither way how long."""
+    seen: dict[str, int] = {}
+    for i, given in enumerate(file.kernels):
+        with suppress(UnreadError):
+            kind, at = given.kind, ("kernels", i)
+            if seen.setdefault(kind, i) != i:
+                yield document.error((*at, "kind"), f"a second entry of {kind}, after kernels.{seen[kind]}")
+            product = is_product(kind)
+            if not product and kind not in OPS:
+                yield document.error((*at, "kind"), f"unknown kind of op {one_line(kind)!r}{nearest(kind, OPS)}")
+            elif product and len(given.s_per_element) != _OPERANDS:
+                expected = f"expected {_OPERANDS} numbers: of both operands and of the result"
+                yield document.error((*at, "s_per_element"), f"{expected}, got {len(given.s_per_element)}")
+            elif not product and not given.sizes:
+                yield document.error((*at, "sizes"), f"expected at least one size: {kind} is no product")
+            for n, (less, more) in enumerate(pairwise(point.elements for point in given.sizes), 1):
+                if more <= less:
+                    yield document.error((*at, "sizes", n, "elements"), f"expected more than the {less} before it")
 
 
 def links(document: Document, file: Profile, before: tuple[Link, ...] = ()) -> Iterator[InputError]:

@@ -6,7 +6,7 @@ The same figures as `roofline.spend` gives for one policy, as tables. Floats beg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from costsim.cost.measure import Measure, total_of
 from costsim.cost.terms import Condition, Sum, Terms
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
 from costsim.devices.links import HIDDEN, time_of
+from costsim.devices.measured import Pace
 from costsim.devices.profile import Hardware, Rate
 from costsim.devices.roofline import Rates
 from costsim.errors import InputError
@@ -102,6 +103,10 @@ class Timed:
         """Seconds of a step, under which messages that hide are a floor. Raises InputError if a figure is lacking."""
         space, total, maxima = self.kernels.space, Sum(), list[Terms]()
         for kernel in self.kernels.kernels:
+            paces = self.rates.paces(self.kernels.graph, [each.op for each in kernel.ops])
+            if paces is not None:
+                self._measured(kernel, paces, total)
+                continue
             busy = self._busy(kernel)
             longest = self._longest(busy) if not kernel.messages else None if self.overlap else (1, 1, 1)
             if kernel.messages:
@@ -110,7 +115,7 @@ class Timed:
                 maxima.append(busy)
             else:
                 total.include(_weighted(busy, longest))
-            self._launches(kernel, total)
+            self._launches(kernel, self.device.launch_s, total)
         self._passes(total, self._pass_s)
         seen = Measure(space, _floats(total.terms(space)), tuple(maxima), barred=self.barred)
         if not (hidden := self._hidden()).tables:
@@ -126,12 +131,11 @@ class Timed:
 
     def _busy(self, kernel: Kernel) -> Terms:
         """Seconds of computing and of moving, in a column each, of all kernels that are alike."""
-        device, both = self.device, Sum()
+        both = Sum()
         both.include(kernel.moved, kernel.number * np.array(self._seconds))
         for gemm in kernel.gemms:
-            part = device.mac_part(gemm.macs / gemm.runs)
-            taken = self.by_pair(gemm, lambda rate: 1 / rate.mac_per_s)
-            both.add(gemm.pairs, [[kernel.number * gemm.macs * each / part, 0.0] for each in taken])
+            taken = self.by_pair(gemm, partial(self.rates.mac_s, macs=gemm.macs, runs=gemm.runs, pace=None))
+            both.add(gemm.pairs, [[kernel.number * gemm.macs * each, 0.0] for each in taken])
         return _floats(both.terms(kernel.moved.space))
 
     def _sending(self, kernel: Kernel, busy: Terms) -> Terms:
@@ -159,9 +163,18 @@ class Timed:
                 total.add(messages, [[kernel.number * seconds] for seconds in of])
         return _floats(total.terms(self.kernels.space))
 
-    def _launches(self, kernel: Kernel, total: Sum) -> None:
+    def _measured(self, kernel: Kernel, paces: Sequence[Pace], total: Sum) -> None:
+        """Add what kernels that are alike take, whose kinds were measured."""
+        for each, pace in zip(kernel.ops, paces, strict=True):
+            total.include(_weighted(each.moved, [0.0, kernel.number * pace.bit_s]))
+            for gemm in each.gemms:
+                taken = self.by_pair(gemm, partial(self.rates.mac_s, macs=gemm.macs, runs=gemm.runs, pace=pace))
+                total.add(gemm.pairs, [[kernel.number * gemm.macs * each_s] for each_s in taken])
+        self._launches(kernel, max(pace.launch_s for pace in paces), total)
+
+    def _launches(self, kernel: Kernel, launch_s: float, total: Sum) -> None:
         """Add the launches of kernels that are alike: of those that run only if they move something, then."""
-        launched = [kernel.number * kernel.runs * self.device.launch_s]
+        launched = [kernel.number * kernel.runs * launch_s]
         if kernel.always or kernel.moved.tables:
             total.add(_ALWAYS, [launched])
             return

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from costsim.devices import check
 from costsim.devices.links import Link
+from costsim.devices.measured import KernelTimes
 from costsim.errors import InputError, UnreadError, apart, refuse
 from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
@@ -81,6 +82,7 @@ class Hardware:
     vector_efficiency: float
     dram_efficiency: float
     gemm_efficiency: tuple[tuple[int, float], ...]  # MACs of a GEMM, rising, and what part of the peak it reaches
+    kernels: tuple[tuple[str, KernelTimes], ...]  # by kind: what was measured of each, in place of a roofline
     links: tuple[Link, ...]  # to devices of the same kind, from the innermost on
     unverified: frozenset[str]
     source: Mapping[str, str] = field(compare=False)
@@ -146,7 +148,7 @@ def _load(path: Path, within: tuple[Path, ...]) -> Hardware:
     if schema_hardware.section_of(document.data) is schema_hardware.Cluster:
         return _cluster(document, path, within)
     file, errors = schema.read(schema_hardware.Hardware, document)
-    checks = (check.energy_table, check.sources, check.second_rates, check.falling_sizes, check.links)
+    checks = (check.energy_table, check.sources, check.second_rates, check.falling_sizes, check.kernels, check.links)
     refuse([*errors, *apart(*(partial(each, document, file) for each in checks))])
     return Hardware(
         name=path.stem,
@@ -168,6 +170,7 @@ def _load(path: Path, within: tuple[Path, ...]) -> Hardware:
         vector_efficiency=_number(file.efficiency.vector) or 1.0,
         dram_efficiency=_number(file.efficiency.dram) or 1.0,
         gemm_efficiency=tuple((point.macs, point.value) for point in file.gemm_efficiency),
+        kernels=tuple((given.kind, _times(given)) for given in file.kernels),
         links=tuple(map(_link, file.links)),
         unverified=frozenset(check.dotted(at) for at, figure in check.figures(file) if not figure.verified),
         source={check.dotted(at): _source(file, figure) for at, figure in check.figures(file)},
@@ -215,6 +218,11 @@ def _device(document: Document, name: str, path: Path, within: tuple[Path, ...])
 def _link(given: schema_hardware.Link) -> Link:
     efficiency, latency_s = _number(given.efficiency) or 1.0, _number(given.latency_s) or 0.0
     return Link(given.name, given.devices, given.bytes_per_s, latency_s, efficiency)
+
+
+def _times(given: schema_hardware.KernelTime) -> KernelTimes:
+    sizes = tuple((point.elements, point.s) for point in given.sizes)
+    return KernelTimes(given.launch_s, given.s_per_mac, given.s_per_element, sizes, given.spread)
 
 
 def _whole(figure: schema_hardware.Figure | None) -> int | None:

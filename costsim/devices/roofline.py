@@ -3,27 +3,31 @@
 A kernel takes as long as its arithmetic, its DRAM traffic or what it sends to other ranks, whichever is longest, or all
 after each other if they do not overlap. Its MACs run at the rate of the pair of formats that the device has for them,
 its operations on elements at the vector rate after them. Messages may hide behind the rest of a step; then a kernel
-takes no time for them until the whole step is known (`exposed`). Floats begin here: all before are exact integers.
+takes no time for them until the whole step is known (`exposed`). Where the kinds of its ops were measured, it takes
+what they took in place of a roofline (`measured`). Floats begin here: all before are exact integers.
 Source: Williams et al., Roofline, CACM 2009.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
 from costsim.cost.parts import cast_times
 from costsim.cost.row import Row, each_op
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj, recalled
 from costsim.devices.links import time_of
+from costsim.devices.measured import Pace, elements_of, measured_kind
 from costsim.devices.profile import Hardware, Rate, pair_on
+from costsim.devices.spent import Spent, plus, product
 from costsim.formats.format import Format
+from costsim.formats.named import parse_format
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import Axis, Traffic
 
 Pair = tuple[Format, Format, Format]
-BOUNDS = ("arithmetic", "vector", "dram", "link", "launch")
+_FP32 = parse_format("fp32")
+_PLAIN: Pair = (_FP32, _FP32, _FP32)
 
 
 class Kernel(NamedTuple):
@@ -33,6 +37,7 @@ class Kernel(NamedTuple):
     rows: tuple[Row, ...]
     number: int
     runs: int  # of each in a step
+    graph: Graph
 
 
 def kernels(graph: Graph, rows: Sequence[Row], traffic: Traffic, scope: str, each: bool = False) -> list[Kernel]:
@@ -55,7 +60,7 @@ def kernels(graph: Graph, rows: Sequence[Row], traffic: Traffic, scope: str, eac
         firsts = {part: op for op, part, _ in reversed(named)}
         named = [(firsts[part], part, number) for part, number in alike.items()]
     return [
-        Kernel((rows[part[0]], op), tuple([rows[i] for i in part]), number, _runs(graph, rows[part[0]], op))
+        Kernel((rows[part[0]], op), tuple([rows[i] for i in part]), number, _runs(graph, rows[part[0]], op), graph)
         for op, part, number in named
     ]
 
@@ -67,139 +72,34 @@ def _runs(graph: Graph, row: Row, op: Op) -> int:
     return cast_times(graph, op, op.inputs[row.cast.slot], row.cast.copy)
 
 
-def _sum(a: float | None, b: float | None) -> float | None:
-    """The sum, if both are known."""
-    return None if a is None or b is None else a + b
-
-
-def _times(n: float, a: float | None) -> float | None:
-    """The product, if `a` is known."""
-    return None if a is None else n * a
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Time and energy of some kernels on a device. None: a pair, a rate or the bandwidth is lacking.
-
-    They add up, and multiply by how often kernels run: a run's are `sum((phase.steps * step for ...), Spent())`.
-    """
-
-    mac_s: float = 0.0
-    vector_s: float | None = 0.0
-    dram_s: float | None = 0.0
-    link_s: float | None = 0.0
-    hidden_s: float = 0.0  # of link_s: behind the rest of the step, so that it is no part of time_s
-    launch_s: float = 0.0
-    time_s: float | None = 0.0
-    arithmetic_j: float | None = 0.0
-    on_chip_j: float | None = 0.0
-    dram_j: float | None = 0.0
-    static_j: float | None = 0.0
-    macs: int = 0
-    vector_ops: int = 0
-    dram_bits: int = 0
-    bound_s: Mapping[str, float] = field(default_factory=dict)  # time by what bounds it
-    unsupported: frozenset[str] = frozenset()  # pairs that the device cannot multiply
-    upcast: frozenset[tuple[str, str]] = frozenset()  # pairs and what they run as
-    unverified: frozenset[str] = frozenset()  # what of the energy is scaled from other widths, or weak
-    lacks: frozenset[str] = frozenset()  # what the profile does not know, without which traffic is not known
-
-    @property
-    def bound(self) -> str:
-        """What most of the time is bound by, one of BOUNDS; unsupported, or n/a."""
-        if self.unsupported:
-            return "unsupported"
-        if self.time_s is None or not self.bound_s:
-            return "n/a"
-        return max(BOUNDS, key=lambda name: self.bound_s.get(name, 0.0))
-
-    @property
-    def energy_j(self) -> float | None:
-        """Arithmetic, on-chip buffer, DRAM, and static power over the time where the profile has one."""
-        parts = (self.arithmetic_j, self.on_chip_j, self.dram_j, self.static_j)
-        return None if self.unsupported or None in parts else sum(part or 0.0 for part in parts)
-
-    @property
-    def op_per_byte(self) -> float | None:
-        """Arithmetic intensity: 2 operations a MAC, and those on elements, per byte of DRAM traffic."""
-        return (2 * self.macs + self.vector_ops) * 8 / self.dram_bits if self.dram_bits else None
-
-    def __add__(self, other: "Spent") -> "Spent":
-        """Both after each other."""
-        bounds = {**self.bound_s, **other.bound_s}
-        return Spent(
-            mac_s=self.mac_s + other.mac_s,
-            vector_s=_sum(self.vector_s, other.vector_s),
-            dram_s=_sum(self.dram_s, other.dram_s),
-            link_s=_sum(self.link_s, other.link_s),
-            hidden_s=self.hidden_s + other.hidden_s,
-            launch_s=self.launch_s + other.launch_s,
-            time_s=_sum(self.time_s, other.time_s),
-            arithmetic_j=_sum(self.arithmetic_j, other.arithmetic_j),
-            on_chip_j=_sum(self.on_chip_j, other.on_chip_j),
-            dram_j=_sum(self.dram_j, other.dram_j),
-            static_j=_sum(self.static_j, other.static_j),
-            macs=self.macs + other.macs,
-            vector_ops=self.vector_ops + other.vector_ops,
-            dram_bits=self.dram_bits + other.dram_bits,
-            bound_s={name: self.bound_s.get(name, 0.0) + other.bound_s.get(name, 0.0) for name in bounds},
-            unsupported=self.unsupported | other.unsupported,
-            upcast=self.upcast | other.upcast,
-            unverified=self.unverified | other.unverified,
-            lacks=self.lacks | other.lacks,
-        )
-
-    def __rmul__(self, times: int) -> "Spent":
-        """So many times the same."""
-        return Spent(
-            mac_s=times * self.mac_s,
-            vector_s=_times(times, self.vector_s),
-            dram_s=_times(times, self.dram_s),
-            link_s=_times(times, self.link_s),
-            hidden_s=times * self.hidden_s,
-            launch_s=times * self.launch_s,
-            time_s=_times(times, self.time_s),
-            arithmetic_j=_times(times, self.arithmetic_j),
-            on_chip_j=_times(times, self.on_chip_j),
-            dram_j=_times(times, self.dram_j),
-            static_j=_times(times, self.static_j),
-            macs=times * self.macs,
-            vector_ops=times * self.vector_ops,
-            dram_bits=times * self.dram_bits,
-            bound_s={name: times * seconds for name, seconds in self.bound_s.items()},
-            unsupported=self.unsupported,
-            upcast=self.upcast,
-            unverified=self.unverified,
-            lacks=self.lacks,
-        )
-
-    def without_traffic(self, lacks: str) -> "Spent":
-        """The same where what depends on DRAM traffic is not known, for the profile lacks something."""
-        unknown = replace(self, dram_s=None, time_s=None, on_chip_j=None, dram_j=None, static_j=None)
-        return replace(unknown, dram_bits=0, bound_s={}, lacks=self.lacks | {lacks})
-
-    def exposed(self, seconds: float, static_w: float | None) -> "Spent":
-        """The same where so much of its messages is hidden no more."""
-        if not seconds or self.time_s is None:
-            return self
-        return replace(
-            self,
-            hidden_s=max(0.0, self.hidden_s - seconds),
-            time_s=self.time_s + seconds,
-            static_j=_sum(self.static_j, (static_w or 0.0) * seconds),
-            bound_s={**self.bound_s, "link": self.bound_s.get("link", 0.0) + seconds},
-        )
-
-
 class Rates(dict[Pair, tuple[Rate, bool] | None]):
-    """The multipliers that a device has for pairs of formats, looked up once each."""
+    """The multipliers that a device has for pairs of formats, looked up once each, and what of it was measured."""
 
     def __init__(self, hardware: Hardware) -> None:
         self.hardware = hardware
+        self.kernels = dict(hardware.kernels)
 
     def __missing__(self, pair: Pair) -> tuple[Rate, bool] | None:
         chosen = self[pair] = pair_on(self.hardware, *pair)
         return chosen
+
+    def paces(self, graph: Graph, ops: Sequence[Op]) -> tuple[Pace, ...] | None:
+        """What one run of each op of a kernel takes; None if the kind of one was not measured."""
+        if not self.kernels:
+            return None
+        known = [measured_kind(op, self.kernels) for op in ops]
+        paces = [each.pace(elements_of(graph, op)) for op, each in zip(ops, known, strict=True) if each is not None]
+        return tuple(paces) if len(paces) == len(ops) else None
+
+    def mac_s(self, rate: Rate, macs: int, runs: int, pace: Pace | None) -> float:
+        """Seconds of a MAC of so many over all runs of a GEMM, on a multiplier.
+
+        What was measured in fp32 is as much faster in other formats as their rate is than that of fp32.
+        """
+        if pace is None:
+            return 1 / (rate.mac_per_s * self.hardware.mac_part(macs / runs))
+        chosen = self[_PLAIN]
+        return pace.mac_s * (chosen[0].mac_per_s / rate.mac_per_s if chosen else 1.0)
 
 
 class _Macs(NamedTuple):
@@ -216,15 +116,15 @@ class _Macs(NamedTuple):
 _NO_MACS = _Macs()
 
 
-def _multiply(kernel: Kernel, hardware: Hardware, rates: Rates) -> _Macs:
+def _multiply(kernel: Kernel, hardware: Hardware, rates: Rates, paces: Sequence[Pace | None]) -> _Macs:
     """The MACs of a kernel, each pair of formats at the rate of the multiplier that takes it."""
-    rows = [row for row in kernel.rows if row.pair is not None and row.macs]
+    rows = [(row, pace) for row, pace in zip(kernel.rows, paces, strict=True) if row.pair is not None and row.macs]
     if not rows:
         return _NO_MACS
     table = TABLES[hardware.energy_table] if hardware.energy_table else None
     macs, time_s, energy_j = 0, 0.0, 0.0
     unsupported, upcast, unverified = set(), set(), set()
-    for row in rows:
+    for row, pace in rows:
         assert row.pair is not None
         macs += row.macs
         chosen = rates[row.pair]
@@ -234,7 +134,7 @@ def _multiply(kernel: Kernel, hardware: Hardware, rates: Rates) -> _Macs:
         rate, is_upcast = chosen
         if is_upcast:
             upcast.add((row.pair_name, rate.name))
-        time_s += row.macs / (rate.mac_per_s * hardware.mac_part(row.macs / row.ops[0].times))
+        time_s += row.macs * rates.mac_s(rate, row.macs, row.ops[0].times, pace)
         if table:
             picojoules, scaled = mac_pj(table, rate.a, rate.b, rate.accumulator)
             energy_j += row.macs * picojoules * PICO
@@ -264,7 +164,7 @@ def _send(kernel: Kernel, hardware: Hardware, hidden: frozenset[Axis]) -> _Sent:
     hidden_s, lacks = 0.0, set()
     for message in messages:
         one_s = time_of(message, hardware.links)
-        link_s = _sum(link_s, one_s)
+        link_s = plus(link_s, one_s)
         if one_s is None:
             lacks.add(f"links that join {message.ranks} ranks of {message.axis}")
         elif message.axis in hidden:
@@ -291,21 +191,18 @@ def spend(
 
     Messages along `hidden` axes are in `link_s` and `hidden_s`, and not in the time.
     """
-    multiplied = _multiply(kernel, hardware, Rates(hardware) if rates is None else rates)
+    rates = Rates(hardware) if rates is None else rates
+    paces = rates.paces(kernel.graph, [row.ops[0] for row in kernel.rows]) if _is_step(kernel) else None
+    multiplied = _multiply(kernel, hardware, rates, paces or [None] * len(kernel.rows))
     sent = _send(kernel, hardware, hidden)
     vector_ops = sum([sum(row.vector.values()) for row in kernel.rows])
-    dram_bits = sum([move.read_bits + move.written_bits for row in kernel.rows for move in row.moves])
-    vector_rate, bandwidth = hardware.vector_op_per_s, hardware.dram_bytes_per_s
-    vector_s: float | None = 0.0
-    if vector_ops:
-        vector_s = vector_ops / (vector_rate * hardware.vector_efficiency) if vector_rate else None
-    dram_s = dram_bits / 8 / (bandwidth * hardware.dram_efficiency) if bandwidth else None
-    launch_s = hardware.launch_s * kernel.runs
+    dram_bits = sum([_bits(row) for row in kernel.rows])
+    vector_s, dram_s, launch_s = _moving(kernel, hardware, paces, vector_ops, dram_bits)
     time_s, bound_s = None, {}
     if not multiplied.unsupported and dram_s is not None and vector_s is not None and sent.link_s is not None:
         shown_s = sent.link_s - sent.hidden_s
         parts_s = (multiplied.time_s + vector_s, dram_s, shown_s)
-        busy_s = max(parts_s) if overlap else sum(parts_s)
+        busy_s = max(parts_s) if overlap and paces is None else sum(parts_s)
         time_s = busy_s + launch_s
         bound_s = {"launch" if launch_s > busy_s else _bound_of(multiplied.time_s, vector_s, dram_s, shown_s): time_s}
     return Spent(
@@ -324,7 +221,43 @@ def spend(
         unsupported=multiplied.unsupported,
         upcast=multiplied.upcast,
         lacks=sent.lacks,
+        spread_s=(time_s or 0.0) * max((pace.spread for pace in paces or ()), default=0.0),
+        not_measured=_left_out(kernel, rates) if rates.kernels and paces is None else frozenset(),
     )
+
+
+def _bits(row: Row) -> int:
+    return sum([move.read_bits + move.written_bits for move in row.moves])
+
+
+def _is_step(kernel: Kernel) -> bool:
+    """Whether a kernel is of the graph's ops, no quantize kernel before one."""
+    return all(row.cast is None for row in kernel.rows)
+
+
+def _left_out(kernel: Kernel, rates: Rates) -> frozenset[str]:
+    """The kinds of a kernel that were not measured."""
+    return frozenset(
+        row.kind for row in kernel.rows if row.cast is not None or measured_kind(row.ops[0], rates.kernels) is None
+    )
+
+
+def _moving(
+    kernel: Kernel, hardware: Hardware, paces: Sequence[Pace] | None, vector_ops: int, dram_bits: int
+) -> tuple[float | None, float | None, float]:
+    """Seconds of a kernel's operations on elements, of its traffic, and of its launches; None: not known.
+
+    Of kinds that were measured, operations are in the traffic's time.
+    """
+    if paces is not None:
+        launch_s = kernel.runs * max(pace.launch_s for pace in paces)
+        return 0.0, sum(_bits(row) * pace.bit_s for row, pace in zip(kernel.rows, paces, strict=True)), launch_s
+    vector_rate, bandwidth = hardware.vector_op_per_s, hardware.dram_bytes_per_s
+    vector_s: float | None = 0.0
+    if vector_ops:
+        vector_s = vector_ops / (vector_rate * hardware.vector_efficiency) if vector_rate else None
+    dram_s = dram_bits / 8 / (bandwidth * hardware.dram_efficiency) if bandwidth else None
+    return vector_s, dram_s, hardware.launch_s * kernel.runs
 
 
 class _Joules(TypedDict):
@@ -344,6 +277,6 @@ def _energy(hardware: Hardware, multiplied: _Macs, vector_ops: int, dram_bits: i
         "arithmetic_j": multiplied.energy_j + vector_ops * table.vector_op_pj * PICO if table else None,
         "on_chip_j": dram_bits * table.sram_pj_per_bit * PICO if table else None,
         "dram_j": dram_bits * dram.pj_per_bit * PICO if dram else None,
-        "static_j": 0.0 if hardware.static_w is None else _times(hardware.static_w, time_s),
+        "static_j": 0.0 if hardware.static_w is None else product(hardware.static_w, time_s),
         "unverified": multiplied.unverified | weak,
     }

@@ -9,6 +9,14 @@ from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.devices.roofline import Kernel
 from costsim.explain.formula import Number, Part, Step, Term
 from costsim.explain.links import link_time
+from costsim.explain.measured import (
+    MEASURED,
+    Paces,
+    measured_launches,
+    measured_macs,
+    measured_traffic,
+    paces_of,
+)
 from costsim.explain.steps import Steps
 from costsim.names import Axis
 from costsim.run.timing import LACKS_BUFFER
@@ -42,9 +50,12 @@ def device_steps(
     gemms = [(row, pair_on(device, *row.pair)) for row in kernel.rows if row.pair is not None and row.macs]
     fitting = [(row, chosen[0]) for row, chosen in gemms if chosen is not None]
     unsupported = sorted({row.pair_name for row, chosen in gemms if chosen is None})
-    mac_s = _mac_time(steps, fitting, unsupported)
-    vector_s = _vector_time(steps, vector_ops)
-    dram_s = _dram_time(steps, dram_bits)
+    paces = paces_of(device, kernel)
+    mac_s = _mac_time(steps, fitting, unsupported, paces)
+    vector_s = _vector_time(steps, vector_ops) if paces is None else 0
+    dram_s = (
+        _dram_time(steps, dram_bits) if paces is None or dram_bits is None else measured_traffic(steps, kernel, paces)
+    )
     others = {"DRAM time": dram_s}
     hidden: list[Number | None] = []
     for message in [message for row in kernel.rows for message in row.messages]:  # of a kernel one at most
@@ -53,7 +64,8 @@ def device_steps(
             hidden.append(link_s)
         else:
             others["link time"] = link_s
-    time_s, bound = _time(steps, {"MAC time": mac_s, "vector time": vector_s}, others, kernel.runs, overlap)
+    arithmetic = {"MAC time": mac_s, "vector time": vector_s}
+    time_s, bound = _time(steps, arithmetic, others, kernel.runs, overlap and paces is None, paces)
     for link_s in hidden:
         time_s, bound = _with_exposed(steps, time_s, bound, link_s, hides.exposed)
     names = ("MAC", "vector", "DRAM", *(["link"] if hidden or "link time" in others else []), "launch")
@@ -72,11 +84,15 @@ def device_steps(
     return steps.listed
 
 
-def _mac_time(steps: Steps, gemms: Sequence[tuple[Row, Rate]], unsupported: list[str]) -> Number | None:
-    """Seconds of the GEMMs, each at that part of its multiplier's rate that a GEMM of its size reaches."""
+def _mac_time(
+    steps: Steps, gemms: Sequence[tuple[Row, Rate]], unsupported: list[str], paces: Paces | None
+) -> Number | None:
+    """Seconds of the GEMMs, each at that part of its multiplier's rate that a GEMM of its size reaches, or measured."""
     if unsupported:
         why = f"unsupported: no multiplier takes {', '.join(unsupported)}"
         return steps.add_unknown("MAC time", "MACs / (MAC/s)", "s", why)
+    if paces is not None:
+        return measured_macs(steps, gemms, paces)
     terms, sources = [], []
     for row, rate in gemms:
         reached = steps.device.mac_part(row.macs / row.ops[0].times)
@@ -122,12 +138,19 @@ def _with_exposed(
 
 
 def _time(
-    steps: Steps, arithmetic: dict[str, Number | None], others: dict[str, Number | None], times: int, overlap: bool
+    steps: Steps,
+    arithmetic: dict[str, Number | None],
+    others: dict[str, Number | None],
+    times: int,
+    overlap: bool,
+    paces: Paces | None,
 ) -> tuple[Number | None, str]:
     """Seconds of a kernel: the longest of arithmetic, DRAM traffic and messages, or their sum; launches. Its bound."""
     device = steps.device
     launch_s: Number = 0
-    if device.launch_s:
+    if paces is not None:
+        launch_s = measured_launches(steps, paces, times)
+    elif device.launch_s:
         term = [Part("s a launch", device.launch_s), *([Part("runs", times)] if times != 1 else [])]
         launch_s = steps.add("launch time", [term], "s", steps.source("launch_s"))
     else:
@@ -136,7 +159,8 @@ def _time(
     parts = {"arithmetic time": on_chip_s, **others}
     way = "overlaps with" if overlap else "does not overlap with"
     what = "DRAM traffic and messages" if "link time" in others else "DRAM traffic"
-    busy_s = steps.add_sum("busy time", parts, "s", f"{_ROOFLINE}; arithmetic {way} {what}", overlap)
+    source = MEASURED if paces is not None else f"{_ROOFLINE}; arithmetic {way} {what}"
+    busy_s = steps.add_sum("busy time", parts, "s", source, overlap)
     time_s = steps.add_sum("time", {"busy time": busy_s, "launch time": launch_s}, "s", "of all runs in a step")
     dram_s, link_s = others["DRAM time"], others.get("link time", 0)
     if busy_s is None or on_chip_s is None or dram_s is None or link_s is None:

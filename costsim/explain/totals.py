@@ -10,7 +10,7 @@ from costsim.cost.laws import LAWS
 from costsim.cost.memory import of_policy
 from costsim.cost.totals import Total, group, sum_rows
 from costsim.devices.profile import Hardware
-from costsim.devices.roofline import Spent
+from costsim.devices.spent import Spent
 from costsim.errors import InputError
 from costsim.explain.formula import Number, Part, Step, undefined, worked
 from costsim.run.counted import CountedPolicy

@@ -151,6 +151,31 @@ class AtSize(Factor):
     macs: Count = Field(description="MACs of one run of the GEMM")
 
 
+class AtElements(Measured):
+    """What one run took at a size."""
+
+    elements: Count = Field(description="numbers that it reads and writes, all tensors together")
+    s: Annotated[float, Field(ge=0.0)] = Field(description="seconds beyond the launch, in fp32")
+
+
+class KernelTime(Sourced):
+    """How long one run of a kind of kernel takes: its launch, its MACs, its traffic after each other. Measured in fp32.
+
+    Kinds are those of `costsim list ops`, equations of products, or `product` for all equations that are not there.
+    """
+
+    kind: str = Field(description="kind of op, an equation of two operands, or product")
+    launch_s: Annotated[float, Field(ge=0.0)] = Field(description="seconds of a run however small")
+    s_per_mac: Annotated[float, Field(ge=0.0)] = Field(default=0.0, description="seconds of a MAC, of products")
+    s_per_element: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(
+        default=(), description="of products: seconds of an element of each operand and of the result"
+    )
+    sizes: tuple[AtElements, ...] = Field(
+        default=(), description="of others, elements rising: straight in between, in proportion beyond"
+    )
+    spread: Annotated[float, Field(ge=0.0)] = Field(description="how far a time may be off, as a part of it")
+
+
 class Link(Sourced):
     """What joins devices: the innermost joins the devices of a node, the next one nodes, and so on."""
 
@@ -197,6 +222,9 @@ class Hardware(Measured):
     )
     gemm_efficiency: tuple[AtSize, ...] = Field(
         default=(), description="by size, MACs rising; on a log scale of MACs straight in between, constant beyond"
+    )
+    kernels: tuple[KernelTime, ...] = Field(
+        default=(), description="what kernels took that were measured; they have no roofline. From costsim calibrate"
     )
     links: Links = Field(default=(), description="to other devices of the kind, from the innermost on")
     notes: tuple[str, ...] = Field(default=(), description="what else a reader should know")

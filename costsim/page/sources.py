@@ -130,6 +130,9 @@ def _value(device: Hardware, field: str) -> tuple[str, str]:
     if section == "gemm_efficiency":
         macs, part = device.gemm_efficiency[int(index)]
         return f"efficiency of a GEMM of {_figure(macs)} MACs", f"{part:.4g}"
+    if section == "kernels":
+        kind, times = device.kernels[int(index)]
+        return f"kernels of kind {kind}", f"{times.launch_s:.4g} s and more, spread {times.spread:.3g}"
     if section == "efficiency":
         return f"efficiency of {index}", f"{getattr(device, f'{index}_efficiency'):.4g}"
     if section == "bit_serial" and device.bit_serial:

@@ -1,33 +1,46 @@
-"""Measures a machine and writes the figures as a hardware profile: bandwidth, rates by size, cost of a launch.
+"""Measures a machine and writes the figures as a hardware profile: bandwidth, rates, launches, kernels kind by kind.
 
 A measurement is a task that is timed again and again; the figure is the median, and the quartiles go into its note.
-What runs the tasks is a bench: see `bench`. Everything but the clock is deterministic.
+What runs the tasks is a bench (`bench`), and for kernels the engine of a step (`kernel_bench`). Everything but the
+clock is deterministic.
 """
 
 import datetime
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from costsim.devices.measured import ANY_PRODUCT
 from costsim.devices.profile import Hardware, load_hardware
 from costsim.errors import InputError, one_line
+from costsim.graph.graph import Graph
 from costsim.inputs.sorts import editor_lines
+from costsim.reference import kernel_bench
 from costsim.reference.accelerator import Clock
 from costsim.reference.bench import Bench, Machine, Sizes, Task
+from costsim.reference.engines import Engine
 from costsim.reference.numpy_bench import NumpyBench
 
-QUICK_S = 5.0  # for a profile that is used at once
+QUICK_S = 5.0  # for the rates of a profile that is used at once
+KERNELS_S = 30.0  # from so many seconds on there is time for kernels
+_OF_RATES = 0.25  # of the time that there is
 _SAMPLE_S = 1e-3  # tasks shorter than this are timed together: clocks and their calls take a fraction of a microsecond
 _LEAST, _MOST = 3, 200  # samples of one measurement
 _MOST_TOGETHER = 1000
+_HOW = (
+    "ops of steps of other sizes, each run by itself with the near caches filled with something else; fitted: launch, "
+    "MACs and elements of products by least squares of relative errors, others by size; spread is what the fit misses, "
+    "and half of what the middle half of the runs spans"
+)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -85,10 +98,18 @@ class Samples:
     failed: dict[str, str] = field(default_factory=dict)  # formats that did not run, and why
 
 
-def work_to_do(bench: Bench, sizes: Sizes | None = None) -> int:
-    """How many times `measure` will tick."""
+class Kernels(NamedTuple):
+    """What runs the ops of these steps, which are to be timed kind by kind."""
+
+    engine: Engine
+    steps: Sequence[Graph]
+
+
+def work_to_do(bench: Bench, sizes: Sizes | None = None, kernels: Kernels | None = None) -> int:
+    """How many times `calibrate` will tick."""
     sizes = sizes or bench.sizes
-    return 2 + len(sizes.vector_elements) + len(bench.accumulators) * len(sizes.gemm)
+    rates = 2 + len(sizes.vector_elements) + len(bench.accumulators) * len(sizes.gemm)
+    return rates + (kernel_bench.work_to_do(kernels.steps) if kernels else 0)
 
 
 def measure(
@@ -189,7 +210,30 @@ def _known(value: int | None) -> Any:
     return {"value": value, "source": ["said"]} if value else "unknown"
 
 
-def profile(samples: Samples, bench: Bench, sizes: Sizes, when: datetime.date) -> dict[str, Any]:
+def _four(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
+def _kernels(seen: Sequence[kernel_bench.Seen]) -> Iterator[dict[str, Any]]:
+    """A kind an entry, with as much of it as it has."""
+    counts = Counter(each.kind for each in seen)
+    counts[ANY_PRODUCT] = sum(each.product for each in seen)
+    for kind, times in kernel_bench.fit(seen).items():
+        yield {
+            "kind": kind,
+            "launch_s": _four(times.launch_s),
+            **({"s_per_mac": _four(times.mac_s)} if times.element_s else {}),
+            **({"s_per_element": list(map(_four, times.element_s))} if times.element_s else {}),
+            **({"sizes": [{"elements": n, "s": _four(taken)} for n, taken in times.sizes]} if times.sizes else {}),
+            "spread": _four(times.spread),
+            "source": ["kernels"],
+            "note": f"{counts[kind]} shapes",
+        }
+
+
+def profile(
+    samples: Samples, bench: Bench, sizes: Sizes, when: datetime.date, seen: Sequence[kernel_bench.Seen] = ()
+) -> dict[str, Any]:
     """The fields of a profile. Raises InputError if no product ran at all."""
     machine = bench.machine
     if not samples.gemm:
@@ -220,10 +264,12 @@ def profile(samples: Samples, bench: Bench, sizes: Sizes, when: datetime.date) -
             "note": f"multiply of one element; {spread}",
         },
         "gemm_efficiency": list(_efficiencies(samples, bench)),
+        **({"kernels": list(_kernels(seen))} if seen else {}),
         "notes": [*machine.notes, *lacking, f"the efficiencies are those of {bench.curve}, at the sizes measured"],
         "sources": {
             "here": f"measured by costsim calibrate {version('costsim')} on {when.isoformat()}: {machine.setup}; "
             "medians, less the launch where it is not the launch itself or a copy",
+            **({"kernels": _HOW} if seen else {}),
             **({"said": machine.memory_source} if machine.dram_bytes or machine.on_chip_bytes else {}),
         },
     }
@@ -235,19 +281,26 @@ def calibrate(
     sizes: Sizes | None = None,
     clock: Clock = perf_counter,
     tick: Callable[[], None] = lambda: None,
+    kernels: Kernels | None = None,
 ) -> str:
     """Measure for about so many seconds; the text of a profile. Raises InputError if no product ran."""
     sizes = sizes or bench.sizes
-    fields = profile(measure(bench, seconds, sizes, clock, tick), bench, sizes, datetime.date.today())
+    of_rates = _OF_RATES * seconds if kernels else seconds
+    samples = measure(bench, of_rates, sizes, clock, tick)
+    seen = kernel_bench.see(*kernels, seconds - of_rates, clock, tick) if kernels else []
+    fields = profile(samples, bench, sizes, datetime.date.today(), seen)
     text: str = yaml.safe_dump(fields, sort_keys=False, width=120, allow_unicode=True)
     return editor_lines("hardware") + text
 
 
 def device_here(
-    tick: Callable[[], None] = lambda: None, bench: Bench | None = None, seconds: float = QUICK_S
+    tick: Callable[[], None] = lambda: None,
+    bench: Bench | None = None,
+    seconds: float = QUICK_S,
+    kernels: Kernels | None = None,
 ) -> Hardware:
     """This machine as a device, measured at once for about so many seconds; named this-machine."""
     with tempfile.TemporaryDirectory() as folder:  # profiles are checked as files
         path = Path(folder, "this-machine.yaml")
-        path.write_text(calibrate(bench or NumpyBench(), seconds, tick=tick), encoding="utf-8")
+        path.write_text(calibrate(bench or NumpyBench(), seconds, tick=tick, kernels=kernels), encoding="utf-8")
         return load_hardware(str(path))

@@ -4,7 +4,8 @@ A bench runs small tasks, for `calibrate`; an engine runs the graph of a whole s
 only when it is asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from time import perf_counter
 from typing import Any, Protocol
@@ -12,15 +13,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from costsim.errors import InputError
-from costsim.graph.graph import Graph
+from costsim.graph.graph import Graph, Op
 from costsim.reference.accelerator import Clock
-from costsim.reference.bench import Bench
+from costsim.reference.bench import Bench, Task
 from costsim.reference.execute import Executor
 from costsim.reference.numpy_bench import NumpyBench
-from costsim.reference.numpy_ops import Array
+from costsim.reference.numpy_ops import Array, run_op
 from costsim.reference.torch_bench import TorchBench
 
+FILLING_BYTES = 16 * 2**20  # some times what a core's own caches hold, and less than the last level that cores share
 Step = Callable[[], dict[str, float]]  # runs a step; the seconds in each op
+Look = Callable[[Op, Task], None]  # is shown an op of a step before it runs, and a task that runs it by itself
+Given = Mapping[str, Array]  # values by name
 
 
 class Engine(Protocol):
@@ -32,6 +36,15 @@ class Engine(Protocol):
     def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
         """A step that starts from these float32 weights, on these batches, one per micro-batch."""
 
+    def show(self, graph: Graph, weights: Given, batch: Given, seed: int, look: Look) -> None:
+        """Run a step of one micro-batch, and show every op of it: the task may run again and again."""
+
+    def disturb(self) -> None:
+        """Do what leaves nothing of an op in the caches that are near the units, as the rest of a step would."""
+
+    def wait(self) -> None:
+        """Until all that was started is done."""
+
 
 class NumpyEngine:
     """The reference."""
@@ -41,6 +54,7 @@ class NumpyEngine:
 
     def __init__(self, clock: Clock = perf_counter) -> None:
         self._clock = clock
+        self._filling = np.zeros(FILLING_BYTES // 4, np.float32)
 
     def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
         """A step, which starts from the same weights each time."""
@@ -52,6 +66,22 @@ class NumpyEngine:
 
         return step
 
+    def show(self, graph: Graph, weights: Given, batch: Given, seed: int, look: Look) -> None:
+        """Run a step of one micro-batch, and show every op of it."""
+
+        def compute(of: Graph, op: Op, inputs: Sequence[Array | None], **given: int) -> tuple[tuple[Array, ...], int]:
+            look(op, partial(run_op, of, op, inputs, **given))
+            return run_op(of, op, inputs, **given)
+
+        Executor(graph, seed=seed, compute=compute).step(dict(weights), [batch])
+
+    def disturb(self) -> None:
+        """Write over as much as the caches near the units hold."""
+        np.add(self._filling, 1, out=self._filling)
+
+    def wait(self) -> None:
+        """NumPy returns when it is done."""
+
 
 class TorchEngine:
     """PyTorch on one of `names.PROCESSORS`."""
@@ -59,7 +89,8 @@ class TorchEngine:
     caveat = "ops take longer where PyTorch has no kernel for them, or makes them in memory that is new to the process"
 
     def __init__(self, torch: Any, device: str = "cpu") -> None:
-        self._device = device
+        self._torch, self._device = torch, device
+        self._filling = torch.zeros(FILLING_BYTES // 4, device=device)
         where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         self.name = f"PyTorch {torch.__version__}, {where}"
 
@@ -68,6 +99,21 @@ class TorchEngine:
         from costsim.reference.torch_step import TorchStep
 
         return TorchStep(graph, weights, batches, self._device, seed)
+
+    def show(self, graph: Graph, weights: Given, batch: Given, seed: int, look: Look) -> None:
+        """Run a step of one micro-batch, and show every op of it."""
+        from costsim.reference.torch_step import TorchStep
+
+        TorchStep(graph, weights, [batch], self._device, seed).show(look)
+
+    def disturb(self) -> None:
+        """Write over as much as the caches near the units hold."""
+        self._filling.add_(1)
+
+    def wait(self) -> None:
+        """Until the device is idle."""
+        if self._device == "cuda":
+            self._torch.cuda.synchronize()
 
 
 def _load_torch(option: str, device: str) -> Any:

@@ -1,9 +1,9 @@
 """Predicted beside measured time: a float32 training step, op by op, and the roofline of its counts.
 
-One of `engines` runs the graph that is counted: the reference in NumPy, or PyTorch on a CPU or a CUDA device. The model
-counts compulsory traffic and each op's stated work. NumPy passes over memory several times for one op and runs all but
-products on one core; PyTorch has a kernel for most ops. What that amounts to is the error reported here; nothing is
-fitted to it. `calibrate` measures a machine by itself, without a graph.
+One of `engines` runs the graph that is counted: the reference in NumPy, or PyTorch on a CPU or a CUDA device. On a
+profile without measured kernels the prediction is a roofline, which counts compulsory traffic and the work that ops
+state; NumPy passes over memory several times for one op. With them it is what kernels of other sizes took by themselves
+(`kernel_bench`). What is left is the error reported here, beside the machine's own noise; nothing is fitted to steps.
 """
 
 import statistics
@@ -15,7 +15,8 @@ import numpy as np
 
 from costsim.cost.count import count
 from costsim.devices.profile import Hardware
-from costsim.devices.roofline import Spent, kernels, spend
+from costsim.devices.roofline import kernels, spend
+from costsim.devices.spent import Spent
 from costsim.graph.graph import Graph
 from costsim.policy.assign import assign
 from costsim.policy.load import find_policy, load_policies
@@ -25,7 +26,7 @@ from costsim.reference.meters import Meter
 from costsim.reference.shrink import MOST_MACS, check_memory, moderate
 from costsim.run.job import Job
 
-STEPS = 3  # measured, after one that is not
+STEPS = 6  # measured, after one that is not; every other one is of one half
 _BYTES = 8  # an element: fp32, and as much again for what an op makes on its way
 
 
@@ -84,6 +85,17 @@ class Timing:
     total: KindTime
     totals_s: tuple[float, ...]  # by step
     energy: StepEnergy | None  # None: not measured
+    spread_s: float  # how far the prediction may be off, by what was measured of kernels
+    not_measured: tuple[str, ...]  # kinds that a profile with measured kernels lacks
+
+    @property
+    def noise_percent(self) -> float | None:
+        """How far the median of every other step is from that of those in between: no prediction can do better."""
+        halves = self.totals_s[::2], self.totals_s[1::2]
+        if not all(halves):
+            return None
+        a, b = map(statistics.median, halves)
+        return 100 * abs(a / b - 1) if b else None
 
 
 def predict(graph: Graph, hardware: Hardware, overlap: bool = True) -> dict[str, Spent]:
@@ -155,6 +167,7 @@ def measure(
     timed, joules = _run(step, steps, meter, tick)
     predicted = predict(graph, hardware, job.overlap)
     gemms, others, total, *kinds = compare(graph, predicted, timed)
+    whole = sum(predicted.values(), Spent())
     return Timing(
         job.workload,
         fields,
@@ -169,5 +182,7 @@ def measure(
         others,
         total,
         totals_s=tuple(sum(step.values()) for step in timed),
-        energy=StepEnergy(meter.name, sum(predicted.values(), Spent()).energy_j, joules / steps) if meter else None,
+        energy=StepEnergy(meter.name, whole.energy_j, joules / steps) if meter else None,
+        spread_s=whole.spread_s,
+        not_measured=tuple(sorted(whole.not_measured)),
     )

@@ -6,6 +6,7 @@ nobody reads any more is given back at once, as autograd does.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -121,16 +122,20 @@ class TorchStep:
             if name not in self._given and name != self.graph.loss:
                 self._dead[position].append(name)
 
-    def _run(self, op: Op, values: dict[str, Tensor]) -> None:
-        root = self.graph.root
-        inputs = [values.get(root[name]) for name in op.inputs]  # None: the sum of gradients, before the first
+    def _results(self, op: Op, inputs: Sequence[Tensor | None]) -> Any:
         if op.kind.is_contraction:
-            values[root[op.outputs[0]]] = contract(op.kind.name, *inputs)
-        else:
-            given = runtime(self.graph, op, self.step, self._generator)
-            results = KERNELS[op.kind.name](*inputs, **op.params, **given)
-            for name, x in zip(op.outputs, results if isinstance(results, tuple) else (results,), strict=True):
-                values[root[name]] = x
+            return contract(op.kind.name, *inputs)
+        given = runtime(self.graph, op, self.step, self._generator)
+        return KERNELS[op.kind.name](*inputs, **op.params, **given)
+
+    def _inputs(self, op: Op, values: Mapping[str, Tensor]) -> list[Tensor | None]:
+        """The operands; None: the sum of gradients, before the first."""
+        return [values.get(self.graph.root[name]) for name in op.inputs]
+
+    def _run(self, op: Op, values: dict[str, Tensor]) -> None:
+        root, results = self.graph.root, self._results(op, self._inputs(op, values))
+        for name, x in zip(op.outputs, results if isinstance(results, tuple) else (results,), strict=True):
+            values[root[name]] = x
         for name in self._dead[op.position]:
             values.pop(name, None)
 
@@ -146,6 +151,16 @@ class TorchStep:
         for op, lap in zip(ops, watch.laps(), strict=True):
             if micro >= self.graph.micro_batches - op.times:
                 seconds[op.name] += lap
+
+    def show(self, look: Callable[[Op, Callable[[], object]], None]) -> None:
+        """Run the step of one micro-batch, and show every op of it before it runs, with a task that runs it."""
+        self.step += 1
+        values = self._given | self._batches[0]
+        torch.set_float32_matmul_precision("highest")  # not TF32
+        with torch.no_grad():
+            for op in self.graph.ops:
+                look(op, partial(self._results, op, self._inputs(op, values)))
+                self._run(op, values)
 
     def __call__(self) -> dict[str, float]:
         """Seconds in each op. Raises InputError if the device's memory is too small."""

@@ -20,7 +20,7 @@ from costsim.cost.memory import memory
 from costsim.cost.row import Row, each_op
 from costsim.cost.totals import sum_rows
 from costsim.devices.profile import Hardware
-from costsim.devices.roofline import Spent
+from costsim.devices.spent import Spent
 from costsim.errors import InputError, nearest, one_line
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Op

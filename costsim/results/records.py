@@ -21,7 +21,7 @@ from costsim.run.simulate import Result
 
 if TYPE_CHECKING:
     from costsim.devices.profile import Hardware
-    from costsim.devices.roofline import Spent
+    from costsim.devices.spent import Spent
 
 Record = dict[str, Any]
 
@@ -81,6 +81,7 @@ def spent_record(spent: Spent) -> Record:
     """Time and energy of something on a device; None where a rate, a pair or an energy is lacking."""
     return {
         "time_s": spent.time_s,
+        "time_spread_s": spent.spread_s,
         "energy_j": spent.energy_j,
         "bound": spent.bound,
         "op_per_byte": spent.op_per_byte,
@@ -98,6 +99,7 @@ def spent_record(spent: Spent) -> Record:
         "unsupported": sorted(spent.unsupported),
         "unverified": sorted(spent.unverified),
         "lacks": sorted(spent.lacks),
+        "not_measured": sorted(spent.not_measured),
     }
 
 
@@ -152,7 +154,7 @@ def _spent_by(result: Result, counted: CountedPolicy, by: str) -> Callable[[str]
     """Time and energy of a group on each device, by the group's name; all None for groupings that have no time."""
     if not result.job.hardware:
         return lambda _: {}
-    from costsim.devices.roofline import Spent
+    from costsim.devices.spent import Spent
     from costsim.run.timing import UNDIVIDED, ridge_op_per_byte, time_groups
 
     divided = by not in UNDIVIDED

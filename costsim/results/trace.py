@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from costsim.cost.memory import COMPONENTS, Memory, memory
 from costsim.devices.profile import Hardware
-from costsim.devices.roofline import Kernel, Spent
+from costsim.devices.roofline import Kernel
+from costsim.devices.spent import Spent
 from costsim.errors import InputError
 from costsim.graph.fusion import group_ops, kernel_starts
 from costsim.graph.graph import Graph

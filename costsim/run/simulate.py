@@ -24,7 +24,7 @@ from costsim.run.counted import CountedPhase, CountedPolicy, tiled
 from costsim.run.job import Convention, Job, Request, prepare
 
 if TYPE_CHECKING:
-    from costsim.devices.roofline import Spent
+    from costsim.devices.spent import Spent
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from functools import lru_cache
 from costsim.cost.totals import GROUPINGS
 from costsim.devices.links import HIDDEN
 from costsim.devices.profile import Hardware
-from costsim.devices.roofline import Kernel, Rates, Spent, kernels, spend
+from costsim.devices.roofline import Kernel, Rates, kernels, spend
+from costsim.devices.spent import Spent
 from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, rows_for
 from costsim.run.job import Job
 

@@ -152,7 +152,10 @@ def _peaks(device: Hardware) -> str:
     ]
     factors = {"MAC": device.mac_efficiency, "vector": device.vector_efficiency, "DRAM": device.dram_efficiency}
     less = [f"{name} at {factor:g} of its peak" for name, factor in factors.items() if factor != 1]
-    less += ["GEMMs at the efficiency of their size"] if device.gemm_efficiency else []
+    if device.kernels:
+        less = [f"{len(device.kernels)} kinds of kernels measured"]
+    else:
+        less += ["GEMMs at the efficiency of their size"] if device.gemm_efficiency else []
     return f"{device.name}: {', '.join([*parts, *(less or ['all at their peaks'])])}"
 
 
@@ -163,12 +166,21 @@ def _behind(result: Result, device: Hardware) -> list[str]:
         "upcast": {f"{pair} as {runs_as}" for each in spent for pair, runs_as in each.upcast},
         "unsupported": {pair for each in spent for pair in each.unsupported},
         "n/a, as the profile does not know": {name for each in spent for name in each.lacks},
+        "not measured, so at a roofline": {name for each in spent for name in each.not_measured},
         "scaled, weak or recalled": {name for each in spent for name in each.unverified} | device.unverified,
     }
     buffer = buffer_on(result.job, device)
     lines = [f"tiled for a buffer of {buffer} byte"] if result.job.convention.tiled and buffer else []
-    lines += [*_too_large(result, device), *_messages(result, device)]
+    lines += [*_too_large(result, device), *_messages(result, device), *_spreads(result, device)]
     return lines + [f"{kind}: {_first(sorted(entries))}" for kind, entries in kinds.items() if entries]
+
+
+def _spreads(result: Result, device: Hardware) -> Iterator[str]:
+    """How far times may be off, by what was measured."""
+    if device.kernels:
+        spent = {one.policy.name: result.spent[one.policy.name, device.name] for one in result.policies}
+        off = [f"{name} {100 * each.spread_s / each.time_s:.0f} %" for name, each in spent.items() if each.time_s]
+        yield f"times may be off by as much as what was measured: {_first(off)}"
 
 
 def _messages(result: Result, device: Hardware) -> Iterator[str]:
@@ -207,8 +219,10 @@ def _too_large(result: Result, device: Hardware) -> list[str]:
 def roofline_note(result: Result, by: str) -> str:
     """What times and energies are, in a sentence."""
     overlap = "overlaps with" if result.job.overlap else "does not overlap with"
+    measured = any(device.kernels for device in result.job.hardware)
+    way = "a roofline for each kernel" + (", or what was measured of its kinds" if measured else "")
     sentence = (
-        f"a roofline for each kernel, summed over the run; arithmetic {overlap} DRAM traffic; energy is that of "
+        f"{way}, summed over the run; arithmetic {overlap} DRAM traffic; energy is that of "
         f"arithmetic, buffer and DRAM, and of static power where a profile has it{sent.time_note(result)}"
     )
     if by in ("policy", "reduction"):

@@ -126,10 +126,29 @@ def _time_notes(timing: Timing) -> list[str]:
     return [
         f"{device.name}: {rates}; {vector} op/s; {bandwidth} byte/s; {device.launch_s:.2g} s a launch",
         f"measured: {timing.engine}, medians of {timing.steps} steps, of which the shortest took {low:.3g} s and the "
-        f"longest {high:.3g} s; predicted: a roofline for each op, fp32, unfused, compulsory traffic only",
-        f"{timing.caveat}; nothing is fitted",
+        f"longest {high:.3g} s{_noise(timing)}",
+        *_predicted(timing),
         *_energy_notes(timing.energy),
     ]
+
+
+def _noise(timing: Timing) -> str:
+    """What the machine itself differs by from step to step."""
+    noise = timing.noise_percent
+    return "" if noise is None else f"; every other step against those in between: {noise:.1f} %"
+
+
+def _predicted(timing: Timing) -> Iterator[str]:
+    """What the prediction is made of."""
+    if not timing.hardware.kernels:
+        yield "predicted: a roofline for each op, fp32, unfused, compulsory traffic only"
+        yield f"{timing.caveat}; nothing is fitted"
+        return
+    predicted_s = timing.total.predicted_s
+    off = f", off by up to {100 * timing.spread_s / predicted_s:.0f} % by their spread" if predicted_s else ""
+    yield f"predicted: what kernels of each kind took by themselves at other sizes{off}; fp32, nothing fitted to a step"
+    if timing.not_measured:
+        yield f"not measured, so at a roofline: {', '.join(timing.not_measured)}"
 
 
 def _energy_notes(energy: StepEnergy | None) -> Iterator[str]:
@@ -187,6 +206,9 @@ def _time_data(timing: Timing) -> Mapping[str, Any]:
         },
         "steps": timing.steps,
         "totals_s": list(timing.totals_s),
+        "noise_percent": timing.noise_percent,
+        "spread_s": timing.spread_s,
+        "not_measured": list(timing.not_measured),
         "energy": _energy_record(timing.energy),
         "total": _time_record(timing.total),
         "gemms": _time_record(timing.gemms),

@@ -1,0 +1,58 @@
+"""Time of a kernel whose kinds were measured on a device, step by step: the second way to devices/measured."""
+
+from collections.abc import Mapping, Sequence
+
+from costsim.cost.row import Row
+from costsim.devices.measured import BITS, KernelTimes, elements_of, measured_kind
+from costsim.devices.profile import Hardware, Rate, pair_on
+from costsim.devices.roofline import Kernel
+from costsim.explain.formula import Number, Part
+from costsim.explain.steps import Steps
+from costsim.formats.named import parse_format
+
+MEASURED = "kernels of these kinds were measured by themselves; what overlaps in them is in that"
+Paces = Mapping[int, tuple[KernelTimes, tuple[int, ...]]]  # by row: times of its kind, elements of operands and results
+
+
+def paces_of(device: Hardware, kernel: Kernel) -> Paces | None:
+    """What was measured of each row's kind; None if the profile lacks one of them."""
+    kinds = dict(device.kernels)
+    found = {}
+    for row in kernel.rows:
+        times = None if row.cast is not None else measured_kind(row.ops[0], kinds)
+        if times is None:
+            return None
+        found[id(row)] = times, elements_of(kernel.graph, row.ops[0])
+    return found
+
+
+def measured_macs(steps: Steps, gemms: Sequence[tuple[Row, Rate]], paces: Paces) -> Number:
+    """Seconds of the MACs: what one took in fp32, by the rates of both multipliers."""
+    plain = pair_on(steps.device, *[parse_format("fp32")] * 3)
+    terms, sources = [], []
+    for row, rate in gemms:
+        part = [Part("MACs", row.macs), Part("s/MAC in fp32", paces[id(row)][0].mac_s)]
+        if plain is not None:
+            part += [Part("MAC/s in fp32", plain[0].mac_per_s), Part("MAC/s", rate.mac_per_s, under=True)]
+        terms.append(part)
+        sources.append(f"{row.pair_name} runs on {rate.name}: {rate.source}")
+    return steps.add("MAC time", terms, "s", "; ".join(dict.fromkeys(sources)) or "no MACs")
+
+
+def measured_traffic(steps: Steps, kernel: Kernel, paces: Paces) -> Number:
+    """Seconds of the traffic: what as much took in fp32, by the bits that it is of those."""
+    terms = []
+    for row in kernel.rows:
+        times, elements = paces[id(row)]
+        bits = sum(move.read_bits + move.written_bits for move in row.moves)
+        plain = [Part("elements", sum(elements), under=True), Part("bit in fp32", BITS, under=True)]
+        if sum(elements):
+            terms.append([Part("DRAM bits", bits), Part("s in fp32", times.memory_s(elements)), *plain])
+    return steps.add("DRAM time", terms, "s", "operations on elements are in it")
+
+
+def measured_launches(steps: Steps, paces: Paces, runs: int) -> Number:
+    """Seconds of the launches: of several ops in a kernel the longest."""
+    longest = max(times.launch_s for times, _ in paces.values())
+    term = [Part("s a launch", longest), *([Part("runs", runs)] if runs != 1 else [])]
+    return steps.add("launch time", [term], "s", "of a kernel however small")
