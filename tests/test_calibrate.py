@@ -18,7 +18,7 @@ from costsim.devices.profile import load_hardware
 from costsim.devices.roofline import kernels, spend
 from costsim.errors import InputError
 from costsim.policy.assign import assign
-from costsim.reference import calibrate, engines, measure, shrink
+from costsim.reference import calibrate, engines, kernel_bench, measure, shrink
 from costsim.reference.bench import Sizes
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import Executor
@@ -51,6 +51,8 @@ def bench():
 def tiny(monkeypatch):
     """The command measures small arrays."""
     monkeypatch.setattr(NumpyBench, "__init__", _tiny_init(NumpyBench.__init__))
+    few = {"batch": 1, "tokens": 4, "model": 8, "ffn": 12, "heads": 2, "head": 4, "vocab": 11}
+    monkeypatch.setattr(kernel_bench, "SIZES", (few, {dim: 2 * size for dim, size in few.items()}))
 
 
 def _tiny_init(init):

@@ -37,7 +37,17 @@ SECTIONS = {
 EXAMPLES = {
     "workload": {"model.experts", "model.latent", "model.lora", "batch.lengths", "published", "assumptions"},
     "policy": {"phases", "published", "assumptions"},
-    "hardware": {"bit_serial", "launch_s", "static_w", "tdp_w", "node_nm", "year", "efficiency", "gemm_efficiency"}
+    "hardware": {
+        "bit_serial",
+        "launch_s",
+        "static_w",
+        "tdp_w",
+        "node_nm",
+        "year",
+        "efficiency",
+        "gemm_efficiency",
+        "kernels",
+    }
     | {"links"},
 }
 

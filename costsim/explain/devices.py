@@ -74,14 +74,15 @@ def device_steps(
     multiplied = None if unsupported else [(row.macs, rate) for row, rate in fitting]
     joules = {**_on_chip_energy(steps, multiplied, vector_ops, dram_bits), **_dram_energy(steps, dram_bits)}
     if device.static_w is not None:
-        terms = None if time_s is None else [[Part("time", time_s), Part("W", device.static_w)]]
-        joules["static energy"] = (
-            steps.add_unknown("static energy", "time * W", "J", "the time is not known")
-            if terms is None
-            else steps.add("static energy", terms, "J", steps.source("static_w"))
-        )
+        joules["static energy"] = _static_energy(steps, device.static_w, time_s)
     steps.add_sum("energy", joules, "J", "of all runs in a step")
     return steps.listed
+
+
+def _static_energy(steps: Steps, static_w: float, time_s: Number | None) -> Number | None:
+    if time_s is None:
+        return steps.add_unknown("static energy", "time * W", "J", "the time is not known")
+    return steps.add("static energy", [[Part("time", time_s), Part("W", static_w)]], "J", steps.source("static_w"))
 
 
 def _mac_time(

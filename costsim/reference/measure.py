@@ -139,6 +139,15 @@ def _run(step: Step, steps: int, meter: Meter | None, tick: Callable[[], None]) 
     return timed, (meter.joules() if meter else 0.0) - before
 
 
+def _prepared(engine: Engine, graph: Graph, seed: int) -> Step:
+    check_memory(graph, _BYTES, "a step", "; --set narrows the model, as in --set model.d_model=512")
+    rng = np.random.default_rng(seed)
+    weights = draw_weights(graph, rng, np.float32)
+    return engine.prepare(
+        graph, weights, [draw_batch(graph, rng, np.float32) for _ in range(graph.micro_batches)], seed
+    )
+
+
 def measure(
     job: Job,
     hardware: Hardware,
@@ -157,11 +166,7 @@ def measure(
     engine = NumpyEngine() if engine is None else engine
     copy, fields = moderate(job, most_macs)
     graph = copy.graph
-    check_memory(graph, _BYTES, "a step", "; --set narrows the model, as in --set model.d_model=512")
-    rng = np.random.default_rng(seed)
-    weights = draw_weights(graph, rng, np.float32)
-    batches = [draw_batch(graph, rng, np.float32) for _ in range(graph.micro_batches)]
-    step = engine.prepare(graph, weights, batches, seed)
+    step = _prepared(engine, graph, seed)
     step()  # fills caches, and starts threads
     tick()
     timed, joules = _run(step, steps, meter, tick)
