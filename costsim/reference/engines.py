@@ -5,7 +5,7 @@ only when it is asked for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 from time import perf_counter
 from typing import Any, Protocol
@@ -90,7 +90,6 @@ class TorchEngine:
 
     def __init__(self, torch: Any, device: str = "cpu") -> None:
         self._torch, self._device = torch, device
-        self._filling = torch.zeros(FILLING_BYTES // 4, device=device)
         where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         self.name = f"PyTorch {torch.__version__}, {where}"
 
@@ -109,6 +108,10 @@ class TorchEngine:
     def disturb(self) -> None:
         """Write over as much as the caches near the units hold."""
         self._filling.add_(1)
+
+    @cached_property
+    def _filling(self) -> Any:
+        return self._torch.zeros(FILLING_BYTES // 4, device=self._device)
 
     def wait(self) -> None:
         """Until the device is idle."""

@@ -4,6 +4,7 @@ import itertools
 import json
 import zlib
 from pathlib import Path
+from time import perf_counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,11 @@ from click.testing import CliRunner
 from conftest import MORE_STEPS, STEPS, adamw
 
 from costsim.cli import main
+from costsim.devices.measured import ANY_PRODUCT
 from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
 from costsim.graph.ops import OPS
-from costsim.reference import calibrate, engines, measure, torch_bench, torch_step
+from costsim.reference import calibrate, engines, kernel_bench, measure, torch_bench, torch_step
 from costsim.reference.bench import Sizes
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
@@ -298,6 +300,8 @@ ARGUMENTS = [
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(torch_bench, "cpu_sizes", lambda: TINY)
+    few = {"batch": 1, "tokens": 4, "model": 8, "ffn": 12, "heads": 2, "head": 4, "vocab": 11}
+    monkeypatch.setattr(kernel_bench, "SIZES", (few, {dim: 2 * size for dim, size in few.items()}))
 
 
 def invoke(*arguments):
@@ -364,3 +368,16 @@ def test_the_bench_of_a_cuda_device(monkeypatch):
     bench.wait()
     assert waited == [1]
     assert engines.open_engine("cuda").name == "PyTorch 2.13.0, NVIDIA Nothing"
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
+def test_kernels_are_timed_in_torch_too(family):
+    """Every op of a step is shown with a task that runs it, and the fit has a kind for each."""
+    graph = STEPS[family](micro_batches=1)
+    engine = engines.open_engine("cpu", "torch")
+    ticks = []
+    seen = kernel_bench.see(engine, [graph], 0.0, perf_counter, lambda: ticks.append(1))
+    kinds = {op.kind.name for op in graph.ops if not op.kind.view}
+    assert {each.kind for each in seen} == kinds
+    assert len(ticks) == kernel_bench.work_to_do([graph])
+    assert set(kernel_bench.fit(seen)) == kinds | {ANY_PRODUCT}
