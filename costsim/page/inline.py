@@ -11,6 +11,7 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _POINTS_PER_PIXEL = 0.75
+_LEAST = 0.95  # of its width: in a narrower window a figure scrolls, since its smallest letters have 7 points
 
 
 def _short(numbers: str) -> str:
@@ -63,5 +64,9 @@ def inline(text: str, prefix: str, label: str) -> Markup:
     width = float(root.attrib["width"].removesuffix("pt")) / _POINTS_PER_PIXEL
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
-    root.attrib |= {"role": "img", "aria-label": label, "style": f"max-width:{width:.0f}px"}
+    root.attrib |= {
+        "role": "img",
+        "aria-label": label,
+        "style": f"max-width:{width:.0f}px;min-width:{_LEAST * width:.0f}px",
+    }
     return Markup(ElementTree.tostring(root, encoding="unicode"))

@@ -82,6 +82,10 @@ def opened(browser, small):
     return browser
 
 
+def test_a_usual_page_loads_at_most_a_megabyte(tmp_path):
+    assert report(tmp_path, "iwslt17-dsq", *DEVICES).stat().st_size <= 1_000_000
+
+
 def test_no_error_and_no_request(page, browser):
     assert browser.said() == []
     assert browser.requested() == [page.resolve().as_uri()]
@@ -256,13 +260,31 @@ def test_text_can_be_read_in_light_and_dark(opened, small):
     assert papers[0] != papers[1]
 
 
-@pytest.mark.parametrize("width", [320, 400, 768, 1280])
+LETTERS = """
+[...document.querySelectorAll('figure svg text')].map(its =>
+  parseFloat(getComputedStyle(its).fontSize) * Math.hypot(its.getScreenCTM().a, its.getScreenCTM().b))
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 820, 1280])
+def test_figures_can_be_read_and_scroll_inside(page, browser, width, scheme):
+    """Letters have at least 8 px, as wide as the window may be, and the page does not grow for it."""
+    browser.look(width, scheme)
+    browser.open(page)
+    assert min(browser.js(LETTERS)) >= 8
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    if width == 390:
+        assert browser.js("[...document.querySelectorAll('figure .scroll')].every(i => i.scrollWidth > i.clientWidth)")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_the_page_is_no_wider_than_the_window(page, browser, width):
     browser.look(width)
     browser.open(page)
     assert browser.js("document.documentElement.scrollWidth") <= width
     assert browser.js("document.querySelectorAll('.scroll').length") > 5
-    if width == 400:
+    if width == 390:
         assert browser.js("[...document.querySelectorAll('.scroll')].some(its => its.scrollWidth > its.clientWidth)")
         widest = browser.js("Math.max(...[...document.querySelectorAll('caption span')].map(its => its.offsetWidth))")
         assert widest <= width
@@ -374,7 +396,7 @@ def test_paper_has_no_buttons_and_cuts_nothing(opened):
 
 def test_screenshots(page, browser, tmp_path):
     """A picture of each look, none of them empty: looked at by hand, kept where pytest keeps its folders."""
-    for width, scheme in ((1280, "light"), (1280, "dark"), (400, "light")):
+    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
         browser.look(width, scheme)
         browser.open(page)
         path = tmp_path / f"{width}-{scheme}.png"
