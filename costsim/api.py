@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import pandas as pd
 
 from costsim import names
-from costsim.arguments import Convention, speaking, speaks
+from costsim.arguments import Convention, Looks, speaking, speaks
 from costsim.devices.profile import Hardware
 from costsim.errors import InputError
 from costsim.findings import Reconciliation, Search, Survey, columns
@@ -344,40 +344,36 @@ class Plots:
     run: simulate.Result
 
     def draw(self, kind: str, **options: Any) -> Figure:
-        """One of the kinds of `costsim plot`; every kind takes the options of `look`.
-
-        `width`: a length such as "84mm"; `font_size` in points; `title=False`; `style`: "paper" or "slide". Raises
-        InputError.
-        """
+        """One of the kinds of `costsim plot`; every kind takes the options of `Looks`. Raises InputError."""
         from costsim import plots
 
         look, others = plots.look_apart(options)
         return plots.draw(self.run, kind, look, **others)
 
-    def breakdown(self, by: str = "phase", **look: Any) -> Figure:
+    def breakdown(self, by: str = "phase", **look: Unpack[Looks]) -> Figure:
         """Arithmetic, DRAM and memory of each policy, by role, layer, phase or kind."""
         return self.draw("breakdown", by=by, **look)
 
-    def comparison(self, **look: Any) -> Figure:
+    def comparison(self, **look: Unpack[Looks]) -> Figure:
         """How many times less than the baseline each policy takes."""
         return self.draw("comparison", **look)
 
-    def roofline(self, **look: Any) -> Figure:
+    def roofline(self, **look: Unpack[Looks]) -> Figure:
         """The kernels under the ceilings of each device."""
         return self.draw("roofline", **look)
 
-    def memory(self, batches: Sequence[int | None] = (None,), **look: Any) -> Figure:
+    def memory(self, batches: Sequence[int | None] = (None,), **look: Unpack[Looks]) -> Figure:
         """Peak memory by component, over batches."""
         return self.draw("memory", batches=list(batches), **look)
 
-    def timeline(self, **look: Any) -> Figure:
+    def timeline(self, **look: Unpack[Looks]) -> Figure:
         """What lies in memory over a step."""
         return self.draw("timeline", **look)
 
-    def schedule(self, **look: Any) -> Figure:
+    def schedule(self, **look: Unpack[Looks]) -> Figure:
         """Levels and cost over training."""
         return self.draw("schedule", **look)
 
-    def sensitivity(self, **look: Any) -> Figure:
+    def sensitivity(self, **look: Unpack[Looks]) -> Figure:
         """Where each assumption takes the ratios."""
         return self.draw("sensitivity", **look)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypedDict, TypeVar
 from costsim.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from costsim.names import Law, Scope, Traffic
     from costsim.policy.policy import Policy
 
@@ -33,6 +35,21 @@ class Convention(TypedDict, total=False):
     bits: str | None
     overlap: bool
     buffer_bytes: int | None
+
+
+class Looks(TypedDict, total=False):
+    """How a figure is to look, as options of all that draw.
+
+    `style`: "paper" (84 mm, without a title) or "slide". `width`: a length such as "84mm". `font_size`: points.
+    `title`: whether there is one. `ax`: one of `figure.subplots()` in whose place it is drawn, as wide as that; the
+    axis stays for a title of yours, without ticks.
+    """
+
+    style: str | None
+    width: str | None
+    font_size: float | None
+    title: bool | None
+    ax: Axes | None
 
 
 # Arguments that are not named like their option.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pandas as pd
 
-from costsim.arguments import speaks
+from costsim.arguments import Looks, speaks
 from costsim.policy.policy import Policy
 from costsim.results.records import Record
 from costsim.tables import styles
@@ -58,7 +58,7 @@ class Search:
         space = self.found.problem.space
         return [space.point(dict(enumerate(point.chosen)), self.found.name(point)) for point in self.found.shown]
 
-    def plot(self, **look: Any) -> Figure:
+    def plot(self, **look: Unpack[Looks]) -> Figure:
         """The front, beside the policies that give all groups one format; `look` as `results.plot` has it."""
         from costsim.plots import draw_front
         from costsim.plots.look import look_of
@@ -100,7 +100,7 @@ class Reconciliation:
         """Hits that chance would give, roughly: if each figure were right as often as by itself; if log-uniform."""
         return self.found.by_rates, self.found.by_ranges
 
-    def plot(self, **look: Any) -> Figure:
+    def plot(self, **look: Unpack[Looks]) -> Figure:
         """Where all combinations come to, and what the hits depart from."""
         from costsim.plots import draw_reconciliation
         from costsim.plots.look import look_of
@@ -142,7 +142,7 @@ class Survey:
         """Recipes that do not fit the workload, and why."""
         return self.found.left_out
 
-    def plot(self, **look: Any) -> Figure:
+    def plot(self, **look: Unpack[Looks]) -> Figure:
         """What recipes save, and what they do to the gradients."""
         from costsim.plots import draw_survey
         from costsim.plots.look import look_of

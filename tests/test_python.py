@@ -11,9 +11,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import costsim
-from costsim import api, arguments, findings, loading
+from costsim import api, arguments, findings, loading, names
 from costsim.cli.commands import COMMANDS, main
 
 HERE = Path(__file__).parent
@@ -77,6 +79,42 @@ def test_texts_of_files_are_escaped_in_a_notebook():
     policy = costsim.make_policy("mine", {"description": hostile, "rules": [{"format": "bf16"}]})
     assert "<script" not in policy._repr_html_()
     assert hostile in Text(policy._repr_html_()).parts
+
+
+# --- figures in a figure of one's own ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results():
+    return costsim.load("translation-small").run(["fixed16", "dsq"], hardware="t4")
+
+
+@pytest.mark.parametrize("kind", names.FIGURES)
+def test_a_figure_is_drawn_in_the_place_of_an_axis(results, kind):
+    figure = Figure(figsize=(14, 7))
+    left, right = figure.subplots(1, 2)
+    left.plot([1, 2], [1, 2])
+    part = results.plot.draw(kind, ax=right)
+    right.set_title("my words")
+    FigureCanvasAgg(figure).draw()
+    assert part in figure.subfigs
+    assert set(part.axes) <= set(figure.axes) - {left, right}
+    assert part.axes
+    place = right.get_subplotspec().get_position(figure)
+    for axes in part.axes:
+        box = axes.get_position().transformed(part.transSubfigure - figure.transFigure)
+        assert box.x0 >= place.x0 - 0.1  # the layout moves both a little
+        assert box.x0 > left.get_position().x1 - 0.01
+    assert right.get_title() == "my words"
+    assert left.lines
+
+
+def test_an_axis_must_have_a_place(results):
+    figure = Figure()
+    with pytest.raises(costsim.InputError, match="ax: expected one of figure"):
+        results.plot.memory(ax=figure.add_axes((0.1, 0.1, 0.5, 0.5)))
+    with pytest.raises(costsim.InputError, match="width: a figure in the place of an ax is as wide as that"):
+        results.plot.memory(ax=figure.subplots(), width="84mm")
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

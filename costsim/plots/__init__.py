@@ -58,17 +58,18 @@ PLOTS: dict[str, Callable[..., Figure]] = {
 
 
 def drawn(make: Callable[..., Figure], look: Look = SCREEN) -> Figure:
-    """The figure that `make` makes with the argument `look`, laid out so that all texts fit.
+    """The figure that `make` makes with the argument `look`, laid out so that all texts fit, unless it is part of one.
 
     Raises InputError as `make` does, and if it is too narrow.
     """
     with mpl.rc_context(settings(look)):
-        return fit(make(look=look))
+        figure = make(look=look)
+        return figure if look.ax is not None else fit(figure)
 
 
 def look_apart(options: Mapping[str, Any]) -> tuple[Look, dict[str, Any]]:
     """The look that options ask for, as `look_of` takes them, and the others. Raises InputError."""
-    names = ("style", "width", "font_size", "title")
+    names = ("style", "width", "font_size", "title", "ax")
     look = look_of(**{name: options[name] for name in names if name in options})
     return look, {name: value for name, value in options.items() if name not in names}
 

@@ -6,8 +6,10 @@ import re
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 
 from costsim.errors import InputError, nearest, one_line
 
@@ -23,6 +25,7 @@ class Look(NamedTuple):
     width: float | None = None  # inches
     points: float = POINTS  # size of letters; small ones follow
     title: bool = True
+    ax: Axes | None = None  # of somebody's figure, in whose place it is drawn
 
     @property
     def scale(self) -> float:
@@ -41,7 +44,12 @@ class Look(NamedTuple):
         return max(1, min(most, int((self.room(natural) - beside) / panel)))
 
     def figure(self, width: float, height: float) -> Figure:
-        """An empty figure; inches are those of letters of 9 points, and the width is that asked for, if one is."""
+        """An empty figure; inches are those of letters of 9 points, and the width is that asked for, if one is.
+
+        In the place of an axis it is a part of that axis's figure, which has all that a figure draws with.
+        """
+        if self.ax is not None:
+            return _in_place_of(self.ax)
         size = (width * self.scale if self.width is None else self.width, height * self.scale)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)  # which measures texts
@@ -51,6 +59,23 @@ class Look(NamedTuple):
         """The figure's title, unless it is to have none."""
         if self.title:
             figure.suptitle(text, fontsize=pt(10))
+
+
+def _place_of(ax: Axes) -> SubplotSpec:
+    """Where an axis is in its figure. Raises InputError for one that is none of `subplots`."""
+    place = ax.get_subplotspec()
+    if place is None:
+        raise InputError("ax: expected one of figure.subplots(), whose place can be divided into panels")
+    return place
+
+
+def _in_place_of(ax: Axes) -> Figure:
+    """A part of an axis's figure, in its place; the axis stays for a title, without ticks and frame."""
+    ax.set_axis_off()
+    figure: Any = ax.figure
+    figure.set_layout_engine("constrained")  # legends stand beside panels
+    part: Figure = figure.add_subfigure(_place_of(ax))
+    return part
 
 
 SCREEN = Look()
@@ -88,9 +113,16 @@ def inches(width: str) -> float:
 
 
 def look_of(
-    style: str | None = None, width: str | None = None, font_size: float | None = None, title: bool | None = None
+    style: str | None = None,
+    width: str | None = None,
+    font_size: float | None = None,
+    title: bool | None = None,
+    ax: Axes | None = None,
 ) -> Look:
-    """The look of one of STYLES, by default of a screen, with what is said beside it. Raises InputError."""
+    """The look of one of STYLES, by default of a screen, with what is said beside it. Raises InputError.
+
+    `ax`: draw in its place, as wide as that is; without a title unless one is asked for.
+    """
     if style is not None and style not in STYLES:
         expected = f"expected one of {', '.join(STYLES)}, got {one_line(style)!r}"
         raise InputError(f"--style: {expected}{nearest(style, STYLES)}")
@@ -102,4 +134,10 @@ def look_of(
             expected = f"expected points from {LEAST_POINTS:g} to {MOST_POINTS:g}"
             raise InputError(f"--font-size: {expected}, got {font_size:g}")
         look = look._replace(points=float(font_size))
+    if ax is not None:
+        if width is not None:
+            raise InputError("--width: a figure in the place of an ax is as wide as that; leave it out")
+        figure: Any = ax.figure
+        place = _place_of(ax).get_position(figure)
+        look = look._replace(ax=ax, width=float(place.width * figure.get_figwidth()), title=False)
     return look if title is None else look._replace(title=title)

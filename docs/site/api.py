@@ -6,7 +6,7 @@ from pathlib import Path
 
 import costsim
 from costsim.api import Plots
-from costsim.arguments import Convention
+from costsim.arguments import Convention, Looks
 
 PAGE = Path(__file__).parent.parent / "api.md"
 _HEAD = """\
@@ -53,8 +53,9 @@ def page() -> str:
     parts = [_HEAD.rstrip()]
     for name in sorted(functions):
         parts.append(f"## costsim.{name}\n\n{call_of(name, things[name])}\n\n{text_of(things[name])}")
-    options = "\n".join(f"- `{name}`: `{kind.__forward_arg__}`" for name, kind in Convention.__annotations__.items())
-    parts.append(f"## Convention\n\n{text_of(Convention)}\n\n{options}")
+    for kind in (Convention, Looks):
+        options = "\n".join(f"- `{name}`: `{its.__forward_arg__}`" for name, its in kind.__annotations__.items())
+        parts.append(f"## {kind.__name__}\n\n{text_of(kind)}\n\n{options}")
     for name in sorted(classes):
         parts += [f"## {name}\n\n{text_of(things[name])}", *members_of(things[name])]
     return "\n\n".join(parts) + "\n"

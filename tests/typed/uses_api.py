@@ -50,7 +50,7 @@ def drawn(results: costsim.Results) -> list["Figure"]:
     return [
         plot.draw("comparison"),
         plot.breakdown(by="role"),
-        plot.comparison(),
+        plot.comparison(width="84mm", title=False),
         plot.memory([4, 8]),
         plot.roofline(),
         plot.schedule(),
