@@ -65,6 +65,8 @@ EQUATIONS = {
     "index": ("cdb,a,e->aeb", {}),
     "index_put": ("cdb,aeb,a,e->cdb", {}),
     "take_along": ("dc,db->db", {"axis": 1}),
+    "unfold": ("cea->cbda", {"stride": 2, "padding": 1, "dilation": 1}),
+    "fold": ("cbda->cea", {"stride": 2, "padding": 1, "dilation": 1}),
 }
 MASKS = {"mask", "condition"}
 
@@ -111,6 +113,7 @@ _BY_HAND = {
     ("mul", 6): ["power"],
     ("mul", 24): ["raised"],
     ("add", 72): ["index_put"],
+    ("add", 120): ["fold"],
     ("sin", 6): ["sin"],
     ("cos", 6): ["cos"],
     ("convert", 6): ["to_float", "to_index", "to_mask"],
@@ -121,7 +124,8 @@ _BY_HAND = {
 }
 BY_HAND = {name: {operation: number} for (operation, number), names in _BY_HAND.items() for name in names}
 BY_HAND |= {
-    name: {} for name in ("abs", "sign", "full", "arange", "concat", "pad", "slice_grad", "index", "take_along")
+    name: {}
+    for name in ("abs", "sign", "full", "arange", "concat", "pad", "slice_grad", "index", "take_along", "unfold")
 }
 
 
@@ -216,3 +220,16 @@ def test_a_place_along_an_axis_is_torchs_gather():
     x, places = np.arange(20.0).reshape(5, 4), np.array([[0, 3, 2, 1]])
     y = kind_of("take_along ab,cb->cb").run(x, places, axis=0, shape=(1, 4))
     np.testing.assert_array_equal(y, [[x[0, 0], x[3, 1], x[2, 2], x[1, 3]]])
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (1, 2, 2), (3, 0, 1)])
+def test_patches_are_rows_at_their_places_and_fold_is_the_adjoint(stride, padding, dilation):
+    rng = np.random.default_rng(0)
+    ways = {"stride": stride, "padding": padding, "dilation": dilation}
+    x, dy = rng.normal(size=(2, 3, 7)), rng.normal(size=(2, 4, 3, 3))  # [b, c, t], [b, patches, c, places]
+    y = kind_of("unfold bct->buck").run(x, **ways, shape=dy.shape)
+    for patch, place in itertools.product(range(4), range(3)):
+        row = stride * patch + dilation * place - padding
+        np.testing.assert_array_equal(y[:, patch, :, place], x[:, :, row] if 0 <= row < 7 else np.zeros((2, 3)))
+    dx = kind_of("fold buck->bct").run(dy, **ways, shape=x.shape)
+    assert np.sum(dx * x) == pytest.approx(np.sum(dy * y))

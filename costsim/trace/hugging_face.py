@@ -61,6 +61,11 @@ def subject_of(data: Mapping[str, Any], path: str = "config") -> Subject:
     with import_module("transformers.initialization").no_init_weights():
         module = _class(library, config, data, path)(config).train()
     module.tie_weights()
+    if module._can_set_experts_implementation():
+        raise InputError(
+            f"{path}: {type(module).__name__} sends each token to experts by numbers, which a trace does not have; "
+            "`costsim import` counts tokens as if they were spread evenly"
+        )
     inputs, dynamic = _inputs(module, config)
     return Subject(module, inputs, dynamic)
 

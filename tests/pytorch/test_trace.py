@@ -1,5 +1,6 @@
 """Traced modules against PyTorch: its own counters, gradients of autograd, the ops of AOTAutograd's joint graph."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -25,7 +26,8 @@ torch.set_num_threads(1)  # the tensors are tiny
 
 SPECS = ["gpt", "checkpointed"]
 MORE = ["qwen3", "gemma3_text", "olmo2", "opt", "falcon", "modernbert", "bart"]  # counted by CI, their gradients not
-SOME = ["gpt2", "llama", "gemma2", "bert", "t5", "deberta-v2", "vit"]  # that CI traces; all: python architectures.py
+# That CI traces, with gradients; all: python architectures.py.
+SOME = ["gpt2", "llama", "gemma2", "bert", "t5", "deberta-v2", "vit", "whisper"]
 
 
 def named(graph, name):
@@ -48,8 +50,9 @@ def compare(graph, module, inputs, micro_batches=1, **tolerance):
     loss = made if isinstance(made, torch.Tensor) else made.loss
     loss.backward()
     assert done.losses == pytest.approx([loss.item() / micro_batches] * micro_batches, rel=tolerance.get("rtol", 1e-9))
-    largest = max(float(x.grad.abs().max()) for x in parameters.values())
-    for name, x in parameters.items():
+    trained = {name: x for name, x in parameters.items() if x.requires_grad}
+    largest = max(float(x.grad.abs().max()) for x in trained.values())
+    for name, x in trained.items():
         gradient = done.values[gradient_of(graph, ours[name])].reshape(x.shape)
         scale = max(float(x.grad.abs().max()), 1e-3 * largest)  # that of a key's bias is 0 but for rounding
         np.testing.assert_allclose(
@@ -146,6 +149,26 @@ def test_what_cannot_be_traced_is_refused_with_the_place(spec, message, tmp_path
     done = CliRunner().invoke(main, ["trace", spec, "--out", str(tmp_path / "x.json")])
     assert done.exit_code == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_convolutions_of_patches_that_overlap(tmp_path):
+    """In one dim and in two, padded and spread, of inputs that need a gradient and that do not."""
+    made = trace("traced_models:stem")
+    graph = graph_of(made, tmp_path)
+    assert counted(graph) == made.counted
+    assert {op.kind.name.split()[0] for op in graph.ops} >= {"unfold", "fold"}
+    assert {op.gemm for op in graph.ops if op.gemm} == {"forward", "dgrad", "wgrad"}
+    module, (images,) = traced_models.stem()
+    images = torch.sin(torch.arange(images.numel()).double()).reshape(images.shape)
+    compare(graph, module.double(), {"images": images})
+
+
+def test_experts_are_refused_with_what_can_be_done(tmp_path):
+    pytest.importorskip("transformers")
+    path = tmp_path / "experts.json"
+    path.write_text(json.dumps({"model_type": "mixtral", "hidden_size": 32, "num_hidden_layers": 1}))
+    with pytest.raises(InputError, match=r"MixtralForCausalLM.*costsim import"):
+        trace(f"hf:{path}")
 
 
 # --- models of transformers -------------------------------------------------------------------------------------------

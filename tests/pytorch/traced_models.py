@@ -99,3 +99,21 @@ def spectrum():
 
 def no_loss():
     return nn.Linear(4, 4), (torch.ones(2, 4),)
+
+
+class Stem(nn.Module):
+    """Convolutions whose patches overlap: of images, and of the sums of their columns."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=1)
+        self.second = nn.Conv2d(4, 5, 3, stride=2)
+        self.third = nn.Conv1d(5, 6, 3, padding=2, dilation=2, bias=False)
+
+    def forward(self, images):
+        x = F.gelu(self.second(F.gelu(self.first(images))))
+        return self.third(x.sum(2)).square().mean()
+
+
+def stem():
+    return Stem(), (torch.zeros(2, 3, 12, 10),)

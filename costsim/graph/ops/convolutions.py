@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from costsim.graph.ops.pointwise import function
 from costsim.graph.ops.register import Array, np, op
 
 
-def _rows(patches: int, rows: int, places: int, stride: int, padding: int) -> Iterator[tuple[Array, Array]]:
+def _rows(
+    patches: int, rows: int, places: int, stride: int, padding: int, dilation: int = 1
+) -> Iterator[tuple[Array, Array]]:
     """By place in a patch: the patches in which it is no padding, and their rows there."""
     for place in range(places):
-        at = np.arange(patches) * stride + place - padding
+        at = np.arange(patches) * stride + place * dilation - padding
         there = np.flatnonzero((at >= 0) & (at < rows))
         yield there, at[there]
 
@@ -44,4 +47,43 @@ def fold(dy: Array, stride: int, padding: int, shape: tuple[int, ...]) -> Array:
     dx = np.zeros(shape, dy.dtype)
     for place, (there, at) in enumerate(_rows(dy.shape[1], shape[1], dy.shape[2], stride, padding)):
         dx[:, at] += dy[:, there, place]
+    return dx
+
+
+# --- along any axis, of traced graphs: an equation says which index becomes those of patches and of places ------------
+
+
+def _split(whole: str, cut: str) -> tuple[int, int, int]:
+    """The axis of a term that another lacks, and the two axes of the other that it becomes: of patches, of places."""
+    patches, places = (i for i, index in enumerate(cut) if index not in whole)
+    return next(i for i, index in enumerate(whole) if index not in cut), patches, places
+
+
+@function({}, whole=True)
+def unfold_(
+    x: Array, /, *, stride: int, padding: int, dilation: int, terms: tuple[str, str], shape: tuple[int, ...]
+) -> Array:
+    """y = the patches of x along the dim that it has not, which may overlap; 0 outside of x."""
+    y, (whole, cut) = np.zeros(shape, x.dtype), terms
+    axis, patches, places = _split(whole, cut)
+    rows = _rows(shape[patches], x.shape[axis], shape[places], stride, padding, dilation)
+    others = [index for index in whole if index in cut]
+    for place, (there, at) in enumerate(rows):
+        taken = x.transpose([axis, *map(whole.index, others)])[at]
+        y.transpose([patches, places, *map(cut.index, others)])[there, place] = taken
+    return y
+
+
+@function({"add": 1}, whole=True, over="dy")
+def fold_(
+    dy: Array, /, *, stride: int, padding: int, dilation: int, terms: tuple[str, str], shape: tuple[int, ...]
+) -> Array:
+    """dx = the sum of each row's gradients in all patches that have it: the gradient of `unfold`."""
+    dx, (cut, whole) = np.zeros(shape, dy.dtype), terms
+    axis, patches, places = _split(whole, cut)
+    rows = _rows(dy.shape[patches], shape[axis], dy.shape[places], stride, padding, dilation)
+    others = [index for index in whole if index in cut]
+    for place, (there, at) in enumerate(rows):
+        taken = dy.transpose([patches, places, *map(cut.index, others)])[there, place]
+        dx.transpose([axis, *map(whole.index, others)])[at] += taken
     return dx
