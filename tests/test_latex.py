@@ -124,7 +124,7 @@ def test_a_table_environment():
     assert r"\multicolumn{1}{c}{} & \multicolumn{2}{c}{a\_b} \\" in lines
     assert r"p\_1 & 18.72 & 3.6\times10^{19} \\" in lines
     assert r"{[}2] & 1.00 & \multicolumn{1}{c}{n/a} \\" in lines
-    assert r"{\footnotesize * recalled \& fitted.\par}" in lines
+    assert r"{\footnotesize\raggedright {*} recalled \& fitted.\par}" in lines
 
 
 def test_a_long_table_breaks_across_pages_and_says_what_it_needs():
@@ -144,15 +144,19 @@ def test_a_long_table_breaks_across_pages_and_says_what_it_needs():
 def test_every_table_says_all_that_its_numbers_depend_on(result, by):
     text = render(run_document(result, by), "latex")
     said = result.job.convention
-    tables = re.findall(r"\\caption\{(.*?)\}(?:\n| )", text)
+    captions = re.findall(r"\\caption\{(.*?)\}(?:\n| )", text)
+    notes = re.findall(r"\{\\footnotesize\\raggedright (.*?)\\par\}", text)
     labels = re.findall(r"\\label\{(.*?)\}", text)
     assert labels[0] == f"tab:costsim-iwslt17-dsq-{by}"
     assert len(set(labels)) == len(labels)
-    for caption in tables:
-        for part in ("iwslt17-dsq", f"law {said.law}", f"traffic {said.traffic}", f"scope {said.scope}", "9100 steps"):
-            assert part in caption
-        assert r"$\times$: times less than fixed16" in caption
-    assert "levels recalled" in tables[0]
+    assert max(map(len, captions)) < 100
+    assert all("iwslt17-dsq" in caption for caption in captions)
+    assert len(notes) == len(captions)
+    for below in notes:
+        for part in (f"law {said.law}", f"traffic {said.traffic}", f"scope {said.scope}", "9100 steps"):
+            assert part in below
+        assert r"$\times$: times less than fixed16" in below
+    assert "levels recalled" in notes[0]
     assert "where phases end is fitted" in text
 
 

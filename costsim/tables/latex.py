@@ -79,17 +79,25 @@ class Layout(NamedTuple):
 
 
 class Size(NamedTuple):
-    """A size of type, the characters of mean width in a line of an article, and those between two columns."""
+    """A size of type: the points of a character of mean width, and those between two columns."""
 
     settings: str
-    line: int
+    character: float
     gap: float
+
+    def room(self, width: float, columns: int) -> int:
+        """The characters of so many columns in a table so many points wide."""
+        return int((width - self.gap * columns) / self.character)
 
 
 SIZES = (
-    Size(r"\small\setlength{\tabcolsep}{4pt}", 72, 1.7),
-    Size(r"\footnotesize\setlength{\tabcolsep}{3pt}", 79, 1.4),
+    Size(r"\small\setlength{\tabcolsep}{4pt}", 4.79, 8),
+    Size(r"\footnotesize\setlength{\tabcolsep}{3pt}", 4.37, 6),
+    Size(r"\scriptsize\setlength{\tabcolsep}{2pt}", 3.85, 4),
 )
+COLUMN = 239.0  # points of 84 mm, a column of two
+LINE = 345.0  # of a line of an article in one column; in two, `table*` has more
+PLACES = (*((COLUMN, size) for size in SIZES), *((LINE, size) for size in SIZES[:2]))  # the best first
 
 
 def ascii_only(text: str) -> str:
@@ -169,11 +177,10 @@ def _longest_word(cells: Sequence[str]) -> int:
     return widest(part for text in cells for word in text.split() for part in _BREAKS.split(word))
 
 
-def layout(table: Table) -> tuple[Size, list[Layout]]:
-    """The size of type and how the columns are set.
+def layout(table: Table) -> tuple[float, Size, list[Layout]]:
+    """The points that a table has, the size of type, and how the columns are set.
 
-    The largest size in which the table is no wider than a line; if there is none, words wrap in the smallest, first in
-    the widest columns.
+    The first of PLACES in which the table fits; if there is none, words wrap in the last, first in the widest columns.
     """
     cells = list(zip(*table.rows, strict=True)) or [()] * len(table.columns)
     digits = [_digits(column) for column in cells]
@@ -183,10 +190,10 @@ def layout(table: Table) -> tuple[Size, list[Layout]]:
         for column, texts, width in zip(table.columns, cells, natural, strict=True)
     ]
     beyond = _sticking_out(table, natural)
-    rooms = [(size, int(size.line - size.gap * len(natural)) - beyond) for size in SIZES]
-    size, room = next(((size, room) for size, room in rooms if sum(natural) <= room), rooms[-1])
+    rooms = [(width, size, size.room(width, len(natural)) - beyond) for width, size in PLACES]
+    width, size, room = next((place for place in rooms if sum(natural) <= place[-1]), rooms[-1])
     widths = shrink(natural, least, room) or [min(pair) for pair in zip(natural, least, strict=True)]
-    return size, [_set(*column) for column in zip(table.columns, digits, natural, widths, strict=True)]
+    return width, size, [_set(*column) for column in zip(table.columns, digits, natural, widths, strict=True)]
 
 
 def _natural_width(column: Column, cells: Sequence[str], digits: tuple[int, int]) -> int:
@@ -271,9 +278,12 @@ def _styler(rows: list[list[str]], headers: list[str]) -> Styler:
 
 
 def environment(table: Table) -> str:
-    """One `table` with booktabs rules, caption, label and notes; a `longtable` if it would not fit a page."""
+    """One `table` with booktabs rules, caption, label and notes.
+
+    `table*`, which two columns share, if 84 mm are too narrow for it; `longtable` if it would not fit a page.
+    """
     table = in_one_unit(table)
-    size, columns = layout(table)
+    width, size, columns = layout(table)
     rows = [
         [_filled(text, column) for text, column in zip(row, columns, strict=True)]
         for row in table.without_repetitions(table.rows)
@@ -281,15 +291,15 @@ def environment(table: Table) -> str:
     style = _styler(rows, [header(column) for column in table.columns])
     caption, label = escape(table.caption), re.sub(r"[^A-Za-z0-9:.-]+", "-", table.label)
     specification = "".join(column.specification for column in columns)
-    below = [r"{\footnotesize " + "\n\n".join(f"{escape(note)}." for note in table.notes) + r"\par}"] * bool(
-        table.notes
-    )
+    notes = " ".join(f"{cell(note, breakable=True)}." for note in table.notes)
+    below = [rf"{{\footnotesize\raggedright {notes}\par}}"] * bool(table.notes)
     if _lines(table, columns) > LINES:
         text = style.to_latex(
             environment="longtable", caption=caption, label=label, hrules=True, column_format=specification
         )
         text = text.replace("\\toprule\n", f"\\toprule\n{_header_above(table)}").rstrip()
         return "\n".join([f"{{{size.settings}", text, "}", *below]) + "\n"
+    name = "table" if width == COLUMN else "table*"
     text = style.to_latex(
         caption=caption,
         label=label,
@@ -297,10 +307,11 @@ def environment(table: Table) -> str:
         column_format=specification,
         position="tbp",
         position_float="centering",
+        environment=name,
     )
     text = text.replace("\\centering\n", f"\\centering\n{size.settings}\n", 1)
     text = text.replace("\\toprule\n", f"\\toprule\n{_header_above(table)}").rstrip()
-    end = r"\end{table}"
+    end = rf"\end{{{name}}}"
     boxed = [r"\par\smallskip", r"\begin{minipage}{\linewidth}", *below, r"\end{minipage}"] if below else []
     return "\n".join([text.removesuffix(end).rstrip(), *boxed, end]) + "\n"
 

@@ -151,8 +151,8 @@ def _paper(of: Reconciliation) -> list[Table]:
     label, workload = f"tab:costsim-{of.job.workload}-reconcile", of.job.workload
     tables = []
     if of.listed:
-        caption = f"Combinations of assumptions of {workload} that give all published figures. {_stated(of)}."
-        tables.append(replace(_hits(of), label=label, caption=caption, notes=notes(of)))
+        caption = f"Combinations of assumptions of {workload} that give all published figures."
+        tables.append(replace(_hits(of), label=label, caption=caption, notes=[_stated(of), *notes(of)]))
     if of.interactions:
         caption = f"Assumptions of {workload}: {_INTERACT}."
         tables.append(replace(_interactions(of), label=f"{label}-interactions", caption=caption))

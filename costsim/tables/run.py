@@ -310,27 +310,33 @@ _CAPTIONS = {
 }
 
 
+def _labelled(table: Table, result: Result) -> Table:
+    """The table with policies by their labels."""
+    labels = {counted.policy.name: counted.policy.label for counted in result.policies}
+    if table.columns[0].header != "policy":
+        return table
+    return replace(table, rows=[[labels.get(row[0], row[0]), *row[1:]] for row in table.rows])
+
+
 def _paper(result: Result, by: str) -> list[Table]:
     """The table of the run and that of the devices, with captions, labels and notes."""
-    workload, baseline = result.job.workload, result.job.convention.baseline
+    workload, baseline = result.job.workload, result.baseline.policy.label
     title = _CAPTIONS.get(by, "Arithmetic and DRAM traffic of {workload} by {by}").format(workload=workload, by=by)
-    lines = remarks(result, by)
-    recalled = [line for line in lines if line.startswith("*")]
-    under = f"({convention_line(result.job.convention)}); \u00d7: times less than {baseline}."
+    under = f"{convention_line(result.job.convention)}; \u00d7: times less than {baseline}"
     main = replace(
-        table_of(result, by, paper=True),
+        _labelled(table_of(result, by, paper=True), result),
         label=f"tab:costsim-{workload}-{by}",
-        caption=f"{title} {under}" + "".join(f" {line}." for line in recalled),
-        notes=[line for line in lines if line not in recalled],
+        caption=f"{title}.",
+        notes=[under, *remarks(result, by)],
     )
     times = device_tables.notes(result, by) if device_tables.timed(result, by) else []
     if not device_tables.has_tables(result, by):
         return [replace(main, notes=[*main.notes, *times])]
     more = replace(
-        device_tables.paper_table(result, by),
+        _labelled(device_tables.paper_table(result, by), result),
         label=f"{main.label}-hardware",
-        caption=f"Time and energy of {workload}{'' if by == 'policy' else f' by {by}'} {under}",
-        notes=times,
+        caption=f"Time and energy of {workload}{'' if by == 'policy' else f' by {by}'}.",
+        notes=[under, *times],
     )
     return [main, more]
 

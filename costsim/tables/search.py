@@ -145,12 +145,15 @@ def _screen(found: Found) -> list[list[Block]]:
 
 def _paper(found: Found) -> list[Table]:
     workload, baseline = found.problem.job.workload, found.problem.job.convention.baseline
-    under = f"({found.problem.job.convention.summary()}); \u00d7: times less than {baseline}"
+    under = f"{found.problem.job.convention.summary()}; \u00d7: times less than {baseline}"
     label = f"tab:costsim-{workload}-search"
     return [
-        replace(_front(found), label=label, caption=f"Policies found for {workload} {under}.", notes=notes(found)),
+        replace(_front(found), label=label, caption=f"Policies found for {workload}.", notes=[under, *notes(found)]),
         replace(
-            _uniform(found), label=f"{label}-uniform", caption=f"{workload} with all groups in one format {under}."
+            _uniform(found),
+            label=f"{label}-uniform",
+            caption=f"{workload} with all groups in one format.",
+            notes=[under],
         ),
     ]
 

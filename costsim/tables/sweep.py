@@ -102,8 +102,15 @@ def _paper(swept: Swept) -> list[Table]:
     title = "Reductions" if by == "reduction" else "Arithmetic and DRAM traffic"
     over = "" if by in ("policy", "reduction") else f" by {by}"
     label = f"tab:costsim-{workload}-{by}-sweep"
-    caption = f"{title}{over} of {workload} over {swept.fields} ({convention_line(swept.sweep)})."
-    return [replace(_table(swept, paper=True), label=label, caption=caption, notes=_lines(swept))]
+    caption = f"{title}{over} of {workload} over {swept.fields}."
+    return [
+        replace(
+            _table(swept, paper=True),
+            label=label,
+            caption=caption,
+            notes=[convention_line(swept.sweep), *_lines(swept)],
+        )
+    ]
 
 
 def _data(swept: Swept) -> Mapping[str, Any]:

@@ -26,7 +26,12 @@ def printed(*arguments):
     return done.stdout
 
 
-def compiled(tables, folder, kind="article"):
+TWO_COLUMNS = (  # of 84 mm, as those of journals
+    "\\setlength{\\textwidth}{174mm}\\setlength{\\columnsep}{6mm}\\setlength{\\oddsidemargin}{-10mm}"
+)
+
+
+def compiled(tables, folder, kind="article", settings=""):
     """Compile documents that \\input the tables, with the packages that their first lines name; returns the log."""
     packages = sorted(
         {line.removeprefix("% ") for text in tables for line in text.splitlines() if "\\usepackage" in line}
@@ -37,7 +42,17 @@ def compiled(tables, folder, kind="article"):
         assert text.isascii()
         (folder / f"table{i}.tex").write_text(text, encoding="ascii")
         body.append(f"\\input{{table{i}}}\\clearpage")
-    source = "\n".join([f"\\documentclass{{{kind}}}", *packages, "\\begin{document}", *body, "\\end{document}", ""])
+    source = "\n".join(
+        [
+            f"\\documentclass{kind}" if kind[0] == "[" else f"\\documentclass{{{kind}}}",
+            *packages,
+            settings,
+            "\\begin{document}",
+            *body,
+            "\\end{document}",
+            "",
+        ]
+    )
     (folder / "document.tex").write_text(source, encoding="ascii")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
     for _ in range(2):  # a longtable knows its widths after the first
@@ -87,6 +102,16 @@ def test_memory_compiles(tmp_path):
         "memory", "gpt2-small", "--set", "model.layers=1", "--policy", "bf16-mixed", "--batch", "4,8", "--stash"
     )
     compiled([text, printed("memory", "gpt2-small", "--policy", "w8a8+deployed", "--hardware", "a100-80gb")], tmp_path)
+
+
+@pytest.mark.parametrize(("workload", "widths"), [("iwslt17-dsq", {"table", "table*"}), ("gpt2-small", {"table*"})])
+def test_the_tables_of_papers_fit_a_column_of_two(workload, widths, tmp_path):
+    """A `table` in one column of 84 mm, a `table*` across both."""
+    tables = [printed("run", workload, "--by", by, *DEVICES[: 2 * n]) for by in ("policy", "reduction") for n in (0, 1)]
+    tables.append(printed("memory", workload))
+    assert {name for text in tables for name in re.findall(r"\\begin\{(table\*?)\}", text)} == widths
+    log = compiled(tables, tmp_path, "[twocolumn]{article}", TWO_COLUMNS)
+    assert too_wide(log) == []
 
 
 @pytest.mark.parametrize("workload", ["iwslt17-dsq", "gpt2-small"])
