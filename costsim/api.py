@@ -160,13 +160,13 @@ class Workload:
         """The best policies that give groups of tensors these formats: a front, or with budgets the one that is best.
 
         `sensitivity`: a CSV file, a table with the columns group, format and loss, or "reference". Budgets are texts,
-        "dram_reduction >= 2", "loss <= 0.1". Options: `against`, `minimise` and `points` of `costsim search`, and
-        `baseline`, `law`, `traffic`, `scope` and `hardware`. Raises InputError.
+        "dram_reduction >= 2", "loss <= 0.1". Options: `against`, `minimise`, `points` and `phases` of `costsim search`,
+        and `baseline`, `law`, `traffic`, `scope` and `hardware`. Raises InputError.
         """
         from costsim.search import found  # few sessions search
         from costsim.search.sensitivity import of_rows
 
-        chosen = {name: options.pop(name) for name in ("against", "minimise", "points") if name in options}
+        chosen = {name: options.pop(name) for name in ("against", "minimise", "points", "phases") if name in options}
         devices = _listed(options.pop("hardware", ()))
         job = prepare(Request(self.path, assignments=self.assignments, hardware=devices, **options))
         named = ",".join(map(str, _listed(groups))), _listed(vary), ",".join(map(str, _listed(formats)))

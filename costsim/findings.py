@@ -44,10 +44,10 @@ class Search:
     @property
     def table(self) -> pd.DataFrame:
         """A row per policy that is shown: loss, costs and reductions, and the format of each group."""
-        from costsim.tables.search import record
+        from costsim.tables.search import courses, record
 
         rows = [
-            {**columns(record(self.found, self.found.name(point), point)), **self.found.formats(point)}
+            {**columns(record(self.found, self.found.name(point), point)), **courses(self.found, point)}
             for point in self.found.shown
         ]
         return pd.DataFrame(rows)
@@ -55,8 +55,7 @@ class Search:
     @property
     def policies(self) -> list[Policy]:
         """The policies of the table, for `Workload.run`."""
-        space = self.found.problem.space
-        return [space.point(dict(enumerate(point.chosen)), self.found.name(point)) for point in self.found.shown]
+        return [self.found.policy(point) for point in self.found.shown]
 
     def plot(self, **look: Unpack[Looks]) -> Figure:
         """The front, beside the policies that give all groups one format; `look` as `results.plot` has it."""

@@ -40,6 +40,7 @@ Operand = Literal["x", "w", "dy"]  # of its GEMMs
 # costsim/policy/groups.py
 Varied = Literal["operand", "stash", "stored", "sent"]
 VARIED: tuple[Varied, ...] = get_args(Varied)
+MOST_STRETCHES = 50  # of training, in a search: a policy has at most 200 phases, of which some may be its own
 # What a search can minimise and bound, as records name it; costsim/search.
 COSTS = ("arithmetic_cost", "dram_bits", "quantize_ops")
 PEAK = "peak_memory_bytes"

@@ -38,7 +38,9 @@ def posed(request):
     draw = random.Random(1)
     groups = groups_of(job.graph, policy, FIELDS, varied)
     losses = {(group.name, format): Fraction(draw.randrange(1, 1000), 1000) for group in groups for format in formats}
-    return problem(job, policy, FIELDS, varied, formats, Sensitivity("s.csv", losses, {}), MEASURES)
+    return problem(
+        job, policy, FIELDS, varied, formats, Sensitivity("s.csv", losses, {}), dict.fromkeys(MEASURES, True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +190,7 @@ def test_choices_that_do_not_run_are_barred(tmp_path):
         for group in groups_of(job.graph, policy, FIELDS, ("operand",))
         for format in formats
     }
-    posed = problem(job, policy, FIELDS, ("operand",), formats, Sensitivity("", losses, {}), ["time_s"])
+    posed = problem(job, policy, FIELDS, ("operand",), formats, Sensitivity("", losses, {}), {"time_s": True})
     every = posed.points(list(product(*map(range, posed.space.sizes))))
     running = [point for point in every if math.isfinite(point.costs[-1])]
     assert len(running) == 2**3 < len(every)

@@ -53,6 +53,13 @@ from costsim.cli.output import echo_line, progress, write
 )
 @click.option("--hardware", multiple=True, metavar="NAME", help="Device for time_s and energy_j; repeatable.")
 @click.option("--points", type=click.IntRange(2, 99), default=12, show_default=True, help="Policies of a front shown.")
+@click.option(
+    "--phases",
+    type=click.IntRange(1, names.MOST_STRETCHES),
+    default=1,
+    show_default=True,
+    help="Equal parts of training, where formats may rise.",
+)
 @click.option("--traffic", type=click.Choice(("unfused", "fused", "eager")), help="DRAM traffic model.")
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
 @options(*RATIOS)

@@ -115,7 +115,7 @@ def save_search(found: Found, table: Sensitivity | None, folder: Path, look: Loo
     workload = found.problem.job.workload
     if table is not None and found.asked.sensitivity == MEASURED:
         paths.append(files.write(folder / f"{workload}-sensitivity.csv", csv_text(table).encode()))
-    if found.gap is None:
+    if not found.single:
         paths.append(write(partial(front.front, found), folder / f"{workload}-search.svg", look))
     return paths
 

@@ -66,6 +66,6 @@ def front(found: Found, look: Look = SCREEN) -> Figure:
     for axes in panels[:number:columns]:
         axes.set_ylabel(f"times less than {printable(found.problem.job.baseline.label)}")
     legend_below(figure, panels[0].get_legend_handles_labels()[0], look.room(natural), 3)
-    groups = len(found.problem.space.variables)
+    groups = len(found.groups)
     look.head(figure, f"{printable(found.problem.job.workload)}: {groups} groups; {convention.summary()}")
     return figure

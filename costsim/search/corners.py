@@ -1,7 +1,8 @@
-"""Corners of a front that cannot be enumerated, one optimum at a time.
+"""Points of a front that cannot be enumerated, one optimum at a time.
 
 Between two corners, the policy that is best at the price of the line through them is another corner, or there is none.
-The widest gaps are halved first (Aneja, Nair, Management Science 1979).
+The widest gaps are halved first (Aneja, Nair, Management Science 1979). Where training has several stretches, corners
+are policies that never change, and what lies between them is sought under budgets that are evenly spaced.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from costsim.errors import InputError
 from costsim.search.front import Vertex, add
 from costsim.search.interactions import Interactions
-from costsim.search.optimum import Model, Objective, least
+from costsim.search.optimum import Budget, Model, Objective, least
 from costsim.search.problem import Point, Problem
 
 _LITTLE = 1e-6  # weight of what only decides between equals
@@ -50,6 +51,25 @@ def corners(problem: Problem, parts: Interactions, cost: str, most: int) -> tupl
             found[between.point.chosen] = between
             gaps += [(a, between), (between, b)]
     return _hull(problem, cost, [corner.point for corner in found.values()]), not gaps
+
+
+def spaced(problem: Problem, parts: Interactions, cost: str, number: int) -> tuple[list[Point], float]:
+    """At most so many policies, each with the least loss at its budget of a cost, evenly spaced in logarithm.
+
+    And by how much a better one could be better, at most. Raises InputError if no policy runs, and if SciPy is missing.
+    """
+    model, at = Model(problem, parts, [cost]), problem.fields.index(cost)
+    first, last = (_best(model, cost, of).point for of in ({"loss": 1.0, cost: _LITTLE}, {"loss": _LITTLE, cost: 1.0}))
+    most, least_of_all = float(first.costs[at]), float(last.costs[at])
+    exact = isinstance(first.costs[at], int)
+    found, gap = {first.chosen: first}, 0.0
+    for i in range(1, number - 1):
+        limit = most * (least_of_all / most) ** (i / (number - 1))
+        best = least(model, {"loss": 1.0}, [Budget(cost, int(limit) if exact else limit, "")])
+        if best is not None:
+            found[best.point.chosen], gap = best.point, max(gap, best.gap)
+    found[last.chosen] = last
+    return sorted(found.values(), key=lambda point: point.loss or 0), gap
 
 
 def _hull(problem: Problem, cost: str, points: Sequence[Point]) -> list[Point]:

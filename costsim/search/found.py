@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -22,11 +22,12 @@ from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy
 from costsim.policy.space import Space
 from costsim.run.job import Job
-from costsim.search.corners import corners
+from costsim.search.corners import corners, spaced
 from costsim.search.front import front
 from costsim.search.interactions import Interactions, interactions
 from costsim.search.measures import device_fields
 from costsim.search.optimum import Budget, optimum
+from costsim.search.phases import choices
 from costsim.search.problem import Point, Problem, problem, reductions_of
 from costsim.search.sensitivity import Sensitivity, read_sensitivity
 
@@ -49,6 +50,11 @@ class Asked:
     at_least: Sequence[str] = ()
     points: int = 12  # of a front that are shown
     hardware: Sequence[str] = ()  # devices on which time and energy are shown, whatever is asked for
+    phases: int = 1  # stretches of training, between which groups may go on to the next format
+
+
+# One policy; all corners of a front, or some of them; the optima of evenly spaced budgets.
+Kind = Literal["optimum", "front", "corners", "budgets"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +65,8 @@ class Found:
     asked: Asked
     field: str  # the cost of the front, or what is least
     points: tuple[Point, ...]
-    gap: float | None  # of an optimum: by how much, at most, a better policy could be better; None: a front
-    whole: bool = True  # whether a front has all its corners
+    kind: Kind
+    gap: float | None = None  # of optima: by how much, at most, a better policy could be better
 
     @property
     def shown(self) -> list[Point]:
@@ -72,25 +78,49 @@ class Found:
         return [self.points[place] for place in places]
 
     @property
+    def single(self) -> bool:
+        """Whether it is one policy, and no front."""
+        return self.kind == "optimum"
+
+    @property
+    def groups(self) -> list[str]:
+        """The names of groups."""
+        return [variable.name for variable in self.problem.space.variables]
+
+    @property
     def uniform(self) -> list[tuple[str, Point]]:
         """The policies that give all groups one format, to compare with."""
         formats = self.problem.space.variables[0].choices
-        every = [(i,) * len(self.problem.space.variables) for i in range(len(formats))]
+        every = [(i,) * len(self.problem.sizes) for i in range(len(formats))]
         return list(zip(formats, self.problem.points(every), strict=True))
 
     def name(self, point: Point) -> str:
         """The name of a point's policy."""
         return f"{self.problem.job.workload}-{self.shown.index(point) + 1:02}"
 
-    def formats(self, point: Point) -> dict[str, str]:
-        """The format of each group."""
-        chosen = zip(self.problem.space.variables, point.chosen, strict=True)
-        return {variable.name: variable.choices[choice] for variable, choice in chosen}
+    def policy(self, point: Point) -> Policy:
+        """A point's policy, which `run` takes."""
+        return self.problem.policy(point, self.name(point))
 
-    def usage(self, point: Point) -> list[tuple[str, int]]:
-        """How many groups have each format, in the order of the formats."""
-        number = Counter(self.formats(point).values())
-        return [(format, number[format]) for format in self.problem.space.variables[0].choices if number[format]]
+    def formats(self, point: Point) -> list[tuple[int, dict[str, str]]]:
+        """The steps from which on formats are others than before, 0 first; and then the format of each group."""
+        number, start = len(self.groups), 0
+        made: list[tuple[int, dict[str, str]]] = []
+        for stretch, chosen in zip(self.problem.stretches, choices(point.chosen, number), strict=True):
+            of = zip(self.problem.space.variables, chosen, strict=True)
+            formats = {variable.name: variable.choices[choice] for variable, choice in of}
+            if not made or formats != made[-1][1]:
+                made.append((start, formats))
+            start += stretch.steps
+        return made
+
+    def usage(self, point: Point) -> list[tuple[int, list[tuple[str, int]]]]:
+        """From which step on how many groups have each format, in the order of the formats."""
+        named, made = self.problem.space.variables[0].choices, []
+        for start, formats in self.formats(point):
+            number = Counter(formats.values())
+            made.append((start, [(format, number[format]) for format in named if number[format]]))
+        return made
 
 
 def base_of(job: Job, asked: Asked) -> Policy:
@@ -140,22 +170,26 @@ def search(job: Job, asked: Asked, table: Sensitivity | None) -> Found:
     named = [asked.minimise, *(words.field(name) for name, _, _ in budgets)] if single else [asked.against]
     measured = [name for name in named if name and name not in (LOSS, *COSTS)]
     shown = device_fields(job) if asked.hardware else ()
-    posed = problem(job, base_of(job, asked), groups, varied, formats, table, measured, list(shown))
+    measures = {name: name in measured for name in (*measured, *shown)}
+    posed = problem(job, base_of(job, asked), groups, varied, formats, table, measures, asked.phases)
     parts = interactions(posed.terms)
     if not single:
         return _front(posed, asked, parts)
     field = asked.minimise or LOSS
     best = optimum(posed, parts, field, [_budget(posed, *budget) for budget in budgets])
-    return Found(posed, asked, field, (best.point,), best.gap)
+    return Found(posed, asked, field, (best.point,), "optimum", best.gap)
 
 
 def _front(posed: Problem, asked: Asked, parts: Interactions) -> Found:
-    """All of a front if its components can be enumerated, else as many of its corners as are shown."""
+    """All of a front if its components can be enumerated, else as many of its points as are shown."""
+    if asked.phases > 1:
+        points, gap = spaced(posed, parts, asked.against, asked.points)
+        return Found(posed, asked, asked.against, tuple(points), "budgets", gap)
     found = front(posed, parts, asked.against)
     if found is not None:
-        return Found(posed, asked, asked.against, tuple(found), None)
+        return Found(posed, asked, asked.against, tuple(found), "front")
     some, whole = corners(posed, parts, asked.against, asked.points)
-    return Found(posed, asked, asked.against, tuple(some), None, whole)
+    return Found(posed, asked, asked.against, tuple(some), "front" if whole else "corners")
 
 
 def names_of(asked: Asked) -> tuple[list[str], list[Varied], list[str]]:
@@ -247,22 +281,16 @@ def policy_text(found: Found, point: Point, folder: Path) -> str:
     """A point as a policy file in a folder, which `run` takes: what it composes, and a rule for each group."""
     space, workload = found.problem.space, found.problem.job.workload
     description = f"found by costsim search for {workload}: {_words(found, point)}"
-    return text_of(space, found.formats(point), description, folder)
+    return text_of(space, found.policy(point), description, folder)
 
 
-def text_of(space: Space, formats: Mapping[str, str], description: str, folder: Path) -> str:
-    """A policy file in a folder: of a space, with these formats of its variables."""
-    base = space.policy
+def text_of(space: Space, policy: Policy, description: str, folder: Path) -> str:
+    """A policy of a space as a file in a folder."""
     first = min(space.of_rule)  # those of groups, and then those that leave copies where they are
-    rules = []
-    for number, rule in enumerate(base.file.rules[first:], first):
-        fields = _plain(rule.as_data())
-        variable = space.of_rule.get(number)
-        rules.append(fields if variable is None else {**fields, "format": formats[space.variables[variable].name]})
     fields = {
         "description": description,
-        "compose": _base_names(base, folder),
-        "rules": rules,
+        "compose": _base_names(space.policy, folder),
+        "rules": [_plain(rule.as_data()) for rule in policy.file.rules[first:]],
     }
     text: str = yaml.safe_dump(fields, sort_keys=False, width=120, allow_unicode=True, default_flow_style=None)
     return editor_lines("policy") + text

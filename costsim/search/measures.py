@@ -12,10 +12,10 @@ from costsim.cost.memory import of_policy
 from costsim.cost.peak import peak_memory
 from costsim.errors import InputError
 from costsim.names import ON_DEVICES, PEAK
-from costsim.policy.schedule import schedule
 from costsim.policy.space import Space
 from costsim.run.job import Job
 from costsim.run.simulate import count_policy
+from costsim.search.phases import Stretch, largest_measure, summed_measure
 
 if TYPE_CHECKING:
     from costsim.devices.compiled import Timed
@@ -48,24 +48,26 @@ def reduction_of(field: str) -> str:
 class Compiled:
     """A job's measures, compiled for a space as they are asked for. Raises InputError for what is not known."""
 
-    def __init__(self, job: Job, space: Space, multiplied: Sequence[str]) -> None:
-        """`multiplied`: the formats that are chosen from."""
-        self.job, self.space, self.formats = job, space, multiplied
-        self.steps = list(schedule(space.policy, job.convention.steps))
+    def __init__(self, job: Job, space: Space, multiplied: Sequence[str], stretches: Sequence[Stretch]) -> None:
+        """`multiplied`: the formats that are chosen from, in each stretch of training."""
+        self.job, self.space, self.formats, self.stretches = job, space, multiplied, stretches
+        self.phases = range(len(stretches[0].of_phases))
 
     @cached_property
     def _kernels(self) -> list[Kernels]:
         of = self.job.convention
         return [
             compile_kernels(self.job.graph, self.space, of.traffic, of.scope, of.of_gemms, index)
-            for index in range(len(self.steps))
+            for index in self.phases
         ]
 
     def peak_memory(self) -> Measured:
         """Bytes at the peak of a step."""
         graph, traffic = self.job.graph, self.job.convention.traffic
         baseline = of_policy(graph, self.job.baseline, traffic)[1].peak_bytes
-        return Measured(peak_memory(graph, self.space, traffic, range(len(self.steps))), baseline)
+        phases = [of.phases for of in self.stretches]
+        peaks = {each: peak_memory(graph, self.space, traffic, each) for each in dict.fromkeys(phases)}
+        return Measured(largest_measure([peaks[each] for each in phases]), baseline)
 
     def on_device(self, device: Hardware, field: str) -> Measured:
         """Seconds or joules of a run on a device.
@@ -80,7 +82,8 @@ class Compiled:
         steps = [each.time() if field == "time_s" else each.energy() for each in timed]
         spent = time_run(self.job, count_policy(self.job.graph, self.job.baseline, self.job.convention), device)
         baseline: float | None = None if spent.unsupported else getattr(spent, field)
-        return Measured(of_run(list(zip(self.steps, steps, strict=True))), baseline)
+        of_stretches = [of_run(list(zip(of.of_phases, steps, strict=True))) for of in self.stretches]
+        return Measured(summed_measure(of_stretches), baseline)
 
     def _refuse(self, device: Hardware, phases: Iterable[Timed]) -> None:
         """Raise InputError for formats that no group can be multiplied in, and if nothing else can be."""
@@ -97,14 +100,14 @@ class Compiled:
             if mays and not any(mays):
                 raise InputError(f"--formats {format}: {device.name} has no multiplier for it in any of these groups")
 
-    def named(self, fields: Sequence[str], shown: Sequence[str] = ()) -> Mapping[str, Measured]:
-        """What is asked for, and of what is only shown as much as is known."""
-        asked, devices, found = list(fields), device_fields(self.job), {}
-        for field in [name for name in (PEAK, *devices) if name in (*asked, *shown)]:
+    def named(self, fields: Mapping[str, bool]) -> Mapping[str, Measured]:
+        """Fields by name, but for those that are not known and need not be."""
+        devices, found = device_fields(self.job), {}
+        for field in [name for name in (PEAK, *devices) if name in fields]:
             try:
                 found[field] = self.peak_memory() if field == PEAK else self.on_device(*devices[field])
             except InputError:
-                if field in asked:
+                if fields[field]:
                     raise
         return found
 

@@ -3,8 +3,9 @@
 A variable of 0 or 1 says whether a group takes a format. What hangs on several groups has a variable of its own for
 each combination, whose sums over all others are those of the groups (the local polytope); an alternative has one that
 is at least what any of its conditions is; the largest of several sums (what a kernel takes, peak memory) one that is at
-least each of them. Costs are scaled to the baseline's. The solver reckons in floats, so its answer is counted once more
-as `run` counts, and budgets that it missed by a rounding are tightened.
+least each of them. In later stretches of training no sum over the first formats is more than before: groups rise. Costs
+are scaled to the baseline's. The solver reckons in floats, so its answer is counted once more as `run` counts, and
+budgets that it missed by a rounding are tightened.
 
 Sources: Huangfu, Hall, Math. Prog. Comp. 2018 (HiGHS); Wainwright, Jordan, 2008, section 4 (local polytope).
 """
@@ -90,12 +91,13 @@ class Model:
     """The program of a problem: what is chosen, and each cost as a linear function of it; of measures, those named."""
 
     def __init__(self, problem: Problem, parts: Interactions, named: Sequence[str] = ()) -> None:
-        self.problem, self.sizes = problem, problem.space.sizes
+        self.problem, self.sizes = problem, problem.sizes
         self.program = _Program()
         self.first = [self.program.new(size) for size in self.sizes]  # of each variable
         self.integers = self.program.columns
         for i, size in enumerate(self.sizes):
             self.program.row([(self.first[i] + k, 1.0) for k in range(size)], 1, 1)
+        self._rise(len(problem.space.variables))
         self.joint: dict[tuple[int, ...], int] = {}
         self.held: dict[frozenset[Condition], int] = {}
         self.largest: list[int] = []  # the variables that are maxima
@@ -107,6 +109,13 @@ class Model:
                 self._add_measure(problem.measures[name], self.functions[name])
         if problem.losses is not None:
             self._add_losses(problem.losses)
+
+    def _rise(self, groups: int) -> None:
+        """From one stretch of training to the next, no group goes back to a format that is named before its own."""
+        for later in range(groups, len(self.sizes)):
+            for most in range(1, self.sizes[later]):
+                before = [(self.first[later - groups] + k, 1.0) for k in range(most)]
+                self.program.row([*before, *((self.first[later] + k, -1.0) for k in range(most))], 0, np.inf)
 
     def _add(self, parts: Interactions, functions: Sequence[_Linear]) -> None:
         """Add parts to functions, one for each of their costs."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +25,12 @@ from costsim.graph.fusion import MODELS
 from costsim.names import COSTS, Varied
 from costsim.policy.groups import groups_of, space_of
 from costsim.policy.policy import Policy
-from costsim.policy.schedule import schedule
 from costsim.policy.space import Space
 from costsim.run.job import Convention, Job
 from costsim.run.simulate import count_policy
 from costsim.search.interactions import costs
 from costsim.search.measures import Compiled, reduction_of
+from costsim.search.phases import Stretch, policy_of, stretches, summed
 from costsim.search.sensitivity import Sensitivity
 
 _REDUCED = ("arithmetic_cost", "dram_bits")  # counts of which tables say how many times less there is
@@ -54,17 +55,27 @@ class Problem:
     """A space of policies with their costs."""
 
     job: Job
-    space: Space
-    terms: Terms  # of a whole run
+    space: Space  # of one stretch of training
+    terms: Terms  # of a whole run, over the choices of all stretches
     baseline: tuple[Cost | None, ...]  # its costs, in the order of `fields`; None where it does not run
-    losses: tuple[tuple[int, ...], ...] | None  # by variable and choice, times `scale`
+    losses: tuple[tuple[int, ...], ...] | None  # by variable of all stretches and choice, times `scale`
     scale: int
     measures: Mapping[str, Measure] = field(default_factory=dict)  # besides COSTS
+    stretches: Sequence[Stretch] = ()  # of training; none: the whole run is one
 
     @property
     def fields(self) -> tuple[str, ...]:
         """What policies cost."""
         return (*COSTS, *self.measures)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many choices there are for each group in each stretch, stretch by stretch."""
+        return self.terms.space.sizes
+
+    def policy(self, point: Point, called: str) -> Policy:
+        """The policy of a point, under that name."""
+        return policy_of(self.space, self.stretches, point.chosen, called)
 
     @property
     def reductions(self) -> dict[str, str]:
@@ -104,9 +115,9 @@ def _costs_of_total(total: Total) -> tuple[int, ...]:
 
 
 def prepare(
-    job: Job, policy: Policy, fields: Sequence[str], varied: Sequence[Varied], formats: Sequence[str]
-) -> tuple[Space, Terms, tuple[int, ...]]:
-    """The space in which groups of tensors take any of some formats, its terms over a run, the costs of the baseline.
+    job: Job, policy: Policy, fields: Sequence[str], varied: Sequence[Varied], formats: Sequence[str], phases: int = 1
+) -> tuple[Space, list[Stretch], Terms]:
+    """The space in which groups of tensors take any of some formats, in each of so many stretches; terms over a run.
 
     Raises InputError for what cannot be searched.
     """
@@ -115,11 +126,12 @@ def prepare(
         raise InputError("traffic tiled: a search counts traffic without a buffer; say --traffic unfused or fused")
     groups = groups_of(job.graph, policy, fields, varied)
     space = space_of(policy, groups, formats)
-    phases = list(schedule(policy, convention.steps))
-    terms = weighed([(steps, _compiled(job, space, index)) for index, steps in enumerate(phases)])
+    every = stretches(policy, convention.steps, phases)
+    compiled = [_compiled(job, space, index) for index in range(len(policy.file.phases))]
+    terms = summed([weighed(list(zip(stretch.of_phases, compiled, strict=True))) for stretch in every])
     if any(table.counts[:, Counts._fields.index("unpriced_macs")].any() for table in terms.tables):
         raise InputError(f"law {convention.law} does not price all pairs of these formats; --law product does")
-    return space, terms, _costs_of_total(count_policy(job.graph, job.baseline, convention).total)
+    return space, every, terms
 
 
 def _compiled(job: Job, space: Space, index: int) -> Terms:
@@ -134,19 +146,25 @@ def problem(
     varied: Sequence[Varied],
     formats: Sequence[str],
     sensitivity: Sensitivity | None,
-    asked: Sequence[str] = (),
-    shown: Sequence[str] = (),
+    measures: Mapping[str, bool] = MappingProxyType({}),
+    phases: int = 1,
 ) -> Problem:
-    """What is searched. `asked`: what else than COSTS counts, and `shown`: what is told of policies if it is known.
+    """What is searched, over so many stretches of training.
 
-    Raises InputError for what cannot be searched, and for a sensitivity table with holes.
+    `measures`: what else than COSTS counts, and whether it has to be known. Of what a whole run in its formats loses, a
+    stretch loses the part that its steps are of all. Raises InputError for what cannot be searched, and for a
+    sensitivity table with holes.
     """
-    space, terms, baseline = prepare(job, policy, fields, varied, formats)
+    space, every, terms = prepare(job, policy, fields, varied, formats, phases)
     losses, scale = None, 1
     if sensitivity is not None:
         given = sensitivity.of([variable.name for variable in space.variables], formats)
+        whole = [[[loss * stretch.steps for loss in of] for of in given] for stretch in every]
         scale = lcm(*(loss.denominator for of in given for loss in of))
-        losses = tuple(tuple(int(loss * scale) for loss in of) for of in given)
-    measured = Compiled(job, space, formats).named(asked, shown)
-    every = (*baseline, *(each.baseline for each in measured.values()))
-    return Problem(job, space, terms, every, losses, scale, {name: each.measure for name, each in measured.items()})
+        losses = tuple(tuple(int(loss * scale) for loss in of) for stretch in whole for of in stretch)
+        scale *= job.convention.steps
+    measured = Compiled(job, space, formats, every).named(measures)
+    baseline = _costs_of_total(count_policy(job.graph, job.baseline, job.convention).total)
+    costs_of = (*baseline, *(each.baseline for each in measured.values()))
+    named = {name: each.measure for name, each in measured.items()}
+    return Problem(job, space, terms, costs_of, losses, scale, named, every)

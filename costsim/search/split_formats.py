@@ -130,7 +130,8 @@ def policy_files(workload: str, named: Mapping[str, Chosen], folder: Path) -> di
     """What is chosen, as files in a folder by their names: policies that `run` takes."""
     words = f"found by costsim split for {workload}"
     return {
-        f"{name}.yaml": text_of(chosen.space, chosen.formats, words, folder).encode() for name, chosen in named.items()
+        f"{name}.yaml": text_of(chosen.space, chosen.policy(name), words, folder).encode()
+        for name, chosen in named.items()
     }
 
 

@@ -39,8 +39,21 @@ def _cost(cost: float) -> str | float | None:
 
 
 def _records(found: Found) -> list[Record]:
-    rows = [{**record(found, found.name(point), point), **found.formats(point)} for point in found.shown]
-    return rows + [{**record(found, f"all-{format}", point), **found.formats(point)} for format, point in found.uniform]
+    named = [(found.name(point), point) for point in found.shown]
+    named += [(f"all-{format}", point) for format, point in found.uniform]
+    return [{**record(found, name, point), **courses(found, point)} for name, point in named]
+
+
+def courses(found: Found, point: Point) -> dict[str, str]:
+    """The format of each group: `bfp4`, or `bfp4, bfp8 from step 4550` if it changes."""
+    made: dict[str, str] = {}
+    last: dict[str, str] = {}
+    for start, formats in found.formats(point):
+        for group, format in formats.items():
+            if format != last.get(group):
+                made[group] = f"{made[group]}, {format} from step {start}" if start else format
+        last = formats
+    return made
 
 
 _TITLES = {"arithmetic": "arith x", "dram": "DRAM x"}
@@ -66,7 +79,10 @@ def _row(found: Found, name: str, point: Point) -> list[str]:
     loss = made[LOSS]
     numbers = [] if loss is None else [three_digits(loss) if loss >= 0.001 else f"{loss:.2e}"]
     numbers += [short(made[field]) for field in found.problem.reductions]
-    usage = ", ".join(f"{number} {format}" for format, number in found.usage(point))
+    usage = "; ".join(
+        f"{f'from step {start}: ' if start else ''}{', '.join(f'{number} {format}' for format, number in of)}"
+        for start, of in found.usage(point)
+    )
     return [name, *numbers, short(made["quantize_ops"]), usage]
 
 
@@ -81,17 +97,15 @@ def _uniform(found: Found) -> Table:
 def _choices(found: Found) -> Table:
     """The format of each group under the one policy that is best."""
     [point] = found.points
-    return Table(
-        [Column("group", "left"), Column("format", "left")], [list(row) for row in found.formats(point).items()]
-    )
+    rows = [list(row) for row in courses(found, point).items()]
+    return Table([Column("group", "left"), Column("format", "left")], rows)
 
 
 def notes(found: Found) -> list[str]:
     """What the numbers are, and what is proved of them."""
     convention = found.problem.job.convention
     lines = [f"{convention.summary()}, {convention.steps} steps; x less than {convention.baseline}"]
-    groups, base = len(found.problem.space.variables), found.problem.space.policy.name
-    lines.append(f"{groups} groups of {base}, each in one format; losses of groups add up (an assumption)")
+    lines += _what_is_chosen(found)
     if found.asked.sensitivity == MEASURED:
         lines.append(
             "loss is a proxy: noise over signal that a format leaves in the gradients of all weights, of a shrunken "
@@ -104,17 +118,34 @@ def notes(found: Found) -> list[str]:
     without = [name for name, base in zip(posed.fields, posed.baseline, strict=True) if base is None]
     if without:
         lines.append(f"n/a: {convention.baseline} has no {', '.join(without)} there; another --baseline has")
-    if found.gap is None:
-        proof = f"none has less of both loss and {found.field} than the lines between them"
-        if not found.whole:
-            proof = f"each is best at some price of {found.field}; others lie between, which --points finds"
-        lines.append(f"a front of {len(found.points)} policies, {len(found.shown)} shown: {proof}")
-    else:
-        asked = found.asked
-        under = [f"at most {text}" for text in asked.at_most] + [f"at least {text}" for text in asked.at_least]
-        proof = "proved" if found.gap < _PROVED else f"a better one is at most {100 * found.gap:.2g} % better"
-        lines.append(f"the least {found.field}{' with ' if under else ''}{', '.join(under)}: {proof}")
+    lines.append(_what_is_proved(found))
     return lines
+
+
+def _what_is_chosen(found: Found) -> list[str]:
+    base, number, stretches = found.problem.space.policy.name, len(found.groups), len(found.problem.stretches)
+    if stretches == 1:
+        return [f"{number} groups of {base}, each in one format; losses of groups add up (an assumption)"]
+    return [
+        f"{number} groups of {base}, each in one format from the start, and in a later one of --formats from one of "
+        f"{stretches - 1} evenly spaced steps on",
+        "losses of groups add up, each weighed by the share of all steps in that format (an assumption); costs are "
+        "those of the whole run",
+    ]
+
+
+def _what_is_proved(found: Found) -> str:
+    asked, gap = found.asked, found.gap or 0
+    proof = "proved" if gap < _PROVED else f"a better one is at most {100 * gap:.2g} % better"
+    if found.single:
+        under = [f"at most {text}" for text in asked.at_most] + [f"at least {text}" for text in asked.at_least]
+        return f"the least {found.field}{' with ' if under else ''}{', '.join(under)}: {proof}"
+    shown = f"a front of {len(found.points)} policies, {len(found.shown)} shown"
+    if found.kind == "budgets":
+        return f"{shown}: each has the least loss at its {found.field}, or less: {proof}"
+    if found.kind == "corners":
+        return f"{shown}: each is best at some price of {found.field}; others lie between, which --points finds"
+    return f"{shown}: none has less of both loss and {found.field} than the lines between them"
 
 
 def _devices(found: Found) -> list[Hardware]:
@@ -134,7 +165,7 @@ _PROVED = 1e-9  # of a gap, relative: rounding of the solver
 def _blocks(found: Found) -> list[Block]:
     blocks: list[Block] = [Drawn(_front(found)), Notes(notes(found))]
     blocks += [Heading("all groups in one format"), Drawn(_uniform(found))]
-    return blocks if found.gap is None else [*blocks, Heading("formats"), Drawn(_choices(found))]
+    return blocks if not found.single else [*blocks, Heading("formats"), Drawn(_choices(found))]
 
 
 def _screen(found: Found) -> list[list[Block]]:
@@ -168,18 +199,25 @@ def _data(found: Found) -> Mapping[str, Any]:
         "base": found.problem.space.policy.name,
         "convention": convention.summary(),
         "steps": convention.steps,
-        "minimised": found.field if found.gap is not None else None,
-        "front_of": None if found.gap is not None else [LOSS, found.field],
+        "minimised": found.field if found.single else None,
+        "front_of": None if found.single else [LOSS, found.field],
         "gap": found.gap,
-        "whole": found.whole,
-        "groups": [variable.name for variable in found.problem.space.variables],
+        "whole": found.kind in ("optimum", "front"),
+        "groups": found.groups,
         "points": [
-            {**record(found, found.name(point) if point in shown else "", point), "formats": found.formats(point)}
+            {**record(found, found.name(point) if point in shown else "", point), **_formats(found, point)}
             for point in found.points
         ],
         "uniform": [record(found, f"all-{format}", point) for format, point in found.uniform],
         "notes": notes(found),
     }
+
+
+def _formats(found: Found, point: Point) -> Mapping[str, Any]:
+    """The formats of the start, and those of later phases."""
+    (_, first), *later = found.formats(point)
+    phases = [{"from_step": start, "formats": formats} for start, formats in later]
+    return {"formats": first, **({"phases": phases} if phases else {})}
 
 
 def document(found: Found) -> Document:
