@@ -234,7 +234,7 @@ def test_messages_hide_in_a_search_as_in_a_run(overlap, field):
     """All policies of a small space: each takes what `run` says of it, and the best is the best of them."""
     fields = [*one_layer("llama-small"), "batch.tokens=64", *SPLIT, f"parallel.overlap={overlap}"]
     job = prepare(Request("llama-small", ["bf16-mixed"], assignments=fields, hardware=["h100-node"]))
-    posed = problem(job, job.policies[0], ("gemm",), ("operand", "sent"), ("bf16", "fp8-e4m3"), None, [field])
+    posed = problem(job, job.policies[0], ("gemm",), ("operand", "sent"), ("bf16", "fp8-e4m3"), None, {field: True})
     every = posed.points(list(product(*map(range, posed.space.sizes))))
     policies = [posed.space.point(dict(enumerate(point.chosen)), f"p{i}") for i, point in enumerate(every)]
     ran = execute(prepare(Request("llama-small", policies, assignments=fields, hardware=["h100-node"])))

@@ -223,3 +223,19 @@ def test_in_python():
     for row in found.table.to_dict("records"):
         assert row["dram_bits"] == total.loc[row["policy"], "dram_bits"]
     assert any(len(policy.file.phases) > 1 for policy in found.policies)
+
+
+def test_messages_that_hide_are_those_of_each_stretch():
+    fields = [*one_layer("llama-small"), "batch.tokens=64", "training.steps=100", "parallel.tensor=2",
+              "parallel.overlap=full"]  # fmt: skip
+    job = prepare(Request("llama-small", ["bf16-mixed"], assignments=fields, hardware=["h100-node"]))
+    posed = problem(job, job.policies[0], ("gemm",), ("operand", "sent"), ("fp8-e4m3", "bf16"), None,
+                    {"time_s": True}, phases=2)  # fmt: skip
+    groups = len(posed.space.variables)
+    draw = random.Random(0)
+    starts = [tuple(draw.randrange(2) for _ in range(groups)) for _ in range(4)]
+    points = posed.points([(*start, *(max(i, draw.randrange(2)) for i in start)) for start in starts])
+    policies = [posed.policy(point, f"p{i}") for i, point in enumerate(points)]
+    ran = execute(prepare(Request("llama-small", policies, assignments=fields, hardware=["h100-node"])))
+    said = [ran.spent[policy.name, "h100-node"].time_s for policy in policies]
+    assert [point.costs[-1] for point in points] == pytest.approx(said, rel=1e-12)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from costsim.cost.measure import Measure
+from costsim.cost.measure import Measure, total_of
 from costsim.cost.terms import Alternative, Condition, Integers, Sum, Table, Terms
 from costsim.errors import InputError
 from costsim.inputs.spans import moment
@@ -101,17 +101,22 @@ def summed(parts: Sequence[Terms]) -> Terms:
     return total.terms(space)
 
 
-def _barred(parts: Sequence[Measure]) -> frozenset[Condition]:
-    number = len(parts[0].space.variables)
-    return frozenset(_condition(each, i * number) for i, part in enumerate(parts) for each in part.barred)
+def _moved_measure(measure: Measure, by: int, space: Space) -> Measure:
+    """A measure on variables that are so many places further on."""
+    return Measure(
+        space,
+        _moved(measure.sum, by, space),
+        tuple(_moved(terms, by, space) for terms in measure.maxima),
+        frozenset(_condition(condition, by) for condition in measure.barred),
+        tuple((_moved_measure(under, by, space), _moved(floor, by, space)) for under, floor in measure.floored),
+    )
 
 
 def summed_measure(parts: Sequence[Measure]) -> Measure:
     """The measure of a run, from that of each of its stretches, such as time."""
-    number = len(parts[0].space.variables)
-    total = summed([part.sum for part in parts])
-    maxima = [_moved(terms, i * number, total.space) for i, part in enumerate(parts) for terms in part.maxima]
-    return Measure(total.space, total, tuple(maxima), _barred(parts))
+    of = parts[0].space
+    space = repeated(of, len(parts))
+    return total_of([_moved_measure(part, i * len(of.variables), space) for i, part in enumerate(parts)])
 
 
 def largest_measure(parts: Sequence[Measure]) -> Measure:
@@ -125,7 +130,7 @@ def largest_measure(parts: Sequence[Measure]) -> Measure:
         wide.append(_placed(terms, since, sum(widths) - since - width))
         since += width
     whole = summed(wide)
-    return Measure(whole.space, Terms(whole.space, (), ()), (whole,), _barred(parts))
+    return Measure(whole.space, Terms(whole.space, (), ()), (whole,))
 
 
 def _placed(terms: Terms, before: int, behind: int) -> Terms:

@@ -140,7 +140,9 @@ def test_a_measure_compiled(benchmark, field):
     job = prepare(Request("iwslt17-dsq", hardware=["h100-sxm"]))
     policy = load_policies(find_policy("dsq"))
     of = space_of(policy, groups_of(job.graph, policy, FIELDS, ("operand",)), FORMATS)
-    found = benchmark.pedantic(lambda: Compiled(job, of, FORMATS, stretches(policy, 1, 1)).named({field: True}), rounds=2)
+    found = benchmark.pedantic(
+        lambda: Compiled(job, of, FORMATS, stretches(policy, 1, 1)).named({field: True}), rounds=2
+    )
     assert found[field].baseline
 
 
