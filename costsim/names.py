@@ -18,7 +18,7 @@ TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 # What ranks send each other, along which axis of the mesh (from the innermost on), how; costsim/cost/collectives.py.
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
-Axis = Literal["tensor", "context", "expert", "data", "expert_data", "pipeline", "tied"]
+Axis = Literal["tensor", "context", "expert", "data", "secondary", "expert_data", "pipeline", "tied"]
 CollectiveAlgorithm = Literal["ring", "tree", "recursive", "bruck", "direct"]
 LinkOverlap = Literal["none", "data", "full"]  # which messages hide behind the rest of a step; costsim/devices/links.py
 LINK_OVERLAPS: tuple[LinkOverlap, ...] = get_args(LinkOverlap)

@@ -23,6 +23,7 @@ SIZES = {"a": 2, "b": 3, "c": 4, "v": 5, "t": 12}  # t: room for all tokens in o
 DIMS = {
     "embed_share": ("vc ab", "abc"),
     "embed_share_grad": ("abc ab", "vc"),
+    "take_flat_share": ("abc", "t"),
     "row_max": ("abv", "ab"),
     "exp_share": ("abv ab ab", "ab ab abv"),
     "exp_share_grad": ("ab ab abv ab", "abv"),
@@ -168,7 +169,10 @@ DIMS = {
 _ADAFACTOR = {"lr": 0.01, "eps1": 1e-7, "eps2": 1e-3, "clip": 1.0, "weight_decay": 0.1}
 _ENTROPY = {"smoothing": 0.1, "ignore": -1, "share": 0.5}
 PARAMS = {
-    **{kind: {"axis": "tensor"} for kind in ("embed_share", "embed_share_grad", "exp_share", "exp_share_grad")},
+    **{
+        kind: {"axis": "tensor"}
+        for kind in ("embed_share", "embed_share_grad", "take_flat_share", "exp_share", "exp_share_grad")
+    },
     **{kind: {"ignore": -1, "share": 0.5} for kind in ("cross_entropy_sums", "cross_entropy_sums_grad")},
     "mask_pairs": {"pairs": "window2"},
     "scale": {"factor": 3.0},

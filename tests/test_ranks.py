@@ -56,6 +56,7 @@ SPLITS = [
     "{data: 4, zero: 1}",
     "{data: 2, zero: 2}",
     "{data: 3, zero: 3}",
+    "{data: 4, zero: 3, secondary: 2}",
     "{tensor: 2, data: 2, zero: 3}",
     "{tensor: 2, data: 2, zero: 1, sequence: false}",
 ]

@@ -16,7 +16,7 @@ from costsim.names import AXES, Axis, LinkOverlap
 # Messages of which axes hide behind the rest of a step: those of ranks of data are not waited for by what comes next.
 HIDDEN: Mapping[LinkOverlap, frozenset[Axis]] = {
     "none": frozenset(),
-    "data": frozenset({"data", "expert_data"}),
+    "data": frozenset({"data", "secondary", "expert_data"}),
     "full": frozenset(AXES),
 }
 

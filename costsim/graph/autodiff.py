@@ -164,13 +164,14 @@ class _Backward:
         if name not in self.again:
             b, op = self.builder, self.makers[name]
             before = b.phase, b.layer, b.kernel
-            inputs = [self._available(i) for i in op.inputs]
+            kind, source, params = b.remade.get(name, (op.kind.name, op.inputs, op.params))
+            inputs = [self._available(i) for i in source]
             b.phase, b.layer, b.kernel = "recompute", op.layer, ""
             results = [
                 b.tensors[result]._replace(name=f"{result}.recompute", recomputes=result) for result in op.outputs
             ]
-            more: dict[str, Any] = {"outputs": results, "gemm": op.gemm, "recomputes": op.name, **op.params}
-            b.op(op.kind.name, *inputs, name=f"{op.name}.recompute", **more)
+            more: dict[str, Any] = {"outputs": results, "gemm": op.gemm, "recomputes": op.name, **params}
+            b.op(kind, *inputs, name=f"{op.name}.recompute", **more)
             b.phase, b.layer, b.kernel = before
             self.again.update((result, f"{result}.recompute") for result in op.outputs)
         return self.again[name]

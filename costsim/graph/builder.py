@@ -83,6 +83,9 @@ class GraphBuilder:
         self.in_flight = 1
         self.exchange = Exchange()
         self.dropped: set[str] = set()  # results that are not kept for the backward, which has them made again
+        self.remade: dict[
+            str, tuple[str, tuple[str, ...], Mapping[str, Any]]
+        ] = {}  # of these, by which op of what, if not as before
         self.received: set[str] = set()  # from the stage before of a pipeline, which gets the gradient
         self.counted_elsewhere: set[str] = set()  # weights whose gradient another stage adds to the norm of all
         self.shared_over: dict[str, tuple[str, ...]] = {}  # by weight: axes over which ranks have other parts of it

@@ -144,6 +144,11 @@ class Parallel(Section):
         description="what ranks of data share: 1 the optimizer's states and the weights that it updates, 2 gradients "
         "too, 3 all weights, which are gathered where they are used (FSDP)",
     )
+    secondary: Count = Field(
+        default=1,
+        description="with zero 3: neighbours among the ranks of data that together keep a second copy of the weights, "
+        "which the backward gathers (hpZ of ZeRO++); those of a node",
+    )
     pipeline: Count = Field(default=1, description="stages, each of which has some of the layers")
     stage: Annotated[int, Field(ge=0)] = Field(default=0, description="whose rank is counted, from 0 on")
     schedule: PipelineSchedule = Field(default="1f1b", description="in which order stages work on micro-batches")
@@ -162,6 +167,10 @@ class Parallel(Section):
             yield ("stage",), f"there are {self.pipeline} stages, from 0 on"
         if self.schedule == "interleaved":
             yield ("schedule",), "interleaved wants several runs of layers a stage, and a stage has one; choose another"
+        if self.data % self.secondary:
+            yield ("secondary",), f"{self.data} ranks of data do not divide into groups of {self.secondary}"
+        if self.secondary > 1 and self.zero != 3:
+            yield ("secondary",), f"is about weights that ranks of data share, with zero 3; zero is {self.zero}"
         if self.zero and self.data == 1:
             yield ("zero",), "shares things among ranks of data, of which there is one; say data"
 

@@ -98,11 +98,20 @@ class ShardedBuilder(GraphBuilder):
         whole = Tensor(full_name, dims, "weight", self.layer, trainable=trained)
         before, self.times = self.times, self.micro_batches if self.parallel.zero == 3 else 1
         super().op("all_gather_flat", part, name=f"{name}.gather", outputs=[whole], axis=axis)
+        if axis == "data" and "secondary" in self.mesh:
+            self._keep_secondary(name, whole)
         self.times = before
         if self.parallel.zero == 3:
             self.dropped.add(full_name)
         self.shares[full_name] = part
         return full_name
+
+    def _keep_secondary(self, name: str, whole: Tensor) -> None:
+        """Keep this rank's part of a second copy, which the backward gathers. Source: ZeRO++, arXiv:2306.10209, 3.2."""
+        part = whole._replace(name=f"{whole.name}.secondary", dims=(self._share(whole.dims, "secondary"),))
+        part = part._replace(trainable=False, share_of=whole.name)
+        super().op("take_flat_share", whole.name, name=f"{name}.secondary", outputs=[part], axis="secondary")
+        self.remade[whole.name] = ("all_gather_flat", (part.name,), {"axis": "secondary"})
 
     def axis_of(self, dims: Dims) -> str:
         """The axis over whose ranks a weight with these dims, or its gradient, is the same."""

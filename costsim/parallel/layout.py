@@ -36,6 +36,7 @@ def mesh(parallel: Parallel) -> dict[str, MeshAxis]:
         "tensor": MeshAxis(tensor, 1),
         "expert": MeshAxis(expert, tensor),
         "data": MeshAxis(data, tensor),
+        "secondary": MeshAxis(parallel.secondary, tensor),
         "expert_data": MeshAxis(data // expert, tensor * expert),  # ranks that have the same experts
         "pipeline": MeshAxis(stages, tensor * data),
         "tied": MeshAxis(min(stages, 2), tensor * data * (stages - 1)),  # the first stage and the last

@@ -50,6 +50,22 @@ def embed_share_grad(dy: Array, ids: Array, rank: int, shape: tuple[int, ...], *
     return dtable
 
 
+@op(
+    "x[*n] -> y[s]",
+    work={},
+    grads={"x": None},
+    touches={"x": "s"},
+    params=("axis",),
+    runtime=("rank", "shape"),
+    fuses=False,
+    torch="shares.take_flat_share",
+)
+def take_flat_share(x: Array, rank: int, shape: tuple[int, ...], **_axis: str) -> Array:
+    """y = a rank's own share of x, flattened, the last of which is filled up with zeros. Moves it, and nothing else."""
+    flat = x.reshape(-1)[rank * shape[0] : (rank + 1) * shape[0]]
+    return np.concatenate([flat, np.zeros(shape[0] - flat.size, flat.dtype)])
+
+
 @op("logits[... v] -> most[...]", work={"... v": {"cmp": 1}}, grads={"logits": None}, torch="shares.row_max")
 def row_max(logits: Array) -> Array:
     """The largest of each row, which exp subtracts: the loss does not depend on it."""

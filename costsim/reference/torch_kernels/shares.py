@@ -24,6 +24,12 @@ def embed_share_grad(dy: Tensor, ids: Tensor, rank: int, shape: tuple[int, ...],
     return table.index_put_((at,), dy * own[..., None], accumulate=True)
 
 
+def take_flat_share(x: Tensor, rank: int, shape: tuple[int, ...], **_axis: str) -> Tensor:
+    """A slice, filled up."""
+    flat = x.reshape(-1)[rank * shape[0] : (rank + 1) * shape[0]]
+    return torch.nn.functional.pad(flat, (0, shape[0] - flat.numel()))
+
+
 def row_max(logits: Tensor) -> Tensor:
     """The largest of each row."""
     return logits.amax(-1)
