@@ -6,6 +6,7 @@ nobody reads any more is given back at once, as autograd does.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from costsim.graph.graph import Graph, Op
 from costsim.reference.numpy_ops import Array, runtime
 from costsim.reference.torch_kernels.library import Tensor, torch
 from costsim.reference.torch_kernels.products import contract
-from costsim.reference.torch_kernels.table import KERNELS
+from costsim.reference.torch_kernels.table import kernel_of
 
 
 class Stopwatch(Protocol):
@@ -75,11 +76,6 @@ class TorchStep:
         device: str = "cpu",
         seed: int = 0,
     ) -> None:
-        for op in graph.ops:
-            if not op.kind.is_contraction and op.kind.name not in KERNELS:
-                raise InputError(
-                    f"--engine torch: {op.name}: no PyTorch kernel for {op.kind.name}; --engine numpy has one"
-                )
         self.graph, self.device, self.step = graph, device, 0
         self.losses: list[float] = []  # of the last step, one per micro-batch
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -126,7 +122,8 @@ class TorchStep:
         if op.kind.is_contraction:
             return contract(op.kind.name, *inputs)
         given = runtime(self.graph, op, self.step, self._generator)
-        return KERNELS[op.kind.name](*inputs, **op.params, **given)
+        with nullcontext() if inputs else torch.device(self.device):  # where what has no operands is made
+            return kernel_of(op.kind)(*inputs, **op.params, **given)
 
     def _inputs(self, op: Op, values: Mapping[str, Tensor]) -> list[Tensor | None]:
         """The operands; None: the sum of gradients, before the first."""

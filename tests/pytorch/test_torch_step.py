@@ -13,6 +13,7 @@ import test_ops
 import torch
 from click.testing import CliRunner
 from conftest import MORE_STEPS, STEPS, adamw
+from test_pointwise import EQUATIONS, kind_and_run
 
 from costsim.cli import main
 from costsim.devices.measured import ANY_PRODUCT
@@ -25,7 +26,7 @@ from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.numpy_ops import run_op, runtime
 from costsim.reference.torch_kernels.products import contract
-from costsim.reference.torch_kernels.table import KERNELS
+from costsim.reference.torch_kernels.table import KERNELS, kernel_of
 from costsim.run.job import Request, prepare
 
 torch.set_num_threads(1)  # the tensors are tiny
@@ -104,7 +105,7 @@ def compare_op(graph, op, values, key):
     if op.kind.is_contraction:
         theirs = contract(op.kind.name, *given)
     else:
-        theirs = KERNELS[op.kind.name](*given, **op.params, **runtime(graph, op, 2, key))
+        theirs = kernel_of(op.kind)(*given, **op.params, **runtime(graph, op, 2, key))
     theirs = theirs if isinstance(theirs, tuple) else (theirs,)
     for name, x, y in zip(op.outputs, ours, theirs, strict=True):
         assert tuple(y.shape) == graph.shape(name), op.name
@@ -123,8 +124,27 @@ def test_every_op(name):
     values = {**values, **weights}
     key = torch.Generator().manual_seed(0)
     for op in graph.ops:
-        if op.kind.is_contraction or op.kind.name in OPS:  # pointwise equations of a trace: test_trace
-            compare_op(graph, op, values, key)
+        compare_op(graph, op, values, key)
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_every_equation_of_traced_graphs(name):
+    equation, params = EQUATIONS[name]
+    kind, operands, ours = kind_and_run(name)
+    theirs = kernel_of(kind)(*map(torch.tensor, operands), **params, shape=ours.shape)
+    assert tuple(theirs.shape) == ours.shape, equation
+    np.testing.assert_allclose(theirs.numpy(), ours.astype(float), rtol=1e-6, atol=1e-9, err_msg=equation)
+
+
+def test_a_traced_graph_trains_as_in_the_reference():
+    graph = made("traced")
+    weights, batches = drawn(graph)
+    step = torch_step.TorchStep(graph, weights, batches)
+    step()
+    ran = run(graph, weights, batches)
+    assert step.losses == pytest.approx(ran.losses, rel=1e-5)
+    step()
+    assert sum(step.losses) < sum(ran.losses)
 
 
 # Of a rank's share of a vocabulary, of the channels of a weight that are trained: no graph above has them.

@@ -20,6 +20,7 @@ from costsim.reference.torch_kernels import (
     update,
 )
 from costsim.reference.torch_kernels.library import aten, torch
+from costsim.reference.torch_kernels.pointwise import pointwise
 
 Kernel = Callable[..., Any]
 
@@ -51,3 +52,8 @@ def _kernel(kind: Kind) -> Kernel:
 
 
 KERNELS: dict[str, Kernel] = {name: _kernel(kind) for name, kind in OPS.items()}
+
+
+def kernel_of(kind: Kind) -> Kernel:
+    """The kernel of a row, or of an equation of a traced graph."""
+    return KERNELS[kind.name] if kind.name in KERNELS else pointwise(kind.name)
