@@ -142,6 +142,8 @@ DIMS = {
     "take_channels": ("abc", "aba"),
     "put_channels": ("abc aba", "abc"),
     "accumulate": ("ab ab", "ab"),
+    "round_to_send": ("ab", "ab"),
+    "rounding_error": ("ab ab", "ab"),
     "square_sum": ("ab", "-"),
     "clip_factor": ("-", "-"),
     "rescale": ("ab -", "ab"),

@@ -16,6 +16,8 @@ from costsim.cost.row import each_op
 from costsim.cost.totals import sum_rows
 from costsim.errors import InputError
 from costsim.explain.derive import Deriver, differences
+from costsim.formats.named import parse_format
+from costsim.formats.quantize import quantize
 from costsim.policy.assign import assign
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
@@ -54,6 +56,8 @@ SPLITS = [
     "{tensor: 2, sequence: false}",
     "{data: 2}",
     "{data: 4, zero: 1}",
+    "{data: 2, error_feedback: true}",
+    "{data: 2, zero: 1, error_feedback: true}",
     "{data: 2, zero: 2}",
     "{data: 3, zero: 3}",
     "{data: 4, zero: 3, secondary: 2}",
@@ -314,3 +318,48 @@ def test_rules_see_the_name_of_a_weight_in_its_shares():
     for name in narrow:
         (message,) = gathers[name].messages
         assert message.shard_bits < 4.2 * graph.elements(graph.tensors[name].dims)
+
+
+# --- error feedback ---------------------------------------------------------------------------------------------------
+
+STATES = "optimizer_states"
+ROUNDED = {"role": ["weight_gradient"], "name": "*.rounded", "format": "mxint8"}
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_what_is_lost_of_a_gradient_is_kept(tmp_path, zero):
+    """Of each rank: its gradient less what it sent, which is rounded to the format; a step sends no more for that."""
+    split = f"{{data: 2, zero: {zero}, error_feedback: true}}"
+    [graph], alone = stages_of(tmp_path, "gpt2", split, 2), graph_of(tmp_path, "gpt2")
+    policy = costsim.load_policy("fp32").with_(**ROUNDED)
+    rng = np.random.default_rng(0)
+    weights = {name: x.astype(np.float32) for name, x in draw_weights(alone, rng).items()}
+    batches = [[draw_batch(alone, rng, np.float32) for _ in range(2)] for _ in range(2)]
+    many = run_ranks([graph], weights, batches, assignments=[assign(graph, policy)], measure=True)
+    for of in many.runs:
+        fed = [name for name in of.values if name.endswith(".fed")]
+        assert len(fed) == len(alone.weights)
+        for name in fed:
+            exact, error = of.values[name], of.values[name.replace(".grad.fed", ".error.next")]
+            sent = quantize(exact, parse_format("mxint8"))
+            np.testing.assert_array_equal(error, exact - sent)
+        assert any(np.abs(of.values[name.replace(".grad.fed", ".error.next")]).max() > 0 for name in fed)
+    states = [
+        sum(of.size_bytes for of in memory(step, assign(step, with_), "unfused").stored if of.component == STATES)
+        for step, with_ in ((graph, policy), (alone, costsim.load_policy("fp32")))
+    ]
+    assert states == [4 * alone.parameters, 0]  # sgd has none
+
+
+@pytest.mark.parametrize(
+    ("parallel", "message"),
+    [
+        ("{error_feedback: true}", "with zero 0 or 1; there is one rank of data"),
+        ("{data: 2, zero: 2, error_feedback: true}", "with zero 0 or 1; zero is 2"),
+        ("{data: 4, zero: 3, secondary: 3}", "4 ranks of data do not divide into groups of 3"),
+        ("{data: 4, zero: 1, secondary: 2}", "is about weights that ranks of data share, with zero 3; zero is 1"),
+    ],
+)
+def test_what_data_cannot_share_is_refused(tmp_path, parallel, message):
+    with pytest.raises(InputError, match=message):
+        graph_of(tmp_path, "gpt2", parallel)

@@ -152,6 +152,11 @@ class Parallel(Section):
     pipeline: Count = Field(default=1, description="stages, each of which has some of the layers")
     stage: Annotated[int, Field(ge=0)] = Field(default=0, description="whose rank is counted, from 0 on")
     schedule: PipelineSchedule = Field(default="1f1b", description="in which order stages work on micro-batches")
+    error_feedback: bool = Field(
+        default=False,
+        description="what rounding loses of gradients that ranks of data send is kept, and added in the next step "
+        "(1-bit Adam): a state of the gradient's size",
+    )
     overlap: LinkOverlap = Field(
         default="none",
         description="whose messages take no time as long as the rest of the step lasts: nobody's, those of ranks of "
@@ -171,6 +176,12 @@ class Parallel(Section):
             yield ("secondary",), f"{self.data} ranks of data do not divide into groups of {self.secondary}"
         if self.secondary > 1 and self.zero != 3:
             yield ("secondary",), f"is about weights that ranks of data share, with zero 3; zero is {self.zero}"
+        if self.error_feedback and (self.data == 1 or self.zero > 1):
+            ranks = "there is one rank of data" if self.data == 1 else f"zero is {self.zero}"
+            yield (
+                ("error_feedback",),
+                f"is of gradients that ranks of data reduce once a step, with zero 0 or 1; {ranks}",
+            )
         if self.zero and self.data == 1:
             yield ("zero",), "shares things among ranks of data, of which there is one; say data"
 

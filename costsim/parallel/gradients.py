@@ -57,7 +57,9 @@ class Gradients:
                 gradient = self._scattered(b, weight, gradient)
                 weight = b.shares[weight]
             elif not b.parallel.zero or weight not in b.shares.values():
-                gradient = self._summed(b, gradient, b.axis_of(b.tensors[weight].dims))
+                axis = b.axis_of(b.tensors[weight].dims)
+                gradient, sent = self._rounded(b, weight, gradient) if axis in b.mesh else (gradient, "")
+                gradient = self._summed(b, gradient, axis, sent)
             if weight in tied:
                 gradient = self._summed(b, gradient, "tied")
                 if b.parallel.stage:
@@ -73,12 +75,30 @@ class Gradients:
         share = b.tensors[b.shares[weight]]
         result = Tensor(f"{share.name}.grad", share.dims, "weight_gradient", share.layer)
         axis = b.axis_of(b.tensors[weight].dims)
+        _, gradient = self._rounded(b, weight, gradient)
         return b.op("reduce_scatter_flat", gradient, name=f"{weight}.grad.scatter", outputs=[result], axis=axis)
 
-    def _summed(self, b: ShardedBuilder, gradient: str, axis: str) -> str:
-        """The sum over an axis, in place; the gradient itself if the axis has one rank."""
+    def _summed(self, b: ShardedBuilder, gradient: str, axis: str, sent: str = "") -> str:
+        """The sum over an axis of what is sent, in place; the gradient itself if the axis has one rank."""
         if axis not in b.mesh:
             return gradient
-        tensor = b.tensors[gradient]
-        result = tensor._replace(name=f"{gradient}.{axis}_sum", alias=gradient)
-        return b.op("all_reduce", gradient, name=f"{gradient}.{axis}_sum", outputs=[result], axis=axis)
+        result = b.tensors[gradient]._replace(name=f"{gradient}.{axis}_sum", alias=gradient)
+        return b.op("all_reduce", sent or gradient, name=f"{gradient}.{axis}_sum", outputs=[result], axis=axis)
+
+    def _rounded(self, b: ShardedBuilder, weight: str, gradient: str) -> tuple[str, str]:
+        """A gradient and what is sent of it: with error feedback, what was lost before is added, and the new loss kept.
+
+        Each rank has an error of its own, as the workers of 1-bit Adam (Tang et al., arXiv:2102.02888, algorithm 1; of
+        SGD Karimireddy et al., arXiv:1901.09847). What is made of the sum is not rounded once more.
+        """
+        if not b.parallel.error_feedback:
+            return gradient, gradient
+        of = b.tensors[gradient]
+        error = b.tensor(Tensor(f"{weight}.error", of.dims, "state", of.layer))
+        fed = of._replace(name=f"{weight}.grad.fed", alias=gradient)
+        b.op("accumulate", gradient, error, name=f"{weight}.grad.feed", outputs=[fed])
+        rounded = of._replace(name=f"{weight}.grad.rounded", alias=None)
+        b.op("round_to_send", fed.name, name=f"{weight}.grad.round", outputs=[rounded])
+        after = Tensor(f"{error}.next", of.dims, "state", of.layer, alias=error)
+        b.op("rounding_error", fed.name, rounded.name, name=f"{weight}.grad.lose", outputs=[after])
+        return fed.name, rounded.name

@@ -13,6 +13,23 @@ def accumulate(acc: Array | None, g: Array) -> Array:
     return g if acc is None else acc + g
 
 
+@op("g[...] -> sent[...]", work={}, grads={"g": None}, torch="update.round_to_send")
+def round_to_send(g: Array) -> Array:
+    """sent = g, in the format of what is sent. Source: Tang et al., arXiv:2102.02888, algorithm 1."""
+    return g
+
+
+@op(
+    "g[...], sent[...] -> error[...]",
+    work={"...": {"add": 1}},
+    grads={"g": None, "sent": None},
+    torch="update.rounding_error",
+)
+def rounding_error(g: Array, sent: Array) -> Array:
+    """error = g - sent: what is left to be sent in the next step. Tang et al., arXiv:2102.02888, algorithm 1."""
+    return g - sent
+
+
 @op("g[...] -> total[]", work={"...": {"mul": 1, "add": 1}}, grads={"g": None}, fuses=False, torch="update.square_sum")
 def square_sum(g: Array) -> Array:
     """total = sum g^2: a gradient's part of the global norm."""

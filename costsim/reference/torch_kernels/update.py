@@ -10,6 +10,16 @@ def accumulate(acc: Tensor | None, g: Tensor) -> Tensor:
     return g if acc is None else acc.add_(g)
 
 
+def round_to_send(g: Tensor) -> Tensor:
+    """A copy."""
+    return g.clone()
+
+
+def rounding_error(g: Tensor, sent: Tensor) -> Tensor:
+    """A difference."""
+    return g - sent
+
+
 def square_sum(g: Tensor) -> Tensor:
     """A norm, squared, as clip_grad_norm_ has norms."""
     return torch.linalg.vector_norm(g).square()
