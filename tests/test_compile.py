@@ -12,6 +12,7 @@ from costsim.cost.compile import compile_step
 from costsim.cost.count import count
 from costsim.cost.laws import LAWS
 from costsim.cost.terms import Alternative, Condition, Counts, Table, Terms, merged, weighed
+from costsim.cost.tiling import tile_rows
 from costsim.cost.totals import sum_rows
 from costsim.errors import InputError
 from costsim.graph.fusion import UNTILED
@@ -71,6 +72,32 @@ def test_every_convention(family):
     graph, policy = steps(family, micro_batches=2), shipped_policy("w8a8")
     space = space_of(policy, groups_of(graph, policy, ("role", "gemm"), VARIED), FORMATS)
     agree(graph, space, laws=("product",), tried=2)
+
+
+@pytest.mark.parametrize("family", sorted(STEPS))
+def test_tiles(family):
+    """What a buffer makes GEMMs move again hangs on the formats of each; of buffers that make most of them do so."""
+    graph, draw, again = steps(family), random.Random(family), 0
+    for name in draw.sample(POLICIES, 3):
+        policy, scope, buffer_bytes = shipped_policy(name), draw.choice(SCOPES), draw.choice((32, 64, 150))
+        space = space_of(policy, groups_of(graph, policy, ("gemm", "operand"), VARIED), FORMATS)
+        terms = compile_step(graph, space, "tiled", scope, ("gemms", ()), "product", 0, buffer_bytes)
+        for _ in range(3):
+            chosen = tuple(draw.randrange(size) for size in space.sizes)
+            once = count(graph, assign(graph, space.point(dict(enumerate(chosen)))), "tiled", scope)
+            total, least = (sum_rows(rows, "product") for rows in (tile_rows(graph, once, 8 * buffer_bytes), once))
+            counted = terms.one(chosen)
+            assert counted[2:4] == (total.read_bits, total.written_bits)
+            assert counted.priced == total.priced
+            again += total.dram_bits - least.dram_bits
+    assert again > 0
+
+
+def test_flash_attention_in_tiles_is_refused():
+    graph, policy = decoder_step(attention="flash"), shipped_policy("dsq")
+    space = space_of(policy, groups_of(graph, policy, ("gemm",), ("operand",)), FORMATS)
+    with pytest.raises(InputError, match=r"^traffic tiled: blocks of flash attention are not searched"):
+        compile_step(graph, space, "tiled", "step", ("gemms", ()), "product", 0, 1000)
 
 
 SHAPES = {

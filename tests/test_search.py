@@ -180,6 +180,24 @@ def test_run_confirms_what_is_found(tmp_path, table):
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
+def test_tiles(tmp_path):
+    """The best policy for a buffer moves what `run` says, and others than for a buffer that holds everything."""
+    out = tmp_path / "found"
+    tiled = ["--traffic", "tiled", "--buffer-bytes", "4096"]
+    result = cost(*DSQ, *tiled, "--minimise", "dram_bits", "--at-least", "dram_reduction=1.1", "--out", out)
+    assert result.exit_code == 0, result.output
+    [point] = json.loads((out / "iwslt17-dsq-search.json").read_text())["points"]
+    path, sets = out / "iwslt17-dsq-01.yaml", one_layer("iwslt17-dsq")
+    totals = []
+    for traffic, size in (("tiled", 4096), ("unfused", None)):
+        job = prepare(
+            Request("iwslt17-dsq", policies=[str(path)], assignments=sets, traffic=traffic, buffer_bytes=size)
+        )
+        totals.append(execute(job).policies[0].total.dram_bits)
+    assert str(totals[0]) == point["dram_bits"]
+    assert totals[0] > totals[1]
+
+
 def test_one_optimum(table):
     result = cost(*DSQ, "--sensitivity", table, "--at-least", "dram_reduction=1.5", "--format", "json")
     [point] = json.loads(result.output)["points"]
@@ -204,8 +222,12 @@ def test_one_optimum(table):
         (["--formats", "bfp4", "--minimise", "dram_bits", "--at-least", "dram_reduction=0"], "expected a number"),
         (["--formats", "mask8", "--minimise", "dram_bits"], "mask8: holds mask values, not numbers"),
         (
-            ["--formats", "bfp4", "--minimise", "dram_bits", "--set", "traffic=tiled", "--set", "buffer_bytes=100000"],
-            "traffic tiled: a search counts traffic without a buffer",
+            ["--formats", "bfp4", "--minimise", "time_s", "--hardware", "t4", "--traffic", "tiled"],
+            "time_s: a search times no kernels in tiles",
+        ),
+        (
+            ["--formats", "bfp4", "--minimise", "dram_bits", "--traffic", "tiled", "--buffer-bytes", "4"],
+            "a buffer of 4 byte is too small",
         ),
         (["--formats", "bfp4,fp8-e4m3", "--minimise", "arithmetic_cost", "--law", "msfp"], "law msfp does not price"),
         (["--formats", "bfp4", "--policy", "dsqq", "--minimise", "dram_bits"], "policy 'dsqq'"),

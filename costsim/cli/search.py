@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import FIGURE, RATIOS, apart, options, path_of
+from costsim.cli.options import BUFFER, FIGURE, RATIOS, apart, options, path_of
 from costsim.cli.output import echo_line, progress, write
 
 
@@ -60,9 +60,9 @@ from costsim.cli.output import echo_line, progress, write
     show_default=True,
     help="Equal parts of training, where formats may rise.",
 )
-@click.option("--traffic", type=click.Choice(("unfused", "fused", "eager")), help="DRAM traffic model.")
+@click.option("--traffic", type=click.Choice(names.TRAFFIC_MODELS), help="DRAM traffic model.")
 @click.option("--set", "assignments", multiple=True, metavar="FIELD=VALUE", help="Override a field of the workload.")
-@options(*RATIOS)
+@options(*BUFFER, *RATIOS)
 @click.option("--format", "style", type=click.Choice(tuple(names.STYLES)), default="table", show_default=True)
 @click.option("--out", type=click.Path(), help="Folder for the policies, the table in all styles and the figure.")
 @options(*FIGURE)
@@ -92,7 +92,10 @@ def search(style: str, out: str | None, **given: Any) -> None:
         if styles.style_of(out):
             raise InputError(f"--out {out}: a search writes several files, so expected a folder")
     look, given = apart(given, out)
-    job = {name: given.pop(name) for name in ("workload", "baseline", "law", "scope", "traffic", "assignments")}
+    job = {
+        name: given.pop(name)
+        for name in ("workload", "baseline", "law", "scope", "traffic", "assignments", "buffer_bytes")
+    }
     prepared, asked = prepare(Request(**job, hardware=given["hardware"])), Asked(**given)
     with progress(runs_to_measure(prepared, asked)) as bar:
         table = losses_of(prepared, asked, lambda: bar.update(1))

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple, TypeVar
 from costsim.cost.classes import Alike, Globs, is_counted, kernel_classes, telling
 from costsim.cost.laws import LAWS, Law
 from costsim.cost.parts import NO_WORK, Part, Parts, cast_times
-from costsim.cost.row import Move, narrowest_scope
+from costsim.cost.row import Move, Row, narrowest_scope
 from costsim.cost.sums import Sums, factor, summed, sums
 from costsim.cost.terms import Counts, Sum, Terms
+from costsim.cost.tiling import tiled_row
 from costsim.cost.traffic import Held, Reading, TensorTraffic, elsewhere, follow, tensor_traffic
+from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.graph.fusion import grouping
 from costsim.graph.graph import Graph, Op
@@ -48,9 +50,18 @@ class Compiler:
     """Works out the terms of one graph under one convention. `writes`: those of scope gemm, None in other scopes."""
 
     def __init__(
-        self, graph: Graph, space: Space, index: int, traffic: Traffic, scope: Scope, of_gemms: OfGemms
+        self,
+        graph: Graph,
+        space: Space,
+        index: int,
+        traffic: Traffic,
+        scope: Scope,
+        of_gemms: OfGemms,
+        buffer_bytes: int | None = None,
     ) -> None:
-        self.graph, self.space = graph, space
+        if buffer_bytes is not None and any(op.kernel for op in graph.ops):
+            raise InputError("traffic tiled: blocks of flash attention are not searched; say --traffic fused")
+        self.graph, self.space, self.buffer_bytes = graph, space, buffer_bytes
         self.writes = of_gemms[0] if scope == "gemm" else None
         self.left_out = of_gemms[1] if scope == "gemm" else ()
         self.scopes = SCOPES[: SCOPES.index(scope) + 1]
@@ -104,8 +115,10 @@ class Compiler:
 
     # --- reads ---
 
-    def read(self, alike: Alike, slot: int) -> None:
-        """Add what ops that are alike read of an operand, with copies that they make, or have made for one kernel."""
+    def reading(
+        self, alike: Alike, slot: int
+    ) -> tuple[list[Outcomes[Any]], Callable[[Mapping[int, int]], TensorTraffic]]:
+        """On what it hangs how ops that are alike read an operand, and the traffic of that by combination of it."""
         op, family = alike.ops[0], self.family
         name = op.inputs[slot]
         stored, readers = self.stored(name), self.readers(name)
@@ -118,18 +131,43 @@ class Compiler:
             chains = [family.pick(reader.chains, chosen) if i in told else () for i, reader in enumerate(readers)]
             return tensor_traffic(self.graph, name, family.pick(stored, chosen), chains, self.kernels.group)
 
+        return [stored, *(readers[i].chains for i in told)], traffic
+
+    def read(self, alike: Alike, slot: int) -> None:
+        """Add what ops that are alike read of an operand, with copies that they make, or have made for one kernel."""
+        op, family, times = alike.ops[0], self.family, len(alike.ops)
+        of, traffic = self.reading(alike, slot)
+
         def passes(chosen: Mapping[int, int]) -> tuple[Pass, ...]:
             casts = self.parts.casts(alike, slot, traffic(chosen))
             made = [(cast.part, cast.written.copy) for cast in casts]
-            return tuple([self.one_pass(part, op, name, copy) for part, copy in made if copy and copy.transient])
+            return tuple(
+                [self.one_pass(part, op, op.inputs[slot], copy) for part, copy in made if copy and copy.transient]
+            )
 
-        of: list[Outcomes[Any]] = [stored, *(readers[i].chains for i in told)]
-        times = len(alike.ops)
         counts = family.outcomes(of, lambda chosen: self.counts([self.parts.read(alike, slot, traffic(chosen))], times))
         self.sum.add(counts, counts.values)
         chains = self.chains(op, slot)
         if self.writes is None and any(copy.transient for chain in chains.values for copy in chain):
             self.add_passes(family.outcomes(of, passes), times)
+
+    def read_again(self, alike: Alike, buffer_bytes: int) -> None:
+        """Add what GEMMs that are alike move again for a buffer, which hangs on what both operands read."""
+        op, family, times = alike.ops[0], self.family, len(alike.ops)
+        pairs = self.products(op, lambda of: of.pair)
+        reads = [self.reading(alike, slot) for slot in (0, 1)]
+        what = (op.kind.name, op.phase, op.gemm, self.graph.tensors[op.outputs[0]].role)
+
+        def again(chosen: Mapping[int, int]) -> tuple[int, ...]:
+            parts = [self.parts.read(alike, slot, traffic(chosen)) for slot, (_, traffic) in enumerate(reads)]
+            once = tuple([move for part in parts for move in part.moves])
+            row = Row(alike.ops, None, *what, 0, 0, family.pick(pairs, chosen), (), NO_WORK, once)
+            more = tiled_row(self.graph, row, 8 * buffer_bytes).moves
+            counts = (self.counts([Part(NO_WORK, moves)], times) for moves in (more, once))
+            return tuple([a - b for a, b in zip(*counts, strict=True)])
+
+        counts = family.outcomes([pairs, *(each for of, _ in reads for each in of)], again)
+        self.sum.add(counts, counts.values)
 
     # --- what is made and written if any reader wants it ---
 
@@ -267,6 +305,8 @@ class Compiler:
         if self.writes is None or self.gemm(op):
             for slot in range(len(op.inputs)):
                 self.read(alike, slot)
+            if self.buffer_bytes is not None and op.gemm is not None and not op.kind.view:
+                self.read_again(alike, self.buffer_bytes)
         for slot in range(len(op.outputs)):
             self.written(alike, len(op.inputs) + slot)
 
@@ -328,24 +368,23 @@ def of_parts(parts: Iterable[Part], times: int) -> Counts:
 
 
 def compile_step(
-    graph: Graph, space: Space, traffic: Traffic, scope: Scope, of_gemms: OfGemms, law: str, index: int = 0
+    graph: Graph,
+    space: Space,
+    traffic: Traffic,
+    scope: Scope,
+    of_gemms: OfGemms,
+    law: str | None,
+    index: int = 0,
+    buffer_bytes: int | None = None,
 ) -> Terms:
-    """The terms of a step in the phase of that index. Traffic without a buffer only: tiles hang on a whole kernel.
+    """The terms of a step in the phase of that index. `law`: None leaves arithmetic out; `buffer_bytes`: if tiled.
 
-    Raises InputError for choices that do not fit.
+    Raises InputError for choices that do not fit, for a buffer that is too small, and for flash attention in tiles.
     """
-    compiler = Compiler(graph, space, index, traffic, scope, of_gemms)
+    compiler = Compiler(graph, space, index, traffic, scope, of_gemms, buffer_bytes)
     compiler.all_traffic()
-    compiler.all_arithmetic(LAWS[law])
-    return compiler.sum.terms(space)
-
-
-def compile_traffic(
-    graph: Graph, space: Space, traffic: Traffic, scope: Scope, of_gemms: OfGemms, index: int = 0
-) -> Terms:
-    """Those of `compile_step` that are not arithmetic."""
-    compiler = Compiler(graph, space, index, traffic, scope, of_gemms)
-    compiler.all_traffic()
+    if law is not None:
+        compiler.all_arithmetic(LAWS[law])
     return compiler.sum.terms(space)
 
 

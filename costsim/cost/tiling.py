@@ -16,8 +16,8 @@ from costsim.cost.row import Row
 from costsim.graph.graph import Graph
 
 
-def _tiled(graph: Graph, row: Row, buffer_bits: int) -> Row:
-    """A GEMM's row with what it moves under its best tiling."""
+def tiled_row(graph: Graph, row: Row, buffer_bits: int) -> Row:
+    """A GEMM's row with what it moves under its best tiling. Raises InputError if the buffer is too small for any."""
     gemm = problem(graph, row)
     if gemm is None or row.pair is None:
         return row
@@ -44,5 +44,5 @@ def tile_rows(graph: Graph, rows: Sequence[Row], buffer_bits: int) -> tuple[Row,
         if i in written:
             tiled += [row._replace(ops=ops, moves=moves) for moves, ops in written[i].items()]
         else:
-            tiled.append(row if row.gemm is None else _tiled(graph, row, buffer_bits))
+            tiled.append(row if row.gemm is None else tiled_row(graph, row, buffer_bits))
     return tuple(tiled)

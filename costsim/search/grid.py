@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.cost.classes import Globs
-from costsim.cost.compile import OfGemms, compile_arithmetic, compile_traffic
+from costsim.cost.compile import OfGemms, compile_arithmetic, compile_step
 from costsim.cost.terms import Counts, Terms
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
@@ -118,7 +118,7 @@ class Grids:
         parts = []
         for where, part in self.slices:
             try:
-                terms = compile_traffic(self.graph, part, traffic, scope, of_gemms)
+                terms = compile_step(self.graph, part, traffic, scope, of_gemms, None)
                 parts.append((where, sum_of(terms, MOVED, self.steps)))
             except InputError:  # it fits nowhere
                 continue

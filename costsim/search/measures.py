@@ -72,8 +72,10 @@ class Compiled:
     def on_device(self, device: Hardware, field: str) -> Measured:
         """Seconds or joules of a run on a device.
 
-        Raises InputError for formats that it cannot multiply.
+        Raises InputError for formats that it cannot multiply, and for kernels in tiles.
         """
+        if self.job.convention.tiled:
+            raise InputError(f"{field}: a search times no kernels in tiles; say --traffic unfused or fused")
         from costsim.devices.compiled import Timed  # few searches need a device
         from costsim.run.timing import time_run
 

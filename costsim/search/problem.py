@@ -21,7 +21,6 @@ from costsim.cost.measure import Measure, in_bulk
 from costsim.cost.terms import Counts, Terms, merged, weighed
 from costsim.cost.totals import Total
 from costsim.errors import InputError
-from costsim.graph.fusion import MODELS
 from costsim.names import COSTS, Varied
 from costsim.policy.groups import groups_of, space_of
 from costsim.policy.policy import Policy
@@ -122,8 +121,6 @@ def prepare(
     Raises InputError for what cannot be searched.
     """
     convention = job.convention
-    if MODELS[convention.traffic].tiled:
-        raise InputError("traffic tiled: a search counts traffic without a buffer; say --traffic unfused or fused")
     groups = groups_of(job.graph, policy, fields, varied)
     space = space_of(policy, groups, formats)
     every = stretches(policy, convention.steps, phases)
@@ -136,7 +133,7 @@ def prepare(
 
 def _compiled(job: Job, space: Space, index: int) -> Terms:
     of: Convention = job.convention
-    return compile_step(job.graph, space, of.traffic, of.scope, of.of_gemms, of.law, index)
+    return compile_step(job.graph, space, of.traffic, of.scope, of.of_gemms, of.law, index, of.buffer_bytes)
 
 
 def problem(
