@@ -71,6 +71,7 @@ BREAKDOWNS = ("phase", "role", "layer", "kind")  # of plot breakdown: costsim/pl
 
 # Output styles, with the ending of their files; their writers are in costsim/tables/styles.py.
 STYLES: Mapping[str, str] = {"table": "txt", "json": "json", "csv": "csv", "markdown": "md", "latex": "tex"}
+WORKBOOK = {"excel": "xlsx"}  # a style of files alone, with the extra `excel`: costsim/tables/workbook.py
 FIGURE_ENDINGS = (".svg", ".pdf", ".png")  # of figures' files: costsim/plots/__init__.py
 FIGURE_STYLES = ("paper", "slide")  # of figures: costsim/plots/look.py
 TEXT_STYLES = ("table", "json")  # of explain and validate, whose documents are text

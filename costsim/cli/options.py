@@ -98,7 +98,7 @@ OUTPUT = (
         help="Output format.  [default: table, or the ending of --out]",
     ),
     click.option(
-        "--out", type=click.Path(), help="File to write (.tex .md .csv .json .txt), or folder for all of them."
+        "--out", type=click.Path(), help="File to write: .tex .md .csv .json .txt .xlsx, or folder for all but .xlsx."
     ),
 )
 

@@ -28,6 +28,10 @@ def chosen_style(style: str | None, out: str | None) -> str:
     ending = styles.style_of(out) if out is not None else None
     if style and ending and style != ending:
         raise InputError(f"--out {out}: that is for {ending}, and --format says {style}")
+    if out is not None and ending in names.WORKBOOK:
+        from costsim.tables.workbook import check_installed
+
+        check_installed(out)
     if out is not None and ending is None:
         files.check_folder(path_of(out))
     return style or ending or "table"

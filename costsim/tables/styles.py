@@ -84,7 +84,7 @@ WRITERS: Mapping[str, Callable[[Document, Screen], str]] = {
     "markdown": _markdown,
     "latex": _latex,
 }
-_STYLES = {ending: style for style, ending in names.STYLES.items()}
+_STYLES = {ending: style for style, ending in {**names.STYLES, **names.WORKBOOK}.items()}
 
 
 def render(document: Document, style: str, screen: Screen = FILE) -> str:
@@ -107,6 +107,11 @@ def save(document: Document, out: str) -> list[Path]:
 
 
 def _encoded(document: Document, style: str) -> bytes:
+    """A document as the bytes of a file."""
+    if style in names.WORKBOOK:
+        from costsim.tables.workbook import workbook  # few write any
+
+        return workbook(document)
     return render(document, style).encode(errors="backslashreplace")
 
 

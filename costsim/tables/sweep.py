@@ -20,7 +20,7 @@ from costsim.tables.document import Block, Document, Drawn, Notes
 from costsim.tables.run import drawn, remarks, stem
 from costsim.tables.table import Column, Rows, Table
 
-DATA = ("json", "csv")  # styles that have more of a point than tables do
+DATA = ("json", "csv", "excel")  # styles that have more of a point than tables do
 
 
 def part(by: str, data: bool, job: Job) -> Record:
