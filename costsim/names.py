@@ -7,7 +7,7 @@ tests/test_layout.py compares the tables.
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-Law = Literal["product", "magnitude", "bops", "msfp", "energy"]  # costsim/cost/laws.py
+Law = Literal["product", "magnitude", "bops", "msfp", "hbfp", "fast", "energy"]  # costsim/cost/laws.py
 Traffic = Literal["unfused", "fused", "tiled", "eager"]  # costsim/graph/fusion.py
 Scope = Literal["gemm", "layer", "step"]  # from the narrowest on; costsim/cost/row.py
 # Which pairs of tokens attention counts; costsim/models/meeting.py.

@@ -76,6 +76,24 @@ def _msfp(a: Format, b: Format, _summed: int) -> int | None:
     return round(10**6 / _MSFP_DENSITY[a.width])
 
 
+_HBFP_DENSITY = 8.5  # of hbfp8, relative to an fp16 MAC
+
+
+def _hbfp(a: Format, b: Format, _summed: int) -> int | None:
+    if a.name != b.name or a.name not in ("fp16", "hbfp8"):
+        return None
+    return 10**6 if a.name == "fp16" else round(10**6 / _HBFP_DENSITY)
+
+
+_GROUP = Scale(kind="exponent", bits=4, contracted=16)
+
+
+def _passes(a: Format, b: Format, _summed: int) -> int | None:
+    """A pass for each pair of chunks of 2 bits; a chunk takes 3, for each has a sign."""
+    chunks = [f.width // 2 if f.scales == (_GROUP,) and f.element_bits == f.width // 2 * 3 else 0 for f in (a, b)]
+    return chunks[0] * chunks[1] or None
+
+
 _MULTIPLY_FJ = {("int", 8): 200, ("int", 32): 3100, ("float", 11): 1100, ("float", 24): 3700}
 _ADD_FJ = {"fp32": 900, "fp16": 400, "fixed32": 100, "int32": 100, "fixed8": 30, "int8": 30}
 
@@ -121,6 +139,19 @@ LAWS = {
         _msfp,
         "both operands the same MSFP format (bfpN, N 3 to 8, box 16, 8-bit exponent), and fp32",
         "millionths of an fp32 MAC, from the arithmetic densities of Darvish Rouhani et al., NeurIPS 2020, table 1",
+    ),
+    "hbfp": Law(
+        "ppm fp16",
+        _hbfp,
+        "both operands hbfp8 (tiles of 24 x 24), and fp16",
+        "millionths of an fp16 MAC: 8.5 times its throughput on an FPGA; Drumond et al., NeurIPS 2018 (HBFP)",
+    ),
+    "fast": Law(
+        "pass",
+        _passes,
+        "fast2 and fast4, in any pair",
+        "passes through a multiplier of 2-bit chunks, (m_x / 2) (m_y / 2) a MAC; Zhang et al., HPCA 2022, "
+        "arXiv:2110.15456 (FAST)",
     ),
     "energy": Law(
         "aJ",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from costsim.collector import paused
 from costsim.cost.count import count, stored_bits
+from costsim.cost.read_only import resident_bits
 from costsim.cost.row import each_op
 from costsim.formats.format import Format
 from costsim.graph.autodiff import AFTER_FORWARD
@@ -203,6 +204,13 @@ def whole_bytes(bits: int) -> int:
     return -(-bits // 8)
 
 
+def _size_bytes(graph: Graph, assignment: Assignment, name: str, copy: Copy | None) -> int:
+    """The bytes that a tensor or a copy of it takes of the memory; what lies in flash takes none."""
+    if copy is not None:
+        return whole_bytes(stored_bits(graph, assignment, name, copy))
+    return whole_bytes(resident_bits(graph, name, assignment.format(name)))
+
+
 def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) -> Iterator[Stored]:
     lives, lasts, tensors = _lives(graph, assignment, traffic), lasting(graph), graph.tensors
     for name in tensors:  # what no op reads in this way is there all the same
@@ -212,17 +220,17 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
     logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.input_names[:1] == ("logits",)}
     forward_end = max(group_ops(graph, traffic)[op.position] for op in graph.ops if op.phase == "forward")
     again = made_again(graph)
-    sizes: dict[tuple[Dims, int, Copy | None], int] = {}
+    sizes: dict[tuple[Dims, int, Copy | None, bool], int] = {}
     stored_as = assignment.classes.stored_as
     for key, life in lives.items():
         name, copy = key.name, key.copy
         tensor, reader = tensors[name], life.reader
-        alike = (tensor.dims, stored_as[name], copy)
+        alike = (tensor.dims, stored_as[name], copy, name in graph.parts)
         size = sizes.get(alike)
         if size is None:
-            size = sizes[alike] = whole_bytes(stored_bits(graph, assignment, name, copy))
+            size = sizes[alike] = _size_bytes(graph, assignment, name, copy)
         if copy is None and name in graph.shared:
-            size = max(whole_bytes(stored_bits(graph, assignment, part, None)) for part in graph.shared[name])
+            size = max(_size_bytes(graph, assignment, part, None) for part in graph.shared[name])
         first = 0 if from_start(graph, key) else life.first
         unread = reader is None and name not in again  # a result of the step
         last = end if unread or to_end(graph, key, lasts) else life.last
@@ -275,4 +283,4 @@ def standing_bytes(graph: Graph, policy: Policy) -> int:
     """What weights and states alone take, between steps too, in the phase in which that is most: less than any peak."""
     names = [name for name in sorted(lasting(graph)) if graph.tensors[name].alias is None]
     phases = [assign(graph, policy, i) for i in range(len(policy.file.phases))]
-    return max(sum(whole_bytes(stored_bits(graph, phase, name, None)) for name in names) for phase in phases)
+    return max(sum(_size_bytes(graph, phase, name, None) for name in names) for phase in phases)

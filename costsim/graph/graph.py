@@ -104,6 +104,7 @@ class Graph:
     in_flight: int = 1  # the most micro-batches whose forward has run here and whose backward has not ended
     layers_of: Mapping[str, int] = field(default_factory=dict)  # by stack: its layers, on whatever stage they are
     exchange: Exchange = AS_RINGS
+    frozen_in_flash: bool = False  # whether weights that are not trained lie in flash, and are read from there
     of_structure: Graph | None = None  # the one of which this is the same with other sizes
 
     @property

@@ -99,6 +99,9 @@ class Training(Section):
             description="globs over names of weights, or {weights: glob, share: 0.25}; the others are frozen",
         )
     )
+    frozen_in: Literal["dram", "flash"] = Field(
+        default="dram", description="where what is not trained of weights lies; in flash it takes none of the memory"
+    )
 
 
 class Algorithms(Section):

@@ -1,5 +1,6 @@
 """From a workload file to the graph of its training step: its sections, as the model's family has them, are checked."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def build(workload: Workload, document: Document) -> Graph:
     model, batch = sections(workload, document)
     training = workload.training
     try:
-        return training_step(
+        graph = training_step(
             model,
             batch,
             whole(workload.optimizer),
@@ -65,3 +66,4 @@ def build(workload: Workload, document: Document) -> Graph:
         raise document.error(error.at, str(error)) from None
     except ValueError as error:
         raise document.error(("batch",), str(error)) from None
+    return replace(graph, frozen_in_flash=True) if training.frozen_in == "flash" else graph

@@ -10,11 +10,13 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from costsim.cost.laws import LAWS
+from costsim.cost.read_only import flash_read_bits
 from costsim.cost.totals import Total, group
 from costsim.graph.fusion import UNTILED
 from costsim.graph.graph import Graph
 from costsim.models.build import padding
 from costsim.models.meeting import describe
+from costsim.policy.assign import assign
 from costsim.results.sent import sent_fields
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
@@ -73,8 +75,16 @@ def policy_record(result: Result, counted: CountedPolicy) -> Record:
         **_additions(total),
         **_vector_ops(total),
         **sent_fields(result.job.graph, total),
+        **({"flash_read_bits": str(read_from_flash(result, counted))} if result.job.graph.frozen_in_flash else {}),
         **({"hardware": _hardware(result, counted)} if result.job.hardware else {}),
     }
+
+
+def read_from_flash(result: Result, counted: CountedPolicy) -> int:
+    """Of the bits that a policy's run reads, those of frozen weights, which come from flash."""
+    graph, policy = result.job.graph, counted.policy
+    rows = [(phase.steps, assign(graph, policy, i), phase.rows) for i, phase in enumerate(counted.phases)]
+    return sum(steps * flash_read_bits(graph, assignment, of_step) for steps, assignment, of_step in rows if steps)
 
 
 def spent_record(spent: Spent) -> Record:

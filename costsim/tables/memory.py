@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from costsim.cost.memory import COMPONENTS
+from costsim.cost.read_only import size_in_flash
 from costsim.models.build import sections
+from costsim.policy.assign import assign
 from costsim.results.records import Record
 from costsim.run.job import Job
 from costsim.run.peaks import Asked, Row, rows
@@ -38,6 +40,8 @@ def record(row: Row, asked: Asked) -> Record:
         "peak_phase": memory.peak_op.phase,
         "activations_bytes": str(sum(place.size_bytes for place in memory.activations)),
     }
+    if row.job.graph.frozen_in_flash:
+        made["flash_bytes"] = str(size_in_flash(row.job.graph, assign(row.job.graph, row.policy, row.phase)))
     if asked.capacity_bytes is not None:
         made["capacity_bytes"] = str(asked.capacity_bytes)
         made["fits"] = not asked.excess_bytes(memory)
@@ -168,6 +172,11 @@ def notes(listed: Sequence[_Line], asked: Asked) -> list[str]:
     lines += dict.fromkeys(line.peak for line in listed)
     if any(line.partial for line in listed):
         lines.append("stash is what a peak has of what the forward keeps; --activations lists all that it keeps")
+    lines += dict.fromkeys(
+        f"{line.name}: {line.record['flash_bytes']} bytes of frozen weights lie in flash, and take none of the memory"
+        for line in listed
+        if "flash_bytes" in line.record
+    )
     if asked.reserve_bytes:
         lines.append(f"{asked.reserve_bytes} bytes are reserved for what is not modelled")
     else:

@@ -13,7 +13,7 @@ from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.names import Scope
 from costsim.results.defaults import defaults
-from costsim.results.records import FIGURES, Record, convention, full_records, published, records
+from costsim.results.records import FIGURES, Record, convention, full_records, published, read_from_flash, records
 from costsim.results.sent import link_records, sent_records
 from costsim.results.stages import pipeline_records
 from costsim.run.job import Convention, Job
@@ -153,7 +153,7 @@ def drawn(job: Job, by: str, rows: Sequence[Record], paper: bool = False) -> Tab
 def remarks(result: Result, by: str = "policy") -> list[str]:
     """The lines under a table beside the convention: warnings, phases, padding, what is not defined or is recalled."""
     lines = [*warnings.of_run(result, by), *sent.note(result), *_phases(result), *_padding(result), *_pairs(result)]
-    lines += [*_sums(result), *_unpriced(result)]
+    lines += [*_flash(result), *_sums(result), *_unpriced(result)]
     if by == "reduction":
         lines.append("memory is the peak of a step, of all ops whatever the scope")
     undivided = device_tables.undivided(result, by)
@@ -171,6 +171,13 @@ def _phases(result: Result) -> Iterator[str]:
             steps = [f"{phase.steps} steps {setup}" for phase, setup in zip(phases, policy.setup, strict=True)]
             fitted = any(phase.until_grade == "fitted" for phase in policy.file.phases)
             yield f"{policy.name}: {', '.join(steps)}" + ("; where phases end is fitted" if fitted else "")
+
+
+def _flash(result: Result) -> Iterator[str]:
+    """How much is read from flash, where frozen weights lie there."""
+    for counted in result.policies if result.job.graph.frozen_in_flash else ():
+        share = percent(read_from_flash(result, counted) / counted.total.read_bits)
+        yield f"{counted.policy.name}: {share} % of the bits read are of frozen weights, from flash"
 
 
 def _padding(result: Result) -> Iterator[str]:
