@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import copies_of, counted, decoder_step, miscounts, policy, translation_step
+from conftest import TRANSFORMING, copies_of, counted, decoder_step, miscounts, policy, shipped_policy, translation_step
+from test_compile import CONVENTIONS, agree
 from test_explain import all_differences
 
 from costsim.errors import InputError
@@ -124,6 +125,18 @@ def test_a_transform_costs_its_additions_and_moves_nothing():
 
 def linear(op):
     return "_attention.scores" not in op.name and "_attention.context" not in op.name
+
+
+WIDE = decoder_step(d_model=64, ffn_dim=64, max_positions=16, batch={"sequences": 4, "tokens": 16})
+
+
+@pytest.mark.parametrize("name", TRANSFORMING)
+def test_shipped_policies_are_derived_and_compiled_as_they_are_counted(name):
+    """On dims with whole blocks; test_recipes has what the reference measures, on three families."""
+    shipped = shipped_policy(name)
+    assert all_differences(WIDE, shipped) == []
+    space = space_of(shipped, groups_of(WIDE, shipped, ("gemm",), ("operand",)), ("fp8-e4m3", "fp32"))
+    agree(WIDE, space, CONVENTIONS[:3], laws=("product",), tried=2)
 
 
 def test_labels_say_it():

@@ -24,6 +24,7 @@ class Law:
     defined: str  # for which formats
     source: str
     add: Callable[[Format], int | None] = _free  # an addition to a sum in that format, beside `multiply`
+    of_its_own: bool = False  # whether it prices its paper's formats alone, and so is no other way to price a policy
 
     @property
     def prices_additions(self) -> bool:
@@ -145,6 +146,7 @@ LAWS = {
         _hbfp,
         "both operands hbfp8 (tiles of 24 x 24), and fp16",
         "millionths of an fp16 MAC: 8.5 times its throughput on an FPGA; Drumond et al., NeurIPS 2018 (HBFP)",
+        of_its_own=True,
     ),
     "fast": Law(
         "pass",
@@ -152,6 +154,7 @@ LAWS = {
         "fast2 and fast4, in any pair",
         "passes through a multiplier of 2-bit chunks, (m_x / 2) (m_y / 2) a MAC; Zhang et al., HPCA 2022, "
         "arXiv:2110.15456 (FAST)",
+        of_its_own=True,
     ),
     "energy": Law(
         "aJ",
