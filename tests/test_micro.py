@@ -158,7 +158,7 @@ def test_a_search_knows_what_lies_in_flash():
     job = prepare(Request("micro-keywords", ["sparse-update"], assignments=(IN_FLASH,)))
     groups = groups_of(job.graph, job.policies[0], ("role",), ("stored",))
     space = space_of(job.policies[0], groups, ("int8", "int4"))
-    measure = peak_memory(job.graph, space, "unfused", 1)
+    measure = peak_memory(job.graph, space, "unfused", (0,))
     for choice in (0, 1):
         point = space.point(dict.fromkeys(range(len(groups)), choice))
         assert measure.one((choice,) * len(groups)) == memory(job.graph, assign(job.graph, point), "unfused").peak_bytes
