@@ -2,18 +2,35 @@
 
 import numpy as np
 import pytest
-from conftest import MORE_STEPS, adamw, deberta_step, miscounts, modernbert_step, shipped_policy, speech_step
+from conftest import (
+    MODERNBERT,
+    MORE_STEPS,
+    SMALL_CLASSIFIER,
+    SMALL_SPEECH,
+    adamw,
+    deberta_step,
+    miscounts,
+    modernbert_step,
+    section,
+    shipped_policy,
+    speech_step,
+)
 from test_explain import all_differences
+from test_ranks import updated
 from test_training_step import gradient_names, loss_of
 
 from costsim.cost.memory import memory
 from costsim.errors import InputError
 from costsim.graph.pairs import Pairs
 from costsim.inputs.field_error import FieldError
+from costsim.inputs.schema_workload import Parallel
+from costsim.models import encoder_classifier, speech_recognizer
+from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.reference.accuracy import gradient_of
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
+from costsim.reference.ranks import own_weights, run_ranks
 
 CASES = {name: (step, {}) for name, step in MORE_STEPS.items()} | {
     "dropout": (deberta_step, {"dropout": 0.3, "attention_dropout": 0.2}),
@@ -69,6 +86,38 @@ def test_all_ways_to_write_it_are_the_same_function(name):
         assert losses == pytest.approx(results[0][0], rel=1e-12)
         for weight, gradient in gradients.items():
             np.testing.assert_allclose(gradient, results[0][1][weight], rtol=1e-8, atol=1e-11, err_msg=weight)
+
+
+# --- on many devices --------------------------------------------------------------------------------------------------
+
+ON_RANKS = {
+    "roberta": (encoder_classifier, SMALL_CLASSIFIER),
+    "modernbert": (encoder_classifier, SMALL_CLASSIFIER | MODERNBERT),
+    "speech": (speech_recognizer, SMALL_SPEECH),
+}
+
+
+@pytest.mark.parametrize("sequence", [True, False])
+@pytest.mark.parametrize("name", ON_RANKS)
+def test_ranks_of_tensor_do_what_one_device_does(name, sequence):
+    """What is whole on all ranks, and not divided into shares of a sequence: first tokens, pooled ones, patches."""
+    module, fields = ON_RANKS[name]
+    tokens = {"target_tokens": 4} if name == "speech" else {"tokens": 4}
+    model = section(module.Model, {**fields, "vocab": 12})
+    batch = section(module.Batch, {"sequences": 2, **tokens})
+    alone, ranks = (
+        training_step(model, batch, adamw(kind="sgd", lr=1.0, weight_decay=0.0), 2, parallel=parallel)
+        for parallel in (Parallel(), Parallel(tensor=2, sequence=sequence))
+    )
+    rng = np.random.default_rng(0)
+    weights, batches = draw_weights(alone, rng), [draw_batch(alone, rng) for _ in range(2)]
+    one, many = run(alone, weights, batches), run_ranks([ranks], weights, [batches])
+    made, names = updated(alone), updated(ranks)
+    new = {weight: one.values[made[weight]] for weight in weights}
+    for rank, of in enumerate(many.runs):
+        assert of.losses == pytest.approx(one.losses)
+        for weight, mine in own_weights(ranks, new, rank).items():
+            np.testing.assert_allclose(of.values[names[weight]], mine, rtol=1e-10, atol=1e-12, err_msg=weight)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -178,10 +178,10 @@ class ShardedBuilder(GraphBuilder):
             if not self._looks_across(record, own):
                 return own
         if shares:
-            return tuple(self._gather(x) if self._is_share(x) else x for x in inputs)
+            gather = "all_gather" if divided else "all_gather_alike"
+            return tuple(self._gather(x, gather) if self._is_share(x) else x for x in inputs)
         if divided:
             self._check_across(record, name, inputs)
-        if divided and not self.parallel.sequence:
             return tuple(x if self._is_divided(x) else self._divide_work(x) for x in inputs)
         return inputs
 
@@ -218,10 +218,10 @@ class ShardedBuilder(GraphBuilder):
             self._prefix = before
         return self._made[key]
 
-    def _gather(self, x: str) -> str:
+    def _gather(self, x: str, kind: str) -> str:
         """The whole of which ranks have shares, gathered once a layer; the backward gathers it again."""
         dims = tuple(dim.removesuffix(SHARE) for dim in self.tensors[x].dims)
-        whole = self._once(x, self.layer, "gather", lambda name: self._collective("all_gather", x, name, dims))
+        whole = self._once(x, self.layer, "gather", lambda name: self._collective(kind, x, name, dims))
         self.dropped.add(whole)
         return whole
 

@@ -65,6 +65,12 @@ def all_gather(parts: Sequence[Array]) -> list[Array]:
     return [np.concatenate(parts, axis=1)] * len(parts)
 
 
+@_collective("x[b s *k] -> y[b t *k]", "all_gather", "take_share(dy)")
+def all_gather_alike(parts: Sequence[Array]) -> list[Array]:
+    """y = all ranks' positions, with which all do the same: each has the whole gradient, and takes its share."""
+    return all_gather(parts)
+
+
 @_collective("x[b t *k] -> y[b s *k]", "reduce_scatter", "all_gather(dy)")
 def reduce_scatter(parts: Sequence[Array]) -> list[Array]:
     """y = the sum of all ranks' x, of which each has its own positions of a sequence."""
