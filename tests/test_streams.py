@@ -1,11 +1,13 @@
 """Output that cannot be written, Ctrl-C, pipes and devices as files, permissions of what is written."""
 
 import os
+import pty
 import signal
 import stat
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,36 @@ def test_a_pipe_into_which_nobody_writes_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="a pipe through which nothing comes"):
         files.read_text(tmp_path / "pipe")
+
+
+# --- long commands ----------------------------------------------------------------------------------------------------
+
+
+def in_terminal(seconds, *arguments):
+    """What a terminal shows of a command, with another number of seconds after which it says that it works."""
+    code = f"import sys; from costsim.cli import output, main; output._SECONDS = {seconds}; main({list(arguments)!r})"
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=follower, stderr=follower, stdin=follower)
+    os.close(follower)
+    shown = b""
+    with suppress(OSError):  # the end, on Linux
+        while part := os.read(leader, 4096):
+            shown += part
+    os.close(leader)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_a_terminal_is_told_of_work_until_there_is_something_to_show():
+    shown = in_terminal(0.0, "run", "translation-small", "--policy", "fp32")
+    before, note, after = shown.partition("costsim: working ...")
+    assert (before, note) == ("", "costsim: working ...")
+    assert after.startswith("\r\x1b[K")
+    assert "working" not in after
+    assert "policy" in after
+
+
+def test_what_is_quick_says_nothing_of_work():
+    assert "working" not in in_terminal(60, "run", "translation-small", "--policy", "fp32")
+    done = shell(f"{COSTSIM} run translation-small --policy fp32")  # no terminal
+    assert done.stderr == ""

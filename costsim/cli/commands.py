@@ -92,17 +92,22 @@ class _Group(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
+        from costsim.cli.output import waiting
         from costsim.errors import InputError
 
+        waiting.begin()
         try:
             return super().invoke(ctx)
         except InputError as error:
+            waiting.end()
             for line in str(error).split("\n"):
                 click.echo(f"costsim: {line}", err=True)
             ctx.exit(2)
         except BrokenPipeError:  # whoever reads has enough
             _forget_stdout()
             ctx.exit(128 + signal.SIGPIPE)
+        finally:
+            waiting.end()
 
 
 class _Closed(StringIO):

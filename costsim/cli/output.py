@@ -54,7 +54,9 @@ def write(document: "Document", style: str, out: str | None = None) -> None:
     from costsim.tables import styles, table
 
     if out is None:
-        click.echo(styles.render(document, style, table.screen()), nl=False)
+        text = styles.render(document, style, table.screen())
+        waiting.end()
+        click.echo(text, nl=False)
         return
     for path in styles.save(document, out):
         echo_line(path)
@@ -64,10 +66,46 @@ def echo_line(text: object, err: bool = False) -> None:
     """Print a line with a name from outside in it, of a file or a policy: control characters are escaped."""
     from costsim.errors import one_line
 
+    waiting.end()
     click.echo(one_line(text, _LONGEST_LINE), err=err)
 
 
 _SECONDS = 2  # after which a bar is shown
+
+
+class Waiting:
+    """On a terminal, a line on stderr after two seconds in which nothing was written, until something is."""
+
+    def __init__(self) -> None:
+        self.timer: Any = None
+        self.shown = False
+
+    def begin(self) -> None:
+        """Count from now on."""
+        if sys.stderr.isatty():
+            from threading import Timer
+
+            self.timer = Timer(_SECONDS, self.show)
+            self.timer.daemon = True
+            self.timer.start()
+
+    def show(self) -> None:
+        """Say that there is work."""
+        self.shown = True
+        click.echo("costsim: working ...", err=True, nl=False)
+
+    def end(self) -> None:
+        """Leave nothing on the line."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer.join()
+            self.timer = None
+        if self.shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
+        self.shown = False
+
+
+waiting = Waiting()  # of the command that runs
 
 
 class Progress:
@@ -77,6 +115,7 @@ class Progress:
         self.length, self.done, self.start = length, 0, time.monotonic()
         self.bar: Any = None
         self.wanted = sys.stderr.isatty()
+        waiting.end()
 
     def update(self, ticks: int) -> None:
         """So many more ticks."""
