@@ -1,12 +1,19 @@
 """The proxy for what bits cost in quality: noise that a format leaves in gradients."""
 
+import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from conftest import shipped_policy
 
 from costsim.errors import InputError
+from costsim.policy.assign import assign
+from costsim.reference.accuracy import gradient_of
+from costsim.reference.draw import draw_batch, draw_weights
+from costsim.reference.execute import Executor
 from costsim.reference.noise import EXACT, gradient_noise, runs
+from costsim.reference.shrink import shrink
 from costsim.run.job import Request, prepare
 
 GIVEN = (("gemm", "operand"), ("operand",), ("fp32", "bfp4", "bfp8", "bfp16"))
@@ -33,6 +40,37 @@ def test_it_falls_with_the_square_of_the_step(noise):
     """Eight bits more make steps 256 times smaller, so noise 65536 times smaller: where nothing else happens."""
     for group in ("operand/wgrad/x", "operand/wgrad/dy"):  # of which gradients are linear
         assert 2**14 < noise[group, "bfp8"] / noise[group, "bfp16"] < 2**18
+
+
+def test_differences_of_the_loss_are_those_of_a_step_by_hand():
+    """In forward products of 4 bits the loss is another; against a step that is taken here, formats and all."""
+    job, policy, given = prepare(Request("translation-small")), shipped_policy("fp32"), (GIVEN[0], GIVEN[1])
+    formats = ("fp32", "bfp4", "bfp8")
+    ticks = []
+    measured = gradient_noise(job, policy, *given, formats, tick=lambda: ticks.append(1), proxy="loss")
+    assert len(ticks) == runs(job, policy, *given, formats)
+    groups = {group for group, _ in measured}
+    assert all(measured[group, EXACT] == 0 < measured[group, "bfp4"] for group in groups)
+    assert sum(measured[group, "bfp8"] for group in groups) < sum(measured[group, "bfp4"] for group in groups) / 4
+    graph = shrink(job, policies=[policy])
+    weights = draw_weights(graph, np.random.default_rng(0))
+    batches = [draw_batch(graph, np.random.default_rng((0, i))) for i in range(graph.micro_batches)]
+    changed = policy.with_(copy="operand", gemm=("forward",), operand=("x",), format="bfp4")
+    names = [weight.name for weight in graph.weights if weight.trainable]
+
+    def step(under, rate):
+        first = Executor(graph, assign(graph, under), seed=0)
+        done = first.gradients({name: weight.astype(np.float32) for name, weight in weights.items()}, batches)
+        slope = {name: done.values[gradient_of(graph, name)].astype(np.float64) for name in names}
+        if rate is None:
+            return math.sqrt(sum((weights[name] ** 2).sum() for name in names)
+                             / sum((each**2).sum() for each in slope.values())) / 100  # fmt: skip
+        after = {name: (weights[name] - rate * slope.get(name, 0)).astype(np.float32) for name in weights}
+        return np.mean(Executor(graph, assign(graph, under), seed=0).gradients(after, batches).losses)
+
+    rate = step(policy, None)
+    by_hand = abs(step(changed, rate) - step(policy, rate))
+    assert float(measured["operand/forward/x", "bfp4"]) == pytest.approx(by_hand, rel=1e-2)
 
 
 def test_the_same_bytes_every_time(noise):

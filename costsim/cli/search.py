@@ -34,7 +34,7 @@ from costsim.cli.output import echo_line, progress, write
     "--sensitivity",
     type=click.Path(),
     metavar="CSV",
-    help="What bits cost in quality: group,format,loss; or `reference`, which measures a proxy in NumPy.",
+    help="What bits cost in quality: group,format,loss; or `reference` or `loss`, proxies run in NumPy.",
 )
 @click.option(
     "--against",

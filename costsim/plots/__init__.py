@@ -113,7 +113,7 @@ def save_search(found: Found, table: Sensitivity | None, folder: Path, look: Loo
         text = policy_text(found, point, folder)
         paths.append(files.write(folder / f"{found.name(point)}.yaml", text.encode()))
     workload = found.problem.job.workload
-    if table is not None and found.asked.sensitivity == MEASURED:
+    if table is not None and found.asked.sensitivity in MEASURED:
         paths.append(files.write(folder / f"{workload}-sensitivity.csv", csv_text(table).encode()))
     if not found.single:
         paths.append(write(partial(front.front, found), folder / f"{workload}-search.svg", look))

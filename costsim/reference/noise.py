@@ -11,7 +11,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -30,6 +31,7 @@ from costsim.reference.shrink import WIDE, check_memory, shrink, small_dims
 from costsim.run.job import Job
 
 EXACT = "fp32"
+T = TypeVar("T")
 _DIGITS = 4  # that are kept: what sums of floats leave is the same on every machine
 
 
@@ -51,18 +53,48 @@ class _Trial:
         draws = (np.random.default_rng((self.seed, micro)) for micro in range(self.graph.micro_batches))
         return [draw_batch(self.graph, rng) for rng in draws]
 
+    @cached_property
+    def trainable(self) -> list[str]:
+        """The names of the weights that are trained."""
+        return sorted(weight.name for weight in self.graph.weights if weight.trainable)
+
     def gradients(self, assignment: Assignment | None, dtype: DTypeLike = np.float32) -> list[Array]:
         """Those of all weights that are trained. Raises ValueError for numbers that formats cannot hold."""
         weights = {name: weight.astype(dtype) for name, weight in self.weights.items()}
         done = Executor(self.graph, assignment, seed=self.seed).gradients(weights, self.batches)
-        trainable = sorted(weight.name for weight in self.graph.weights if weight.trainable)
-        return [done.values[gradient_of(self.graph, name)].astype(np.float64) for name in trainable]
+        return [done.values[gradient_of(self.graph, name)].astype(np.float64) for name in self.trainable]
+
+    def loss_after(self, rate: float, assignment: Assignment) -> float:
+        """The loss after a step of plain gradient descent, all under an assignment. Raises ValueError."""
+        steps = dict(zip(self.trainable, self.gradients(assignment), strict=True))
+        weights = {
+            name: (weight - rate * steps.get(name, 0)).astype(np.float32) for name, weight in self.weights.items()
+        }
+        return float(np.mean(Executor(self.graph, assignment, seed=self.seed).gradients(weights, self.batches).losses))
 
 
 def _trial(graph: Graph, seed: int) -> _Trial:
     """Raises InputError if it does not fit into memory."""
     check_memory(graph)
     return _Trial(graph, seed)
+
+
+def _of_gradients(trial: _Trial, exact: Assignment) -> Callable[[Assignment], float]:
+    """Noise over signal of the gradients of all weights."""
+    signal = trial.gradients(exact)
+    return lambda other: _noise_over_signal(signal, trial.gradients(other))
+
+
+def _of_loss(trial: _Trial, exact: Assignment) -> Callable[[Assignment], float]:
+    """By how much the loss is another after a step that changes weights by a hundredth (of their 2-norm)."""
+    weights = _square([trial.weights[name] for name in trial.trainable])
+    rate = _STEP * math.sqrt(weights / _square(trial.gradients(exact)))
+    loss = trial.loss_after(rate, exact)
+    return lambda other: abs(trial.loss_after(rate, other) - loss)
+
+
+_STEP = 0.01
+PROXIES = {"reference": _of_gradients, "loss": _of_loss}
 
 
 def gradient_noise(
@@ -73,8 +105,9 @@ def gradient_noise(
     formats: Sequence[str],
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
+    proxy: str = "reference",
 ) -> dict[tuple[str, str], Fraction]:
-    """By group and format: the noise over signal of the gradients of all weights. `tick` is called once a run.
+    """By group and format: one of PROXIES, against all in fp32. `tick` is called once for each of them.
 
     Raises InputError if the workload cannot be shrunk, if its copy lacks a group, or numbers are not finite.
     """
@@ -82,22 +115,21 @@ def gradient_noise(
     groups = _groups(job, trial.graph, policy, fields, varied)
     space = space_of(policy, groups, [*(format for format in formats if format != EXACT), EXACT])
 
-    def gradients(chosen: dict[int, int]) -> list[Array]:
+    def under(chosen: dict[int, int], make: Callable[[Assignment], T]) -> T:
         try:
-            made = trial.gradients(assign(trial.graph, space.point(chosen)))
+            made = make(assign(trial.graph, space.point(chosen)))
         except ValueError as wrong:
-            raise InputError(f"--sensitivity reference: {wrong}") from None
+            raise InputError(f"--sensitivity {proxy}: {wrong}") from None
         tick()
         return made
 
     choices = space.variables[0].choices
     exact = {i: len(choices) - 1 for i in range(len(groups))}
-    signal = gradients(exact)
+    measure = under(exact, partial(PROXIES[proxy], trial))
     noise = {(group.name, EXACT): Fraction(0) for group in groups if EXACT in formats}
     for i, group in enumerate(groups):
         for k, format in enumerate(choices[:-1]):
-            over_signal = _noise_over_signal(signal, gradients({**exact, i: k}))
-            noise[group.name, format] = Fraction(f"{over_signal:.{_DIGITS - 1}e}")
+            noise[group.name, format] = Fraction(f"{under({**exact, i: k}, measure):.{_DIGITS - 1}e}")
     return noise
 
 

@@ -32,7 +32,10 @@ from costsim.search.problem import Point, Problem, problem, reductions_of
 from costsim.search.sensitivity import Sensitivity, read_sensitivity
 
 LOSS = "loss"
-MEASURED = "reference"
+MEASURED = {  # proxies that are measured, by their names for --sensitivity
+    "reference": "noise over signal that a format leaves in the gradients of all weights",
+    "loss": "how far a step of gradient descent in a format leads to another loss than in fp32",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Asked:
     groups: str  # fields of rules that tell groups apart
     varied: Sequence[str]
     formats: str
-    sensitivity: str | None = None  # where the losses come from: a CSV file, or MEASURED
+    sensitivity: str | None = None  # where the losses come from: a CSV file, or one of MEASURED
     against: str = COSTS[0]  # the cost of a front
     minimise: str | None = None
     at_most: Sequence[str] = ()  # FIELD=NUMBER
@@ -130,7 +133,7 @@ def base_of(job: Job, asked: Asked) -> Policy:
 
 def runs_to_measure(job: Job, asked: Asked) -> int:
     """How often `losses_of` calls `tick`."""
-    if asked.sensitivity != MEASURED:
+    if asked.sensitivity not in MEASURED:
         return 0
     from costsim.reference.noise import runs  # which few searches need
 
@@ -144,11 +147,12 @@ def losses_of(job: Job, asked: Asked, tick: Callable[[], None] = lambda: None) -
     """
     if asked.sensitivity is None:
         return None
-    if asked.sensitivity != MEASURED:
+    if asked.sensitivity not in MEASURED:
         return read_sensitivity(Path(asked.sensitivity))
     from costsim.reference.noise import gradient_noise
 
-    return Sensitivity(MEASURED, gradient_noise(job, base_of(job, asked), *names_of(asked), tick=tick), {})
+    losses = gradient_noise(job, base_of(job, asked), *names_of(asked), tick=tick, proxy=asked.sensitivity)
+    return Sensitivity(asked.sensitivity, losses, {})
 
 
 def search(job: Job, asked: Asked, table: Sensitivity | None) -> Found:

@@ -106,11 +106,9 @@ def notes(found: Found) -> list[str]:
     convention = found.problem.job.convention
     lines = [f"{convention.summary()}, {convention.steps} steps; x less than {convention.baseline}"]
     lines += _what_is_chosen(found)
-    if found.asked.sensitivity == MEASURED:
-        lines.append(
-            "loss is a proxy: noise over signal that a format leaves in the gradients of all weights, of a shrunken "
-            "copy with random weights and data, measured in NumPy"
-        )
+    if found.asked.sensitivity in MEASURED:
+        what = MEASURED[found.asked.sensitivity]
+        lines.append(f"loss is a proxy: {what}, of a shrunken copy with random weights and data, measured in NumPy")
     if PEAK in found.problem.measures:
         lines.append("memory is the peak of a step, of all ops whatever the scope")
     lines += [f"{device.name}: {_overlap(found)}" for device in _devices(found)]
