@@ -28,8 +28,10 @@ from costsim.plots.style import (
     short,
     starred,
 )
+from costsim.results.records import kind_words
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
+from costsim.tables.table import clip
 
 
 class MemoryGroups(NamedTuple):
@@ -94,6 +96,13 @@ def stacks(result: Result, by: str) -> tuple[Stack, Stack, Stack]:
     )
 
 
+def _said(counted: CountedPolicy, by: str) -> dict[str, str]:
+    """What legends say of groups where that is not their name: of kinds what their ops are, and products' equations."""
+    if by != "kind":
+        return {}
+    return {kind: f"{clip(said, 40)} ({kind})" if "->" in kind else said for kind, said in kind_words(counted).items()}
+
+
 def _present(panels: Sequence[Stack]) -> dict[str, None]:
     """The groups that have an amount in any of these panels, in order of first appearance."""
     every = [amounts for panel in panels for amounts in panel.amounts if amounts is not None]
@@ -129,14 +138,20 @@ def _draw(axes: Axes, panel: Stack, colours: Mapping[str, str], width: float) ->
     grid(axes, "x")
 
 
-Palette = Mapping[str, str]  # colours of groups
+Palette = Mapping[str, str]  # colours, or words, of groups
 
 
 def _legend(
-    of: Figure | Axes, title: str, panels: Sequence[Stack], colours: Palette, inches: float, place: Mapping[str, Any]
+    of: Figure | Axes,
+    title: str,
+    panels: Sequence[Stack],
+    colours: Palette,
+    inches: float,
+    place: Mapping[str, Any],
+    said: Palette,
 ) -> None:
-    """A legend for panels, in as many columns as so many inches have room for."""
-    handles = [Patch(color=colour, label=name.replace("_", " ")) for name, colour in colours.items()]
+    """A legend for panels, in as many columns as so many inches have room for; `said`: words for groups."""
+    handles = [Patch(color=colour, label=said.get(name, name.replace("_", " "))) for name, colour in colours.items()]
     others = len(set(_present(panels)) - set(colours))
     if others:
         handles.append(Patch(color=GREY, label=f"other ({others})"))
@@ -176,8 +191,8 @@ def breakdown(result: Result, by: str = "phase", look: Look = SCREEN) -> Figure:
         _draw(axes, panel, palette, width)
     flat[0].set_yticks(range(count), names)
     flat[0].set_ylim(count - 0.4, -0.6)
-    _legend(figure if beside else flat[0], by, coloured, colours, room, places[0])
+    _legend(figure if beside else flat[0], by, coloured, colours, room, places[0], _said(result.policies[0], by))
     if not one_legend:
-        _legend(figure if beside else flat[2], f"memory: {BY[by].by}", (peak,), memory_colours, room, places[1])
+        _legend(figure if beside else flat[2], f"memory: {BY[by].by}", (peak,), memory_colours, room, places[1], {})
     look.head(figure, f"{note(result.job)}; memory of the whole step{marks(result.policies)}")
     return figure

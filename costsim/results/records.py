@@ -13,7 +13,8 @@ from costsim.cost.laws import LAWS
 from costsim.cost.read_only import flash_read_bits
 from costsim.cost.totals import Total, group
 from costsim.graph.fusion import UNTILED
-from costsim.graph.graph import Graph
+from costsim.graph.graph import Graph, Op
+from costsim.graph.words import words
 from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.policy.assign import assign
@@ -138,12 +139,13 @@ def group_records(result: Result, by: str) -> list[Record]:
     """A row per policy and group: the group's part of the policy's totals, of its time and energy on each device."""
     rows = []
     for counted in result.policies:
-        spent = _spent_by(result, counted, by)
+        spent, said = _spent_by(result, counted, by), kind_words(counted) if by == "kind" else {}
         for name, part in group(counted.weighted_rows(), by, result.job.convention.law).items():
             rows.append(
                 {
                     "policy": counted.policy.name,
                     by: name,
+                    **({"words": said[name]} if said else {}),
                     "macs": str(part.macs),
                     "arithmetic_cost": _exact(part.arithmetic_cost),
                     "arithmetic_share": _ratio(part.arithmetic_cost, counted.total.arithmetic_cost),
@@ -158,6 +160,15 @@ def group_records(result: Result, by: str) -> list[Record]:
                 }
             )
     return rows
+
+
+def kind_words(counted: CountedPolicy) -> dict[str, str]:
+    """Kinds of ops with the words for the ops that are of that kind."""
+    ops: dict[str, list[Op]] = {}
+    for phase in counted.phases[:1]:  # all have the same ops
+        for row in phase.rows:
+            ops.setdefault(row.kind, []).extend(row.ops if row.cast is None else ())
+    return {kind: words(of_kind) or kind.replace("_", " ") for kind, of_kind in ops.items()}
 
 
 def _spent_by(result: Result, counted: CountedPolicy, by: str) -> Callable[[str], dict[str, Record]]:

@@ -59,10 +59,25 @@ def _policy_columns(job: Job) -> Columns:
     ]
 
 
+def _kind_columns() -> Columns:
+    """What ops of a kind are, in words, and the equation of a product beside them."""
+    return [
+        (Column("kind", "left"), lambda r: r["words"], lambda r: wrap(r["words"], 18)),
+        (Column("einsum", "left"), lambda r: r["kind"] if "->" in r["kind"] else "", None),
+    ]
+
+
 def _group_columns(by: str) -> Columns:
+    def shown(r: Record) -> str:
+        return str(r[by]) if by in _IDENTIFIERS else clip(r[by], 20)
+
     return [
         _words("policy", lambda r: clip(r["policy"], 11)),
-        _words(by, lambda r: r[by] if by in _IDENTIFIERS else clip(r[by], 20)),
+        *(
+            _kind_columns()
+            if by == "kind"
+            else [_words(by, lambda r: r[by] if by in _IDENTIFIERS else clip(r[by], 20))]
+        ),
         _number("MACs", "macs"),
         _number("arith.\n%", "arithmetic_share", percent, "arithmetic %"),
         _number("read\nbit", "dram_read_bits"),
