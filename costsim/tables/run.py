@@ -332,21 +332,14 @@ _CAPTIONS = {
 }
 
 
-def _labelled(table: Table, result: Result) -> Table:
-    """The table with policies by their labels."""
-    labels = {counted.policy.name: counted.policy.label for counted in result.policies}
-    if table.columns[0].header != "policy":
-        return table
-    return replace(table, rows=[[labels.get(row[0], row[0]), *row[1:]] for row in table.rows])
-
-
 def _paper(result: Result, by: str) -> list[Table]:
     """The table of the run and that of the devices, with captions, labels and notes."""
     workload, baseline = result.job.workload, result.baseline.policy.label
     title = _CAPTIONS.get(by, "Arithmetic and DRAM traffic of {workload} by {by}").format(workload=workload, by=by)
     under = f"{convention_line(result.job.convention)}; \u00d7: times less than {baseline}"
+    labels = {counted.policy.name: counted.policy.label for counted in result.policies}
     main = replace(
-        _labelled(table_of(result, by, paper=True), result),
+        table_of(result, by, paper=True).labelled(labels),
         label=f"tab:costsim-{workload}-{by}",
         caption=f"{title}.",
         notes=[under, *remarks(result, by)],
@@ -355,7 +348,7 @@ def _paper(result: Result, by: str) -> list[Table]:
     if not device_tables.has_tables(result, by):
         return [replace(main, notes=[*main.notes, *times])]
     more = replace(
-        _labelled(device_tables.paper_table(result, by), result),
+        device_tables.paper_table(result, by).labelled(labels),
         label=f"{main.label}-hardware",
         caption=f"Time and energy of {workload}{'' if by == 'policy' else f' by {by}'}.",
         notes=[under, *times],

@@ -64,6 +64,12 @@ class Table:
         """The lines that headers take."""
         return max(len(header.split("\n")) for header in self.headers)
 
+    def labelled(self, labels: Mapping[str, str]) -> Table:
+        """The table with the policies of its first column, if it has them there, by other names."""
+        if self.columns[0].header != "policy":
+            return self
+        return replace(self, rows=[[labels.get(row[0], row[0]), *row[1:]] for row in self.rows])
+
     def without_repetitions(self, rows: Rows) -> list[list[str]]:
         """Rows with the first `merged` cells empty where they repeat what stands above."""
         first = self.merged
