@@ -53,7 +53,7 @@ def plot(
     costsim plot gpt2-small memory --batch 4,8,16 --hardware a100-80gb
     costsim plot gpt2-small timeline --policy bf16-mixed
     costsim plot glue-mrpc-dsq sweep --sweep batch=1,4,16,64
-    costsim plot glue-mrpc-dsq sweep --sweep batch=1,8 --sweep batch.tokens=128,256
+    costsim plot glue-mrpc-dsq sweep --sweep batch=1,8 --sweep batch.tokens=64,128
     costsim plot iwslt17-dsq breakdown --width 84mm --no-title --out fig.pdf
     costsim plot gpt2-small trace --policy bf16-mixed --hardware t4 --out t.json
     """
