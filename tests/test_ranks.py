@@ -132,6 +132,11 @@ RULES = {
     ],
 }
 BITS = [(model, split) for model, split in CASES if model in ("gpt2", "llama flash", "experts")]
+BITS += [
+    ("gpt2", "{data: 4, algorithms: {all_reduce: tree}}"),
+    ("gpt2", "{data: 4, zero: 3, algorithms: {all_gather: bruck, reduce_scatter: recursive}}"),
+    ("experts", "{data: 4, expert: 4, algorithms: {all_to_all: bruck}}"),
+]
 
 
 def with_rules(name):

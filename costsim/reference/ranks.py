@@ -8,16 +8,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
 from queue import Queue
 from threading import Barrier
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from costsim.cost.collectives import ALGORITHMS
 from costsim.formats.format import Format
 from costsim.formats.pack import pack, unpack
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
+from costsim.names import Collective
 from costsim.policy.assign import Assignment
 from costsim.reference.execute import Executor, Run
 from costsim.reference.numpy_ops import Array, run_op, runtime
@@ -125,7 +129,8 @@ class Exchange:
         plan, sent = self.plans[place(graph, rank, "pipeline")], self.sent_bits[rank]
         local = plan.local.get((op.position, 0))
         item = (op.inputs[0], local[-1]) if local else plan.loads[op.position, 0]
-        sent[op.name] = sent.get(op.name, 0) + _sent_bits(graph, op, x, *plan.format_of(item))
+        bits = _sent_bits(graph, op, x, *plan.format_of(item))
+        sent[op.name] = sent.get(op.name, 0) + ceil(bits * _to_rings(graph, op))
 
     def _meet(self, graph: Graph, op: Op, rank: int, x: Array) -> list[Array]:
         """What all ranks of the group have."""
@@ -143,6 +148,14 @@ def _packed(x: Array, format: Format, axes: tuple[int, ...] | None) -> int:
     packed = pack(x, format, axes)
     assert unpack(packed).shape == x.shape
     return packed.bits
+
+
+def _to_rings(graph: Graph, op: Op) -> Fraction:
+    """How many times as much a rank sends by the algorithm that is chosen, of shares that are alike."""
+    does = cast(Collective, op.kind.collective)
+    ranks, name = graph.mesh[op.params["axis"]].ranks, graph.exchange.algorithms.get(does, "ring")
+    first, *_ = ALGORITHMS[does].values()
+    return Fraction(ALGORITHMS[does].get(name, first).shards(ranks)) / first.shards(ranks)
 
 
 def _sent_bits(graph: Graph, op: Op, x: Array, format: Format | None, axes: tuple[int, ...] | None) -> int:

@@ -102,6 +102,10 @@ def describe(parallel: Parallel) -> str:
         parts.append(f"tensor {parallel.tensor}{'' if parallel.sequence else ' without sequence'}")
     if parallel.data > 1:
         parts.append(f"data {parallel.data}" + (f", zero {parallel.zero}" if parallel.zero else ""))
+    if parallel.secondary > 1:
+        parts.append(f"weights once more in each {parallel.secondary} of these")
+    if parallel.error_feedback:
+        parts.append("error feedback")
     if parallel.expert > 1:
         parts.append(f"of these expert {parallel.expert}")
     if parallel.pipeline > 1:
