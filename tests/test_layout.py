@@ -135,13 +135,13 @@ def test_every_name_is_implemented():
     from costsim.cost import collectives, laws, totals
     from costsim.devices import links
     from costsim.graph import fusion, graph
+    from costsim.parallel import schedules
     from costsim.plots import breakdown
-    from costsim.run import pipeline
     from costsim.tables import styles
 
     assert tuple(laws.LAWS) == names.LAWS
     assert tuple(collectives.ALGORITHMS) == names.COLLECTIVES
-    assert tuple(pipeline.SCHEDULES) == names.PIPELINE_SCHEDULES
+    assert tuple(schedules.SCHEDULES) == names.PIPELINE_SCHEDULES
     assert tuple(links.HIDDEN) == names.LINK_OVERLAPS
     assert {name for rows in collectives.ALGORITHMS.values() for name in rows} == set(names.COLLECTIVE_ALGORITHMS)
     assert tuple(fusion.MODELS) == names.TRAFFIC_MODELS

@@ -27,6 +27,10 @@ DIMS = {
     "row_max": ("abv", "ab"),
     "exp_share": ("abv ab ab", "ab ab abv"),
     "exp_share_grad": ("ab ab abv ab", "abv"),
+    "exp_share_smoothed": ("abv ab ab", "ab ab abv"),
+    "exp_share_smoothed_grad": ("ab ab abv ab", "abv"),
+    "cross_entropy_sums_chunk": ("ab ab ab -", "-"),
+    "cross_entropy_sums_chunk_grad": ("- ab ab -", "ab ab"),
     "cross_entropy_sums": ("ab ab ab", "-"),
     "cross_entropy_sums_grad": ("- ab ab", "ab ab"),
     "embed": ("vc ab", "abc"),
@@ -175,7 +179,9 @@ PARAMS = {
         kind: {"axis": "tensor"}
         for kind in ("embed_share", "embed_share_grad", "take_flat_share", "exp_share", "exp_share_grad")
     },
-    **{kind: {"ignore": -1, "share": 0.5} for kind in ("cross_entropy_sums", "cross_entropy_sums_grad")},
+    "exp_share_smoothed": {"axis": "tensor", "smoothing": 0.1, "ranks": 2},
+    "exp_share_smoothed_grad": {"axis": "tensor", "smoothing": 0.1, "ranks": 2},
+    **{kind: {"ignore": -1, "share": 0.5} for kind in DIMS if kind.startswith("cross_entropy_sums")},
     "mask_pairs": {"pairs": "window2"},
     "scale": {"factor": 3.0},
     "bernoulli": {"rate": 0.25},

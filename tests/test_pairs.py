@@ -1,5 +1,6 @@
 """Which pairs of tokens meet in attention: closed forms, masks by their definition, and what is counted of them."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -56,6 +57,29 @@ def test_pairs_are_those_of_the_mask(pairs):
     for token in range(pairs.tokens):
         assert list(pairs.keys(token)) == np.flatnonzero(meets[token]).tolist()
         assert list(pairs.queries(token)) == np.flatnonzero(meets[:, token]).tolist()
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.booleans(), st.none() | st.integers(1, 24))
+def test_slices_are_rows_of_the_mask(ranks, each, causal, window):
+    """Of 2 n runs a rank has one from either end; together they have all pairs, and of causal ones equally many."""
+    whole = Pairs("tokens", 2 * ranks * each, causal, window if causal else None)
+    meets, rows = mask(whole), np.arange(whole.tokens).reshape(2 * ranks, each)
+    numbers = []
+    for rank in range(ranks):
+        own = replace(whole, ranks=ranks, rank=rank)
+        mine = meets[np.concatenate([rows[rank], rows[2 * ranks - 1 - rank]])]
+        np.testing.assert_array_equal(met(own), mine)
+        for runs, axis in ((own.runs, 1), (own.runs_of_keys, 0)):
+            lengths, times = np.unique(mine.sum(axis=axis), return_counts=True)
+            assert runs == {n: k for n, k in zip(lengths.tolist(), times.tolist(), strict=True) if n}
+        for key in range(whole.tokens):
+            assert list(own.queries(key)) == np.flatnonzero(mine[:, key]).tolist()
+        numbers.append(own.number)
+    assert sum(numbers) == whole.number
+    if whole.label == "causal":
+        assert set(numbers) == {whole.tokens * (whole.tokens + 1) // (2 * ranks)}
+        last = meets[-whole.tokens // ranks :].sum()  # slices in one piece: the last has nearly twice the mean
+        assert last * ranks / whole.number == pytest.approx((2 * ranks - 1) / ranks, rel=2 / whole.tokens * ranks)
 
 
 @given(rules(), st.integers(1, 30))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costsim.run.pipeline import SCHEDULES, order, play, refusal
+from costsim.parallel.schedules import SCHEDULES, order, play, refusal
 
 CHUNKED = [name for name, schedule in SCHEDULES.items() if schedule.chunked]
 

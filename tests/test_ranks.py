@@ -18,12 +18,13 @@ from costsim.errors import InputError
 from costsim.explain.derive import Deriver, differences
 from costsim.formats.named import parse_format
 from costsim.formats.quantize import quantize
+from costsim.graph.graph import ALONE, most_in_flight
+from costsim.parallel.schedules import order, play
 from costsim.policy.assign import assign
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.ranks import own_weights, place, ranks_of, run_ranks
 from costsim.run.job import Request, prepare
-from costsim.run.pipeline import play
 
 DECODER = """
 description: small
@@ -38,6 +39,10 @@ LLAMA = (
     "kv_heads: 2, norm_kind: rms, positions: rotary, tied: false, qkv_bias: false, out_bias: false, ffn_bias: false, "
     "activation: silu, gated: true"
 )
+LATENT = (
+    f"{LLAMA.replace('kv_heads: 2, ', '')}, head_dim: 6, rotary_dim: 2, "
+    "latent: {kv_rank: 5, nope_dim: 4, rope_dim: 2, value_dim: 3}"
+)
 MODELS = {
     "gpt2": "",
     "gpt2 by layers": "checkpointing: full",
@@ -47,11 +52,17 @@ MODELS = {
     "parallel": "parallel: two_norms",
     "lora": f"{LLAMA}, lora: {{rank: 2, alpha: 4, targets: ['*.q', '*.out']}}",
     "experts": f"{LLAMA}, experts: {{number: 4, chosen: 2, capacity_factor: 2.0}}",
+    "biased experts": f"{LLAMA}, experts: {{number: 4, chosen: 2, capacity_factor: 2.0, bias: true, ffn_dim: 24, "
+    "shared_ffn_dim: 8, shared_gate: true, groups: 2, chosen_groups: 1, router: sigmoid, correction_bias: true}",
 }
 SPLITS = [
+    "{context: 2}",
+    "{context: 2, data: 2, tensor: 2, zero: 3}",
     "{pipeline: 2}",
     "{pipeline: 2, tensor: 2, data: 2, zero: 1}",
     "{pipeline: 2, data: 2, zero: 3}",
+    "{pipeline: 2, chunks: 2, schedule: interleaved}",
+    "{pipeline: 2, chunks: 2, schedule: zb-h1, data: 2, zero: 2, tensor: 2}",
     "{tensor: 2}",
     "{tensor: 2, sequence: false}",
     "{data: 2}",
@@ -65,12 +76,16 @@ SPLITS = [
     "{tensor: 2, data: 2, zero: 1, sequence: false}",
 ]
 OF_EXPERTS = [
+    "{tensor: 2}",
+    "{tensor: 2, sequence: false, data: 2, expert: 2}",
+    "{tensor: 2, data: 4, expert: 2, zero: 3}",
     "{pipeline: 2, data: 2, expert: 2}",
     "{data: 2, expert: 2}",
     "{data: 4, expert: 2}",
     "{data: 4, expert: 2, zero: 3}",
+    "{context: 2, data: 2, expert: 4}",
 ]
-CASES = [(model, split) for model in MODELS for split in (OF_EXPERTS if model == "experts" else SPLITS)]
+CASES = [(model, split) for model in MODELS for split in (OF_EXPERTS if "experts" in model else SPLITS)]
 
 
 def graph_of(tmp_path, model, parallel="{}", micro_batches=2, more=()):
@@ -80,8 +95,14 @@ def graph_of(tmp_path, model, parallel="{}", micro_batches=2, more=()):
     return prepare(Request(str(file), assignments=more)).graph
 
 
+def deep(split):
+    """As many layers as there are parts of a pipeline."""
+    return ("model.layers=4",) if "chunks" in split else ()
+
+
 def stages_of(tmp_path, model, parallel, micro_batches, more=()):
     stages = yaml.safe_load(parallel).get("pipeline", 1)
+    more = (*more, *deep(parallel))
     sets = [[*more, f"parallel.stage={stage}"] if stage else more for stage in range(stages)]
     return [graph_of(tmp_path, model, parallel, micro_batches, of) for of in sets]
 
@@ -98,15 +119,16 @@ ADAM = ("optimizer={kind: adamw, lr: 0.01, clip_norm: 0.1, weight_decay: 0.1}",)
 @pytest.mark.parametrize(("model", "split"), CASES)
 def test_all_ranks_together_do_what_one_device_does(tmp_path, model, split, optimizer):
     data, micro = yaml.safe_load(split).get("data", 1), 2
+    replicas = data * yaml.safe_load(split).get("context", 1)
     stages = stages_of(tmp_path, model, split, micro, optimizer)
-    alone = graph_of(tmp_path, model, micro_batches=micro * data, more=optimizer)
+    alone = graph_of(tmp_path, model, micro_batches=micro * data, more=(*optimizer, *deep(split)))
     rng = np.random.default_rng(0)
     weights = draw_weights(alone, rng)
     batches = [draw_batch(alone, rng) for _ in range(micro * data)]
     one = run(alone, weights, batches)
     many = run_ranks(stages, weights, [batches[i * micro : (i + 1) * micro] for i in range(data)])
     ends = ranks_of(stages[0]) // len(stages)  # those of the last stage have the loss
-    assert sum(one.losses) == pytest.approx(sum(sum(of.losses) for of in many.runs) * data / ends)
+    assert sum(one.losses) == pytest.approx(sum(sum(of.losses) for of in many.runs) * replicas / ends)
     changed = updated(alone)
     # Cut as before the step, each rank has of the new weights what it has made itself.
     new = {name: one.values[changed[name]] if name in changed else weights[name] for name in weights}
@@ -150,9 +172,9 @@ def with_rules(name):
 @pytest.mark.parametrize(("model", "split"), BITS)
 def test_bits_sent_are_bits_counted(tmp_path, model, split, rules):
     """Every collective of every rank, from the lengths of packed buffers."""
-    data, micro = yaml.safe_load(split).get("data", 1), 3
+    data, micro = yaml.safe_load(split).get("data", 1), 2 if "chunks" in split else 3
     stages = stages_of(tmp_path, model, split, micro)
-    alone = graph_of(tmp_path, model, micro_batches=micro)
+    alone = graph_of(tmp_path, model, micro_batches=micro, more=deep(split))
     assignments = [assign(graph, with_rules(rules)) for graph in stages]
     rng = np.random.default_rng(0)
     weights = {name: x.astype(np.float32) for name, x in draw_weights(alone, rng).items()}
@@ -174,12 +196,143 @@ def test_bits_sent_are_bits_counted(tmp_path, model, split, rules):
 @pytest.mark.parametrize(("model", "split"), BITS)
 @pytest.mark.parametrize("traffic", ["unfused", "fused"])
 def test_derived_is_counted_for_every_op(tmp_path, model, split, rules, traffic):
-    graph = graph_of(tmp_path, model, split, 3)
+    graph = graph_of(tmp_path, model, split, 4, deep(split))
     assignment = assign(graph, with_rules(rules))
     deriver = Deriver(graph, assignment, traffic, "product")
     for op, row in each_op(count(graph, assignment, traffic)):
         if row.cast is None:
             assert differences(deriver.op(op), row) == []
+
+
+TINY = ["model.layers=1", "model.d_model=16", "model.ffn_dim=32", "model.heads=4", "model.vocab=24", "model.dropout=0"]
+TINY += ["batch={sequences: 2, tokens: 8}", "training.micro_batches=1", "optimizer={kind: sgd, lr: 1.0}"]
+
+
+@pytest.mark.parametrize("split", ["{tensor: 2}", "{tensor: 2, sequence: false}", "{tensor: 2, data: 2, zero: 3}"])
+def test_classifiers_look_at_the_first_token_of_all(split):
+    """What all ranks do alike with all positions has one gradient: they were summed over the ranks."""
+    sets = [*TINY, "model.attention_dropout=0"]
+    alone = prepare(Request("glue-mrpc-dsq", assignments=sets)).graph
+    graph = prepare(Request("glue-mrpc-dsq", assignments=[*sets, f"parallel={split}"])).graph
+    rng = np.random.default_rng(0)
+    weights, batch = draw_weights(alone, rng), draw_batch(alone, rng)
+    one, many = run(alone, weights, [batch]), run_ranks([graph], weights, [[batch]] * 2)
+    new = {weight: one.values[name] for weight, name in updated(alone).items()}
+    for rank, of in enumerate(many.runs):
+        for weight, mine in own_weights(graph, new, rank).items():
+            np.testing.assert_allclose(of.values[updated(graph)[weight]], mine, rtol=1e-11, atol=1e-13)
+
+
+LOSSES = {
+    "latent attention": (LATENT, []),
+    "smoothed": ("", ["label_smoothing=0.1"]),
+    "in chunks": ("head: {chunks: 3, backward: at_once}", []),
+    "made again in chunks": ("head: {chunks: 3, backward: recompute}", ["label_smoothing=0.1"]),
+}
+
+
+OF_LOSSES = ["{tensor: 2}", "{tensor: 2, sequence: false}", "{tensor: 2, pipeline: 2, context: 2}"]
+
+
+@pytest.mark.parametrize("split", OF_LOSSES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_shared_vocabularies(tmp_path, name, split, monkeypatch):
+    model, more = LOSSES[name]
+    monkeypatch.setitem(MODELS, name, model)
+    stages = stages_of(tmp_path, name, split, 1, more)
+    alone = graph_of(tmp_path, name, micro_batches=1, more=more)
+    rng = np.random.default_rng(0)
+    weights, batch = draw_weights(alone, rng), draw_batch(alone, rng)
+    one, many = run(alone, weights, [batch]), run_ranks(stages, weights, [[batch]], measure=True)
+    changed = updated(alone)
+    new = {weight: one.values[changed[weight]] for weight in weights}
+    for rank, of in enumerate(many.runs):
+        graph = stages[place(stages[0], rank, "pipeline")]
+        names = updated(graph)
+        for weight, mine in own_weights(graph, new, rank).items():
+            np.testing.assert_allclose(of.values[names[weight]], mine, rtol=1e-12, atol=1e-14)
+    exchanged = [op for op in stages[-1].ops if op.layer == "head" and op.kind.collective in ("all_reduce",)]
+    exchanged = [op for op in exchanged if op.params["axis"] == "tensor" and "cross_entropy" in op.name]
+    chunks = 3 if "chunks" in name else 1
+    assert len(exchanged) == 3 * chunks  # three numbers a token, once
+    assert {len(stages[-1].tensors[op.inputs[0]].dims) for op in exchanged} == {2 if chunks == 1 else 1}
+
+
+def test_a_loss_of_one_kernel_is_that_of_one_device():
+    with pytest.raises(InputError, match="not one kernel: say at_once or recompute"):
+        prepare(Request("gpt2-small", assignments=['model.head={"chunks": 2}', "parallel.tensor=2"]))
+
+
+# --- rings of attention -----------------------------------------------------------------------------------------------
+
+
+SLICED = {
+    "windows": (f"{LLAMA}, windows: [5, null]", []),
+    "padding": (LLAMA, ["batch.padding_mask=true"]),
+    "latent": (LATENT, []),
+    "causal": (f"{LLAMA}, attention: flash, windows: [5, null]", ["attention_pairs=causal"]),
+    "chunked head": ("head: {chunks: 3}", []),
+}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", SLICED)
+def test_slices_of_sequences_do_what_whole_ones_do(tmp_path, name, ranks, monkeypatch):
+    """With masks that look at positions, and pairs that meet counted and computed alone."""
+    model, more = SLICED[name]
+    monkeypatch.setitem(MODELS, name, model)
+    stages = stages_of(tmp_path, name, f"{{context: {ranks}}}", 1, more)
+    alone = graph_of(tmp_path, name, micro_batches=1, more=more)
+    rng = np.random.default_rng(0)
+    weights, batch = draw_weights(alone, rng), draw_batch(alone, rng)
+    one, many = run(alone, weights, [batch]), run_ranks(stages, weights, [[batch]])
+    changed = updated(alone)
+    for of in many.runs:
+        for weight, new in updated(stages[0]).items():
+            np.testing.assert_allclose(of.values[new], one.values[changed[weight]], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_a_ring_sends_each_slice_to_all_others(checkpointing):
+    """Keys and values n - 1 times forward, again for each time that they are read, and their gradients home.
+
+    As Transformer Engine's AttnFuncWithCPAndKVP2P; Liu et al., arXiv:2310.01889, section 3.
+    """
+    sets = ["parallel={context: 4}", "training.micro_batches=1", f"model.checkpointing={checkpointing}"]
+    graph = prepare(Request("llama-2-7b", assignments=sets)).graph
+    sent = Counter()
+    for op, row in each_op(count(graph, assign(graph, costsim.load_policy("bf16-pure")))):
+        if op.layer == "decoder.3" and op.params.get("axis") == "context":
+            sent[op.phase, op.kind.name] += sum(map(sent_bits, row.messages))
+    once = 2 * 3 * (4096 // 4) * 4096 * 16 * graph.sizes["batch"]
+    again = 2 if checkpointing == "full" else 1
+    assert sent == {
+        ("forward", "ring_gather"): once,
+        ("recompute", "ring_gather"): again * once,
+        ("backward", "ring_scatter"): once,
+    }
+
+
+def test_ranks_of_context_reduce_as_those_of_data():
+    """Weights are the same on all of them, and zero shares states among all."""
+    sent, states = [], []
+    for split in ("{data: 4, zero: 1}", "{data: 2, context: 2, zero: 1}"):
+        graph = prepare(Request("llama-small", assignments=[f"parallel={split}"])).graph
+        assignment = assign(graph, costsim.load_policy("bf16-mixed"))
+        states.append(memory(graph, assignment, "unfused").components["optimizer_states"])
+        totals = sum_rows(count(graph, assignment), "product")
+        sent.append(totals.sent_bits["data"])
+    assert sent[0] == sent[1]
+    assert states[0] == states[1]
+
+
+def test_of_keys_that_pass_two_slices_lie_in_memory():
+    sets = ["parallel={context: 8}", "model.layers=1", "model.attention=flash"]
+    graph = prepare(Request("llama-2-7b", assignments=sets)).graph
+    held = memory(graph, assign(graph, costsim.load_policy("bf16-pure")), "unfused")
+    keys = [place for place in held.stored if place.name in graph.passing and place.copy is None]
+    assert len(keys) == 6  # keys and values, forward and backward, and their gradients
+    assert {place.size_bytes for place in keys} == {2 * 4096 // 8 * 4096 * 2 * graph.sizes["batch"]}
 
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
@@ -274,10 +427,17 @@ def test_states_take_what_zero_says(zero, whole, shared):
         ("llama-2-7b", ["expert=2", "data=2"], "the model has no experts to share"),
         ("mixtral-8x7b", ["data=6", "expert=3"], "3 ranks do not divide experts, which is 8; 2 do"),
         ("mixtral-8x7b", ["data=6", "expert=4"], "6 ranks of data do not divide into groups of 4"),
-        ("mixtral-8x7b", ["tensor=2"], "experts are shared by ranks of expert alone"),
         ("llama-2-7b", ["zero=3"], "shares things among ranks of data, of which there is one"),
         ("llama-2-7b", ["pipeline=64"], "64 stages of 32 layers; 32 do"),
         ("llama-2-7b", ["pipeline=2", "stage=2"], "there are 2 stages, from 0 on"),
+        ("llama-2-7b", ["context=24"], "24 ranks have 2 runs each of a sequence, and do not divide 4096 tokens; 16 do"),
+        ("wmt14-dsq", ["context=2"], "ranks share the sequence of a decoder, or of an encoder alone"),
+        ("glue-mrpc-dsq", ["context=2"], "looks at several positions of a sequence"),
+        ("gemma-2-2b attention_pairs=window", ["context=2"], "its ranks have not equally many pairs"),
+        ("llama-2-7b", ["chunks=2"], "are of stages of a pipeline, of which there is one"),
+        ("llama-2-7b", ["pipeline=2", "chunks=2"], "1f1b has one chunk a stage, got 2; interleaved, zb-h1 have"),
+        ("llama-2-7b", ["pipeline=2", "schedule=interleaved"], "interleaved wants several runs of layers a stage"),
+        ("llama-2-7b", ["pipeline=4", "chunks=9", "schedule=zb-h1"], "4 stages of 9 chunks of 32 layers; 8 do"),
         ("wmt14-dsq", ["pipeline=2"], "the model has stacks encoder and decoder"),
         ("llama-2-7b", ["tensro=2"], "unknown key 'tensro'; did you mean 'tensor'?"),
     ],
@@ -297,17 +457,58 @@ def test_stages_keep_what_their_schedule_has_in_flight(tmp_path, schedule, micro
     stages = stages_of(tmp_path, "gpt2", parallel, micro_batches)
     ones = [1.0, 1.0]
     played = play(schedule, ones, ones, ones, micro_batches)
-    assert [graph.in_flight for graph in stages] == list(played.in_flight)
+    assert [most_in_flight(graph.in_flight) for graph in stages] == list(played.in_flight)
     for graph in stages:
         assignment = assign(graph, costsim.load_policy("bf16-mixed"))
         held = memory(graph, assignment, "unfused")
-        alone = memory(dataclasses.replace(graph, in_flight=1), assignment, "unfused")
+        alone = memory(dataclasses.replace(graph, in_flight=ALONE), assignment, "unfused")
         kept = sum(place.size_bytes for place in held.activations)
         assert kept > 0
         backward = max(op.position for op in graph.ops if op.phase != "update")
         if held.peak_op.position <= backward and alone.peak_op.position <= backward:
-            assert held.peak_bytes - alone.peak_bytes == (graph.in_flight - 1) * kept
+            assert held.peak_bytes - alone.peak_bytes == (most_in_flight(graph.in_flight) - 1) * kept
         assert sum(held.components.values()) == held.peak_bytes
+
+
+@pytest.mark.parametrize("schedule", ["interleaved", "zb-h1"])
+@pytest.mark.parametrize("micro_batches", [2, 6])
+def test_chunks_keep_what_as_many_stages_would(tmp_path, schedule, micro_batches):
+    """Part k of 2 stages with 2 chunks has the layers of stage k of 4, whose stash says what it keeps."""
+    stages = stages_of(tmp_path, "gpt2", f"{{pipeline: 2, chunks: 2, schedule: {schedule}}}", micro_batches)
+    parts = stages_of(tmp_path, "gpt2", "{pipeline: 4}", micro_batches, ["model.layers=4"])
+    policy = costsim.load_policy("bf16-mixed")
+
+    def held(graph):
+        return memory(graph, assign(graph, policy), "unfused")
+
+    def kept(graph):
+        return sum(place.size_bytes for place in held(graph).activations)
+
+    for stage, graph in enumerate(stages):
+        sizes = [kept(parts[stage]), kept(parts[stage + 2])]
+        assert kept(graph) == sum(sizes)
+        peak = held(graph)
+        chunk = graph.chunk_of[peak.peak_op.position]
+        flying, most = [0, 0], 0
+        for work in order(schedule, stage, 2, micro_batches, 2):
+            flying[work.chunk] += work.what == "forward"
+            if work.chunk == chunk:
+                most = max(most, sum(n * size for n, size in zip(flying, sizes, strict=True)))
+            flying[work.chunk] -= work.what == "wgrad"
+        own = sum(place.size_bytes for place in peak.stored if peak.is_alive(place))
+        assert peak.peak_bytes - own == most - sum(sizes[: chunk + 1])
+
+
+def test_chunks_send_as_many_times_more(tmp_path):
+    """A stage sends each way v times where it sent once, but for the first and last parts: arXiv:2104.04473, 2.2.2."""
+    for stage in range(3):
+        sent = []
+        for chunks, schedule in ((1, "1f1b"), (2, "interleaved"), (3, "interleaved")):
+            parallel = f"{{pipeline: 3, stage: {stage}, chunks: {chunks}, schedule: {schedule}}}"
+            graph = graph_of(tmp_path, "gpt2", parallel, 3, ["model.layers=9"])
+            sent.append(sum(op.times for op in graph.ops if op.kind.name == "send") // 3)
+        ends = stage in (0, 2)  # the first part has no gradient to send, the last no activation
+        assert sent == [2 * chunks - ends for chunks in (1, 2, 3)]
 
 
 def test_rules_see_the_name_of_a_weight_in_its_shares():

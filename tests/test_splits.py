@@ -68,6 +68,33 @@ def test_stages_wait_longer_than_equal_ones_without_sends():
     assert step.time_s > max(step.play.busy_s)
 
 
+def test_chunks_wait_less_and_hold_more():
+    """The bubble is 1/v of 1F1B's, (p-1)/(v m), where all parts take the same; here they nearly do."""
+    large = ["model.layers=8", "model.vocab=64", "batch.tokens=1024", "parallel.pipeline=2"]
+    one = job("llama-small", *large)
+    two = job("llama-small", *large, "parallel.chunks=2", "parallel.schedule=interleaved")
+    plain, chunked = (step_of(here, here.policies[0], 0, here.hardware[0]) for here in (one, two))
+    ideal = [1 / 8, 1 / 16]
+    for step, share in zip((plain, chunked), ideal, strict=True):
+        assert share < step.play.bubble_of_ideal < 1.3 * share
+    assert [stage.in_flight for stage in plain.stages] == [2, 1]
+    assert [stage.in_flight for stage in chunked.stages] == [5, 3]  # of chunks half as large
+    assert chunked.stages[0].peak_bytes > plain.stages[0].peak_bytes
+    assert [len(stage.chunks) for stage in chunked.stages] == [2, 2]
+    for number in range(2):
+        assert chunked.stages[number].backward_s == pytest.approx(plain.stages[number].backward_s, rel=0.01)
+
+
+def test_a_send_is_one_message():
+    """A stage between others sends both ways: the time of a send was that of both."""
+    here = job("llama-small", "parallel.pipeline=4", "batch.tokens=1024")
+    step = step_of(here, here.policies[0], 0, here.hardware[0])
+    graph = here.graph
+    bits = 1024 * graph.sizes["model"] * 16
+    link = here.hardware[0].links[0]
+    assert step.send_s == pytest.approx(bits / 8 / (link.bytes_per_s * link.efficiency) + link.latency_s)
+
+
 def test_zeros_are_numbers():
     assert zeros_of("1, 0") == [0, 1]
     with pytest.raises(InputError, match="expected some of 0, 1, 2, 3"):

@@ -106,9 +106,9 @@ class _Flash(NamedTuple):
             )
         return -(-size // most)
 
-    def passes(self, blocks: int, read: Callable[[Pairs, int], int]) -> Fraction:
-        """How often blocks of one side read the other: once each, but for what no token of the block meets."""
-        return Fraction(blocks) if self.pairs is None else Fraction(read(self.pairs, blocks), self.pairs.tokens)
+    def passes(self, blocks: int, tokens: int, read: Callable[[Pairs, int], int]) -> Fraction:
+        """How often blocks of one side read the other's tokens: once each, but for what no token of the block meets."""
+        return Fraction(blocks) if self.pairs is None else Fraction(read(self.pairs, blocks), tokens)
 
     def repeat(self, reads: Iterable[At], times: Fraction) -> None:
         """Have these read so many times as often."""
@@ -149,7 +149,7 @@ def _forward(kernel: _Flash, result: int, buffer_bits: int) -> None:
     keys = Share(kernel.bits(kernel.along_columns), columns)
     if keys.of(kernel.columns) + held.of(1) + kernel.sums(kernel.columns) > buffer_bits:
         blocks = kernel.blocks(kernel.rows, held, keys, 1, buffer_bits)
-        kernel.repeat(kernel.along_columns, kernel.passes(blocks, Pairs.keys_read))
+        kernel.repeat(kernel.along_columns, kernel.passes(blocks, kernel.columns, Pairs.keys_read))
 
 
 def _backward(graph: Graph, kernel: _Flash, members: Sequence[Numbered], result_bits: int, buffer_bits: int) -> None:
@@ -173,7 +173,8 @@ def _backward(graph: Graph, kernel: _Flash, members: Sequence[Numbered], result_
         return
     upstream = [(i, j) for i, j in kernel.along_rows if _is_upstream(members, i, kernel.moves[i][j])][:1]
     once = [(i, j, kernel.moves[i][j]) for i, j in upstream]
-    passes = kernel.passes(blocks, Pairs.queries_read)
+    queries = kernel.rows if kernel.pairs is None else kernel.pairs.queries_number
+    passes = kernel.passes(blocks, queries, Pairs.queries_read)
     kernel.repeat(kernel.along_rows, passes)
     for i, op, elements in written:
         if op.gemm == "dgrad":

@@ -12,7 +12,7 @@ from math import prod
 from typing import NamedTuple
 
 from costsim.cost.classes import Alike, KernelClasses, kernel_classes
-from costsim.cost.memory import Key, from_start, lasting, made_again, to_end, whole_bytes
+from costsim.cost.memory import Key, bytes_here, from_start, lasting, made_again, to_end
 from costsim.cost.parts import Parts, bits_of
 from costsim.cost.read_only import resident_bits
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
@@ -155,7 +155,7 @@ class Lives:
         members = [
             (self.form(name), of, tensors[name].dims, tensors[name].role, stored_as[name], tensors[name].alias is None)
             + (graph.root[name] == name, name in graph.producer, name in self.lasts, name in self.again)
-            + (name in graph.parts,)
+            + (name in graph.parts, name in graph.passing)
             for name, of in ranks.items()
         ]
         return (place in graph.shared, *members)
@@ -207,8 +207,8 @@ class Lives:
 
     def raw_bytes(self, name: str, format: Format) -> int:
         """The bytes of a tensor that is stored in a format."""
-        return whole_bytes(resident_bits(self.graph, name, format))
+        return bytes_here(self.graph, name, resident_bits(self.graph, name, format))
 
     def copy_bytes(self, name: str, copy: Copy) -> int:
         """The bytes of a copy of a tensor."""
-        return whole_bytes(bits_of(self.graph, self.graph.tensors[name].dims, copy.axes, copy.format))
+        return bytes_here(self.graph, name, bits_of(self.graph, self.graph.tensors[name].dims, copy.axes, copy.format))

@@ -204,11 +204,17 @@ def whole_bytes(bits: int) -> int:
     return -(-bits // 8)
 
 
+def bytes_here(graph: Graph, name: str, bits: int) -> int:
+    """The bytes of a tensor, or of a copy, that takes so many bits: of what passes round a ring those of 2 shares."""
+    shares = graph.passing.get(name, 2)
+    return whole_bytes(-(-2 * bits // shares))
+
+
 def _size_bytes(graph: Graph, assignment: Assignment, name: str, copy: Copy | None) -> int:
     """The bytes that a tensor or a copy of it takes of the memory; what lies in flash takes none."""
     if copy is not None:
-        return whole_bytes(stored_bits(graph, assignment, name, copy))
-    return whole_bytes(resident_bits(graph, name, assignment.format(name)))
+        return bytes_here(graph, name, stored_bits(graph, assignment, name, copy))
+    return bytes_here(graph, name, resident_bits(graph, name, assignment.format(name)))
 
 
 def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) -> Iterator[Stored]:
@@ -220,12 +226,12 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
     logits = {graph.tensors[op.inputs[0]].dims for op in graph.ops if op.kind.input_names[:1] == ("logits",)}
     forward_end = max(group_ops(graph, traffic)[op.position] for op in graph.ops if op.phase == "forward")
     again = made_again(graph)
-    sizes: dict[tuple[Dims, int, Copy | None, bool], int] = {}
+    sizes: dict[tuple[Dims, int, Copy | None, bool, bool], int] = {}
     stored_as = assignment.classes.stored_as
     for key, life in lives.items():
         name, copy = key.name, key.copy
         tensor, reader = tensors[name], life.reader
-        alike = (tensor.dims, stored_as[name], copy, name in graph.parts)
+        alike = (tensor.dims, stored_as[name], copy, name in graph.parts, name in graph.passing)
         size = sizes.get(alike)
         if size is None:
             size = sizes[alike] = _size_bytes(graph, assignment, name, copy)
@@ -241,9 +247,19 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         yield Stored(life.name, name, copy, format, component, size, first, last, life.producer, consumer, kept)
 
 
-def _of_others_in_flight(graph: Graph, stored: Sequence[Stored]) -> int:
-    """Bytes that forwards of other micro-batches have kept, in a stage of a pipeline: as many as this one's each."""
-    return (graph.in_flight - 1) * sum(place.size_bytes for place in stored if place.kept)
+def _of_others_in_flight(graph: Graph, stored: Sequence[Stored], chunk_of: Sequence[int]) -> list[int]:
+    """By chunk at work of a pipeline's stage: bytes that forwards have kept but for this micro-batch's, so far.
+
+    Each chunk keeps as much of a micro-batch as of any other. `chunk_of` is by kernel.
+    """
+    kept = [0] * len(graph.in_flight)
+    for place in stored:
+        if place.kept:
+            kept[chunk_of[place.last]] += place.size_bytes
+    return [
+        max(sum(n * size for n, size in zip(state, kept, strict=True)) for state in states) - sum(kept[: chunk + 1])
+        for chunk, states in enumerate(graph.in_flight)
+    ]
 
 
 @lru_cache(maxsize=32)
@@ -257,11 +273,12 @@ def memory(graph: Graph, assignment: Assignment, traffic: Traffic) -> Memory:
     for place in stored:
         change[place.first] += place.size_bytes
         change[place.last + 1] -= place.size_bytes
-    others = _of_others_in_flight(graph, stored)
-    if others:  # until the update
-        change[0] += others
-        change[max(group[op.position] for op in graph.ops if op.phase != "update") + 1] -= others
+    chunk_of = {group[op.position]: chunk for op, chunk in zip(graph.ops, graph.chunk_of, strict=True)}
+    others = _of_others_in_flight(graph, stored, [chunk_of.get(kernel, 0) for kernel in range(end + 1)])
     live = list(accumulate(change))[:-1]
+    updates = {group[op.position] for op in graph.ops if op.phase == "update"}
+    for kernel, chunk in chunk_of.items():
+        live[kernel] += 0 if kernel in updates else others[chunk]
     peak = max(range(end + 1), key=live.__getitem__)
     parts = dict.fromkeys(COMPONENTS, 0)
     for place in stored:

@@ -18,8 +18,9 @@ from costsim.cost.measure import Measure
 from costsim.cost.memory import is_of_forward
 from costsim.cost.reader_lives import by_reader
 from costsim.cost.terms import Alternative, Condition, Integers, Sum, Table, Terms
-from costsim.graph.graph import Graph
-from costsim.names import Traffic
+from costsim.errors import InputError
+from costsim.graph.graph import Graph, most_in_flight
+from costsim.names import PEAK, Traffic
 from costsim.policy.space import Outcomes, Space
 
 _LEADERS = 12  # moments with which all are compared, before tables are made
@@ -84,6 +85,7 @@ def _in_place(lives: Lives, place: Place, after: int) -> Iterator[_Lying]:
 def _entries(lives: Lives) -> Iterator[_Entry]:
     """What lies in memory during a step, place by place, with what other micro-batches in flight have kept."""
     graph, end = lives.graph, lives.group[-1]
+    flying = most_in_flight(graph.in_flight)  # of one chunk of layers
     forward_end = max(lives.group[op.position] for op in graph.ops if op.phase == "forward")
     update = max(lives.group[op.position] for op in graph.ops if op.phase != "update") + 1
     for place in lives.places():
@@ -92,8 +94,8 @@ def _entries(lives: Lives) -> Iterator[_Entry]:
         is_kept = after < len(place.kernels) and is_of_forward(graph.tensors[place.name])
         for of, rows, kept in _in_place(lives, place, after):
             yield _Entry(of, rows, ends)
-            if graph.in_flight > 1 and is_kept:
-                others = (graph.in_flight - 1) * kept
+            if flying > 1 and is_kept:
+                others = (flying - 1) * kept
                 yield _Entry(of, np.hstack([others, np.zeros_like(others)]), np.array([update - 1, end]))
 
 
@@ -181,9 +183,11 @@ def _columns(terms: Terms, columns: Sequence[int], since: int, number: int) -> T
 def peak_memory(graph: Graph, space: Space, traffic: Traffic, phases: Iterable[int]) -> Measure:
     """Peak bytes of a step, in the one of some phases of a policy in which they are most, whatever the scope.
 
-    The same integers as `memory.of_policy`. Raises InputError for choices that do not fit, and for a place of which too
-    many choices decide together how long it is kept.
+    The same integers as `memory.of_policy`. Raises InputError for choices that do not fit, for a place of which too
+    many choices decide together how long it is kept, and for a stage of a pipeline in several chunks.
     """
+    if len(graph.in_flight) > 1:
+        raise InputError(f"{PEAK}: not searched where a stage has several chunks of layers; leave parallel.chunks out")
     every = []
     for index in phases:
         moments = _Moments(Lives(graph, space, index, traffic))

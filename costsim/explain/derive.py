@@ -21,7 +21,7 @@ from costsim.formats.format import Scale
 from costsim.graph.fusion import MODELS
 from costsim.graph.graph import GEMM_OPERANDS, Graph, Op
 from costsim.graph.kinds import Dims, expand
-from costsim.graph.pairs import base_of, pairs_of, ragged_dim
+from costsim.graph.pairs import pairs_of, queries_of, ragged_dim
 from costsim.graph.steps import passes
 from costsim.names import Traffic
 from costsim.policy.assign import Assignment, Copy
@@ -164,7 +164,7 @@ class Deriver:
         if ragged is None:
             return [Part(dim, self._size(dim)) for dim in every]
         others = list(every)
-        others.remove(base_of(ragged))
+        others.remove(queries_of(ragged))
         met = Part(f"pairs of {ragged}", sum(keys_met(self.graph, ragged)))
         return [met if dim == ragged else Part(dim, self._size(dim)) for dim in others]
 

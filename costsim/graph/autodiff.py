@@ -60,9 +60,10 @@ class _Backward:
         self.needs = _needs_gradient(builder)
         self.channels = builder.channels
         self.one = f"{loss}.grad"  # the gradient of the loss itself
+        self.ends = {op.outputs[0] for op in builder.ops if op.kind.collective == "send"}.union([loss] if loss else [])
         self.gradient: dict[str, str] = {}  # by tensor: the sum of its gradients so far
         self.parts: Counter[str] = Counter()  # by tensor: how many gradients that sums
-        self.expected = self._count_readers(loss)
+        self.expected = self._count_readers()
         self.readers: dict[str, list[Op]] = {}
         for op in builder.ops:
             for name in op.inputs:
@@ -72,9 +73,9 @@ class _Backward:
         self.makers = {name: op for op in builder.ops for name in op.outputs if name in builder.dropped}
         self.again: dict[str, str] = {}  # by dropped tensor: the one that was made in its place
 
-    def _count_readers(self, loss: str) -> Counter[str]:
-        """By tensor: how many gradients it will receive, one per differentiable reader on a way to the loss."""
-        reaches = {loss}
+    def _count_readers(self) -> Counter[str]:
+        """By tensor: how many gradients it will receive, one per differentiable reader on a way to an end."""
+        reaches = set(self.ends)
         expected: Counter[str] = Counter()
         for op in reversed(self.builder.ops):
             if reaches.isdisjoint(op.outputs):
@@ -127,7 +128,10 @@ class _Backward:
         if segment.at_once:
             self.open.append((segment, {}))
             return
-        plan = self._plan(segment, depth)
+        plan, start = self._plan(segment, depth), len(b.ops)
+        if segment.kernel:  # nothing comes between its ops
+            for name in [name for name in b.tensors if name in plan.reads]:
+                self._available(name)
         recomputed: dict[str, str] = {}
         self.open.append((segment, recomputed))
         suffix = f".recompute{depth + 1 if depth else ''}"
@@ -152,6 +156,7 @@ class _Backward:
             )
             recomputed.update(zip(outputs, (result.name for result in results), strict=True))
         b.phase = before
+        self.makers |= {name: op for op in b.ops[start:] if op.kind.passes for name in op.outputs}
 
     def _available(self, name: str) -> str:
         """The tensor that has the values of a forward tensor in the backward: a recomputed one, or itself."""
@@ -292,10 +297,9 @@ def backward(
     builder: GraphBuilder,
     loss: str,
     finished: Callable[[str, str], None],
-    gradient: str = "",
     between: Callable[[], None] = _nothing,
 ) -> None:
-    """Append the backward of `loss` (a scalar, or a tensor whose `gradient` is there already) in phase `backward`.
+    """Append the backward of `loss`, a scalar, in phase `backward`; "": of what is sent to other stages alone.
 
     `finished(weight, gradient)` is called as soon as the whole gradient of a weight (or of what another stage made) is
     there, and may append ops; so may `between`, which is called after the gradients of each forward op.
@@ -303,12 +307,14 @@ def backward(
     Raises ValueError if an output without a gradient rule receives a gradient, or nothing is trainable.
     """
     state = _Backward(builder, loss, finished)
-    if loss not in state.needs:
+    if state.needs.isdisjoint(state.ends):
         raise ValueError("no weight is trainable")
-    builder.loss, builder.phase = "" if gradient else loss, "backward"
+    builder.loss, builder.phase = loss, "backward"
     made: dict[Segment, list[Op]] = {}
     order = in_backward_order(builder)
-    state.gradient[loss] = gradient or builder.tensor(state.gradient_tensor(loss, state.one))
+    state.gradient = dict.fromkeys(state.ends & state.needs, state.one)
+    if loss:
+        builder.tensor(state.gradient_tensor(loss, state.one))
     for op in order:
         before = len(builder.ops)
         state.visit(op)

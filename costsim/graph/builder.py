@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from costsim.graph.channels import Part
-from costsim.graph.graph import Exchange, Graph, MeshAxis, Op, Tensor
+from costsim.graph.graph import ALONE, Exchange, Graph, InFlight, MeshAxis, Op, Tensor
 from costsim.graph.kinds import Dims, Env, Kind, bind, expand, linear_equation
 from costsim.graph.ops import kind_of
 from costsim.graph.pairs import Pairs
@@ -80,7 +80,8 @@ class GraphBuilder:
         self.channels: Mapping[str, Part] = {}  # by weight of which a share of the output channels is trained
         self.mesh: Mapping[str, MeshAxis] = {}
         self.divided: Mapping[str, str] = {}
-        self.in_flight = 1
+        self.ring = 1  # ranks that have a slice of each sequence
+        self.in_flight: InFlight = ALONE
         self.exchange = Exchange()
         self.dropped: set[str] = set()  # results that are not kept for the backward, which has them made again
         self.remade: dict[
@@ -104,12 +105,20 @@ class GraphBuilder:
         self.loss = ""
         self._prefix = self._suffix = ""
 
+    def whole(self, x: str) -> str:
+        """All positions of x [batch, tokens, ...]: x."""
+        return x
+
+    def all_keys(self, x: str) -> str:
+        """Keys or values [batch, tokens, ...] of all positions that queries meet: those that there are."""
+        return x
+
     @property
     def parts(self) -> int:
         """The losses of how many micro-batches a step takes the mean of."""
         return self.micro_batches
 
-    def layers_built(self, stack: str, number: int) -> range:
+    def layers_built(self, stack: str, number: int) -> Sequence[int]:
         """Which layers of a stack are built: all."""
         self.layers_of[stack] = number
         return range(number)

@@ -6,6 +6,7 @@ It has names and sizes, never values. The cost model counts this graph, the refe
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,6 +42,17 @@ class Tensor(NamedTuple):  # named tuples: they exist by the thousand, and are c
     def original(self) -> str:
         """The name that rules see: what has a tensor's values once more, or a share of them, has that tensor's."""
         return self.recomputes or self.share_of or self.name
+
+
+# By chunk of layers that a stage of a pipeline works on: numbers of micro-batches, by chunk, that it has begun and not
+# ended then, its own included. Of several such there are those that no other exceeds.
+InFlight = tuple[tuple[tuple[int, ...], ...], ...]
+ALONE: InFlight = (((1,),),)
+
+
+def most_in_flight(states: InFlight) -> int:
+    """The most micro-batches in flight at once, counted in each chunk."""
+    return max(sum(state) for of_chunk in states for state in of_chunk)
 
 
 class MeshAxis(NamedTuple):
@@ -101,7 +113,7 @@ class Graph:
     loss: str = ""  # the tensor of which the backward makes the gradients
     mesh: Mapping[str, MeshAxis] = field(default_factory=dict)  # by name; a mesh of devices has one step each
     divided: Mapping[str, str] = field(default_factory=dict)  # by dim of which a rank has a share: the axis
-    in_flight: int = 1  # the most micro-batches whose forward has run here and whose backward has not ended
+    in_flight: InFlight = ALONE  # micro-batches whose forward has begun here and whose backward has not ended
     layers_of: Mapping[str, int] = field(default_factory=dict)  # by stack: its layers, on whatever stage they are
     exchange: Exchange = AS_RINGS
     frozen_in_flash: bool = False  # whether weights that are not trained lie in flash, and are read from there
@@ -116,7 +128,7 @@ class Graph:
         """The same with other sizes; sizes that are not among them stay. Pairs are those of as many tokens."""
         if sizes.items() <= self.sizes.items():
             return self
-        pairs = {label: replace(of, tokens=sizes[of.dim]) for label, of in self.pairs.items()}
+        pairs = {label: replace(of, tokens=sizes[of.dim] * of.ranks) for label, of in self.pairs.items()}
         graph = replace(self, sizes={**self.sizes, **sizes}, pairs=pairs, of_structure=self.structure)
         vars(graph).update({name: value for name, value in vars(self.structure).items() if name in _OF_STRUCTURE})
         return graph
@@ -202,16 +214,17 @@ class Graph:
         if pairs is None:
             run = math.prod(map(self.size, along))
             return ((run, math.prod(map(self.size, dims)) // run if run else 0),)
-        rest = math.prod(self.size(dim) for dim in dims if not pairs_of(dim)) // pairs.tokens
+        rest = math.prod(self.size(dim) for dim in dims if not pairs_of(dim)) // pairs.queries_number
         inner = math.prod(self.size(dim) for dim in along if not pairs_of(dim))
         if self.ragged(along) is not None:  # pairs as a whole
-            inner //= pairs.tokens
+            inner //= pairs.queries_number
             return ((pairs.number * inner, rest // inner),)
         of_queries = pairs.dim in along
         if not of_queries and not any(map(pairs_of, along)):
             return ((inner, pairs.number * rest // inner),)
-        inner //= pairs.tokens if of_queries else 1
-        return tuple((run * inner, times * rest // inner) for run, times in pairs.runs.items())
+        inner //= pairs.queries_number if of_queries else 1
+        runs = pairs.runs_of_keys if of_queries else pairs.runs
+        return tuple((run * inner, times * rest // inner) for run, times in runs.items())
 
     @cached_property
     def _work(self) -> dict[int, tuple[int, Mapping[str, int]]]:
@@ -274,12 +287,39 @@ class Graph:
         return places
 
     @cached_property
+    def chunk_of(self) -> tuple[int, ...]:
+        """By position of an op: the chunk of layers of a pipeline's stage that it belongs to, 0 but for interleaving.
+
+        A chunk begins, forward and backward, where something is received.
+        """
+        last, behind = len(self.in_flight) - 1, Counter[bool]()
+        every: list[int] = []
+        for op in reversed(self.ops):
+            forward = op.phase == "forward"
+            every.append(max(0, last - behind[True]) if forward else min(last, behind[False]))
+            behind[forward] += op.kind.collective == "receive"
+        return tuple(reversed(every))
+
+    @cached_property
     def shared(self) -> Mapping[str, Sequence[str]]:
         """The tensors in each place that several have, where they are not updates of each other."""
         shared: dict[str, list[str]] = {}
         for name in self._lies_in:
             shared.setdefault(self.place[name], [self.place[name]]).append(name)
         return shared
+
+    @cached_property
+    def passing(self) -> Mapping[str, int]:
+        """By tensor that passes round a ring of ranks and is never whole: how many shares it has, of which 2 are here.
+
+        One is worked with while the next comes, or the one before goes.
+        """
+        passing: dict[str, int] = {}
+        for op in self.ops:
+            if op.kind.passes:
+                names = dict(zip(op.kind.names, op.inputs + op.outputs, strict=True))
+                passing[names[op.kind.passes]] = self.mesh[op.params["axis"]].ranks
+        return passing
 
     @cached_property
     def viewed(self) -> Mapping[str, str]:

@@ -60,6 +60,7 @@ class Kind:
     values: Values = "float"  # of the results
     fuses: bool = True  # whether it may run in one kernel with the op before it
     collective: str = ""  # what devices do together here: see `ops.collectives`
+    passes: str = ""  # the operand or result that passes round a ring, share by share
     contracted: tuple[tuple[int, ...], ...] = ()  # by operand of a contraction: the axes that are summed over
 
     @property

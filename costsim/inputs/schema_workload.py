@@ -140,7 +140,10 @@ class Parallel(Section):
     sequence: bool = Field(
         default=True, description="ranks of tensor share the tokens where they do not share those: norms, residuals"
     )
-    expert: Count = Field(default=1, description="of the ranks of data, those that share the experts")
+    context: Count = Field(
+        default=1, description="ranks that each have a slice of every sequence: keys and values pass round (a ring)"
+    )
+    expert: Count = Field(default=1, description="of the ranks of data (and context), those that share the experts")
     data: Count = Field(default=1, description="ranks that each have a batch of their own")
     zero: Literal[0, 1, 2, 3] = Field(
         default=0,
@@ -153,6 +156,9 @@ class Parallel(Section):
         "which the backward gathers (hpZ of ZeRO++); those of a node",
     )
     pipeline: Count = Field(default=1, description="stages, each of which has some of the layers")
+    chunks: Count = Field(
+        default=1, description="runs of layers of a stage, which micro-batches pass one after another: interleaving"
+    )
     stage: Annotated[int, Field(ge=0)] = Field(default=0, description="whose rank is counted, from 0 on")
     schedule: PipelineSchedule = Field(default="1f1b", description="in which order stages work on micro-batches")
     error_feedback: bool = Field(
@@ -167,25 +173,37 @@ class Parallel(Section):
     )
     algorithms: Algorithms = Field(default=Algorithms(), description="how ranks carry out what they exchange")
 
+    @property
+    def replicas(self) -> int:
+        """Ranks that have the same weights, but for experts: those of data, and of context in each."""
+        return self.data * self.context
+
+    @property
+    def devices(self) -> int:
+        """How many share a step."""
+        return self.tensor * self.replicas * self.pipeline
+
     @check
     def _of_data(self) -> Iterator[Clash]:
-        if self.data % self.expert:
-            yield ("expert",), f"{self.data} ranks of data do not divide into groups of {self.expert}"
+        if self.replicas % self.expert:
+            yield ("expert",), f"{self.replicas} ranks of data do not divide into groups of {self.expert}"
         if self.stage >= self.pipeline:
             yield ("stage",), f"there are {self.pipeline} stages, from 0 on"
-        if self.schedule == "interleaved":
-            yield ("schedule",), "interleaved wants several runs of layers a stage, and a stage has one; choose another"
-        if self.data % self.secondary:
-            yield ("secondary",), f"{self.data} ranks of data do not divide into groups of {self.secondary}"
+        if self.schedule == "interleaved" and self.chunks == 1:
+            yield ("schedule",), "interleaved wants several runs of layers a stage: say chunks: 2"
+        if self.chunks > 1 and self.pipeline == 1:
+            yield ("chunks",), "are of stages of a pipeline, of which there is one; say pipeline"
+        if self.replicas % self.secondary:
+            yield ("secondary",), f"{self.replicas} ranks of data do not divide into groups of {self.secondary}"
         if self.secondary > 1 and self.zero != 3:
             yield ("secondary",), f"is about weights that ranks of data share, with zero 3; zero is {self.zero}"
-        if self.error_feedback and (self.data == 1 or self.zero > 1):
-            ranks = "there is one rank of data" if self.data == 1 else f"zero is {self.zero}"
+        if self.error_feedback and (self.replicas == 1 or self.zero > 1):
+            ranks = "there is one rank of data" if self.replicas == 1 else f"zero is {self.zero}"
             yield (
                 ("error_feedback",),
                 f"is of gradients that ranks of data reduce once a step, with zero 0 or 1; {ranks}",
             )
-        if self.zero and self.data == 1:
+        if self.zero and self.replicas == 1:
             yield ("zero",), "shares things among ranks of data, of which there is one; say data"
 
 

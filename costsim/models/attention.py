@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.kinds import Dims
+from costsim.graph.pairs import queries_of
 from costsim.inputs.section import Count, Field, Section
 from costsim.models.blocks import FLOAT32, norm, softcap
 from costsim.models.meeting import Mask, counted, mask_scores, meeting, scores_dims
@@ -134,8 +135,8 @@ def attention(
     with b.scope(name):
         # Ops on the result of a projection come right after it, so that they can be its epilogue.
         q = _before(b, config, _projected(b, config, query, "q", query_dims, rotary), "scale")
-        k = _projected(b, config, memory, "k", key_dims, rotary)
-        v = b.linear(memory, "v", key_dims, bias=config.qkv_bias)
+        k = b.all_keys(_projected(b, config, memory, "k", key_dims, rotary))
+        v = b.all_keys(b.linear(memory, "v", key_dims, bias=config.qkv_bias))
         sinks = b.given("sinks.weight", query_dims[:-1], role="weight") if config.attention_sinks else None
         equation, context_equation = _EQUATIONS[config.grouped]
         with _core(b, config) as kept:
@@ -158,9 +159,10 @@ def latent_attention(b: GraphBuilder, config: Transformer, own: Latent, x: str, 
         turned_q = b.op("rope", b.linear(source, "q_rope", ("heads", "rotary"), bias=False), *rotary, name="q_turned")
         turned_q = _before(b, config, turned_q, "scale_rope")
         turned_k = b.op("rope", b.linear(x, "k_rope", ("rotary",), bias=own.bias), *rotary, name="k_turned")
+        turned_k = b.all_keys(turned_k)
         narrow = norm(b, config, b.linear(x, "kv_a", ("kv_rank",), bias=own.bias), "kv_a_norm")
-        k = b.linear(narrow, "k", ("heads", "nope"), bias=False)
-        v = b.linear(narrow, "v", ("heads", "value"), bias=False)
+        k = b.all_keys(b.linear(narrow, "k", ("heads", "nope"), bias=False))
+        v = b.all_keys(b.linear(narrow, "v", ("heads", "value"), bias=False))
         with _core(b, config) as kept:
             terms = [
                 _product(b, _EQUATIONS[False][0], q, k, "scores"),
@@ -241,7 +243,7 @@ def _scores(
     q, k = of
     (batch, length, *_), keys = b.tensors[q].dims, b.tensors[k].dims[1]
     dims: Dims = (batch, *b.tensors[q].dims[2:-1], length, keys)
-    meets = meeting(b, mask, length) if length == keys else None
+    meets = meeting(b, mask, length) if length == queries_of(keys) else None
     if meets is not None:
         dims = scores_dims(b, dims, counted(b, meets))
     scores = ""

@@ -79,6 +79,7 @@ def words(
 
     if head.chunks == 1:
         return loss(b, logits("btd,vd->btv", x), smoothing)
+    x = b.whole(x)
     labels = b.given("labels", b.tensors[x].dims[:-1], values="index")
     counted = b.op("count_labels", labels, name="counted", ignore=_IGNORE)
     share, (kind, name) = 1 / b.parts, _LOSSES[head.backward]

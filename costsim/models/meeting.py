@@ -39,8 +39,9 @@ COUNTED: Mapping[AttentionPairs, Counting] = {
 
 def meeting(b: GraphBuilder, mask: Mask, dim: str) -> Pairs:
     """The pairs of tokens along a dim that meet in self attention under a mask, padding left aside."""
-    window = mask.window if mask.window is not None and mask.window < b.sizes[dim] else None
-    return Pairs(dim, b.sizes.unread(dim), mask.causal, window, b.sentences)  # which are resized with the graph
+    window = mask.window if mask.window is not None and mask.window < b.sizes[dim] * b.ring else None
+    tokens = b.sizes.unread(dim) * b.ring  # which are resized with the graph
+    return Pairs(dim, tokens, mask.causal, window, b.sentences, b.ring)
 
 
 def counted(b: GraphBuilder, meets: Pairs) -> Pairs:
@@ -48,7 +49,7 @@ def counted(b: GraphBuilder, meets: Pairs) -> Pairs:
     counting = COUNTED[b.attention_pairs]
     causal = meets.causal and counting.causal
     window = meets.window if causal == meets.causal and counting.window else None
-    return Pairs(meets.dim, meets.tokens, causal, window, meets.lengths if counting.packed else ())
+    return Pairs(meets.dim, meets.tokens, causal, window, meets.lengths if counting.packed else (), meets.ranks)
 
 
 def scores_dims(b: GraphBuilder, dims: Dims, pairs: Pairs) -> Dims:
@@ -77,7 +78,8 @@ def describe(graph: Graph, attention_pairs: AttentionPairs) -> str:
     """Which pairs of tokens are counted, in words; "" where no mask but padding hides any."""
     dims = {tensor.dims for tensor in graph.tensors.values()} if graph.pairs else set()
     if ragged := {pairs_of(dim) for each in dims for dim in each} - {""}:
-        sums = [(label, graph.pairs[label].number, graph.pairs[label].tokens ** 2) for label in sorted(ragged)]
+        every = [(label, graph.pairs[label]) for label in sorted(ragged)]
+        sums = [(label, of.number, of.queries_number * of.tokens) for label, of in every]
         return "; ".join(f"{label}: {number} of {square} pairs of tokens" for label, number, square in sums)
     if any(op.kind.name in ("mask_causal", "mask_pairs") for op in graph.ops):
         return f"{attention_pairs}: all pairs of tokens, masked or not"

@@ -15,13 +15,14 @@ from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Optimizer, Parallel, Trained
 from costsim.models.channels import parts
 from costsim.models.families import family
-from costsim.models.meeting import COUNTED
+from costsim.models.meeting import COUNTED, Counting
 from costsim.models.resizing import resized
 from costsim.models.update import OPTIMIZERS, InBackward, update
 from costsim.names import AttentionPairs
 from costsim.parallel.builder import ShardedBuilder
 from costsim.parallel.gradients import Gradients
 from costsim.parallel.layout import layout
+from costsim.parallel.schedules import SCHEDULES, refusal
 from costsim.parallel.stages import cut
 
 ALONE = Parallel()  # one device
@@ -64,14 +65,20 @@ def _check_pairs(b: GraphBuilder, model: Any) -> None:
         raise FieldError(("attention_pairs",), f"{b.attention_pairs}: no attention of this model is causal")
 
 
-def _check_parallel(module: ModuleType, model: Any, optimizer: Optimizer, parallel: Parallel) -> None:
+def _check_parallel(
+    module: ModuleType, optimizer: Optimizer, parallel: Parallel, micro_batches: int, counting: Counting
+) -> None:
     """Raise FieldError for what cannot be shared by devices."""
+    if why := refusal(parallel.schedule, parallel.pipeline, micro_batches, parallel.chunks):
+        at = ("parallel", "chunks") if not SCHEDULES[parallel.schedule].chunked else ("training", "micro_batches")
+        raise FieldError(at, why)
     if hasattr(module, "backward"):
         raise FieldError(("parallel",), "a traced step is that of one device; leave parallel out")
     if optimizer.kind in OPTIMIZERS and (parallel.zero or parallel.tensor > 1):
         raise FieldError(("parallel",), f"{optimizer.kind} takes whole matrices, of which ranks have shares here")
-    if parallel.tensor > 1 and getattr(getattr(model, "head", None), "chunks", 1) > 1:
-        raise FieldError(("parallel", "tensor"), "a head in chunks is that of one device; leave model.head.chunks at 1")
+    if parallel.context > 1 and (counting.window or counting.packed):
+        message = "of windows and packs its ranks have not equally many pairs; say attention_pairs: square or causal"
+        raise FieldError(("parallel", "context"), message)
 
 
 def _shares(trainable: Sequence[str | Trained]) -> dict[str, Fraction]:
@@ -92,8 +99,8 @@ def _update_after_backward(b: GraphBuilder, module: ModuleType, model: Any, loss
     if hasattr(module, "backward"):  # it brings its own
         module.backward(b, model, loss, gradients.finished)
     else:
-        begins, gradient = cut(b, loss) if isinstance(b, ShardedBuilder) and b.parallel.pipeline > 1 else (loss, "")
-        autodiff.backward(b, begins, gradients.finished, gradient)
+        own = cut(b, loss) if isinstance(b, ShardedBuilder) and b.parallel.pipeline > 1 else loss
+        autodiff.backward(b, own, gradients.finished)
     update(b, optimizer, gradients.complete())
 
 
@@ -138,7 +145,7 @@ def training_step(
     sizes = module.sizes(model, batch)
     own = None if parallel == ALONE else layout(parallel, sizes)
     if own is not None:
-        _check_parallel(module, model, optimizer, parallel)
+        _check_parallel(module, optimizer, parallel, micro_batches, COUNTED[attention_pairs])
         sizes = own.sizes
     step = (optimizer, micro_batches, label_smoothing, tuple(trainable), attention_pairs, sentences, parallel)
 

@@ -1,1 +1,1 @@
-"""A step on many devices: what each rank has of every tensor, and the collectives in between."""
+"""A step on many devices: what each rank has of every tensor, the collectives in between, and pipeline schedules."""

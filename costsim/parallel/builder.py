@@ -13,15 +13,22 @@ from costsim.graph.builder import GraphBuilder
 from costsim.graph.graph import Tensor
 from costsim.graph.kinds import Dims, Kind, bind
 from costsim.graph.ops import kind_of
+from costsim.graph.pairs import WHOLE
 from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Parallel
 from costsim.names import Gemm, Values
-from costsim.parallel.layout import OF_EXPERTS, SHARE, Layout, exchange, in_flight, layers_of
+from costsim.parallel.layout import OF_EXPERTS, SHARE, SLICED, Layout, exchange, layers_of, parts_of
+from costsim.parallel.schedules import in_flight
 
 NOTHING = "nothing"  # the dim, of no elements, of what is left where something is sent
 
 # Kinds of op that do the same in each share of what ranks of tensor divide, though their patterns name the dim.
 _IN_EACH_SHARE = {"add_bias", "scale_columns", "rope", "softmax", "softmax_lse", "softmax_sink", "softmax_sink_lse"}
+_IN_EACH_SHARE |= {"add_bias_of_each"}
+_LOSSES = {"cross_entropy", "cross_entropy_chunk", "cross_entropy_in_place"}
+# Kinds that do the same for each position, or each query, though their patterns name the dim.
+_ROW_BY_ROW = {"rope", "dispatch", "combine", "add_bias_of_each"}
+_AT_EACH_POSITION = {"mask_pairs", "softmax_sink", "softmax_sink_lse", *_ROW_BY_ROW}
 _OF_ALL_EXPERTS = ("combine",)  # kinds of op that want what all experts made of the rank's own tokens
 
 
@@ -32,7 +39,9 @@ class ShardedBuilder(GraphBuilder):
         super().__init__(layout.sizes, *arguments)
         self.parallel, self.mesh, self.divided = parallel, layout.mesh, layout.divided
         self.sizes[NOTHING] = 0
-        self.in_flight = in_flight(parallel, self.micro_batches)
+        self.ring = parallel.context
+        flying = (parallel.schedule, parallel.stage, parallel.pipeline, self.micro_batches, parallel.chunks)
+        self.in_flight = in_flight(*flying)
         self.exchange = exchange(parallel.algorithms)
         self.partial: set[str] = set()
         self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
@@ -40,16 +49,17 @@ class ShardedBuilder(GraphBuilder):
         self.tied: set[str] = set()  # weights that two stages of a pipeline have
         self._by_tensor = {dim for dim, axis in layout.divided.items() if axis == "tensor" and not dim.endswith(SHARE)}
         self._shares = {dim.removesuffix(SHARE): dim for dim in layout.divided if dim.endswith(SHARE)}
+        self._gathered: set[str] = set()  # `whole`s, and rows of them: their gradients are summed as they are scattered
         self._made_of: dict[str, tuple[str, ...]] = {}  # by tensor that is made of weights alone: these
-        self._made: dict[tuple[str, str], str] = {}  # by tensor and layer: the whole, or the share, that was made of it
+        self._made: dict[tuple[str, str, str], str] = {}  # by tensor, layer and word: what was made of it
 
     @property
     def parts(self) -> int:
-        """The losses of how many micro-batches a step takes the mean of: those of all ranks of data."""
-        return self.micro_batches * self.parallel.data
+        """The losses of how many micro-batches, or slices of them, a step takes the mean of: those of all ranks."""
+        return self.micro_batches * self.parallel.replicas
 
-    def layers_built(self, stack: str, number: int) -> range:
-        """Of a stage of a pipeline, its layers and the one on either side, which make and read what crosses.
+    def layers_built(self, stack: str, number: int) -> Sequence[int]:
+        """Of a stage of a pipeline, its layers and those beside them, which make and read what crosses.
 
         Raises FieldError for more stages than layers, and for a second stack.
         """
@@ -61,9 +71,14 @@ class ShardedBuilder(GraphBuilder):
             raise FieldError(("parallel", "pipeline"), message)
         if stages > number:
             raise FieldError(("parallel", "pipeline"), f"{stages} stages of {number} layers; {number} do")
+        chunks = self.parallel.chunks
+        if stages * chunks > number:
+            message = f"{stages} stages of {chunks} chunks of {number} layers; {number // stages} do"
+            raise FieldError(("parallel", "chunks"), message)
         self.stack = (stack, number)
-        own = layers_of(number, stages)[self.parallel.stage]
-        return range(max(0, own.start - 1), min(number, own.stop + 1))
+        parts = layers_of(number, stages * chunks)
+        own = [parts[part] for part in parts_of(self.parallel)]
+        return sorted({i for of in own for i in range(max(0, of.start - 1), min(number, of.stop + 1))})
 
     # --- what is given ------------------------------------------------------------------------------------------------
 
@@ -73,8 +88,11 @@ class ShardedBuilder(GraphBuilder):
             dims = (OF_EXPERTS["experts"], *dims[1:])
         if values == "index" and len(dims) == 1:
             dims = tuple(self._shares.get(dim, dim) for dim in dims)  # numbers of positions: each rank has its own
+        if values == "mask" and self.ring > 1:
+            dims = tuple(self._whole(dim) for dim in dims)  # padding of keys: each rank has all of it
         if role != "weight":
             return super().given(name, dims, role, values)
+        self._check_along(name, dims)
         over = tuple(dict.fromkeys(self.divided[dim] for dim in dims if dim in self.divided))
         axis = self.axis_of(dims)
         if not self.parallel.zero or axis not in self.mesh or not self._is_to_share(name):
@@ -84,6 +102,26 @@ class ShardedBuilder(GraphBuilder):
         made = self._gathered_weight(name, dims, axis)
         self.shared_over[self.shares[made]] = (*over, axis)
         return made
+
+    def _whole(self, dim: str) -> str:
+        """All of the sequence of which a rank has a slice; any other dim as it is."""
+        return f"{dim}{WHOLE}" if dim == SLICED else dim
+
+    def all_keys(self, x: str) -> str:
+        """Keys or values of all positions, which pass round the ring; for the backward they do so again."""
+        if self.ring == 1:
+            return x
+        x = self._gather(x, "all_gather") if self._is_share(x) else x
+        dims = tuple(map(self._whole, self.tensors[x].dims))
+        ring = self._once(x, self.layer, "ring", lambda name: self._collective("ring_gather", x, name, dims, "context"))
+        self.dropped.add(ring)
+        return ring
+
+    def _check_along(self, name: str, dims: Dims) -> None:
+        """Raise FieldError for what is of each position, or of several: a rank has a slice of them."""
+        if self.ring > 1 and SLICED in dims:
+            message = f"{self.full_name(name)} looks at several positions of a sequence, of which ranks have slices"
+            raise FieldError(("parallel", "context"), message)
 
     def _is_to_share(self, name: str) -> bool:
         """Whether ranks of data share a weight: with zero 1 and 2 one that is trained, for its optimizer's states."""
@@ -141,14 +179,23 @@ class ShardedBuilder(GraphBuilder):
         more: dict[str, Any] = {"outputs": outputs, "dims": dims, "gemm": gemm, "recomputes": recomputes}
         if self.phase != "forward":
             return super().op(kind, *inputs, name=name, **more, **params)
-        if kind == "cross_entropy" and self._is_divided(inputs[0]):
-            return self._cross_entropy(name, inputs[0], inputs[1], **params)
+        if kind in _LOSSES and self._is_divided(inputs[0]):
+            return self._cross_entropy(kind, name, inputs, **params)
         if kind == "embed" and self._is_divided(inputs[0]):
             kind, params = "embed_share", {"axis": "tensor"}
         record = kind_of(kind)
-        inputs = self._to_experts(record, name, self._meet(record, name, inputs))
+        if self.ring > 1 and not record.is_contraction and kind not in _AT_EACH_POSITION:
+            bound = self._bound(record, inputs)
+            self._check_along(name, tuple(d for token, of in bound.items() if not token.startswith("*") for d in of))
+        inputs = self._meet(record, name, self._to_experts(record, name, inputs))
+        if dims is not None and any(map(self._is_share, inputs)):
+            more["dims"] = tuple(self._shares.get(dim, dim) for dim in dims)
         y = super().op(kind, *inputs, name=name, **more, **params)
+        if self.tensors[y].dims.count(SLICED) > 1:  # pairs of which a rank has not all keys
+            self._check_along(name, self.tensors[y].dims)
         self._note_weights(inputs, y)
+        if record.view and not self._gathered.isdisjoint(inputs):
+            self._gathered.add(y)
         return self._completed(record, y, inputs, name)
 
     def _collective(
@@ -182,7 +229,7 @@ class ShardedBuilder(GraphBuilder):
             return tuple(self._gather(x, gather) if self._is_share(x) else x for x in inputs)
         if divided:
             self._check_across(record, name, inputs)
-            return tuple(x if self._is_divided(x) else self._divide_work(x) for x in inputs)
+            return tuple(x if self._is_divided(x) or x in self._gathered else self._divide_work(x) for x in inputs)
         return inputs
 
     def _bound(self, record: Kind, inputs: tuple[str, ...]) -> dict[str, Dims]:
@@ -194,7 +241,7 @@ class ShardedBuilder(GraphBuilder):
 
     def _looks_across(self, record: Kind, inputs: tuple[str, ...]) -> bool:
         """Whether an op looks at several positions of a sequence, as the one that takes the first."""
-        if record.is_contraction or not inputs:
+        if record.is_contraction or record.name in _ROW_BY_ROW or not inputs:
             return False
         of = self._bound(record, inputs)
         return any(dim.endswith(SHARE) for token, dims in of.items() if not token.startswith("*") for dim in dims)
@@ -210,9 +257,9 @@ class ShardedBuilder(GraphBuilder):
 
     def _once(self, x: str, where: str, word: str, make: Callable[[str], str]) -> str:
         """What is made of a tensor under a name with that word, once for all who want it: in a layer, or anywhere."""
-        key = (x, where)
+        key = (x, where, word)
         if key not in self._made:
-            again = f".{where}" if where and any(known == x for known, _ in self._made) else ""
+            again = f".{where}" if where and any((known, said) == (x, word) for known, _, said in self._made) else ""
             before, self._prefix = self._prefix, ""
             self._made[key] = make(f"{x}.{word}{again}")
             self._prefix = before
@@ -223,6 +270,15 @@ class ShardedBuilder(GraphBuilder):
         dims = tuple(dim.removesuffix(SHARE) for dim in self.tensors[x].dims)
         whole = self._once(x, self.layer, "gather", lambda name: self._collective(kind, x, name, dims))
         self.dropped.add(whole)
+        return whole
+
+    def whole(self, x: str) -> str:
+        """All positions of which ranks of tensor have shares; it is kept for the backward."""
+        if not self._is_share(x):
+            return x
+        whole = self._gather(x, "all_gather")
+        self.dropped.discard(whole)
+        self._gathered.add(whole)
         return whole
 
     def _own_positions(self, x: str) -> str:
@@ -264,20 +320,28 @@ class ShardedBuilder(GraphBuilder):
             return self._collective("all_reduce", y, f"{name}.all_reduce")
         return self._collective("reduce_scatter", y, f"{name}.reduce_scatter", own)
 
-    def _cross_entropy(self, name: str, logits: str, labels: str, smoothing: float, ignore: int, share: float) -> str:
+    def _cross_entropy(
+        self, kind: str, name: str, inputs: Sequence[str], smoothing: float, ignore: int, share: float
+    ) -> str:
         """The loss of logits whose words ranks divide: three numbers of each token are exchanged, no logits.
 
-        Source: Shoeybi et al., arXiv:1909.08053, section 3. Raises FieldError for smoothed labels.
+        Source: Shoeybi et al., arXiv:1909.08053, section 3. Raises FieldError for a loss whose kernel leaves gradients.
         """
-        if smoothing:
-            raise FieldError(("label_smoothing",), "the loss of a vocabulary that ranks share has none; say 0")
-        op, axis = super().op, "tensor"
+        if kind == "cross_entropy_in_place":
+            message = "ranks of tensor exchange sums within the loss, which is not one kernel: say at_once or recompute"
+            raise FieldError(("model", "head", "backward"), message)
+        op, axis, (logits, labels, *counted) = super().op, "tensor", inputs
         most = op("row_max", logits, name=f"{name}.max")
         most = self._collective("all_reduce_max", most, f"{name}.max.all_reduce")
-        sums = op("exp_share", logits, most, labels, name=f"{name}.exp", axis=axis)
+        how: dict[str, Any] = {"smoothing": smoothing, "ranks": self.mesh[axis].ranks} if smoothing else {}
+        exp = "exp_share_smoothed" if smoothing else "exp_share"
+        sums = op(exp, logits, most, labels, name=f"{name}.exp", axis=axis, **how)
         picked = self._collective("all_reduce", f"{sums}.picked", f"{name}.picked.all_reduce")
         sums = self._collective("all_reduce", sums, f"{name}.sums.all_reduce")
-        return op("cross_entropy_sums", sums, picked, labels, name=name, ignore=ignore, share=share)
+        for segment in self._open:  # what was exchanged is not exchanged again
+            segment.keep.update((most, picked, sums))
+        of = "cross_entropy_sums_chunk" if counted else "cross_entropy_sums"
+        return op(of, sums, picked, labels, *counted, name=name, ignore=ignore, share=share)
 
     # --- experts ------------------------------------------------------------------------------------------------------
 
@@ -289,7 +353,8 @@ class ShardedBuilder(GraphBuilder):
         at_experts = any(not here.isdisjoint(self.tensors[x].dims) for x in inputs)
         if not at_experts:
             return inputs
-        way = {own: all_ for all_, own in OF_EXPERTS.items()} if record.name in _OF_ALL_EXPERTS else OF_EXPERTS
+        there = OF_EXPERTS | {f"{dim}{SHARE}": f"{own}{SHARE}" for dim, own in OF_EXPERTS.items()}
+        way = {own: dim for dim, own in there.items()} if record.name in _OF_ALL_EXPERTS else there
         return tuple(self._exchange(x, name, way) for x in inputs)
 
     def _exchange(self, x: str, name: str, way: dict[str, str]) -> str:

@@ -1,31 +1,34 @@
 """Stages of a pipeline: a rank has some of the layers, receives what comes from others, and sends what goes to others.
 
-The whole forward is built, then cut: ops of other stages go, and what crosses is an op at either end. Data, and what
-is made of data alone, each stage has itself. A weight that two stages read (the embedding that is the head, too) is in
-both, which sum its gradients.
+The layers are cut into parts, one a stage, or several (`chunks`), of which part k lies on stage k % stages. The whole
+forward is built, then cut: ops of other stages go, and what crosses is an op at either end. Data, and what is made of
+data alone, each stage has itself. A weight that two stages read (the embedding that is the head, too) is in both, which
+sum its gradients.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from costsim.graph.graph import Op, Tensor
 from costsim.inputs.field_error import FieldError
 from costsim.parallel.builder import NOTHING, ShardedBuilder
-from costsim.parallel.layout import layers_of
+from costsim.parallel.layout import layers_of, parts_of
 
 
-def _stage_of(b: ShardedBuilder) -> list[int]:
-    """By op of the forward: its stage. What is before all layers is in the first, what is behind them in the last."""
+def _part_of(b: ShardedBuilder) -> list[int]:
+    """By op of the forward: its part. What is before all layers is in the first, what is behind them in the last."""
     assert b.stack is not None
     stack, number = b.stack
-    of = {i: stage for stage, layers in enumerate(layers_of(number, b.parallel.pipeline)) for i in layers}
-    stage, every = 0, list[int]()
+    parts = b.parallel.pipeline * b.parallel.chunks
+    of = {i: part for part, layers in enumerate(layers_of(number, parts)) for i in layers}
+    part, every = 0, list[int]()
     for op in b.ops:
         name, _, layer = op.layer.rpartition(".")
         if name == stack and layer.isdigit():
-            stage = of[int(layer)]
-        elif every and stage:
-            stage = b.parallel.pipeline - 1
-        every.append(stage)
+            part = of[int(layer)]
+        elif every and part:
+            part = parts - 1
+        every.append(part)
     return every
 
 
@@ -57,56 +60,50 @@ def _with_needed(ops: list[Op], anywhere: set[int], keep: set[int]) -> set[int]:
     return kept
 
 
-def _crossing(b: ShardedBuilder, stage_of: list[int], anywhere: set[int]) -> Iterator[tuple[str, int]]:
-    """What this stage reads of others, or they of it, with the stage that makes it."""
-    own = b.parallel.stage
-    made = {name: stage_of[op.position] for op in b.ops if op.position not in anywhere for name in op.outputs}
-    crossing = {
-        name: made[name]
-        for op in b.ops
-        for name in op.inputs
-        if name in made and made[name] != stage_of[op.position] and own in (made[name], stage_of[op.position])
-    }
-    yield from crossing.items()
+class _Crossing(NamedTuple):
+    """By part of this stage: the tensor that it receives, and the one that it sends."""
+
+    received: dict[int, str]
+    sent: dict[int, str]
 
 
-def cut(b: ShardedBuilder, loss: str) -> tuple[str, str]:
-    """Leave of the forward the ops of this rank's stage; the tensor with which its backward begins, and its gradient.
+def _crossing(b: ShardedBuilder, part_of: Sequence[int], anywhere: set[int]) -> _Crossing:
+    """What parts of this stage read of others, or they of it. Raises FieldError for more than one tensor each way."""
+    own = parts_of(b.parallel)
+    made = {name: part_of[op.position] for op in b.ops if op.position not in anywhere for name in op.outputs}
+    crossing = _Crossing({}, {})
+    for op in b.ops:
+        here = part_of[op.position]
+        for name in op.inputs:
+            there = made.get(name, here)
+            for of, part in ((crossing.received, here), (crossing.sent, there)):
+                if there != here and part in own and of.setdefault(part, name) != name:
+                    message = f"{of[part]}, {name} go on to the next stage; one tensor can"
+                    raise FieldError(("parallel", "pipeline"), message)
+    return crossing
 
-    That gradient is received, or "" where the stage has the loss. Raises FieldError for what cannot be cut.
+
+def cut(b: ShardedBuilder, loss: str) -> str:
+    """Leave of the forward the ops of this rank's stage, between those that receive and send; its loss.
+
+    That is "" where another stage has it. Raises FieldError for what cannot be cut.
     """
-    stage, stages = b.parallel.stage, b.parallel.pipeline
-    stage_of, anywhere = _stage_of(b), _made_anywhere(b)
-    crossing = list(_crossing(b, stage_of, anywhere))
-    received = [name for name, of in crossing if of != stage]
-    sent = [name for name, of in crossing if of == stage]
-    if len(received) > 1 or len(sent) > 1:
-        message = f"{', '.join(received if len(received) > 1 else sent)} go on to the next stage; one tensor can"
-        raise FieldError(("parallel", "pipeline"), message)
-    b.tied = _tied(b, stage_of)
-    own = {op.position for op in b.ops if op.position not in anywhere and stage_of[op.position] == stage}
-    _keep(b, _with_needed(b.ops, anywhere, own), received)
-    if not sent:
-        return loss, ""
-    tensor, before = b.tensors[sent[0]], b.phase
-    left = Tensor(f"{tensor.name}.sent", (NOTHING,), tensor.role, tensor.layer)
-    b.layer = tensor.layer
-    b.op("send", tensor.name, name=f"{tensor.name}.send", outputs=[left], axis="pipeline")
-    b.phase = "backward"
-    gradient = Tensor(f"{tensor.name}.grad", tensor.dims, "gradient", tensor.layer)
-    b.op("receive", name=f"{tensor.name}.grad.receive", outputs=[gradient], axis="pipeline")
-    b.phase = before
-    assert stage < stages - 1
-    return tensor.name, gradient.name
+    part_of, anywhere, own = _part_of(b), _made_anywhere(b), parts_of(b.parallel)
+    crossing = _crossing(b, part_of, anywhere)
+    b.tied = _tied(b, part_of)
+    parts = {op.position: part_of[op.position] for op in b.ops if op.position not in anywhere}
+    parts = {position: part for position, part in parts.items() if part in own}
+    _keep(b, _with_needed(b.ops, anywhere, set(parts)), parts, crossing)
+    return loss if b.parallel.stage == b.parallel.pipeline - 1 else ""
 
 
-def _tied(b: ShardedBuilder, stage_of: list[int]) -> set[str]:
+def _tied(b: ShardedBuilder, part_of: Sequence[int]) -> set[str]:
     """The weights that two stages read. Raises FieldError for others than the first and the last."""
     readers: dict[str, set[int]] = {}
     for op in b.ops:
         for name in op.inputs:
             if b.tensors[name].role == "weight" and b.tensors[name].share_of is None:
-                readers.setdefault(name, set()).add(stage_of[op.position])
+                readers.setdefault(name, set()).add(part_of[op.position] % b.parallel.pipeline)
     several = {name: of for name, of in readers.items() if len(of) > 1}
     for name, of in several.items():
         if of != {0, b.parallel.pipeline - 1}:
@@ -114,23 +111,40 @@ def _tied(b: ShardedBuilder, stage_of: list[int]) -> set[str]:
     return set(several)
 
 
-def _keep(b: ShardedBuilder, positions: set[int], received: list[str]) -> None:
-    """Leave these ops, after those that receive what others made, and the tensors that they touch."""
+def _send(b: ShardedBuilder, tensor: Tensor) -> None:
+    left = Tensor(f"{tensor.name}.sent", (NOTHING,), tensor.role, tensor.layer)
+    b.layer = tensor.layer
+    b.op("send", tensor.name, name=f"{tensor.name}.send", outputs=[left], axis="pipeline")
+
+
+def _receive(b: ShardedBuilder, tensor: Tensor) -> None:
+    b.layer = tensor.layer
+    b.op("receive", name=f"{tensor.name}.receive", outputs=[tensor], axis="pipeline")
+    b.received.add(tensor.name)
+
+
+def _keep(b: ShardedBuilder, positions: set[int], parts: Mapping[int, int], crossing: _Crossing) -> None:
+    """Leave these ops, of each part after what receives and before what sends, and the tensors that they touch.
+
+    `parts` says of which part ops are, but for those that any stage can run.
+    """
     old = list(b.ops)
     paths, tensors = dict(b.segments), dict(b.tensors)
+    firsts = {part: position for position, part in reversed([*parts.items()])}
+    lasts = {part: position for position, part in parts.items()}
     b.ops.clear()
     b.segments.clear()
     touched = {name for position in positions for name in old[position].inputs + old[position].outputs}
     b.tensors.clear()
+    received = set(crossing.received.values())
     b.tensors.update((name, tensor) for name, tensor in tensors.items() if name in touched and name not in received)
-    for name in received:
-        b.layer = tensors[name].layer
-        b.op("receive", name=f"{name}.receive", outputs=[tensors[name]], axis="pipeline")
-        b.received.add(name)
     segments = {segment for path in paths.values() for segment in path}
     for segment in segments:
         segment.ops.clear()
     for op in old:
+        part = parts.get(op.position)
+        if part in crossing.received and firsts[part] == op.position:
+            _receive(b, tensors[crossing.received[part]])
         if op.position in positions:
             moved = op._replace(position=len(b.ops))
             if op.position in paths:
@@ -138,5 +152,7 @@ def _keep(b: ShardedBuilder, positions: set[int], received: list[str]) -> None:
                 for segment in paths[op.position]:
                     segment.ops.append(moved)
             b.ops.append(moved)
+        if part in crossing.sent and lasts[part] == op.position:
+            _send(b, tensors[crossing.sent[part]])
     b.dropped &= set(b.tensors)
     b.layer = ""

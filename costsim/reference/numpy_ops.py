@@ -6,6 +6,7 @@
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import expand
-from costsim.graph.pairs import Pairs, base_of, pairs_of
+from costsim.graph.pairs import Pairs, pairs_of, queries_of
 
 Array = np.ndarray[Any, Any]
 
@@ -57,8 +58,8 @@ def contract(equation: str, x: Array, w: Array) -> tuple[Array, int]:
 
 def met(pairs: Pairs) -> Array:
     """Whether query (first axis) and key meet, from the keys of each query."""
-    meets = np.zeros((pairs.tokens, pairs.tokens), bool)
-    for query in range(pairs.tokens):
+    meets = np.zeros((pairs.queries_number, pairs.tokens), bool)
+    for query in range(pairs.queries_number):
         keys = pairs.keys(query)
         meets[query, keys.start : keys.stop] = True
     return meets
@@ -67,14 +68,14 @@ def met(pairs: Pairs) -> Array:
 def runtime(graph: Graph, op: Op, step: int, key: Any, rank: int = 0) -> dict[str, Any]:
     """The arguments that an op's kind takes from whoever runs it; `key` is what dropout is drawn by.
 
-    `rank` is that of who runs it, on the axis of an op that has one.
+    `rank` is that of who runs it, on the axis of an op that has one, else in the ring of those that share a sequence.
     """
     given: dict[str, Callable[[], Any]] = {
         "shape": lambda: graph.shape(op.outputs[0]),
         "step": lambda: step,
         "key": lambda: key,
         "rank": lambda: rank,
-        "met": lambda: met(graph.pairs[op.params["pairs"]]),
+        "met": lambda: met(replace(graph.pairs[op.params["pairs"]], rank=rank)),
     }
     return {name: given[name]() for name in op.kind.runtime}
 
@@ -83,11 +84,11 @@ def _contract_pairs(graph: Graph, op: Op, pairs: Pairs, x: Array, w: Array) -> t
     """A contraction over pairs that meet, query by query: what a kernel does that skips all others. They stay 0."""
     terms = [operand.pattern for operand in (*op.kind.inputs, *op.kind.outputs)]
     keys = next(letter for letter, dims in op.env.items() if any(map(pairs_of, dims)))
-    dim = base_of(op.env[keys][0])
+    dim = queries_of(op.env[keys][0])
     queries = next(letter for letter, dims in op.env.items() if dims == (dim,))
     y = np.zeros(graph.shape(op.outputs[0]), np.result_type(x, w))
     products = 0
-    for query in range(pairs.tokens):
+    for query in range(pairs.queries_number):
         run = pairs.keys(query)
         cuts = {queries: slice(query, query + 1), keys: slice(run.start, run.stop)}
         of_x, of_w, of_y = (tuple(cuts.get(letter, slice(None)) for letter in term) for term in terms)
@@ -104,7 +105,7 @@ def run_op(
     if op.kind.is_contraction and all(x is not None and x.dtype != object for x in inputs):
         x, w = inputs
         if (pairs := graph.ragged(expand(op.kind.work[0][0], op.env))) is not None:
-            y, products = _contract_pairs(graph, op, pairs, x, w)  # type: ignore[arg-type]
+            y, products = _contract_pairs(graph, op, replace(pairs, rank=rank), x, w)  # type: ignore[arg-type]
         else:
             y, products = contract(op.kind.name, x, w)  # type: ignore[arg-type]
         return (y,), products

@@ -11,7 +11,7 @@ from costsim.formats.format import Format
 from costsim.formats.pack import pack
 from costsim.formats.quantize import block_axes
 from costsim.graph.graph import Graph
-from costsim.graph.pairs import Pairs, base_of, ragged_dim
+from costsim.graph.pairs import Pairs, queries_of, ragged_dim
 from costsim.reference.numpy_ops import Array, met
 
 
@@ -19,13 +19,13 @@ def _axes(graph: Graph, name: str) -> tuple[int, int] | None:
     """The axes of queries and keys of a tensor of pairs; None of any other."""
     dims = graph.tensors[name].dims
     ragged = ragged_dim(dims)
-    return None if ragged is None else (dims.index(base_of(ragged)), dims.index(ragged))
+    return None if ragged is None else (dims.index(queries_of(ragged)), dims.index(ragged))
 
 
 def numbers(graph: Graph, name: str, x: Array) -> int:
     """How many numbers there are: of a tensor of pairs, those that meet."""
     pairs = graph.ragged(graph.tensors[name].dims)
-    return x.size if pairs is None else x.size // pairs.tokens**2 * int(met(pairs).sum())
+    return x.size if pairs is None else x.size // (pairs.tokens * pairs.queries_number) * int(met(pairs).sum())
 
 
 def _pieces(x: Array, pairs: Pairs, queries: int, keys: int, along: Sequence[int]) -> Iterator[Array]:
@@ -33,7 +33,7 @@ def _pieces(x: Array, pairs: Pairs, queries: int, keys: int, along: Sequence[int
     by_key = queries in along
     fixed, moving = (keys, queries) if by_key else (queries, keys)
     runs = pairs.queries if by_key else pairs.keys
-    for token in range(pairs.tokens):
+    for token in range(pairs.tokens if by_key else pairs.queries_number):
         cut = [slice(None)] * x.ndim
         cut[fixed], cut[moving] = slice(token, token + 1), slice(runs(token).start, runs(token).stop)
         yield x[tuple(cut)]

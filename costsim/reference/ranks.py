@@ -21,7 +21,9 @@ from costsim.formats.format import Format
 from costsim.formats.pack import pack, unpack
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import Dims
+from costsim.graph.pairs import slice_of
 from costsim.names import Collective
+from costsim.parallel.layout import SHARE
 from costsim.policy.assign import Assignment
 from costsim.reference.execute import Executor, Run
 from costsim.reference.numpy_ops import Array, run_op, runtime
@@ -48,14 +50,27 @@ def group(graph: Graph, rank: int, axis: str) -> list[int]:
     return [first + i * of.stride for i in range(of.ranks)]
 
 
+def neighbour(graph: Graph, rank: int, axis: str, steps: int) -> int:
+    """The rank so many places further on an axis, behind whose last comes the first."""
+    of, at = graph.mesh[axis], place(graph, rank, axis)
+    return rank + ((at + steps) % of.ranks - at) * of.stride
+
+
 # --- what a rank has of a tensor --------------------------------------------------------------------------------------
 
 
 def cut(graph: Graph, dims: Dims, x: Array, rank: int) -> Array:
     """A rank's share of a tensor whose own dims are these."""
     for at, dim in enumerate(dims):
-        if (axis := graph.divided.get(dim)) is not None:
-            x = np.split(x, graph.mesh[axis].ranks, axis=at)[place(graph, rank, axis)]
+        for part in dict.fromkeys((dim.removesuffix(SHARE), dim)):  # a share of a slice is cut twice
+            if (axis := graph.divided.get(part)) is None:
+                continue
+            ranks, own = graph.mesh[axis].ranks, place(graph, rank, axis)
+            if axis == "context":
+                runs = slice_of(x.shape[at], ranks, own)
+                x = np.concatenate([x[(slice(None),) * at + (slice(run.start, run.stop),)] for run in runs], axis=at)
+            else:
+                x = np.split(x, ranks, axis=at)[own]
     return x
 
 
@@ -99,27 +114,29 @@ class Exchange:
     barriers: dict[tuple[int, ...], Barrier]
     sent_bits: list[dict[str, int]]
     boxes: dict[tuple[tuple[int, ...], int], Array] = field(default_factory=dict)
-    mail: defaultdict[tuple[int, int], Queue[Array]] = field(default_factory=lambda: defaultdict(Queue))
+    mail: defaultdict[tuple[int, int, bool], Queue[Array]] = field(default_factory=lambda: defaultdict(Queue))
 
     def compute(
         self, rank: int, graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int
     ) -> tuple[tuple[Array, ...], int]:
         """The results of one op of a rank, as `run_op`."""
         if "axis" not in op.params:
-            return run_op(graph, op, inputs, seed=seed, step=step, micro=micro)
+            own = place(graph, rank, "context")
+            return run_op(graph, op, inputs, seed=seed, step=step, micro=micro, rank=own)
         at, axis = place(graph, rank, op.params["axis"]), graph.mesh[op.params["axis"]]
         if not (op.kind.collective or op.kind.view):  # an op on the rank's share of something
             return run_op(graph, op, inputs, seed=seed, step=step, micro=micro, rank=at)
+        forward = op.phase == "forward"
         if op.kind.collective == "receive":
-            other = rank - axis.stride if op.phase == "forward" else rank + axis.stride
-            return (self.mail[other, rank].get(timeout=_PATIENCE_S),), 0
+            other = neighbour(graph, rank, op.params["axis"], -1 if forward else 1)
+            return (self.mail[other, rank, forward].get(timeout=_PATIENCE_S),), 0
         (x,) = inputs
         assert x is not None
         if op.kind.collective:
             self._note(graph, op, rank, x)
         if op.kind.collective == "send":
-            other = rank + axis.stride if op.phase == "forward" else rank - axis.stride
-            self.mail[rank, other].put(x)
+            other = neighbour(graph, rank, op.params["axis"], 1 if forward else -1)
+            self.mail[rank, other, forward].put(x)
             return (x.reshape(-1)[:0],), 0
         parts = self._meet(graph, op, rank, x) if op.kind.collective else [x] * axis.ranks
         return (op.kind.run(parts, **runtime(graph, op, step, None))[at],), 0
@@ -166,12 +183,12 @@ def _sent_bits(graph: Graph, op: Op, x: Array, format: Format | None, axes: tupl
     does = op.kind.collective
     if does == "send":
         return _packed(x, format, axes)
-    if does == "all_gather":
+    if does == "all_gather":  # of each rank's own, or around a ring
         return (ranks - 1) * _packed(x, format, axes)
     if does == "all_to_all":
         along = 0 if op.kind.inputs[0].pattern[0] and x.shape[0] > graph.shape(op.outputs[0])[0] else 1
         return sum(_packed(part, format, axes) for part in np.split(x, ranks, axis=along)[1:])
-    if does == "reduce_scatter" and op.kind.name == "reduce_scatter":
+    if op.kind.name in ("reduce_scatter", "ring_scatter"):
         return sum(_packed(part, format, axes) for part in np.split(x, ranks, axis=1)[1:])
     size = -(-x.size // ranks)
     chunks = [_flat_share(x, ranks, at, size) for at in range(ranks)]
@@ -219,7 +236,8 @@ def run_ranks(
         stage = place(graphs[0], rank, "pipeline")
         graph = graphs[stage]
         executor = Executor(graph, held[stage], seed=seed, measure=measure, compute=compute)
-        own = [own_batch(graph, batch, rank) for batch in batches[place(graph, rank, "data")]]
+        slices = graph.mesh["context"].ranks if "context" in graph.mesh else 1
+        own = [own_batch(graph, batch, rank) for batch in batches[place(graph, rank, "data") // slices]]
         try:
             return executor.step(own_weights(graph, weights, rank), own, step)
         except BaseException:

@@ -100,7 +100,7 @@ def _small_chunks(graph: Graph, small: Mapping[str, int]) -> dict[str, int]:
 
 def _small_pairs(graph: Graph, small: Mapping[str, int]) -> dict[str, Pairs]:
     """The pairs that meet, of fewer tokens."""
-    return {name: pairs.resized(small[pairs.dim]) for name, pairs in graph.pairs.items()}
+    return {name: pairs.resized(small[pairs.dim] * pairs.ranks) for name, pairs in graph.pairs.items()}
 
 
 def _with_whole_blocks(graph: Graph, small: Mapping[str, int], policies: Iterable[Policy]) -> dict[str, int]:

@@ -94,14 +94,17 @@ def sent_fields(graph: Graph, total: Total) -> Record:
 
 def describe(parallel: Parallel) -> str:
     """The mesh in words; "" for one device."""
-    devices = parallel.tensor * parallel.data * parallel.pipeline
-    if devices == 1:
+    if parallel.devices == 1:
         return ""
     parts = []
     if parallel.tensor > 1:
         parts.append(f"tensor {parallel.tensor}{'' if parallel.sequence else ' without sequence'}")
+    if parallel.context > 1:
+        parts.append(f"context {parallel.context}")
     if parallel.data > 1:
-        parts.append(f"data {parallel.data}" + (f", zero {parallel.zero}" if parallel.zero else ""))
+        parts.append(f"data {parallel.data}")
+    if parallel.zero:
+        parts.append(f"zero {parallel.zero}")
     if parallel.secondary > 1:
         parts.append(f"weights once more in each {parallel.secondary} of these")
     if parallel.error_feedback:
@@ -109,5 +112,6 @@ def describe(parallel: Parallel) -> str:
     if parallel.expert > 1:
         parts.append(f"of these expert {parallel.expert}")
     if parallel.pipeline > 1:
-        parts.append(f"pipeline {parallel.pipeline}, stage {parallel.stage}")
-    return f"one of {devices} devices: {', '.join(parts)}"
+        chunks = f" in {parallel.chunks} chunks" if parallel.chunks > 1 else ""
+        parts.append(f"pipeline {parallel.pipeline}{chunks}, stage {parallel.stage}")
+    return f"one of {parallel.devices} devices: {', '.join(parts)}"

@@ -40,5 +40,6 @@ def _stage(stage: Any) -> Record:
         "forward_s": stage.forward_s,
         "backward_s": stage.backward_s,
         "once_s": stage.once_s,
+        "in_flight": stage.in_flight,
         "peak_memory_bytes": str(stage.peak_bytes),
     }

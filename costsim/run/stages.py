@@ -5,37 +5,50 @@ A stage's kernels give its time for the forward and the backward of one micro-ba
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from costsim.cost.memory import memory
 from costsim.cost.row import Row
 from costsim.devices.profile import Hardware
-from costsim.graph.graph import Op
-from costsim.parallel.layout import in_flight, layers_of
+from costsim.graph.graph import InFlight, Op, most_in_flight
+from costsim.parallel.layout import layers_of
+from costsim.parallel.schedules import Play, in_flight, play
 from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
 from costsim.run.job import Job, with_fields
-from costsim.run.pipeline import Play, play
 from costsim.run.simulate import count_step
 from costsim.run.timing import time_kernels
 
 
+class Seconds(NamedTuple):
+    """What a stage takes for a micro-batch in one chunk of its layers."""
+
+    forward: float
+    dgrad: float
+    wgrad: float
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage in a step: seconds a micro-batch, seconds once a step, bytes at the peak."""
+    """One stage in a step: seconds a micro-batch by chunk of layers, seconds once a step, bytes at the peak."""
 
     number: int
     parameters: int
-    forward_s: float
-    dgrad_s: float
-    wgrad_s: float
+    chunks: tuple[Seconds, ...]
     once_s: float
+    in_flight: int  # micro-batches at most, counted in each chunk
     peak_bytes: int
+
+    @property
+    def forward_s(self) -> float:
+        """Of a micro-batch."""
+        return sum(chunk.forward for chunk in self.chunks)
 
     @property
     def backward_s(self) -> float:
         """Of a micro-batch, with what is made again for it."""
-        return self.dgrad_s + self.wgrad_s
+        return sum(chunk.dgrad + chunk.wgrad for chunk in self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,58 +77,76 @@ def _part(row: Row, op: Op, micro_batches: int) -> str:
     return "wgrad" if row.gemm == "wgrad" else "dgrad"
 
 
-def _seconds(job: Job, policy: Policy, index: int, device: Hardware) -> dict[str, float] | None:
-    """By part of a step: what a stage takes, of a micro-batch or once; None if something is not known."""
-    micro_batches = job.convention.micro_batches
-    phase = count_step(job.graph, assign(job.graph, policy, index), job.convention)
-    seconds = dict.fromkeys(("forward", "dgrad", "wgrad", "once", "send"), 0.0)
-    for kernel, spent in time_kernels(job, phase, device):
+class _Taken(NamedTuple):
+    """What a stage takes of a step: a micro-batch in each chunk, all that comes once, and one send."""
+
+    chunks: tuple[Seconds, ...]
+    once_s: float
+    send_s: float
+
+
+def _taken(job: Job, policy: Policy, index: int, device: Hardware) -> _Taken | None:
+    """What a stage takes; None if something is not known."""
+    graph, micro_batches = job.graph, job.convention.micro_batches
+    phase = count_step(graph, assign(graph, policy, index), job.convention)
+    chunks = [dict.fromkeys(Seconds._fields, 0.0) for _ in graph.in_flight]
+    once_s = send_s = 0.0
+    for kernel, spent in time_kernels(job, phase, device, each=len(chunks) > 1):  # alike ones are of several chunks
         if spent.time_s is None:
             return None
-        part = _part(*kernel.first, micro_batches)
-        time_s = (spent.link_s or 0.0) if part == "send" else spent.time_s  # who waits for it waits, whatever overlaps
-        seconds[part] += kernel.number * time_s / (1 if part == "once" else micro_batches)
-    return seconds
+        row, op = kernel.first
+        part = _part(row, op, micro_batches)
+        if part == "once":
+            once_s += kernel.number * spent.time_s
+        elif part == "send":  # who waits for it waits, whatever overlaps
+            send_s = max(send_s, (spent.link_s or 0.0) / micro_batches)
+        else:
+            chunks[graph.chunk_of[op.position]][part] += kernel.number * spent.time_s / micro_batches
+    return _Taken(tuple(Seconds(**chunk) for chunk in chunks), once_s, send_s)
 
 
 def stage_jobs(job: Job) -> list[Job]:
     """The job of each stage. Those between the first and the last with as many layers differ in names only."""
-    parallel, known = job.file.parallel, dict[int, Job]()
+    parallel, known = job.file.parallel, dict[tuple[int, ...], Job]()
     jobs = []
-    for stage, layers in enumerate(layers_of(job.file.model.get("layers", 1), parallel.pipeline)):
+    layers = [len(part) for part in layers_of(job.file.model.get("layers", 1), parallel.pipeline * parallel.chunks)]
+    for stage in range(parallel.pipeline):
         between = 0 < stage < parallel.pipeline - 1
-        own = known.get(len(layers)) if between else None
+        alike = tuple(layers[stage :: parallel.pipeline])
+        own = known.get(alike) if between else None
         if own is None:
             own = job if stage == parallel.stage else with_fields(job, [f"parallel.stage={stage}"])
             if between:
-                known[len(layers)] = own
+                known[alike] = own
         jobs.append(own)
     return jobs
 
 
-def _peak_bytes(job: Job, stage: int, assignment: Assignment) -> int:
+def _peak_bytes(job: Job, flying: InFlight, assignment: Assignment) -> int:
     """Of a stage, from the job of one that is alike: other micro-batches are in flight."""
-    flying = in_flight(job.file.parallel.changed(stage=stage), job.convention.micro_batches)
     graph = job.graph if job.graph.in_flight == flying else replace(job.graph, in_flight=flying)
     return memory(graph, assignment, job.convention.traffic).peak_bytes
 
 
 def step_of(job: Job, policy: Policy, index: int, device: Hardware) -> Step | None:
     """A step of the whole pipeline of a job in a phase of a policy; None if some time is not known on the device."""
-    of: dict[int, dict[str, float] | None] = {}
-    stages, send_s = [], 0.0
+    of: dict[int, _Taken | None] = {}
+    parallel, micro_batches = job.file.parallel, job.convention.micro_batches
+    stages, send_s = list[Stage](), 0.0
     for number, own in enumerate(stage_jobs(job)):
         if id(own) not in of:
-            of[id(own)] = _seconds(own, policy, index, device)
-        seconds = of[id(own)]
-        if seconds is None:
+            of[id(own)] = _taken(own, policy, index, device)
+        taken = of[id(own)]
+        if taken is None:
             return None
-        peak_bytes = _peak_bytes(own, number, assign(own.graph, policy, index))
-        times = {f"{part}_s": seconds[part] for part in ("forward", "dgrad", "wgrad", "once")}
-        stages.append(Stage(number, own.graph.parameters, peak_bytes=peak_bytes, **times))
-        send_s = max(send_s, seconds["send"])
-    forward_s, dgrad_s, wgrad_s = zip(*((of.forward_s, of.dgrad_s, of.wgrad_s) for of in stages), strict=True)
-    played = play(job.file.parallel.schedule, forward_s, dgrad_s, wgrad_s, job.convention.micro_batches, send_s)
+        flying = in_flight(parallel.schedule, number, parallel.pipeline, micro_batches, parallel.chunks)
+        peak_bytes = _peak_bytes(own, flying, assign(own.graph, policy, index))
+        most = most_in_flight(flying)
+        stages.append(Stage(number, own.graph.parameters, taken.chunks, taken.once_s, most, peak_bytes))
+        send_s = max(send_s, taken.send_s)
+    parts = [stage.chunks[chunk] for chunk in range(parallel.chunks) for stage in stages]
+    forward_s, dgrad_s, wgrad_s = zip(*parts, strict=True)
+    played = play(parallel.schedule, forward_s, dgrad_s, wgrad_s, micro_batches, send_s, parallel.chunks)
     return Step(tuple(stages), send_s, played)
 
 

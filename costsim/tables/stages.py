@@ -16,6 +16,7 @@ _COLUMNS = (
     Column("forward"),
     Column("backward"),
     Column("once a\nstep", full="once a step"),
+    Column("in\nflight", full="in flight"),
     Column("peak\nbyte", full="peak byte"),
 )
 
@@ -26,6 +27,7 @@ def _rows(row: Mapping[str, Any]) -> list[list[str]]:
             str(stage["stage"]),
             short(stage["parameters"]),
             *(duration(stage[part]) for part in ("forward_s", "backward_s", "once_s")),
+            str(stage["in_flight"]),
             short(stage["peak_memory_bytes"]),
         ]
         for stage in row["stages"]
@@ -42,10 +44,11 @@ def blocks(result: Result) -> list[Block]:
     made: list[Block] = []
     every = pipeline_records(result)
     parallel, micro_batches = result.job.file.parallel, result.job.convention.micro_batches
+    chunks = f" in {parallel.chunks} chunks" if parallel.chunks > 1 else ""
     for device in dict.fromkeys(row["hardware"] for row in every):
         rows = [row for row in every if row["hardware"] == device]
         table = of_policies(_COLUMNS, [[row["policy"], *cells] for row in rows for cells in _rows(row)])
         lines = [_line(row) for row in rows if row["step_s"] is not None]
-        made.append(Heading(f"stages on {device}, a micro-batch each; {parallel.schedule} of {micro_batches}"))
+        made.append(Heading(f"stages on {device}, a micro-batch each; {parallel.schedule} of {micro_batches}{chunks}"))
         made += [Drawn(table, simple), Notes(lines)]
     return made

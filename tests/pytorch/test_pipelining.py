@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from torch.distributed.pipelining import schedules
 
-from costsim.run.pipeline import SCHEDULES, order
+from costsim.parallel.schedules import SCHEDULES, order
 
 LETTERS = {"FORWARD": ["forward"], "BACKWARD_INPUT": ["dgrad"], "BACKWARD_WEIGHT": ["wgrad"]}
 LETTERS["FULL_BACKWARD"] = ["dgrad", "wgrad"]

@@ -17,6 +17,7 @@ from typing import Any
 
 from costsim.graph.kinds import Kind, make_kind
 from costsim.graph.ops.register import Array, np
+from costsim.graph.pairs import slice_of
 
 COLLECTIVES: dict[str, Kind] = {}
 
@@ -105,6 +106,31 @@ def all_to_all(parts: Sequence[Array], shape: tuple[int, ...]) -> list[Array]:
     return [np.concatenate([of[rank] for of in cut], axis=0) for rank in range(n)]
 
 
+def _in_order(ranks: int, tokens: int) -> Array:
+    """By position of a sequence: where it is among all ranks' slices, one after another."""
+    slices = [np.asarray(run) for rank in range(ranks) for run in slice_of(tokens, ranks, rank)]
+    return np.argsort(np.concatenate(slices))
+
+
+@_collective("x[b t *k] -> y[b s *k]", "all_gather", "ring_scatter(dy)", passes="y")
+def ring_gather(parts: Sequence[Array]) -> list[Array]:
+    """y = all ranks' slices of a sequence, in its order, as they pass by: keys or values of ring attention.
+
+    Source: Liu et al., Ring Attention, arXiv:2310.01889, algorithm 1; each slice passes n - 1 times, as in NVIDIA's
+    Transformer Engine, where the last is not sent home.
+    """
+    whole = np.concatenate(parts, axis=1)
+    return [whole[:, _in_order(len(parts), whole.shape[1])]] * len(parts)
+
+
+@_collective("x[b s *k] -> y[b t *k]", "reduce_scatter", "ring_gather(dy)", passes="x")
+def ring_scatter(parts: Sequence[Array]) -> list[Array]:
+    """y = the sum of what all ranks have for a rank's slice: gradients of keys or values, each added as they pass."""
+    total = _sum(parts)
+    runs = [slice_of(total.shape[1], len(parts), rank) for rank in range(len(parts))]
+    return [np.concatenate([total[:, run.start : run.stop] for run in own], axis=1) for own in runs]
+
+
 @_collective("x[b t *k] -> y[b s *k]", "", "all_gather(dy)", view=True, lies_in={"y": "x"})
 def take_share(parts: Sequence[Array]) -> list[Array]:
     """y = a rank's own positions of what all ranks have."""
@@ -117,9 +143,12 @@ def take_rows_of_share(parts: Sequence[Array]) -> list[Array]:
     return [np.split(x, len(parts), axis=0)[rank] for rank, x in enumerate(parts)]
 
 
-@_collective("x[...] -> sent[nothing]", "send", None)
+@_collective("x[...] -> sent[nothing]", "send", "receive()", unit=("dsent",))
 def send(parts: Sequence[Array]) -> list[Array]:
-    """To the next stage of a pipeline (or, of a gradient, to the one before); what is left here has no elements."""
+    """To the next stage of a pipeline (or, of a gradient, to the one before); what is left here has no elements.
+
+    Its gradient is received: of the others it is an end of the stage, as the loss is.
+    """
     return [x.reshape(-1)[:0] for x in parts]
 
 

@@ -108,28 +108,112 @@ def exp_share_grad(dsums: Array, dpicked: Array, e: Array, labels: Array, rank: 
 
 
 @op(
+    "logits[... v], most[...], labels[...] -> sums[...], picked[...], e[... v]",
+    work={"... v": {"add": 3, "exp": 1}, "...": {"mul": 3, "add": 1}},
+    grads={"logits": "exp_share_smoothed_grad(dsums, dpicked, e, labels)", "most": None, "labels": None},
+    params=("axis", "smoothing", "ranks"),
+    runtime=("rank",),
+    fuses=False,
+    torch="shares.exp_share_smoothed",
+)
+def exp_share_smoothed(
+    logits: Array, most: Array, labels: Array, rank: int, smoothing: float, ranks: int, **_axis: str
+) -> tuple[Array, Array, Array]:
+    """As `exp_share`; `picked` is the rank's part of (1-s) times the label's logit, and s times the mean of all."""
+    z = logits - most[..., None]
+    e = np.exp(z)
+    own, at = _own(labels, rank, logits.shape[-1])
+    picked = np.take_along_axis(z, at[..., None], -1)[..., 0] * own * (1 - smoothing)
+    return total(e)[..., 0], picked + total(z)[..., 0] * (smoothing / (ranks * logits.shape[-1])), e
+
+
+@op(
+    "dsums[...], dpicked[...], e[... v], labels[...] -> dlogits[... v]",
+    work={"... v": {"mul": 1, "add": 1}, "...": {"mul": 3, "add": 1}},
+    grads={"dsums": None, "dpicked": None, "e": None, "labels": None},
+    params=("axis", "smoothing", "ranks"),
+    runtime=("rank",),
+    fuses=False,
+    torch="shares.exp_share_smoothed_grad",
+)
+def exp_share_smoothed_grad(
+    dsums: Array, dpicked: Array, e: Array, labels: Array, rank: int, smoothing: float, ranks: int, **_axis: str
+) -> Array:
+    """dlogits = e dsums + s/V dpicked, plus (1-s) dpicked at the label where the rank has the word."""
+    own, at = _own(labels, rank, e.shape[-1])
+    dlogits = e * dsums[..., None] + (dpicked * (smoothing / (ranks * e.shape[-1])))[..., None]
+    at = at[..., None]
+    more = (dpicked * own * (1 - smoothing))[..., None]
+    np.put_along_axis(dlogits, at, np.take_along_axis(dlogits, at, -1) + more, -1)
+    return dlogits
+
+
+def _loss(sums: Array, picked: Array, labels: Array, counted: int, ignore: int, share: float) -> Array:
+    weights = _row_weights(labels, counted, ignore, share, sums.dtype)
+    return np.add.reduce(((np.log(sums) - picked) * weights).reshape(-1), initial=0)
+
+
+def _loss_grad(
+    dloss: Array, sums: Array, labels: Array, counted: int, ignore: int, share: float
+) -> tuple[Array, Array]:
+    w = dloss * _row_weights(labels, counted, ignore, share, sums.dtype)
+    return w / sums, -w
+
+
+_OF_ROWS = {"params": ("ignore", "share"), "fuses": False}
+
+
+@op(
     "sums[...], picked[...], labels[...] -> loss[]",
     work={"...": {"log": 1, "add": 2, "mul": 1}},
     grads={"sums picked": "cross_entropy_sums_grad(dloss, sums, labels)", "labels": None},
-    params=("ignore", "share"),
-    fuses=False,
     torch="shares.cross_entropy_sums",
+    **_OF_ROWS,
 )
 def cross_entropy_sums(sums: Array, picked: Array, labels: Array, ignore: int, share: float) -> Array:
     """loss = share x mean over rows of log(sums) - picked, of all ranks; rows labelled `ignore` do not count."""
-    weights = _row_weights(labels, _counted(labels, ignore), ignore, share, sums.dtype)
-    return np.add.reduce(((np.log(sums) - picked) * weights).reshape(-1), initial=0)
+    return _loss(sums, picked, labels, _counted(labels, ignore), ignore, share)
 
 
 @op(
     "dloss[], sums[...], labels[...] -> dsums[...], dpicked[...]",
     work={"...": {"mul": 1, "div": 1}},
     grads={"dloss": None, "sums": None, "labels": None},
-    params=("ignore", "share"),
-    fuses=False,
     torch="shares.cross_entropy_sums_grad",
+    **_OF_ROWS,
 )
 def cross_entropy_sums_grad(dloss: Array, sums: Array, labels: Array, ignore: int, share: float) -> tuple[Array, Array]:
     """dsums = w / sums and dpicked = -w, with w = dloss share / rows that count."""
-    w = dloss * _row_weights(labels, _counted(labels, ignore), ignore, share, sums.dtype)
-    return w / sums, -w
+    return _loss_grad(dloss, sums, labels, _counted(labels, ignore), ignore, share)
+
+
+@op(
+    "sums[...], picked[...], labels[...], counted[] -> loss[]",
+    work={"...": {"log": 1, "add": 2, "mul": 1}},
+    grads={
+        "sums picked": "cross_entropy_sums_chunk_grad(dloss, sums, labels, counted)",
+        "labels": None,
+        "counted": None,
+    },
+    torch="shares.cross_entropy_sums_chunk",
+    **_OF_ROWS,
+)
+def cross_entropy_sums_chunk(
+    sums: Array, picked: Array, labels: Array, counted: Array, ignore: int, share: float
+) -> Array:
+    """What a chunk of rows adds to `cross_entropy_sums` of all, of which so many are counted."""
+    return _loss(sums, picked, labels, int(counted), ignore, share)
+
+
+@op(
+    "dloss[], sums[...], labels[...], counted[] -> dsums[...], dpicked[...]",
+    work={"...": {"mul": 1, "div": 1}},
+    grads={"dloss": None, "sums": None, "labels": None, "counted": None},
+    torch="shares.cross_entropy_sums_chunk_grad",
+    **_OF_ROWS,
+)
+def cross_entropy_sums_chunk_grad(
+    dloss: Array, sums: Array, labels: Array, counted: Array, ignore: int, share: float
+) -> tuple[Array, Array]:
+    """As `cross_entropy_sums_grad`, of a chunk of rows."""
+    return _loss_grad(dloss, sums, labels, int(counted), ignore, share)

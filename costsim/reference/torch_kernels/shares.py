@@ -49,15 +49,48 @@ def exp_share_grad(dsums: Tensor, dpicked: Tensor, e: Tensor, labels: Tensor, ra
     return (e * dsums[..., None]).scatter_add_(-1, at[..., None], (dpicked * own)[..., None])
 
 
+def exp_share_smoothed(
+    logits: Tensor, most: Tensor, labels: Tensor, rank: int, smoothing: float, ranks: int, **_axis: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Four passes."""
+    z = logits - most[..., None]
+    own, at = _own(labels, rank, logits.shape[-1])
+    e = z.exp()
+    picked = z.gather(-1, at[..., None])[..., 0] * own * (1 - smoothing)
+    return e.sum(-1), picked + z.sum(-1) * (smoothing / (ranks * logits.shape[-1])), e
+
+
+def exp_share_smoothed_grad(
+    dsums: Tensor, dpicked: Tensor, e: Tensor, labels: Tensor, rank: int, smoothing: float, ranks: int, **_axis: str
+) -> Tensor:
+    """A product, a sum, and a scatter-add."""
+    own, at = _own(labels, rank, e.shape[-1])
+    dlogits = e * dsums[..., None] + (dpicked * (smoothing / (ranks * e.shape[-1])))[..., None]
+    return dlogits.scatter_add_(-1, at[..., None], (dpicked * own * (1 - smoothing))[..., None])
+
+
 def cross_entropy_sums(sums: Tensor, picked: Tensor, labels: Tensor, ignore: int, share: float) -> Tensor:
     """The loss of all ranks."""
-    weights = _row_weights(labels, count_labels(labels, ignore), ignore, share, sums.dtype)
-    return ((sums.log() - picked) * weights).sum()
+    return cross_entropy_sums_chunk(sums, picked, labels, count_labels(labels, ignore), ignore, share)
 
 
 def cross_entropy_sums_grad(
     dloss: Tensor, sums: Tensor, labels: Tensor, ignore: int, share: float
 ) -> tuple[Tensor, Tensor]:
     """A division and a sign."""
-    w = dloss * _row_weights(labels, count_labels(labels, ignore), ignore, share, sums.dtype)
+    return cross_entropy_sums_chunk_grad(dloss, sums, labels, count_labels(labels, ignore), ignore, share)
+
+
+def cross_entropy_sums_chunk(
+    sums: Tensor, picked: Tensor, labels: Tensor, counted: Tensor, ignore: int, share: float
+) -> Tensor:
+    """Of a chunk of rows."""
+    return ((sums.log() - picked) * _row_weights(labels, counted, ignore, share, sums.dtype)).sum()
+
+
+def cross_entropy_sums_chunk_grad(
+    dloss: Tensor, sums: Tensor, labels: Tensor, counted: Tensor, ignore: int, share: float
+) -> tuple[Tensor, Tensor]:
+    """A division and a sign."""
+    w = dloss * _row_weights(labels, counted, ignore, share, sums.dtype)
     return w / sums, -w

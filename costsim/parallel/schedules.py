@@ -7,8 +7,10 @@ for it, not from who sends.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from costsim.graph.graph import InFlight, most_in_flight
 from costsim.names import PipelineSchedule
 
 What = Literal["forward", "dgrad", "wgrad"]
@@ -130,13 +132,21 @@ def order(name: PipelineSchedule, stage: int, stages: int, micro_batches: int, c
         yield work("wgrad", run)
 
 
-def _most_in_flight(works: Sequence[Work]) -> int:
-    """The most micro-batches, counted in each chunk, that lie between their forward and their wgrad."""
-    now = most = 0
-    for work in works:
-        now += (work.what == "forward") - (work.what == "wgrad")
-        most = max(most, now)
-    return most
+def _largest(states: set[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """Those of which no other has as many or more of all."""
+    exceeded = {a for a in states for b in states if a != b and all(x <= y for x, y in zip(a, b, strict=True))}
+    return tuple(sorted(states - exceeded))
+
+
+@lru_cache(maxsize=256)
+def in_flight(name: PipelineSchedule, stage: int, stages: int, micro_batches: int, chunks: int = 1) -> InFlight:
+    """By chunk at work: micro-batches of each chunk whose forward has begun and whose wgrad has not ended, at most."""
+    now, seen = [0] * chunks, [set[tuple[int, ...]]() for _ in range(chunks)]
+    for what, chunk, _ in order(name, stage, stages, micro_batches, chunks):
+        now[chunk] += what == "forward"
+        seen[chunk].add(tuple(now))
+        now[chunk] -= what == "wgrad"
+    return tuple(_largest(states) for states in seen)
 
 
 def play(
@@ -167,7 +177,9 @@ def play(
     return Play(
         total_s=max(played[-1].end_s for played in timeline),
         busy_s=tuple(sum(took[w.what, w.chunk * stages + w.stage] for w in played) for played in timeline),
-        in_flight=tuple(map(_most_in_flight, works)),
+        in_flight=tuple(
+            most_in_flight(in_flight(name, stage, stages, micro_batches, chunks)) for stage in range(stages)
+        ),
         timeline=tuple(work for played in timeline for work in played),
     )
 
