@@ -173,9 +173,10 @@ class _Backward:
             inputs = [self._available(i) for i in source]
             b.phase, b.layer, b.kernel = "recompute", op.layer, ""
             results = [
-                b.tensors[result]._replace(name=f"{result}.recompute", recomputes=result) for result in op.outputs
+                b.tensors[result]._replace(name=f"{result}.recompute", recomputes=b.tensors[result].original)
+                for result in op.outputs
             ]
-            more: dict[str, Any] = {"outputs": results, "gemm": op.gemm, "recomputes": op.name, **params}
+            more: dict[str, Any] = {"outputs": results, "gemm": op.gemm, "recomputes": op.original, **params}
             b.op(kind, *inputs, name=f"{op.name}.recompute", **more)
             b.phase, b.layer, b.kernel = before
             self.again.update((result, f"{result}.recompute") for result in op.outputs)
