@@ -111,7 +111,7 @@ class ShardedBuilder(GraphBuilder):
         """Keys or values of all positions, which pass round the ring; for the backward they do so again."""
         if self.ring == 1:
             return x
-        x = self._gather(x, "all_gather") if self._is_share(x) else x
+        x = self._gather(x, "all_gather_alike") if self._is_share(x) else x
         dims = tuple(map(self._whole, self.tensors[x].dims))
         ring = self._once(x, self.layer, "ring", lambda name: self._collective("ring_gather", x, name, dims, "context"))
         self.dropped.add(ring)
