@@ -158,7 +158,7 @@ class Survey:
         return self.to_text()
 
     def to_text(self) -> str:
-        """What `costsim recipes --on` prints."""
+        """What `costsim recipes --on WORKLOAD` prints."""
         from costsim.tables.survey import document
 
         return styles.render(document(self.found), "table")

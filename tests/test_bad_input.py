@@ -256,7 +256,7 @@ CASES = [
         "unknown law",
         "law: product",
         "¶law: bop",
-        "expected one of product, magnitude, bops, msfp, energy, got 'bop'; did you mean",
+        "expected one of product, magnitude, bops, msfp, hbfp, fast, energy, got 'bop'; did you mean",
     ),
     workload("layer count of 0", "encoder_layers: 6", "¶encoder_layers: 0", "encoder_layers: expected at least 1"),
     *(

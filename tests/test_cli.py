@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from costsim import names
 from costsim.cli import main
 from costsim.inputs.files import find, list_shipped
+from costsim.reference import calibrate, kernel_bench
 
 RUNNER = CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))
 WORKLOADS = list(list_shipped("workloads"))
@@ -391,6 +392,8 @@ def test_examples_run(example, tmp_path, monkeypatch):
     if example.startswith("costsim trace"):
         pytest.skip("needs PyTorch, and a module: tests/pytorch runs it")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kernel_bench, "SIZES", kernel_bench.SIZES[:1])  # small, and rates in a second: calibrate
+    monkeypatch.setattr(calibrate, "_OF_RATES", 0.01)
     shutil.copy(Path(__file__).parent / "data" / "configs" / "gpt2.json", tmp_path / "config.json")
     shutil.copy(list_shipped("hardware_profiles")["h100-sxm"], tmp_path / "my-machine.yaml")
     assert costsim(*shlex.split(example)[1:]) or "--out" in example

@@ -147,7 +147,7 @@ def test_in_python():
     figure = result.plot.comparison(width="84mm", font_size=8, title=False)
     assert figure.get_figwidth() == pytest.approx(84 / 25.4)
     assert not figure.get_suptitle()
-    with pytest.raises(InputError, match="--style: expected one of paper, slide, got 'papr'; did you mean 'paper'"):
+    with pytest.raises(InputError, match=r"^style: expected one of paper, slide, got 'papr'; did you mean 'paper'"):
         result.plot.comparison(style="papr")
 
 

@@ -143,7 +143,7 @@ def test_the_paper_and_today_are_all_there():
     known = (
         LINEAR.keys()
         | OF_TODAY.keys() - {"bf16-mixed+adam8bit"}
-        | {"as-coded", "deployed", "adam8bit", "adam8bit-256", "mask1"}
+        | {"as-coded", "deployed", "adam8bit", "adam8bit-256", "mask1", "zeropp"}
     )
     other = ("bfp", "fixed", "stash-", "static", "dsq")  # in tests of their own
     recipes = {name for name in SHIPPED if named(name).file.published}  # in test_recipes

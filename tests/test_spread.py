@@ -196,7 +196,6 @@ def test_another_version_is_refused(tmp_path):
     [
         (("--resume", ""), "--resume: expected a name"),
         (("--resume", "/"), "--resume /: Is a directory"),
-        (("--resume", "no/such/folder"), "no/such/folder: No such file or directory"),
         (
             ("--executor", "locl"),
             "--executor locl: expected local, or dask:ADDRESS of a scheduler; did you mean 'local'?",

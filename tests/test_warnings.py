@@ -26,7 +26,8 @@ def run_command(*arguments, code=0):
 
 
 def text_of(*arguments, code=0):
-    return " ".join(run_command(*arguments, code=code).split())
+    """On one line, without the places where LaTeX may break a word."""
+    return " ".join(run_command(*arguments, code=code).replace("\\allowbreak{}", "").split())
 
 
 # --- frozen weights ---------------------------------------------------------------------------------------------------
