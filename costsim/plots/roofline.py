@@ -40,7 +40,7 @@ KINDS = dict(
     )
 )
 _COLUMNS = (1, 2, 3, 2, 3, 3, 4, 4)  # of the panels of a device, by the number of policies less one
-_PANEL_INCHES = 2.4  # at least, of its height
+_PANEL_INCHES = 1.9  # at least, of its height below its title
 _LEAST = 2.3  # of its width
 _CLOSE = 8  # ceilings whose ratio is less share a place for their names
 _LEAST_SHARE = 1e-4  # of the time: smaller points are not drawn
