@@ -90,6 +90,30 @@ FIGURE = (
     ),
 )
 
+
+def chosen(default: tuple[str, ...], takes: str, apart: str) -> tuple[Callable[[Command], Command], ...]:
+    """What formats are chosen for: `--vary`, with its default and help, and `--group`, with its help."""
+    return (
+        click.option(
+            "--vary",
+            "varied",
+            multiple=True,
+            type=click.Choice(names.VARIED),
+            default=default,
+            show_default=True,
+            help=takes,
+        ),
+        click.option(
+            "--group",
+            "groups",
+            default="role,gemm,operand",
+            show_default=True,
+            metavar="FIELD,...",
+            help=apart,
+        ),
+    )
+
+
 OUTPUT = (
     click.option(
         "--format",

@@ -5,29 +5,19 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import BUFFER, FIGURE, RATIOS, apart, options, path_of
+from costsim.cli.options import BUFFER, FIGURE, RATIOS, apart, chosen, options, path_of
 from costsim.cli.output import echo_line, progress, write
 
 
 @click.command()
 @click.argument("workload")
 @click.option("--policy", metavar="NAME", help="Policy whose formats are chosen anew.  [default: the baseline]")
-@click.option(
-    "--vary",
-    "varied",
-    multiple=True,
-    type=click.Choice(names.VARIED),
-    default=("operand",),
-    show_default=True,
-    help="What takes formats: what GEMMs multiply, what is kept for the backward, tensors, messages; repeatable.",
-)
-@click.option(
-    "--group",
-    "groups",
-    default="role,gemm,operand",
-    show_default=True,
-    metavar="FIELD,...",
-    help="What tells groups apart: role, layer, gemm, operand, phase, collective.",
+@options(
+    *chosen(
+        ("operand",),
+        "What takes formats: what GEMMs multiply, what is kept for the backward, tensors, messages; repeatable.",
+        "What tells groups apart: role, layer, gemm, operand, phase, collective.",
+    )
 )
 @click.option("--formats", required=True, metavar="NAME,...", help="Formats to choose from.")
 @click.option(

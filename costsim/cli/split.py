@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import OUTPUT, WORKLOAD, options, path_of
+from costsim.cli.options import OUTPUT, WORKLOAD, chosen, options, path_of
 from costsim.cli.output import chosen_style, echo_line, progress, write
 
 
@@ -16,22 +16,12 @@ from costsim.cli.output import chosen_style, echo_line, progress, write
 @click.option("--hardware", metavar="NAME", help="Their profile, with links: h100-node.  [default: the workload's]")
 @click.option("--zero", default="0,1,2,3", show_default=True, metavar="N,...", help="What ranks of data may share.")
 @click.option("--formats", metavar="NAME,...", help="Choose formats for each split, of these, as `search` does.")
-@click.option(
-    "--vary",
-    "varied",
-    multiple=True,
-    type=click.Choice(names.VARIED),
-    default=("operand", "sent"),
-    show_default=True,
-    help="What takes them: what GEMMs multiply, messages, tensors; repeatable.",
-)
-@click.option(
-    "--group",
-    "groups",
-    default="role,gemm,operand",
-    show_default=True,
-    metavar="FIELD,...",
-    help="What tells groups apart that take a format each.",
+@options(
+    *chosen(
+        ("operand", "sent"),
+        "What takes them: what GEMMs multiply, messages, tensors; repeatable.",
+        "What tells groups apart that take a format each.",
+    )
 )
 @click.option("--sensitivity", type=click.Path(), metavar="CSV", help="What they cost in quality, as for `search`.")
 @click.option("--at-most", multiple=True, metavar="FIELD=N", help="Budget of loss or peak_memory_bytes; repeatable.")

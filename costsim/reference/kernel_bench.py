@@ -144,9 +144,10 @@ def see(
 ) -> list[Seen]:
     """Time the ops of steps in about so many seconds, each kind and size once. `tick` is called after each."""
     seen: list[Seen] = []
-    left, end = work_to_do(steps), clock() + seconds
+    every, end = list(_once(steps)), clock() + seconds
+    left = sum(map(len, every))
 
-    for graph, wanted in zip(steps, _once(steps), strict=True):
+    for graph, wanted in zip(steps, every, strict=True):
 
         def look(op: Op, task: Task, graph: Graph = graph, wanted: set[_Key] = wanted) -> None:
             nonlocal left
