@@ -175,6 +175,24 @@ def test_a_format_that_does_not_run_is_left_out_and_said(bench, tmp_path):
     assert "int8 was not measured: no such\\nproduct" in fields["notes"]
 
 
+def test_a_format_that_a_device_only_emulates_is_timed_in_small_sizes(bench):
+    """Else a few runs of the largest take longer than all that there is to measure."""
+    clock = Clock(0.0)
+
+    def gemm(format, n):
+        def task():
+            clock.now += 0.3 * n**3 if format == "bf16" else 2**-12
+
+        return task
+
+    bench.accumulators, bench.gemm = {"fp32": "fp32", "bf16": "fp32"}, gemm
+    ticks = []
+    samples = calibrate.measure(bench, 60, TINY, clock, lambda: ticks.append(1))
+    assert set(samples.gemm["fp32"]) == {2, 4, 8}
+    assert set(samples.gemm["bf16"]) == {2}  # of 4 five runs would be 96 s
+    assert len(ticks) == calibrate.work_to_do(bench)
+
+
 def test_nothing_that_runs_is_an_error(bench):
     with pytest.raises(InputError, match="no product of matrices"):
         calibrate.profile(exactly(bench), bench, TINY, datetime.date(2020, 1, 2))

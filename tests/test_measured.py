@@ -17,7 +17,7 @@ from costsim.cli import main
 from costsim.cost.count import count
 from costsim.cost.kernels import compile_kernels
 from costsim.devices.compiled import Timed
-from costsim.devices.measured import ANY_PRODUCT, BITS, KernelTimes, elements_of
+from costsim.devices.measured import ANY_PRODUCT, KernelTimes, elements_of
 from costsim.devices.profile import load_hardware
 from costsim.devices.roofline import Rates, kernels, spend
 from costsim.devices.spent import Spent
@@ -94,7 +94,7 @@ def test_a_product_takes_what_its_figures_say(tmp_path):
                 continue
             found += 1
             of = elements_of(graph, row.ops[0])
-            wide = sum(move.read_bits + move.written_bits for move in row.moves) / (BITS * sum(of) * kernel.runs)
+            wide = sum(move.read_bits + move.written_bits for move in row.moves) / (32 * sum(of) * kernel.runs)
             each = sum(n * s for n, s in zip(of, (1e-9, 2e-9, 4e-9), strict=True))
             expected = kernel.runs * 2e-6 + row.macs * 3e-9 / faster + kernel.runs * each * wide
             spent = spend(kernel, device)
@@ -103,6 +103,22 @@ def test_a_product_takes_what_its_figures_say(tmp_path):
             assert not spent.not_measured
             assert 1 / narrower <= wide <= 1
         assert found > 5
+
+
+def test_masks_take_what_was_measured_of_masks(tmp_path):
+    """They are bytes in what was measured too: in fp32 nothing is scaled, whatever an op reads and writes."""
+    graph = STEPS["decoder"](micro_batches=1, dropout=0.5)
+    device, found = profile(tmp_path, *all_kinds(graph)), set()
+    for kernel in step_of(graph, shipped_policy("fp32")):
+        row = kernel.rows[0]
+        touches_masks = any(graph.tensors[name].values == "mask" for name in (*row.ops[0].inputs, *row.ops[0].outputs))
+        if len(kernel.rows) > 1 or row.gemm or not touches_masks:
+            continue
+        times = dict(device.kernels)[row.kind]
+        one_s = times.launch_s + times.memory_s(elements_of(graph, row.ops[0]))
+        assert math.isclose(spend(kernel, device).time_s, kernel.runs * one_s)
+        found.add(row.kind)
+    assert found >= {"bernoulli", "dropout"}
 
 
 def test_a_roofline_stands_in_for_kinds_that_were_not_measured(tmp_path):

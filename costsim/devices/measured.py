@@ -9,12 +9,16 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
+from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import expand
+from costsim.names import Values
+from costsim.policy.assign import UNRULED_FORMAT
 
-BITS = 32  # of the numbers in what was measured
+_MEASURED = "fp32"  # the format of numbers in what was measured; ids and masks are as no rule changes them
 ANY_PRODUCT = "product"  # the kind that stands for products of matrices without one of their own
 
 
@@ -52,10 +56,20 @@ class KernelTimes:
         (less, low), (more, high) = self.sizes[above - 1], self.sizes[above]
         return low + (high - low) * (total - less) / (more - less)
 
-    def pace(self, elements: Sequence[int]) -> Pace:
-        """What one run takes, by the elements of each operand and result."""
-        bits = BITS * sum(elements)
+    def pace(self, elements: Sequence[int], bits: int) -> Pace:
+        """What one run takes, by the elements of each operand and result, and by how many bits they were in fp32."""
         return Pace(self.launch_s, self.mac_s, self.memory_s(elements) / bits if bits else 0.0, self.spread)
+
+
+@cache
+def _bits(values: Values) -> int:
+    return parse_format(UNRULED_FORMAT.get(values, _MEASURED)).element_bits
+
+
+def bits_of(graph: Graph, op: Op) -> int:
+    """The bits of each operand and result of an op, as it was measured."""
+    each = zip(elements_of(graph, op), (*op.inputs, *op.outputs), strict=True)
+    return sum(elements * _bits(graph.tensors[name].values) for elements, name in each)
 
 
 def elements_of(graph: Graph, op: Op) -> tuple[int, ...]:

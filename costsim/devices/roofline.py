@@ -16,7 +16,7 @@ from costsim.cost.parts import cast_times
 from costsim.cost.row import Row, each_op
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj, recalled
 from costsim.devices.links import time_of
-from costsim.devices.measured import Pace, elements_of, measured_kind
+from costsim.devices.measured import Pace, bits_of, elements_of, measured_kind
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.devices.spent import Spent, plus, product
 from costsim.formats.format import Format
@@ -88,7 +88,8 @@ class Rates(dict[Pair, tuple[Rate, bool] | None]):
         if not self.kernels:
             return None
         known = [measured_kind(op, self.kernels) for op in ops]
-        paces = [each.pace(elements_of(graph, op)) for op, each in zip(ops, known, strict=True) if each is not None]
+        measured = [(op, each) for op, each in zip(ops, known, strict=True) if each is not None]
+        paces = [each.pace(elements_of(graph, op), bits_of(graph, op)) for op, each in measured]
         return tuple(paces) if len(paces) == len(ops) else None
 
     def mac_s(self, rate: Rate, macs: int, runs: int, pace: Pace | None) -> float:

@@ -121,7 +121,7 @@ class Spent:
     def without_traffic(self, lacks: str) -> "Spent":
         """The same where what depends on DRAM traffic is not known, for the profile lacks something."""
         unknown = replace(self, dram_s=None, time_s=None, on_chip_j=None, dram_j=None, static_j=None)
-        return replace(unknown, dram_bits=0, bound_s={}, lacks=self.lacks | {lacks})
+        return replace(unknown, dram_bits=0, bound_s={}, spread_s=0.0, lacks=self.lacks | {lacks})
 
     def exposed(self, seconds: float, static_w: float | None) -> "Spent":
         """The same where so much of its messages is hidden no more."""

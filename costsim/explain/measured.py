@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from costsim.cost.row import Row
-from costsim.devices.measured import BITS, KernelTimes, elements_of, measured_kind
+from costsim.devices.measured import KernelTimes, bits_of, elements_of, measured_kind
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.devices.roofline import Kernel
 from costsim.explain.formula import Number, Part
@@ -11,7 +11,8 @@ from costsim.explain.steps import Steps
 from costsim.formats.named import parse_format
 
 MEASURED = "kernels of these kinds were measured by themselves; what overlaps in them is in that"
-Paces = Mapping[int, tuple[KernelTimes, tuple[int, ...]]]  # by row: times of its kind, elements of operands and results
+# By row: times of its kind, elements of operands and results, and how many bits these were when it was measured.
+Paces = Mapping[int, tuple[KernelTimes, tuple[int, ...], int]]
 
 
 def paces_of(device: Hardware, kernel: Kernel) -> Paces | None:
@@ -22,7 +23,7 @@ def paces_of(device: Hardware, kernel: Kernel) -> Paces | None:
         times = None if row.cast is not None else measured_kind(row.ops[0], kinds)
         if times is None:
             return None
-        found[id(row)] = times, elements_of(kernel.graph, row.ops[0])
+        found[id(row)] = times, elements_of(kernel.graph, row.ops[0]), bits_of(kernel.graph, row.ops[0])
     return found
 
 
@@ -43,16 +44,16 @@ def measured_traffic(steps: Steps, kernel: Kernel, paces: Paces) -> Number:
     """Seconds of the traffic: what as much took in fp32, by the bits that it is of those."""
     terms = []
     for row in kernel.rows:
-        times, elements = paces[id(row)]
+        times, elements, measured_bits = paces[id(row)]
         bits = sum(move.read_bits + move.written_bits for move in row.moves)
-        plain = [Part("elements", sum(elements), under=True), Part("bit in fp32", BITS, under=True)]
-        if sum(elements):
-            terms.append([Part("DRAM bits", bits), Part("s in fp32", times.memory_s(elements)), *plain])
+        if measured_bits:
+            plain = Part("bits in fp32", measured_bits, under=True)
+            terms.append([Part("DRAM bits", bits), Part("s in fp32", times.memory_s(elements)), plain])
     return steps.add("DRAM time", terms, "s", "operations on elements are in it")
 
 
 def measured_launches(steps: Steps, paces: Paces, runs: int) -> Number:
     """Seconds of the launches: of several ops in a kernel the longest."""
-    longest = max(times.launch_s for times, _ in paces.values())
+    longest = max(times.launch_s for times, _, _ in paces.values())
     term = [Part("s a launch", longest), *([Part("runs", runs)] if runs != 1 else [])]
     return steps.add("launch time", [term], "s", "of a kernel however small")

@@ -27,7 +27,7 @@ DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 DEFAULT_SCALE_TIME = "delayed"
 # Of copies that a pass of their own makes: where copies made from them can live, which are made no earlier.
 _MADE_LATER = {"stored": ("on_chip", "stored", "transient"), "transient": ("on_chip", "transient")}
-_DEFAULT_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
+UNRULED_FORMAT = {"index": "index64", "mask": "mask8"}  # as PyTorch holds ids, labels and masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +265,8 @@ def stored_format(rules: Rules, candidate: Candidate, classes: Classes, number: 
     chosen = rules.choose(candidate)
     if chosen is not None:
         return chosen.format
-    if candidate.values in _DEFAULT_FORMAT:
-        return parse_format(_DEFAULT_FORMAT[candidate.values])
+    if candidate.values in UNRULED_FORMAT:
+        return parse_format(UNRULED_FORMAT[candidate.values])
     name = next(name for name, stored in classes.stored_as.items() if stored == number)
     raise rules.policy.error(("rules",), f"no rule gives tensor {name!r} (role {candidate.role}) a format")
 

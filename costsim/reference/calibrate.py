@@ -36,6 +36,7 @@ _OF_RATES = 0.25  # of the time that there is
 _SAMPLE_S = 1e-3  # tasks shorter than this are timed together: clocks and their calls take a fraction of a microsecond
 _LEAST, _MOST = 3, 200  # samples of one measurement
 _MOST_TOGETHER = 1000
+_LONG_S = 1.0  # a product whose runs take longer is timed only if there are as many seconds for all
 _HOW = (
     "ops of steps of other sizes, each run by itself with the near caches filled with something else; fitted: launch, "
     "MACs and elements of products by least squares of relative errors, others by size; spread is what the fit misses, "
@@ -112,6 +113,12 @@ def work_to_do(bench: Bench, sizes: Sizes | None = None, kernels: Kernels | None
     return rates + (kernel_bench.work_to_do(kernels.steps) if kernels else 0)
 
 
+def _runs_s(by_size: Mapping[int, Timed], n: int) -> float:
+    """What the fewest runs of a product of n by n will take, by the largest one timed."""
+    largest = max(by_size)
+    return (_LEAST + 2) * by_size[largest].median_s * (n / largest) ** 3
+
+
 def measure(
     bench: Bench,
     seconds: float,
@@ -137,9 +144,14 @@ def measure(
     for elements in sizes.vector_elements:
         samples.vector[elements] = timed(bench.vector(elements))
     for format in bench.accumulators:
+        by_size = samples.gemm.setdefault(format, {})
         for n in sizes.gemm:
+            if by_size and _runs_s(by_size, n) > max(seconds, _LONG_S):  # in a format that the device only emulates
+                left -= 1
+                tick()
+                continue
             try:
-                samples.gemm.setdefault(format, {})[n] = timed(bench.gemm(format, n))
+                by_size[n] = timed(bench.gemm(format, n))
             except (RuntimeError, ValueError, AttributeError) as error:  # the device or PyTorch lacks it
                 samples.failed[format] = one_line(error)
                 left -= 1

@@ -17,6 +17,7 @@ from costsim.graph.graph import Graph, Op
 from costsim.reference.accelerator import Clock
 from costsim.reference.bench import Bench, Task
 from costsim.reference.execute import Executor
+from costsim.reference.heap import keep_memory
 from costsim.reference.numpy_bench import NumpyBench
 from costsim.reference.numpy_ops import Array, run_op
 from costsim.reference.torch_bench import TorchBench
@@ -86,7 +87,7 @@ class NumpyEngine:
 class TorchEngine:
     """PyTorch on one of `names.PROCESSORS`."""
 
-    caveat = "ops take longer where PyTorch has no kernel for them, or makes them in memory that is new to the process"
+    caveat = "ops take longer where PyTorch has no kernel for them, and where memory is new to the process"
 
     def __init__(self, torch: Any, device: str = "cpu") -> None:
         self._torch, self._device = torch, device
@@ -149,6 +150,12 @@ def open_bench(device: str = "cpu", engine: str | None = None, formats: Sequence
 
 
 def open_engine(device: str = "cpu", engine: str | None = None) -> Engine:
-    """One of `names.ENGINES` on one of `names.PROCESSORS`. Raises InputError if PyTorch or the device is missing."""
+    """One of `names.ENGINES` on one of `names.PROCESSORS`; memory stays with the process from then on.
+
+    Raises InputError if PyTorch or the device is missing.
+    """
     torch = _torch_if_chosen(device, engine)
-    return NumpyEngine() if torch is None else TorchEngine(torch, device)
+    made: Engine = NumpyEngine() if torch is None else TorchEngine(torch, device)
+    if keep_memory():
+        made.name += ", freed memory kept"
+    return made

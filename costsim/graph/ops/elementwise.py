@@ -8,7 +8,9 @@ from costsim.graph.ops.register import Array, np, op
 
 
 def _erf(x: Array) -> Array:
-    return np.frompyfunc(lambda v: v.erf() if hasattr(v, "erf") else math.erf(v), 1, 1)(x).astype(x.dtype)
+    if x.dtype == object:  # numbers of more digits than floats have
+        return np.frompyfunc(lambda v: v.erf() if hasattr(v, "erf") else math.erf(v), 1, 1)(x)
+    return np.fromiter(map(math.erf, x.ravel().tolist()), x.dtype, x.size).reshape(x.shape)
 
 
 @op("x[...] -> y[...]", work={"...": {"mul": 1}}, grads={"x": "scale(dy)"}, params=("factor",), torch="same")
