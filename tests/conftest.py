@@ -19,6 +19,7 @@ from costsim.models.training_step import training_step
 from costsim.policy.assign import assign
 from costsim.policy.load import find_policy, load_policies
 from costsim.policy.policy import Policy
+from costsim.reference import engines, kernel_bench
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.validate import compare
@@ -32,6 +33,20 @@ hypothesis.settings.load_profile("deterministic")
 def _nothing_known():
     """Each test builds its graphs: a fault that one plants is in no other's."""
     resizing.forget()
+
+
+# Dims of the steps that benches of kernels stop in, of few numbers.
+FEW = (
+    {"batch": 1, "tokens": 4, "model": 8, "ffn": 12, "heads": 2, "head": 4, "vocab": 11},
+    {"batch": 2, "tokens": 6, "model": 12, "ffn": 20, "heads": 2, "head": 6, "vocab": 17},
+)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Benches of kernels are small."""
+    monkeypatch.setattr(kernel_bench, "SIZES", FEW)
+    monkeypatch.setattr(engines, "FILLING_BYTES", 64)
 
 
 SMALL = {"d_model": 8, "ffn_dim": 12, "heads": 2}

@@ -18,7 +18,7 @@ from costsim.devices.profile import load_hardware
 from costsim.devices.roofline import kernels, spend
 from costsim.errors import InputError
 from costsim.policy.assign import assign
-from costsim.reference import calibrate, engines, kernel_bench, measure, shrink
+from costsim.reference import calibrate, engines, measure, shrink
 from costsim.reference.bench import Sizes
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import Executor
@@ -48,11 +48,9 @@ def bench():
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(few, monkeypatch):
     """The command measures small arrays."""
     monkeypatch.setattr(NumpyBench, "__init__", _tiny_init(NumpyBench.__init__))
-    few = {"batch": 1, "tokens": 4, "model": 8, "ffn": 12, "heads": 2, "head": 4, "vocab": 11}
-    monkeypatch.setattr(kernel_bench, "SIZES", (few, {dim: 2 * size for dim, size in few.items()}))
 
 
 def _tiny_init(init):
@@ -439,7 +437,7 @@ def test_validate_measure_as_json():
         assert set(sums) == record
         assert sums["measured_s"] >= 0
     assert data["hardware"]["name"] == "t4"
-    assert data["engine"] == f"NumPy {np.__version__}"
+    assert data["engine"].split(",")[0] == f"NumPy {np.__version__}"  # behind that, where freed memory is kept
     assert data["steps"] == len(data["totals_s"]) == measure.STEPS
     assert data["fields"][0] == "model.layers=2"
     assert data["total"]["predicted_s"] > 0

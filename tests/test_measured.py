@@ -239,11 +239,6 @@ def test_spread_is_that_of_the_runs():
 
 # --- benches ----------------------------------------------------------------------------------------------------------
 
-FEW = (
-    {"batch": 1, "tokens": 4, "model": 8, "ffn": 12, "heads": 2, "head": 4, "vocab": 11},
-    {"batch": 2, "tokens": 6, "model": 12, "ffn": 20, "heads": 2, "head": 6, "vocab": 17},
-)
-
 
 class Clock:
     """Time passes by what the engine was seen to do."""
@@ -254,12 +249,6 @@ class Clock:
     def __call__(self):
         self.now += 1e-4
         return self.now
-
-
-@pytest.fixture
-def few(monkeypatch):
-    monkeypatch.setattr(kernel_bench, "SIZES", FEW)
-    monkeypatch.setattr("costsim.reference.engines.FILLING_BYTES", 64)
 
 
 def test_every_kind_of_a_step_is_timed_at_every_size(few):

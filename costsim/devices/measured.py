@@ -56,6 +56,10 @@ class KernelTimes:
         (less, low), (more, high) = self.sizes[above - 1], self.sizes[above]
         return low + (high - low) * (total - less) / (more - less)
 
+    def seconds(self, macs: int, elements: Sequence[int]) -> float:
+        """Seconds of a run in fp32, by its MACs and the elements of each operand and result."""
+        return self.launch_s + self.mac_s * macs + self.memory_s(elements)
+
     def pace(self, elements: Sequence[int], bits: int) -> Pace:
         """What one run takes, by the elements of each operand and result, and by how many bits they were in fp32."""
         return Pace(self.launch_s, self.mac_s, self.memory_s(elements) / bits if bits else 0.0, self.spread)

@@ -220,7 +220,7 @@ def _other(seen: Sequence[Seen]) -> KernelTimes:
 
 def _missed(times: KernelTimes, seen: Sequence[Seen]) -> float:
     """The root of the mean square of relative errors."""
-    errors = [(times.launch_s + times.mac_s * e.macs + times.memory_s(e.elements)) / e.median_s - 1 for e in seen]
+    errors = [times.seconds(each.macs, each.elements) / each.median_s - 1 for each in seen]
     return math.sqrt(statistics.mean(error**2 for error in errors))
 
 

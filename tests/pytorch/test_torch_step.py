@@ -319,10 +319,8 @@ ARGUMENTS = [
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(few, monkeypatch):
     monkeypatch.setattr(torch_bench, "cpu_sizes", lambda: TINY)
-    few = {"batch": 1, "tokens": 4, "model": 8, "ffn": 12, "heads": 2, "head": 4, "vocab": 11}
-    monkeypatch.setattr(kernel_bench, "SIZES", (few, {dim: 2 * size for dim, size in few.items()}))
 
 
 def invoke(*arguments):
@@ -388,7 +386,7 @@ def test_the_bench_of_a_cuda_device(monkeypatch):
     assert engines.open_bench("cuda", None, ("fp32",)).curve == "fp32"
     bench.wait()
     assert waited == [1]
-    assert engines.open_engine("cuda").name == "PyTorch 2.13.0, NVIDIA Nothing"
+    assert engines.open_engine("cuda").name.startswith("PyTorch 2.13.0, NVIDIA Nothing")
 
 
 @pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
