@@ -12,7 +12,8 @@ Traffic = Literal["unfused", "fused", "tiled", "eager"]  # costsim/graph/fusion.
 Scope = Literal["gemm", "layer", "step"]  # from the narrowest on; costsim/cost/row.py
 # Which pairs of tokens attention counts; costsim/models/meeting.py.
 AttentionPairs = Literal["square", "causal", "window", "packed", "packed-causal", "packed-window"]
-Writes = Literal["gemms", "none", "operands"]  # that scope gemm counts; costsim/cost/count.py
+# That scope gemm counts; costsim/cost/writes.py.
+Writes = Literal["gemms", "none", "operands", "stashes", "stashes-alone", "gradients"]
 LAWS: tuple[Law, ...] = get_args(Law)
 TRAFFIC_MODELS: tuple[Traffic, ...] = get_args(Traffic)
 SCOPES: tuple[Scope, ...] = get_args(Scope)

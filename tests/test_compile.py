@@ -29,6 +29,9 @@ CONVENTIONS = [
     *((traffic, scope, ("gemms", ())) for traffic in UNTILED for scope in SCOPES),
     ("unfused", "gemm", ("none", ())),
     ("unfused", "gemm", ("operands", ())),
+    ("unfused", "gemm", ("stashes", ())),
+    ("unfused", "gemm", ("stashes-alone", ("*fc1*", "*attention.context*"))),
+    ("unfused", "gemm", ("gradients", ())),
     ("unfused", "gemm", ("gemms", ("head.*", "*attention.scores"))),
     ("unfused", "gemm", ("operands", ("*fc1*", "*attention.context*"))),
 ]

@@ -220,7 +220,7 @@ def test_a_case_may_name_another_law_and_rules_for_all(folder):
         ),
         (
             "{name: c, set: [gemm_writes=all]}",
-            r"cases.0: --set gemm_writes=all: expected one of gemms, none, operands",
+            r"cases.0: --set gemm_writes=all: expected one of gemms, none, operands, stashes, stashes-alone, gradients",
         ),
     ],
 )

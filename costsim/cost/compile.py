@@ -19,6 +19,7 @@ from costsim.cost.sums import Sums, factor, summed, sums
 from costsim.cost.terms import Counts, Sum, Terms
 from costsim.cost.tiling import tiled_row
 from costsim.cost.traffic import Held, Reading, TensorTraffic, elsewhere, follow, tensor_traffic
+from costsim.cost.writes import NEVER, WRITES, Gemms
 from costsim.errors import InputError
 from costsim.formats.format import Format
 from costsim.graph.fusion import grouping
@@ -62,7 +63,7 @@ class Compiler:
         if buffer_bytes is not None and any(op.kernel for op in graph.ops):
             raise InputError("traffic tiled: blocks of flash attention are not searched; say --traffic fused")
         self.graph, self.space, self.buffer_bytes = graph, space, buffer_bytes
-        self.writes = of_gemms[0] if scope == "gemm" else None
+        self.writes = WRITES[of_gemms[0]] if scope == "gemm" else None
         self.left_out = of_gemms[1] if scope == "gemm" else ()
         self.scopes = SCOPES[: SCOPES.index(scope) + 1]
         self.family = space.family(graph, index)
@@ -195,23 +196,35 @@ class Compiler:
         pick = self.family.pick
         return self.family.outcomes([a, b], lambda chosen: pick(a, chosen) and pick(b, chosen))
 
-    def when_read_by_gemm(self, name: str, held: Held, format: Format | None = None) -> list[Outcomes[bool]]:
-        """When a GEMM reads this of a tensor, or of a view of it."""
-        conditions = self.when(name, lambda op, reading, _: self.gemm(op) and reading.held == held, format)
+    def asked(self, op: Op, name: str) -> Gemms | None:
+        """The GEMMs of which one must read what an op writes of a tensor, if that is to count; None: whoever does."""
+        role = self.graph.tensors[name].role
+        return None if self.writes is None else self.writes.readers(self.gemm(op), role)
+
+    def when_read_by(self, gemms: Gemms, name: str, held: Held, format: Format | None = None) -> list[Outcomes[bool]]:
+        """When one of these GEMMs reads this of a tensor, or of a view of it."""
+
+        def wants(op: Op, reading: Reading, _: bool) -> bool:
+            return op.gemm in gemms and self.gemm(op) and reading.held == held
+
+        conditions = self.when(name, wants, format)
         for view in dict.fromkeys(op.outputs[0] for op, _, _ in self.readers(name) if op.kind.view):
             seen = self.when(name, partial(_views, view, held), format)
-            conditions += [self.both(a, b) for a in seen for b in self.when_read_by_gemm(view, None)]
+            conditions += [self.both(a, b) for a in seen for b in self.when_read_by(gemms, view, None)]
         return conditions
 
-    def when_operand(self, name: str, held: Held, format: Format | None = None) -> list[Outcomes[bool]]:
-        """When a GEMM reads this of a tensor, and somebody does in another kernel than it was made in."""
-        gemms = self.when_read_by_gemm(name, held, format)
+    def when_written(
+        self, gemms: Gemms | None, name: str, held: Held, format: Format | None = None
+    ) -> list[Outcomes[bool]]:
+        """When this of a tensor is written, as somebody reads it in another kernel than made it, and is asked for."""
+        if gemms is None:
+            return self.when(name, _reads(held), format)
+        asked = self.when_read_by(gemms, name, held, format)
         if all(
             elsewhere(self.graph, name, op, follow((), True), self.kernels.group) for op, _, _ in self.readers(name)
         ):
-            return gemms
-        others = self.when(name, _reads(held), format)
-        return [self.both(gemm, other) for gemm in gemms for other in others]
+            return asked
+        return [self.both(a, b) for a in asked for b in self.when(name, _reads(held), format)]
 
     def casts(self, name: str) -> None:
         """Add the quantize kernels that make copies of a tensor once, for all tensors of its class."""
@@ -226,7 +239,8 @@ class Compiler:
             for format in formats if self.writes is None else formats[:1]:
                 cast = self.parts.cast(op, operand, format, copy, source)
                 if self.writes is not None:
-                    part, conditions = Part(NO_WORK, (cast.written,)), self.when_read_by_gemm(name, copy)
+                    gemms = self.writes.readers(False, self.graph.tensors[name].role) or NEVER
+                    part, conditions = Part(NO_WORK, (cast.written,)), self.when_read_by(gemms, name, copy)
                 else:
                     wants = partial(self._casts, (copy, source))
                     part, conditions = cast.part, self.when(name, wants, format if source is None else None)
@@ -238,24 +252,18 @@ class Compiler:
     def written(self, alike: Alike, slot: int) -> None:
         """Add what ops that are alike write of a result, and of the copies of the tensor in whose memory it lies."""
         op, times = alike.ops[0], len(alike.ops)
-        if self.writes == "none":
-            return self.made(alike, slot)
         name = op.outputs[slot - len(op.inputs)]
-        root, stored = self.graph.root[name], self.stored(name)
-        operands = self.writes == "operands" and not self.gemm(op)
+        root, stored, gemms = self.graph.root[name], self.stored(name), self.asked(op, name)
         counts = [self.moved(self.parts.raw(op, slot, format), times) for format in stored.values]
-        if operands:
-            for format, count in zip(stored.values, counts, strict=True):
-                self.sum.add_if_any(self.when_operand(root, None, format), count)
-        elif root != name or not self.readers(name):
+        if gemms is None and (root != name or not self.readers(name)):
             self.sum.add(stored, counts)
-        else:
+        elif gemms != NEVER:
             for format, count in zip(stored.values, counts, strict=True):
-                self.sum.add_if_any(self.when(name, _reads(None), format), count)
-        return self.made(alike, slot, operands)
+                self.sum.add_if_any(self.when_written(gemms, root, None, format), count)
+        self.made(alike, slot)
 
-    def made(self, alike: Alike, slot: int, operands: bool = False) -> None:
-        """Add the copies that ops that are alike make along with a result. `operands`: only writes for GEMMs."""
+    def made(self, alike: Alike, slot: int) -> None:
+        """Add the copies that ops that are alike make along with a result."""
         op, times = alike.ops[0], len(alike.ops)
         root = self.graph.root[op.outputs[slot - len(op.inputs)]]
         if self.graph.maker[root] is not op:
@@ -263,16 +271,13 @@ class Compiler:
         every = (
             copy for reader in self.readers(root) for chain in reader.chains.values for copy in follow(chain, True).made
         )
+        gemms = self.asked(op, root)
         for copy in dict.fromkeys(every):
             work, move = self.parts.made(op, slot, copy, self.stored(root).values[0])
-            written = self.moved(move, times)
-            if operands:
-                self.sum.add_if_any(self.when_operand(root, copy), written)
-                continue
-            made = self.when(root, partial(_makes, copy))
-            self.sum.add_if_any(made, self.counts([Part(work, ())], times))
-            if self.writes != "none":
-                self.sum.add_if_any(self.when(root, _reads(copy)), written)
+            if self.writes is None or self.gemm(op):
+                self.sum.add_if_any(self.when(root, partial(_makes, copy)), self.counts([Part(work, ())], times))
+            if gemms != NEVER:
+                self.sum.add_if_any(self.when_written(gemms, root, copy), self.moved(move, times))
 
     # --- arithmetic ---
 
@@ -312,9 +317,8 @@ class Compiler:
 
     def all_casts(self) -> None:
         """Add the quantize kernels that make copies once."""
-        if self.writes in (None, "operands"):
-            for name, _ in self.kernels.traffic.values():
-                self.casts(name)
+        for name, _ in self.kernels.traffic.values() if self.writes is None or self.writes.of_others else ():
+            self.casts(name)
 
     def all_traffic(self) -> None:
         """Add what is moved, with the copies that are made."""
@@ -335,7 +339,7 @@ class Compiler:
 
     def counted(self, op: Op) -> bool:
         """Whether the scope has the op, or of what it reads and writes what GEMMs read."""
-        if self.writes in ("gemms", "none") and not self.gemm(op):
+        if self.writes is not None and not self.writes.of_others and not self.gemm(op):
             return False
         return not op.kind.view and (self.writes is not None or narrowest_scope(op) in self.scopes)
 

@@ -14,6 +14,7 @@ from costsim.cost.parts import NO_WORK, Parts, added, bits_of
 from costsim.cost.row import Move, Row, narrowest_scope
 from costsim.cost.sums import factor, summed, sums
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
+from costsim.cost.writes import WRITES, Gemms
 from costsim.graph.fusion import grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import SCOPES, Traffic, Writes
@@ -135,30 +136,36 @@ class _Counter:
     def gemm_rows(self, alike: Alike, writes: Writes) -> list[Row]:
         """Of ops that are alike, what scope `gemm` counts: GEMMs, and as many of the writes as are asked for."""
         gemm = is_counted(alike.ops[0], self.left_out)
-        if not gemm and writes != "operands":
+        if not gemm and not WRITES[writes].of_others:
             return []
         rows = self.rows(alike)
         own, others = (rows[-1:], rows[:-1]) if gemm else ([], rows)
-        if writes == "none":
-            return [row._replace(moves=tuple([move for move in row.moves if move.read_bits])) for row in own]
-        written = map(self.operands, others) if writes == "operands" else ()
-        return [*(row for row in written if row.moves), *own]
+        written = [self.writes_alone(row, writes) for row in others] if WRITES[writes].of_others else ()
+        return [*(row for row in written if row.moves), *(self.with_writes(row, writes) for row in own)]
 
-    def operands(self, row: Row) -> Row:
-        """Of a row, nothing but the writes of what GEMMs read."""
+    def with_writes(self, row: Row, writes: Writes) -> Row:
+        """The row of a GEMM, of its writes those that are asked for."""
+        moves = tuple([move for move in row.moves if move.read_bits or self.is_asked(row.ops[0], True, move, writes)])
+        return row if len(moves) == len(row.moves) else row._replace(moves=moves)
+
+    def writes_alone(self, row: Row, writes: Writes) -> Row:
+        """Of a row of other ops, nothing but the writes that are asked for."""
         op = row.ops[0]
-        moves = tuple([move for move in row.moves if move.written_bits and self.is_operand(op, move)])
+        moves = tuple([move for move in row.moves if move.written_bits and self.is_asked(op, False, move, writes)])
         return row._replace(macs=0, summed=0, pair=None, additions=(), vector=NO_WORK, moves=moves)
 
-    def is_operand(self, op: Op, move: Move) -> bool:
-        """Whether a GEMM reads what is moved."""
-        return self.is_read_by_gemm(self.graph.root[(op.inputs + op.outputs)[move.slot]], move.copy)
+    def is_asked(self, op: Op, gemm: bool, move: Move, writes: Writes) -> bool:
+        """Whether what a GEMM, or another op, writes is asked for."""
+        readers = WRITES[writes].readers(gemm, move.role)
+        name = self.graph.root[(op.inputs + op.outputs)[move.slot]]
+        return readers is None or self.is_read_by(readers, name, move.copy)
 
-    def is_read_by_gemm(self, name: str, copy: Held) -> bool:
-        """Whether a GEMM reads a tensor, or a view of it, or a copy of it."""
+    def is_read_by(self, gemms: Gemms, name: str, copy: Held) -> bool:
+        """Whether one of these GEMMs reads a tensor, or a view of it, or a copy of it."""
         reads = zip(self.graph.readers.get(name, ()), self.traffic(name).held, strict=True)
         return any(
-            is_counted(reader, self.left_out) or (reader.kind.view and self.is_read_by_gemm(reader.outputs[0], None))
+            (reader.gemm in gemms and is_counted(reader, self.left_out))
+            or (reader.kind.view and self.is_read_by(gemms, reader.outputs[0], None))
             for (reader, _), held in reads
             if held == copy
         )
@@ -204,8 +211,8 @@ def count(
 
     Raw tensors that only copies stand for are not written. A cast kernel counts before the first op that reads it (of a
     stash, as part of the forward), and not in scope `gemm`, which holds nothing but GEMMs. In scope `gemm` there is
-    nothing to fuse, and `gemm_writes` says which writes it has: those of GEMMs, none, or also what other ops write and
-    GEMMs read, in rows of their own. It has no GEMM whose name matches a glob of `gemms_left_out`.
+    nothing to fuse, and `gemm_writes` says which writes it has (`writes.WRITES`), those of other ops in rows of their
+    own. It has no GEMM whose name matches a glob of `gemms_left_out`.
 
     Under `tiled` these are the rows of a buffer that holds everything; see `tiling.tile_rows`.
     """

@@ -55,11 +55,12 @@ class Derived:
         both_ways = [[Part("read", self.read_bits)], [Part("written", self.written_bits)]]
         self.add(worked("DRAM bits", both_ways, "bit", "both directions"))
 
-    def drop_writes(self, why: str) -> None:
-        """Count nothing that is written."""
-        every = [(step, step.what.startswith("DRAM written, ")) for step in self.steps]
-        self.steps = {nothing(step.what, "bit", why) if writes else step: None for step, writes in every}
-        self.moved = {name: (read, 0) for name, (read, _) in self.moved.items() if read}
+    def drop_writes(self, labels: Iterable[str], why: str) -> None:
+        """Count no write of these tensors and copies."""
+        dropped = {f"DRAM written, {name}" for name in labels}
+        self.steps = {nothing(step.what, "bit", why) if step.what in dropped else step: None for step in self.steps}
+        moved = {name: (read, 0 if name in labels else written) for name, (read, written) in self.moved.items()}
+        self.moved = {name: both for name, both in moved.items() if any(both)}
 
     @property
     def read_bits(self) -> int:

@@ -8,9 +8,11 @@ from difflib import get_close_matches
 
 from costsim.cost.classes import is_counted
 from costsim.cost.row import Row, narrowest_scope
+from costsim.cost.writes import WRITES
 from costsim.errors import InputError, one_line
 from costsim.explain.derive import Derived, Deriver, differences
 from costsim.explain.formula import Part, Step, undefined, worked
+from costsim.explain.readers import Follower
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import SCOPES, Scope
@@ -18,7 +20,7 @@ from costsim.policy.assign import Assignment, assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
 from costsim.run.counted import CountedPhase, buffer_on
-from costsim.run.job import Job
+from costsim.run.job import Convention, Job
 from costsim.run.simulate import count_step
 
 CAST = ".cast"
@@ -113,17 +115,28 @@ def _device_steps(job: Job, phase: CountedPhase, scope: Scope, derived: Derived)
         yield from device_steps(kernel, device, job.overlap, buffer, hides)
 
 
+def _unasked(convention: Convention, follower: Follower, op: Op) -> Iterator[str]:
+    """What a GEMM may write that does not count, by the workload's gemm_writes."""
+    for label, role, readers in follower.results(op):
+        gemms = WRITES[convention.gemm_writes].readers(True, role)
+        by = (reader for reader in readers if gemms is None or reader.gemm in gemms)
+        if gemms is not None and not any(is_counted(reader, convention.gemms_left_out) for reader in by):
+            yield label
+
+
 def _explain_phase(job: Job, scope: Scope, assignment: Assignment, name: str) -> tuple[Step, ...] | None:
     """The steps of an op in a phase; None if it has no such quantize kernel.
 
     What is derived must be what is counted; AssertionError if not, which is a fault of costsim.
     """
     traffic = grouping(job.convention.traffic, scope)
-    derived = _find(job.graph, Deriver(job.graph, assignment, traffic, job.convention.law), name)
+    deriver = Deriver(job.graph, assignment, traffic, job.convention.law)
+    derived = _find(job.graph, deriver, name)
     if derived is None:
         return None
-    if scope == "gemm" and job.convention.gemm_writes == "none":
-        derived.drop_writes("scope gemm counts reads only, by the workload's gemm_writes")
+    if scope == "gemm":
+        unasked = list(_unasked(job.convention, deriver.follower, derived.op))
+        derived.drop_writes(unasked, f"scope gemm counts no such writes, by gemm_writes: {job.convention.gemm_writes}")
     phase = count_step(job.graph, assignment, replace(job.convention, scope=scope))
     row = _row(phase.compulsory, derived)
     wrong = differences(derived, row)

@@ -99,6 +99,21 @@ class Follower:
             return ""
         return f"kept on chip: only {', '.join(dict.fromkeys(op.name for op in readers))} reads it, in the same kernel"
 
+    def results(self, op: Op) -> Iterator[tuple[str, str, list[Op]]]:
+        """What an op may write, tensors and copies: label, role, and who reads it, those behind a view of it too."""
+        for name in op.outputs:
+            root = self.graph.root[name]
+            for held in (None, *self.story(root).copies):
+                of = name if held is None else root
+                yield label(of, held), self.graph.tensors[of].role, list(self._reading(root, held))
+
+    def _reading(self, name: str, held: Held) -> Iterator[Op]:
+        for use in self.story(name).uses:
+            if use.held == held:
+                yield use.op
+                if use.op.kind.view:
+                    yield from self._reading(use.op.outputs[0], None)
+
     def casts(self, op: Op) -> Iterator[tuple[str, Cast]]:
         """The quantize kernels that run before an op, each with the tensor of which it makes a copy.
 

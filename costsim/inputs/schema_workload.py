@@ -277,7 +277,8 @@ class Workload(Section):
     )
     gemm_writes: Writes = Field(
         default="gemms",
-        description="writes that scope gemm counts: those of GEMMs, none, or also those of other ops that GEMMs read",
+        description="writes that scope gemm counts: those of GEMMs; none; operands or stashes that others write too; "
+        "of stashes alone; gradients where GEMMs read them, in place of where GEMMs write them",
     )
     gemms_left_out: Annotated[tuple[str, ...], Hundred] = Field(
         default=(), description="globs over names of matrix products that scope gemm leaves out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,14 @@ class Request:
     buffer_bytes: int | None = None  # on chip, for traffic `tiled`; if nothing says so, those of the first device
 
 
-_WRITES = {"gemms": "", "none": " (reads only)", "operands": " (and what others write for it)"}
+_WRITES: Mapping[Writes, str] = {
+    "gemms": "",
+    "none": " (reads only)",
+    "operands": " (and what others write for it)",
+    "stashes": " (and stashes that others write)",
+    "stashes-alone": " (reads, and writes of stashes)",
+    "gradients": " (gradients written as they are read)",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from costsim.cost.writes import WRITES
 from costsim.explain.formula import Number, Step, shown
 from costsim.explain.op import Explanation, Section, explain
 from costsim.explain.totals import TOTALS, Parts, explain_total
@@ -81,8 +82,8 @@ def _convention(job: Job, scope: Scope) -> str:
     line, asked = convention_line(job.convention, scope), job.convention.scope
     if scope == asked:
         return line
-    operands = asked == "gemm" and job.convention.gemm_writes == "operands"
-    has = "has of this op only the writes that GEMMs read" if operands else "has no such op"
+    writes = asked == "gemm" and WRITES[job.convention.gemm_writes].of_others
+    has = "has of this op only the writes that GEMMs read" if writes else "has no such op"
     return f"{line}; scope {asked}, which totals hold, {has}: counted in the first that has it whole"
 
 
