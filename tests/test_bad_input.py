@@ -564,6 +564,7 @@ CASES = [
     assigned("without field", "=4", "expected FIELD=VALUE"),
     assigned("unknown section", "modell.heads=4", "no section 'modell'; did you mean 'model'?"),
     assigned("section of a number", "model.heads.x=4", "no section 'model.heads'"),
+    assigned("number for fields", "batch=2", "expected fields (`name: value`), got 2"),
     assigned("unknown field", "model.headz=4", "unknown key 'headz'; did you mean 'head' or 'heads'?"),
     assigned("unknown field on top", "lwa=product", "unknown key 'lwa'; did you mean 'law'?"),
     assigned("text for integer", "model.heads=four", "expected an integer, got 'four'"),

@@ -17,6 +17,7 @@ EQUATIONS = {
     "neg": ("ab->ba", {}),
     "abs": ("ab->ba", {}),
     "sign": ("ab->ba", {}),
+    "ceil": ("ab->ba", {}),
     "exp": ("ab->ba", {}),
     "log": ("ab->ba", {}),
     "sqrt": ("ab->ba", {}),
@@ -65,6 +66,8 @@ EQUATIONS = {
     "index": ("cdb,a,e->aeb", {}),
     "index_put": ("cdb,aeb,a,e->cdb", {}),
     "take_along": ("dc,db->db", {"axis": 1}),
+    "put_along": ("dc,db,db->dc", {"axis": 1}),
+    "add_along": ("dc,db,db->dc", {"axis": 1}),
     "unfold": ("cea->cbda", {"stride": 2, "padding": 1, "dilation": 1}),
     "fold": ("cbda->cea", {"stride": 2, "padding": 1, "dilation": 1}),
 }
@@ -113,6 +116,7 @@ _BY_HAND = {
     ("mul", 6): ["power"],
     ("mul", 24): ["raised"],
     ("add", 72): ["index_put"],
+    ("add", 15): ["add_along"],
     ("add", 120): ["fold"],
     ("sin", 6): ["sin"],
     ("cos", 6): ["cos"],
@@ -125,7 +129,10 @@ _BY_HAND = {
 BY_HAND = {name: {operation: number} for (operation, number), names in _BY_HAND.items() for name in names}
 BY_HAND |= {
     name: {}
-    for name in ("abs", "sign", "full", "arange", "concat", "pad", "slice_grad", "index", "take_along", "unfold")
+    for name in (
+        *("abs", "sign", "ceil", "full", "arange", "concat", "pad", "slice_grad"),
+        *("index", "take_along", "put_along", "unfold"),
+    )
 }
 
 
@@ -220,6 +227,14 @@ def test_a_place_along_an_axis_is_torchs_gather():
     x, places = np.arange(20.0).reshape(5, 4), np.array([[0, 3, 2, 1]])
     y = kind_of("take_along ab,cb->cb").run(x, places, axis=0, shape=(1, 4))
     np.testing.assert_array_equal(y, [[x[0, 0], x[3, 1], x[2, 2], x[1, 3]]])
+
+
+def test_values_at_places_along_an_axis_are_torchs_scatter():
+    x, places, values = np.ones((3, 2)), np.array([[0, 2], [2, 2]]), np.array([[5.0, 6.0], [7.0, 8.0]])
+    put, added = (kind_of(f"{how}_along ab,cb,cb->ab") for how in ("put", "add"))
+    np.testing.assert_array_equal(put.run(x, places, values, axis=0, shape=(3, 2)), [[5, 1], [1, 1], [7, 8]])
+    np.testing.assert_array_equal(added.run(x, places, values, axis=0, shape=(3, 2)), [[6, 1], [1, 1], [8, 15]])
+    assert (x == 1).all()
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (1, 2, 2), (3, 0, 1)])

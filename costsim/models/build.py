@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from costsim.errors import nearest, one_line, together
+from costsim.errors import UnreadError, nearest, one_line, together
 from costsim.graph.graph import Graph
 from costsim.inputs.document import Document
 from costsim.inputs.field_error import FieldError
@@ -18,7 +18,10 @@ from costsim.models.training_step import training_step
 
 
 def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
-    """The model and the batch of a workload file, checked as its family has them. Raises InputError with the place."""
+    """The model and the batch of a workload file, checked as its family has them.
+
+    Raises InputError with the place; UnreadError if one of them has no fields, which is a fault that is known.
+    """
     name = workload.model.get("family")
     if name is None:
         raise document.error(("model", "family"), f"missing{nearest('', families())}")
@@ -26,7 +29,10 @@ def sections(workload: Workload, document: Document) -> tuple[Any, Any]:
         raise document.error(("model", "family"), f"unknown model family {one_line(name)!r}{nearest(name, families())}")
     module = family(name)
     checks = {"model": module.Model, "batch": module.Batch}
-    model, batch = together(partial(_section, section, workload, document, at) for at, section in checks.items())
+    found = together(partial(_section, section, workload, document, at) for at, section in checks.items())
+    if len(found) < len(checks):
+        raise UnreadError("model, batch")
+    model, batch = found
     try:
         return module.located(model, Path(document.path).parent) if hasattr(module, "located") else model, batch
     except FieldError as error:

@@ -1,41 +1,64 @@
-"""Convolutions: einsum equations over the places in a patch. Patches that overlap are made first, in the same call."""
+"""Convolutions: einsum equations over the places in a patch. Patches that overlap are made first, in the same call.
+
+Of its two sides, the small one has an element for each patch, and the large one is what patches are cut from. A
+convolution makes the small side of the large one; transposed, it is the other way round. Its weight is [channels of the
+small side, channels of the large side in a group, places] in both; so three products make up all that is called.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from costsim.trace.aten_views import regrouped
+from costsim.trace.aten_views import regrouped, size_of
 from costsim.trace.pointwise import pointwise, reduction
 from costsim.trace.products import Axes, product
 from costsim.trace.recording import Call, Value
-from costsim.trace.sizes import Size, times
+from costsim.trace.sizes import Size, divided, times
 from costsim.trace.tensors import Held, Memory, Slot, View
 from costsim.trace.translate import aten
 from costsim.trace.translator import Lettered, Translator
 
 
-def _patches(t: Translator, call: Call, x: Value, weight: Value, shape: Sequence[Size]) -> View:
-    """The input [b, c, lengths] as [b, c, patches, places in a patch, ...]. Raises InputError for grouped channels."""
-    kernel = weight.shape[2:]
-    if call["transposed"] or call["groups"] != 1:
-        raise t.error("is transposed, or of groups of channels; the graph has neither")
-    view = t.view(x)
-    if not _are_apart(call, x.shape[2:], kernel, shape):
-        return _unfolded(t, call, view, kernel, shape)
+def _sides(call: Call, x: Value, y: Value) -> tuple[Value, Value]:
+    """The small and the large one of what goes in and what comes out."""
+    return (x, y) if call["transposed"] else (y, x)
+
+
+def _by_group(t: Translator, view: View, axis: int, groups: int) -> View:
+    """A view whose axis of channels is cut in two: groups, and the channels of one. Raises InputError."""
+    size = size_of(view.axis(axis))
+    cut = regrouped(view.axis(axis), (Size(groups), divided(size, Size(groups))))
+    if cut is None:
+        raise t.error("cuts channels into groups that do not fit how they are cut elsewhere")
+    return View(view.memory, (*view.axes[:axis], *map(tuple, cut), *view.axes[axis + 1 :]))
+
+
+def _patches(t: Translator, call: Call, large: Value, small: Value) -> View:
+    """The large side [b, c, lengths] as [b, groups, c of one, patches, places in a patch, ...]. Raises InputError."""
+    kernel, counts = call["weight"].shape[2:], small.shape[2:]
+    view = t.view(large)
+    if not _are_apart(call, large, small):
+        return _by_group(t, _unfolded(t, call, view, kernel, counts), 1, call["groups"])
     axes = [view.axis(0), view.axis(1)]
-    for number, (patches, places) in enumerate(zip(shape, kernel, strict=True), 2):
+    for number, (patches, places) in enumerate(zip(counts, kernel, strict=True), 2):
         groups = regrouped(view.axis(number), (patches, places))
         if groups is None:
             raise t.error("cuts an axis into patches that do not fit how it is cut elsewhere")
         axes += groups
-    return View(view.memory, tuple(map(tuple, axes)))
+    return _by_group(t, View(view.memory, tuple(map(tuple, axes))), 1, call["groups"])
 
 
-def _are_apart(call: Call, lengths: Sequence[Size], kernel: Sequence[Size], shape: Sequence[Size]) -> bool:
-    """Whether patches make up all of the input, and none overlaps another: then they are a view of it."""
-    whole = all(times(n, size) == length for n, size, length in zip(shape, kernel, lengths, strict=True))
+def _are_apart(call: Call, large: Value, small: Value) -> bool:
+    """Whether patches make up all of the large side, and none overlaps another: then they are a view of it.
+
+    What a transposed convolution makes is summed all the same, for views cut its axes where others may want them whole.
+    """
+    kernel = call["weight"].shape[2:]
+    sizes = zip(small.shape[2:], kernel, large.shape[2:], strict=True)
+    whole = all(times(patches, places) == length for patches, places, length in sizes)
     apart = [Size(step) for step in call["stride"]] == list(kernel)
-    return whole and apart and not any(call["padding"]) and all(n == 1 for n in call["dilation"])
+    plain = not (call["transposed"] or any(call["padding"])) and all(n == 1 for n in call["dilation"])
+    return whole and apart and plain
 
 
 def _ways(call: Call, axis: int) -> dict[str, int]:
@@ -80,30 +103,67 @@ def _unfolded(t: Translator, call: Call, view: View, kernel: Sequence[Size], sha
 
 
 def _folded(t: Translator, call: Call, made: Value) -> None:
-    """Have the gradient [b, patches, ..., c, places, ...] of patches that overlap be summed to that of the input."""
+    """Have [groups, b, patches, ..., c of a group, places, ...] of patches that overlap be summed to the large side."""
     lengths, view = len(call["weight"].shape) - 2, t.view(made)
     held, axes = view.held, [view.axis(n) for n in range(len(view.axes))]
     for number in range(lengths):
-        old = [*axes[1 + number], *axes[2 + lengths + number]]
+        old = [*axes[2 + number], *axes[3 + lengths + number]]
         new = [Slot(t.axis(("length", number), made.shape[2 + number]))]
         held, moved = _changed(t, "fold", held, old, new, _ways(call, number))
-        axes[1 + number], axes[2 + lengths + number] = new, []
+        axes[2 + number], axes[3 + lengths + number] = new, []
         axes = [[moved[id(slot)] for slot in axis] for axis in axes]
-    t.look(made, held, [axes[0], axes[1 + lengths], *axes[1 : 1 + lengths]])
+    t.look(made, held, [axes[1], [*axes[0], *axes[2 + lengths]], *axes[2 : 2 + lengths]])
 
 
-@aten("unfold, einsum equation, add_bias", "convolution.default")
+# --- the three products -----------------------------------------------------------------------------------------------
+
+
+def _weight(t: Translator, call: Call) -> View:
+    """The weight as [groups, channels of the small side in one, channels of the large side in one, places]."""
+    return _by_group(t, t.view(call["weight"]), 0, call["groups"])
+
+
+def _gather(t: Translator, call: Call, patches: View, made: Value) -> None:
+    """The small side: patches times the weight."""
+    lengths = len(call["weight"].shape) - 2
+    summed = ((2, 2), *((4 + 2 * n, 3 + n) for n in range(lengths)))
+    product(t, patches, _weight(t, call), Axes(((1, 0),), summed), made)
+    memory, (groups, batch, *counts, channels) = t.views[made.number]
+    t.views[made.number] = View(memory, (batch, (*groups, *channels), *counts))
+
+
+def _scatter(t: Translator, call: Call, small: Value, made: Value) -> None:
+    """The large side: each element of the small one times the weight, a patch; patches that overlap are summed."""
+    lengths = len(call["weight"].shape) - 2
+    product(t, _by_group(t, t.view(small), 1, call["groups"]), _weight(t, call), Axes(((1, 0),), ((2, 1),)), made)
+    if not _are_apart(call, made, small):
+        _folded(t, call, made)
+        return
+    memory, (groups, batch, *rest) = t.views[made.number]
+    cut = [(*rest[n], *rest[lengths + 1 + n]) for n in range(lengths)]
+    t.views[made.number] = View(memory, (batch, (*groups, *rest[lengths]), *cut))
+
+
+def _weigh(t: Translator, call: Call, small: Value, patches: View, made: Value) -> None:
+    """The weight's gradient: the small side times the patches of the large one."""
+    summed = ((0, 0), *((3 + n, 3 + 2 * n) for n in range(len(small.shape) - 2)))
+    product(t, _by_group(t, t.view(small), 1, call["groups"]), patches, Axes(((1, 1),), summed), made)
+    memory, (groups, channels, *rest) = t.views[made.number]
+    t.views[made.number] = View(memory, ((*groups, *channels), *rest))
+
+
+@aten("unfold, einsum equation, fold, add_bias", "convolution.default")
 def convolution(t: Translator, call: Call) -> None:
-    """Patches times a weight [outputs, c, places], and a bias."""
-    made, weight, bias = call.results[0], call["weight"], call["bias"]
-    lengths = len(weight.shape) - 2
-    patches = _patches(t, call, call["input"], weight, made.shape[2:])
-    summed = ((1, 1), *((3 + 2 * n, 2 + n) for n in range(lengths)))
-    product(t, patches, t.view(weight), Axes((), summed), made)
-    of = t.views[made.number]
-    t.views[made.number] = View(of.memory, (of.axes[0], of.axes[-1], *of.axes[1:-1]))
+    """Patches times a weight, or, transposed, sums of patches; and a bias."""
+    made, bias = call.results[0], call["bias"]
+    small, large = _sides(call, call["input"], made)
+    if call["transposed"]:
+        _scatter(t, call, small, made)
+    else:
+        _gather(t, call, _patches(t, call, large, small), made)
     if bias is not None:
         spread = bias._replace(number=-1 - len(t.views))
+        lengths = len(made.shape) - 2
         t.views[spread.number] = View(t.view(bias).memory, (t.view(bias).axes[0], *((),) * lengths))
         pointwise(t, "add", [made, spread], made)
 
@@ -111,23 +171,18 @@ def convolution(t: Translator, call: Call) -> None:
 @aten("unfold, einsum equations, fold, sum", "convolution_backward.default")
 def convolution_backward(t: Translator, call: Call) -> None:
     """The gradients of input, weight and bias, as far as they are wanted."""
-    dy, weight, results = call["grad_output"], call["weight"], list(call.results)
-    wanted, lengths = call["output_mask"], len(weight.shape) - 2
-    apart = _are_apart(call, call["input"].shape[2:], weight.shape[2:], dy.shape[2:])
-    if wanted[0]:
-        made = results.pop(0)
-        product(t, t.view(dy), t.view(weight), Axes((), ((1, 0),)), made)
-        if not apart:
-            _folded(t, call, made)
-        else:
-            batch, *rest = t.views[made.number].axes
-            cut = [(*rest[n], *rest[lengths + 1 + n]) for n in range(lengths)]
-            t.views[made.number] = View(t.views[made.number].memory, (batch, rest[lengths], *cut))
-    if wanted[1]:
-        patches = _patches(t, call, call["input"], weight, dy.shape[2:])
-        if not apart and call.forward in t.products:
-            patches.held.remade = t.products[call.forward][0]
-        summed = ((0, 0), *((2 + n, 2 + 2 * n) for n in range(lengths)))
-        product(t, t.view(dy), patches, Axes((), summed), results.pop(0))
+    x, dy, results = call["input"], call["grad_output"], list(call.results)
+    small, large = _sides(call, x, dy)
+    wanted = call["output_mask"]
+    patches = _patches(t, call, large, small) if wanted[1] or call["transposed"] else None
+    known = None if call["transposed"] else t.products.get(-1 if call.forward is None else call.forward)
+    if patches and known and not _are_apart(call, large, small):
+        patches.held.remade = known[0]
+    if wanted[0] and call["transposed"] and patches:
+        _gather(t, call, patches, results.pop(0))
+    elif wanted[0]:
+        _scatter(t, call, small, results.pop(0))
+    if wanted[1] and patches:
+        _weigh(t, call, small, patches, results.pop(0))
     if wanted[2]:
-        reduction(t, "sum", dy, (0, *range(2, 2 + lengths)), results.pop(0), keep=False)
+        reduction(t, "sum", dy, (0, *range(2, len(dy.shape))), results.pop(0), keep=False)

@@ -134,3 +134,46 @@ def gather(t: Translator, call: Call) -> None:
     before, after = changed(places, axis, [Slot(t.axis("of", call["self"].shape[axis]))])
     at = sum(map(len, axes[:axis]))
     t.emit(f"take_along {after},{before}->{before}", inputs, [t.result(made, axes)], axis=at)
+
+
+def _along(kind: str, t: Translator, call: Call) -> None:
+    """Values that are put at places along an axis of a tensor, a place for each. Raises InputError."""
+    x, places, values = (t.view(call[name]) for name in ("self", "index", "src"))
+    axis = call["dim"] % len(x.axes)
+    if call["index"].shape != call["src"].shape:
+        raise t.error("takes a part of the values; slice them before")
+    for number in range(len(x.axes)):
+        if places.axis(number):
+            t.align(places.axes[number], values.axes[number])
+            if number != axis:
+                t.align(x.axes[number], places.axes[number])
+    inputs = [t.straight(view, single=(axis,)) for view in (x, places, values)]
+    before, after = changed(places, axis, [Slot(t.axis("of", call["self"].shape[axis]))])
+    at = sum(len(x.axis(number)) for number in range(axis))
+    axes = [x.axis(number) for number in range(len(x.axes))]
+    t.emit(f"{kind} {after},{before},{before}->{after}", inputs, [t.result(call.results[0], axes)], axis=at)
+
+
+@aten("put_along", "scatter.src")
+def scatter(t: Translator, call: Call) -> None:
+    """Values written at places along an axis."""
+    _along("put_along", t, call)
+
+
+@aten("add_along", "scatter_add.default")
+def scatter_add(t: Translator, call: Call) -> None:
+    """Values added at places along an axis."""
+    _along("add_along", t, call)
+
+
+@aten("top_k, pick", "topk.default")
+def topk(t: Translator, call: Call) -> None:
+    """The largest along the last axis, and their places."""
+    x, (values, places) = t.view(call["self"]), call.results
+    if not call["largest"] or call["dim"] % len(x.axes) != len(x.axes) - 1:
+        raise t.error("takes the least, or works along another axis than the last; negate, or transpose before")
+    axes = [*(x.axis(number) for number in range(len(x.axes) - 1)), [Slot(t.axis("chosen", values.shape[-1]))]]
+    held = t.straight(x, _LAST)
+    at = t.result(places, axes)
+    t.emit("top_k", [held], [at])
+    t.emit("pick", [held, at], [t.result(values, axes)])

@@ -17,6 +17,7 @@ _UNARY = {
     "neg": "neg",
     "abs": "abs",
     "sign": "sign",
+    "ceil": "ceil",
     "exp": "exp",
     "log": "log",
     "sqrt": "sqrt",

@@ -281,15 +281,14 @@ def _concat(t: Translator, views: Sequence[View], axis: int, made: Value) -> Non
 
 @aten("copy", "repeat.default")
 def repeat(t: Translator, call: Call) -> None:
-    """Repeated along axes of one element, in memory of its own."""
+    """All of it again and again along axes, in memory of its own."""
     source, made = t.view(call["self"]), call.results[0]
     new = len(made.shape) - len(source.axes)
     axes: list[list[Slot]] = []
     for number, size in enumerate(made.shape):
         old = source.axis(number - new) if number >= new else []
-        if old and size_of(old) != size:
-            raise t.error("repeats along an axis of several elements; concatenate instead")
-        axes.append(old or ([] if size.is_one else [Slot(t.axis(("repeat", number), size))]))
+        again = divided(size, size_of(old))
+        axes.append(old if again.is_one else [Slot(t.axis(("repeat", number), again)), *old])
     held = t.moved("copy", source.held, [slot for axis in axes for slot in axis])
     left = held.dims()
     t.look(made, held, [[left.pop(0) for _ in axis] for axis in axes])

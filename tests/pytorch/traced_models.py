@@ -117,3 +117,38 @@ class Stem(nn.Module):
 
 def stem():
     return Stem(), (torch.zeros(2, 3, 12, 10),)
+
+
+class Apart(nn.Module):
+    """Convolutions of groups of channels: some of several, some of one, with patches that overlap and that do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.every = nn.Conv2d(4, 4, 1)
+        self.groups = nn.Conv2d(4, 6, 2, stride=2, groups=2, bias=False)
+        self.channels = nn.Conv2d(6, 12, (2, 3), padding=1, groups=6)
+
+    def forward(self, images):
+        return self.channels(F.gelu(self.groups(self.every(images)))).square().mean()
+
+
+def apart():
+    return Apart(), (torch.zeros(2, 4, 8, 6),)
+
+
+class Upwards(nn.Module):
+    """Transposed convolutions: patches that overlap, that are cut off and that do not overlap; whole and in groups."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1)
+        self.second = nn.ConvTranspose2d(4, 6, (2, 3), stride=(2, 3), bias=False)
+        self.third = nn.ConvTranspose1d(6, 4, 3, groups=2, dilation=2)
+
+    def forward(self, images):
+        x = F.gelu(self.second(F.gelu(self.first(images))))
+        return self.third(x.sum(2)).square().mean()
+
+
+def upwards():
+    return Upwards(), (torch.zeros(2, 3, 4, 5),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from costsim.graph.ops.pointwise import function, lined_up
+from costsim.graph.ops.pointwise import function
 from costsim.graph.ops.register import Array, np
 
 Terms = tuple[str, ...]
@@ -36,6 +36,12 @@ def abs_(x: Array, /) -> Array:
 def sign(x: Array, /) -> Array:
     """y = -1, 0 or 1."""
     return np.sign(x)
+
+
+@function({})
+def ceil(x: Array, /) -> Array:
+    """y = the least whole number that is not less than x."""
+    return np.ceil(x)
 
 
 @function({"exp": 1})
@@ -351,42 +357,3 @@ def triu(x: Array, /, *, diagonal: int, terms: Terms, shape: Shape) -> Array:  #
 def cumsum(x: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
     """y = sums of x up to each place along an axis."""
     return np.cumsum(x, axis)
-
-
-# --- lookups ----------------------------------------------------------------------------------------------------------
-
-
-def _places(indices: tuple[Array, ...], terms: Terms, of: str, result: str) -> tuple[tuple[Array | slice, ...], str]:
-    """How to index the dims of a term, by index arrays those that the result lacks; and the order of what comes out."""
-    order = "".join(dict.fromkeys("".join(terms)))
-    lined = [lined_up(x, term, order) for x, term in zip(indices, terms, strict=True)]
-    looked_up = [letter for letter in of if letter not in result]
-    by_letter = dict(zip(looked_up, lined, strict=True))
-    kept = "".join(letter for letter in of if letter in result)
-    return tuple(by_letter.get(letter, slice(None)) for letter in looked_up + list(kept)), order + kept
-
-
-@function({}, whole=True, picks=True)
-def index(x: Array, /, *indices: Array, terms: Terms, shape: Shape) -> Array:
-    """y = x at places: a lookup along each dim that the result lacks, in their order."""
-    of, result = terms[0], terms[-1]
-    at, order = _places(indices, terms[1:-1], of, result)
-    first = x.transpose([of.index(i) for i in sorted(of, key=lambda i: (i in result, of.index(i)))])
-    return np.broadcast_to(first[at].transpose([order.index(i) for i in result]), shape)
-
-
-@function({"add": 1}, whole=True, over="values")
-def index_put(x: Array, values: Array, /, *indices: Array, terms: Terms, shape: Shape) -> Array:
-    """y = x, with values added at places along each dim that they lack: the gradient of `index`."""
-    of, result = terms[0], terms[1]
-    at, order = _places(indices, terms[2:-1], of, result)
-    axes = [of.index(i) for i in sorted(of, key=lambda i: (i in result, of.index(i)))]
-    y = np.broadcast_to(x, shape).copy()
-    np.add.at(y.transpose(axes), at, values.transpose([result.index(i) for i in order]))
-    return y
-
-
-@function({}, whole=True, picks=True)
-def take_along(x: Array, places: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
-    """y = x at a place along an axis, for each element: torch.gather."""
-    return np.take_along_axis(x, places, axis)

@@ -1,8 +1,12 @@
-"""Lookups: rows of tables, the first position."""
+"""Lookups: rows of tables, the first position; and of traced graphs, any places of tensors."""
 
 from __future__ import annotations
 
+from costsim.graph.ops.pointwise import function, lined_up
 from costsim.graph.ops.register import Array, np, op
+
+Terms = tuple[str, ...]
+Shape = tuple[int, ...]
 
 
 @op(
@@ -96,3 +100,59 @@ def mean_pool(x: Array, keep: Array) -> Array:
 def mean_pool_grad(dy: Array, keep: Array) -> Array:
     """dx = dy / tokens that are no padding, 0 at padding."""
     return (dy / keep.sum(1, keepdims=True).astype(dy.dtype))[:, None] * keep[..., None]
+
+
+# --- any places, of traced graphs: an equation says along which dims --------------------------------------------------
+
+
+def _places(indices: tuple[Array, ...], terms: Terms, of: str, result: str) -> tuple[tuple[Array | slice, ...], str]:
+    """How to index the dims of a term, by index arrays those that the result lacks; and the order of what comes out."""
+    order = "".join(dict.fromkeys("".join(terms)))
+    lined = [lined_up(x, term, order) for x, term in zip(indices, terms, strict=True)]
+    looked_up = [letter for letter in of if letter not in result]
+    by_letter = dict(zip(looked_up, lined, strict=True))
+    kept = "".join(letter for letter in of if letter in result)
+    return tuple(by_letter.get(letter, slice(None)) for letter in looked_up + list(kept)), order + kept
+
+
+@function({}, whole=True, picks=True)
+def index(x: Array, /, *indices: Array, terms: Terms, shape: Shape) -> Array:
+    """y = x at places: a lookup along each dim that the result lacks, in their order."""
+    of, result = terms[0], terms[-1]
+    at, order = _places(indices, terms[1:-1], of, result)
+    first = x.transpose([of.index(i) for i in sorted(of, key=lambda i: (i in result, of.index(i)))])
+    return np.broadcast_to(first[at].transpose([order.index(i) for i in result]), shape)
+
+
+@function({"add": 1}, whole=True, over="values")
+def index_put(x: Array, values: Array, /, *indices: Array, terms: Terms, shape: Shape) -> Array:
+    """y = x, with values added at places along each dim that they lack: the gradient of `index`."""
+    of, result = terms[0], terms[1]
+    at, order = _places(indices, terms[2:-1], of, result)
+    axes = [of.index(i) for i in sorted(of, key=lambda i: (i in result, of.index(i)))]
+    y = np.broadcast_to(x, shape).copy()
+    np.add.at(y.transpose(axes), at, values.transpose([result.index(i) for i in order]))
+    return y
+
+
+@function({}, whole=True, picks=True)
+def take_along(x: Array, places: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
+    """y = x at a place along an axis, for each element: torch.gather."""
+    return np.take_along_axis(x, places, axis)
+
+
+@function({}, whole=True, over="values")
+def put_along(x: Array, places: Array, values: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
+    """y = x, with values written at a place along an axis for each of them: torch.scatter."""
+    y = x.copy()
+    np.put_along_axis(y, places, values, axis)
+    return y
+
+
+@function({"add": 1}, whole=True, over="values")
+def add_along(x: Array, places: Array, values: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
+    """y = x, with values added at a place along an axis for each of them: torch.scatter_add."""
+    y, at = x.copy(), list(np.indices(places.shape, sparse=True))
+    at[axis] = places
+    np.add.at(y, tuple(at), values)
+    return y

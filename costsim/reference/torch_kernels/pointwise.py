@@ -164,6 +164,14 @@ def _take_along(x: Tensor, places: Tensor, axis: int, terms: Terms, shape: Shape
     return torch.take_along_dim(x, places, axis)
 
 
+def _put_along(x: Tensor, places: Tensor, values: Tensor, axis: int, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
+    return x.scatter(axis, places, values)
+
+
+def _add_along(x: Tensor, places: Tensor, values: Tensor, axis: int, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
+    return x.scatter_add(axis, places, values)
+
+
 def _split(whole: str, cut: str) -> tuple[int, int, int]:
     """The axis of a term that another lacks, and the two axes of the other that it becomes: of patches, of places."""
     patches, places = (i for i, index in enumerate(cut) if index not in whole)
@@ -213,6 +221,8 @@ WHOLE: Mapping[str, Kernel] = {
     "index": _index,
     "index_put": _index_put,
     "take_along": _take_along,
+    "put_along": _put_along,
+    "add_along": _add_along,
     "unfold": _unfold,
     "fold": _fold,
 }
