@@ -61,7 +61,7 @@ MODELS = {
 
 
 class Split(NamedTuple):
-    """A model on many devices, in PyTorch's words (`way`) and in ours (`parallel`, where N is the number of ranks).
+    """A model on many devices, in PyTorch's words (`way`) and in ours (`parallel`; N: of all ranks, M: of half).
 
     `formats`: fp32; bf16, where weights are gathered in it; "bf16 reduced", where gradients are reduced in it, too.
     """
@@ -71,6 +71,18 @@ class Split(NamedTuple):
     parallel: str
     micro_batches: int = 1
     formats: str = "fp32"
+
+    def fits(self, ranks):
+        """Whether each axis has more than one rank."""
+        return "M" not in self.parallel or ranks > 2
+
+    def data(self, ranks):
+        """How many ranks there are of data."""
+        return ranks // 2 if "data: M" in self.parallel else ranks if "data" in self.parallel else 1
+
+    def group(self, ranks):
+        """How many ranks each collective is of: as many on all axes."""
+        return 2 if "M" in self.parallel else ranks
 
 
 SPLITS = {
@@ -89,13 +101,15 @@ SPLITS = {
     "tensor apart": Split("llama", "tensor apart", "{tensor: N, sequence: false}"),
     "sequence": Split("llama", "sequence", "{tensor: N}"),
     "sequence of 2": Split("llama", "sequence", "{tensor: N}", 2),
+    "both": Split("llama", "fsdp and tensor", "{data: M, tensor: 2, sequence: false, zero: 3}", 2),
+    "both bf16": Split("llama", "fsdp and tensor", "{data: M, tensor: 2, sequence: false, zero: 3}", 1, "bf16"),
 }
 
 
 def graph_of(folder, split, ranks=1, micro_batches=None):
     """The graph of one rank of so many; of one, the model on one device."""
     file = Path(folder) / "small.yaml"
-    parallel = split.parallel.replace("N", str(ranks)) if ranks > 1 else "{}"
+    parallel = split.parallel.replace("N", str(ranks)).replace("M", str(ranks // 2)) if ranks > 1 else "{}"
     file.write_text(WORKLOAD % (MODELS[split.model], micro_batches or split.micro_batches, parallel))
     job = prepare(Request(str(file)))
     return job.graph, family("decoder").Model(**job.file.model)
@@ -103,8 +117,7 @@ def graph_of(folder, split, ranks=1, micro_batches=None):
 
 def drawn(folder, split, ranks):
     """The model on one device, weights, and a batch for each micro-batch of each rank of data: the same everywhere."""
-    data = ranks if "data" in split.parallel else 1
-    graph, config = graph_of(folder, split, micro_batches=data * split.micro_batches)
+    graph, config = graph_of(folder, split, micro_batches=split.data(ranks) * split.micro_batches)
     weights = draw_weights(graph, np.random.default_rng(0), np.float32)
     case = Case(config, graph, 0.0, None)
     return case, weights, draw_batches(case, np.float32)
@@ -181,6 +194,12 @@ def tensor(twin, split, mesh, sequence=False, apart=False):
     return parallelize_module(twin.model, mesh, plan)
 
 
+def fsdp_and_tensor(twin, split, mesh):
+    """Neighbours share heads and widths; ranks at the same place share what is left."""
+    tensor(twin, split, mesh["tensor"])
+    return fsdp(twin, split, mesh["data"])
+
+
 WAYS = {
     "ddp": ddp,
     "fsdp": fsdp,
@@ -189,6 +208,7 @@ WAYS = {
     "tensor": tensor,
     "tensor apart": partial(tensor, apart=True),
     "sequence": partial(tensor, sequence=True),
+    "fsdp and tensor": fsdp_and_tensor,
 }
 
 
@@ -217,8 +237,9 @@ def whole(x):
 
 def trained(split, mesh, case, weights, batches):
     """What a rank gives collectives in a step, and the gradients that come of it."""
-    if "data" in split.parallel:
-        batches = batches[dist.get_rank() * split.micro_batches :][: split.micro_batches]
+    ranks = dist.get_world_size()
+    own = dist.get_rank() * split.data(ranks) // ranks  # among those of data, of which neighbours in tensor are one
+    batches = batches[own * split.micro_batches :][: split.micro_batches]
     twin = Twin(case, weights)
     model = WAYS[split.way](twin, split, mesh)
     for _ in range(3 if split.way == "ddp" else 1):  # in DDP's second, ranks agree on how it sorts gradients
@@ -238,8 +259,10 @@ def rank_main(rank, ranks, folder, cases):
     torch.set_num_threads(1)
     limit = timedelta(seconds=60)
     dist.init_process_group("gloo", f"file://{folder}/ranks", rank=rank, world_size=ranks, timeout=limit)
-    mesh = init_device_mesh("cpu", (ranks,))
-    results = {name: trained(split, mesh, *cases[name]) for name, split in SPLITS.items()}
+    line = init_device_mesh("cpu", (ranks,))
+    square = init_device_mesh("cpu", (ranks // 2, 2), mesh_dim_names=("data", "tensor"))
+    meshes = {name: square if "M" in split.parallel else line for name, split in SPLITS.items()}
+    results = {name: trained(SPLITS[name], meshes[name], *case) for name, case in cases.items()}
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -264,7 +287,7 @@ def fork(main, *arguments):
 def main(ranks, folder):
     """Fork the ranks; where one fails, the others end too."""
     os.environ["GLOO_SOCKET_IFNAME"] = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    cases = {name: drawn(folder, split, ranks) for name, split in SPLITS.items()}
+    cases = {name: drawn(folder, split, ranks) for name, split in SPLITS.items() if split.fits(ranks)}
     running = {fork(rank_main, rank, ranks, folder, cases) for rank in range(ranks)}
     failed = False
     while running:
