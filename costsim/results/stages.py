@@ -1,5 +1,6 @@
 """Pipelines as records: by policy and device, the time of a run with its bubbles, and each stage of a step."""
 
+from functools import lru_cache
 from typing import Any
 
 from costsim.run.simulate import Result
@@ -7,8 +8,9 @@ from costsim.run.simulate import Result
 Record = dict[str, Any]
 
 
+@lru_cache(maxsize=1)  # every style of output asks anew of the same result
 def pipeline_records(result: Result) -> list[Record]:
-    """A row per policy and device; none without a pipeline or without devices.
+    """A row per policy and device, only to be read; none without a pipeline or without devices.
 
     `stages` are those of a step in the phase that lasts longest. None where a time is not known.
     """
