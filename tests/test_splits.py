@@ -118,7 +118,7 @@ def test_the_command_prints_the_best_and_how_to_run_it():
 def test_a_device_without_links_takes_no_split():
     done = split("--devices", "4", "--hardware", "h100-sxm", "--zero", "0")
     assert (done.exit_code, done.output.count("Traceback")) == (2, 0)
-    assert "no split that the model allows has a known time on h100-sxm" in done.output
+    assert "--hardware h100-sxm: has no links to send over; say a cluster" in done.output
 
 
 def test_devices_are_those_of_the_workload_if_it_names_some():

@@ -97,8 +97,10 @@ def splits(
     """All splits that the model allows and whose time is known: those that fit first, the fastest of them first.
 
     A policy's step is that of its last phase. `wanted`: what of the policies is chosen anew, for each split by itself.
-    Raises InputError if there is none, and for what cannot be chosen.
+    Raises InputError if there is none, for a device without links, and for what cannot be chosen.
     """
+    if devices > 1 and not device.links:
+        raise InputError(f"--hardware {device.name}: has no links to send over; say a cluster, such as h100-node")
     found: list[Split] = []
     for parallel, micro_batches in ways(job, devices, zeros):
         own = _with(job, parallel, micro_batches)
