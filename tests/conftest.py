@@ -29,9 +29,17 @@ hypothesis.settings.register_profile("deterministic", derandomize=True)
 hypothesis.settings.load_profile("deterministic")
 
 
-@pytest.fixture(autouse=True)
-def _nothing_known():
-    """Each test builds its graphs: a fault that one plants is in no other's."""
+@pytest.fixture
+def nothing_known():
+    """For a test that plants a fault in what graphs are made of, or counted by: it is in no other's graph."""
+    resizing.forget()
+    yield
+    resizing.forget()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_graphs():
+    """The tests of a file share the graphs of its steps, with all that was worked out of them."""
     resizing.forget()
 
 

@@ -103,6 +103,7 @@ def test_nothing_is_found_where_nothing_is_planted():
     assert check().passed
 
 
+@pytest.mark.usefixtures("nothing_known")
 def test_a_wrong_work_is_found():
     kind = contraction("btd,vd->btv")
     object.__setattr__(kind, "work", ((("b", "t", "v"), {"mac": 1}),))  # the summed index forgotten
@@ -114,6 +115,7 @@ def test_a_wrong_work_is_found():
     assert not validation.passed
 
 
+@pytest.mark.usefixtures("nothing_known")
 def test_a_format_one_bit_off_is_found(monkeypatch):
     bits_of_runs = Format.bits_of_runs
     monkeypatch.setattr(Format, "bits_of_runs", lambda self, runs: bits_of_runs(self, runs) + (self.name == "bfp2"))
@@ -124,6 +126,7 @@ def test_a_format_one_bit_off_is_found(monkeypatch):
     assert all("bits" in wrong.what and abs(wrong.counted - wrong.measured) == 1 for wrong in differences)
 
 
+@pytest.mark.usefixtures("nothing_known")
 def test_a_skipped_copy_is_found(monkeypatch):
     traffic = counting.tensor_traffic
     monkeypatch.setattr(counting, "tensor_traffic", lambda *given: traffic(*given)._replace(copies=[]))
@@ -134,6 +137,7 @@ def test_a_skipped_copy_is_found(monkeypatch):
     assert any(wrong.what.startswith("bits written of") and wrong.counted == 0 for wrong in differences)
 
 
+@pytest.mark.usefixtures("nothing_known")
 def test_a_wrong_gradient_is_found():
     kind = ops.OPS["relu_grad"]
     before = kind.run

@@ -16,11 +16,16 @@ from costsim.inputs import files
 from costsim.results.frame import COLUMNS, typed
 
 
+def _values(column: pd.Series[Any]) -> list[Any]:
+    """Plain values, None for NA."""
+    return [None if lacks else value for value, lacks in zip(column.tolist(), column.isna(), strict=True)]
+
+
 def _plain(frame: pd.DataFrame) -> dict[str, list[Any]]:
     """The columns as plain values: integers as decimal strings, None for NA."""
     plain: dict[str, list[Any]] = {}
     for name in frame.columns:
-        values = [None if pd.isna(value) else value for value in frame[name].tolist()]
+        values = _values(frame[name])
         whole = COLUMNS.get(name) in ("count", "cost") or name not in COLUMNS
         plain[name] = [None if value is None else str(value) for value in values] if whole else values
     return plain
@@ -59,7 +64,7 @@ def _to_parquet(frame: pd.DataFrame) -> bytes:
 
 def _from_parquet(data: bytes) -> dict[str, list[Any]]:
     table = pd.read_parquet(io.BytesIO(data))
-    return {str(name): [None if pd.isna(value) else value for value in table[name].tolist()] for name in table.columns}
+    return {str(name): _values(table[name]) for name in table.columns}
 
 
 _FILES: dict[str, tuple[Callable[[pd.DataFrame], bytes], Callable[[bytes], dict[str, list[Any]]]]] = {
