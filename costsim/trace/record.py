@@ -27,13 +27,20 @@ class Symbols:
     def __init__(self) -> None:
         self.names: dict[str, str] = {}  # by PyTorch's symbol
         self.sizes: dict[str, Any] = {}  # PyTorch's symbolic sizes, by name
+        self._known: dict[Any, Size] = {}  # by PyTorch's expression
 
     def size(self, number: Any) -> Size:
         """A whole number, symbolic or not."""
         if isinstance(number, int):
             return Size(number)
+        expression = number.node.expr
+        if expression not in self._known:
+            self._known[expression] = self._factored(expression)
+        return self._known[expression]
+
+    def _factored(self, expression: Any) -> Size:
         size = ONE
-        for factor, power in sympy.factor(number.node.expr).as_powers_dict().items():
+        for factor, power in sympy.factor(expression).as_powers_dict().items():
             if factor.is_Integer:
                 size = times(size, Size(int(factor) ** int(power)))
                 continue

@@ -30,7 +30,8 @@ ELEMENTS: Mapping[str, Kernel] = {
     "or": torch.logical_or,
     "fill": lambda x, mask, value: torch.where(mask, torch.full_like(x, value), x),
     "sigmoid_grad": lambda dy, y: dy * (y * (1 - y)),
-    **{name: getattr(torch, name) for name in ("neg", "abs", "sign", "exp", "log", "sqrt", "reciprocal", "sin", "cos")},
+    **{name: getattr(torch, name) for name in ("neg", "abs", "sign", "ceil", "exp", "log", "sqrt", "reciprocal")},
+    **{name: getattr(torch, name) for name in ("sin", "cos")},
     **{name: getattr(torch, name) for name in ("sigmoid", "add", "sub", "mul", "div", "maximum", "minimum", "where")},
 }
 REDUCTIONS: Mapping[str, Kernel] = {
