@@ -251,7 +251,7 @@ CASES = [
     workload(
         "no policies", "policies: [", "¶policies: [] # [", "policies: expected at least 1 item, got an empty list"
     ),
-    workload("unknown optimizer", "kind: adamw", "¶kind: adamx", "muon, galore, got 'adamx'; did you"),
+    workload("unknown optimizer", "kind: adamw", "¶kind: adamx", "muon, galore, soap, got 'adamx'; did you"),
     workload(
         "unknown law",
         "law: product",

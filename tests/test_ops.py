@@ -168,7 +168,9 @@ DIMS = {
     "newton_schulz_sum": ("ab ab", "ab"),
     "step_along": ("ab ab", "ab"),
     "adam_direction": ("ab ab ab", "ab ab ab"),
-    "galore": ("ab ab", "ab"),
+    "adam_step": ("ab ab", "ab"),
+    "moving_average": ("ab ab", "ab"),
+    "orthonormal": ("aa", "aa"),
     "left_vectors": ("bv", "ba"),
     "right_vectors": ("vb", "ba"),
 }
@@ -222,7 +224,8 @@ PARAMS = {
     "muon_momentum": {"momentum": 0.95},
     "step_along": {"lr": 0.01, "weight_decay": 0.1, "scale": 2.0},
     "adam_direction": {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8},
-    "galore": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "scale": 0.25},
+    "moving_average": {"beta2": 0.9},
+    "adam_step": {"lr": 0.01, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1, "scale": 0.25},
 }
 POSITIVE = ("sums", "v", "r", "c", "rstd", "total", "squares", "weights")
 INTEGERS = {"ids": 5, "labels": 5, "counted": 5, "targets": 2}  # exclusive bounds
@@ -298,6 +301,7 @@ BY_HAND = {
     "nll_loss_grad": {"cmp": 2 * 3, "div": 1},
     # Signs cost nothing, but comparing scalars to 0 would. For a decomposition of 3 x 5, 6 m n^2 + 20 n^3.
     "lion": {"mul": 6 * 6, "add": 4 * 6},
+    "orthonormal": {"mul": 8, "add": 8},  # modified Gram-Schmidt of 2 x 2
     "left_vectors": {"mul": 3 * 5 * 9 + 10 * 27, "add": 3 * 5 * 9 + 10 * 27},
     "right_vectors": {"mul": 3 * 5 * 9 + 10 * 27, "add": 3 * 5 * 9 + 10 * 27},
     "group_max": {"cmp": 2 * 3 * 4},  # a pass over all, or two, and a sum of the two

@@ -21,6 +21,7 @@ KINDS = {
     "adafactor": {"eps": 1e-7, "lr": 0.5},
     "muon": {},
     "galore": {"rank": 3},
+    "soap": {},
 }
 NO_STACKS = ("adafactor",)  # which would take a stack of experts for one matrix
 FAMILIES = [(family, kind) for family in STEPS for kind in KINDS if family != "experts" or kind not in NO_STACKS]
@@ -159,6 +160,57 @@ def test_directions_are_those_of_the_gradient(w):
     rest = np.linalg.svd(g, compute_uv=False)[3:]
     assert np.linalg.norm(g - near) == pytest.approx(np.sqrt((rest**2).sum()), rel=1e-9)
     assert not miscounts(STEPS["decoder"](optimizer=optimizer("galore", refreshes=True)), shipped_policy("fp32"))
+
+
+def soap(x, g, m, v, left, right, ql, qr, step, refreshes):
+    """Vyas et al. 2024, algorithms 3 and 4, as their code has them: weight, m, L, R, Q_L, Q_R after it."""
+    if refreshes:  # at the end of the step before
+        m = ql @ m @ qr.T
+        ql, qr = np.linalg.qr(left @ ql)[0], np.linalg.qr(right @ qr)[0]
+        m = ql.T @ m @ qr
+    along = ql.T @ g @ qr
+    m, v = 0.9 * m + 0.1 * along, 0.999 * v + 0.001 * along**2
+    x = x - LR * np.sqrt(1 - 0.999**step) / (1 - 0.9**step) * (ql @ (m / (np.sqrt(v) + 1e-8)) @ qr.T)
+    return x - LR * DECAY * x, m, 0.999 * left + 0.001 * g @ g.T, 0.999 * right + 0.001 * g.T @ g, ql, qr
+
+
+@pytest.mark.parametrize("refreshes", [False, True])
+@pytest.mark.parametrize("w", [*HIDDEN, "decoder.0.ffn.fc2.weight"])
+def test_soap(w, refreshes):
+    graph, before, after = stepped("decoder", "soap", refreshes=refreshes)
+    x, g, m, v = (
+        as_matrix(values, w) for values in (before[w], after[f"{w}.grad"], *(before[f"{w}.{s}"] for s in "mv"))
+    )
+    (left, right), square = x.shape, lambda name, side: before[f"{w}.{name}"].reshape(side, side)
+    given = square("l", left), square("r", right), square("ql", left), square("qr", right)
+    expected = soap(x, g, m, v, *given, 3, refreshes)
+    states = ("", ".m", ".l", ".r", *((".ql", ".qr") if refreshes else ()))
+    for state, values in zip(states, expected, strict=False):
+        ours = after[f"{w}{state}.next"].reshape(values.shape)
+        np.testing.assert_allclose(ours, values, rtol=1e-7, atol=1e-12, err_msg=state)
+    assert not refreshes or not miscounts(graph, shipped_policy("fp32"))
+
+
+def test_soap_keeps_the_axes_of_long_sides():
+    """A side that is longer has no states; where both are, it is Adam."""
+    name = "decoder.0.ffn.fc1.weight"
+    graph = STEPS["decoder"](optimizer=optimizer("soap"))
+    short, long = sorted(graph.elements((dim,)) for dim in graph.tensors[name].dims)
+    assert short < long
+    kept = []
+    for largest in (long, short, 1):
+        graph = STEPS["decoder"](optimizer=optimizer("soap", largest_side=largest))
+        states = {t.rpartition(".")[2] for t in graph.tensors if t.startswith(f"{name}.") and not t.endswith(".next")}
+        kept.append(states & {"m", "v", "l", "r", "ql", "qr"})
+    assert [len(states) for states in kept] == [6, 4, 2]
+
+
+def test_products_of_soap():
+    """Of m x n: 2 m^2 n + 2 m n^2 for the ways there and back, m^2 n + m n^2 for the moments of both sides."""
+    graph = job("soap").graph
+    macs = sum(graph.work(op)[0] for op in graph.ops if op.phase == "update")
+    d, ffn, layers = 768, 3072, 12
+    assert macs == 3 * layers * (4 * 2 * d**3 + 2 * (d * d * ffn + d * ffn * ffn))
 
 
 @pytest.mark.parametrize("kind", MATRICES_ONLY)

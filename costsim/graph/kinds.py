@@ -112,11 +112,12 @@ def _match(operand: Operand, dims: Dims, env: Env, kind: str) -> None:
     open_tokens = [token for token in operand.pattern if _is_variadic(token) and token not in env]
     fixed = sum(len(env[t]) if _is_variadic(t) else 1 for t in operand.pattern if t not in open_tokens)
     spare = len(dims) - fixed
+    times = open_tokens.count(open_tokens[0]) if open_tokens else 1  # a square has its side twice
     at = 0
-    if spare < 0 or (spare and not open_tokens):
+    if spare < 0 or spare % times or (spare and not open_tokens):
         raise ValueError(f"{kind}: {operand.name}[{' '.join(operand.pattern)}] does not fit dims {dims}")
     for token in operand.pattern:
-        length = spare if token in open_tokens else len(env[token]) if _is_variadic(token) else 1
+        length = spare // times if token in open_tokens else len(env[token]) if _is_variadic(token) else 1
         here = dims[at : at + length]
         at += length
         if env.setdefault(token, here) != here:

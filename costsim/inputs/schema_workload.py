@@ -36,9 +36,9 @@ from costsim.names import (
 class Optimizer(Section):
     """The update: a row of the op table and its numbers."""
 
-    kind: Literal["adam", "adamw", "sgd", "momentum", "lion", "adafactor", "muon", "galore"] = Field(
+    kind: Literal["adam", "adamw", "sgd", "momentum", "lion", "adafactor", "muon", "galore", "soap"] = Field(
         description="adam: coupled (L2) decay; adamw: decoupled decay; momentum: SGD with it; galore: AdamW of "
-        "projected gradients"
+        "projected gradients; soap: along Shampoo's eigenvectors"
     )
     lr: Positive = Field(description="learning rate; no count depends on it, runs of `validate` do")
     beta1: Rate = Field(default=0.9, description="decay of the mean of gradients, of adam and its kin")
@@ -53,11 +53,12 @@ class Optimizer(Section):
     newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] = Field(default=5, description="of muon")
     rank: Count | None = Field(default=None, description="of galore: directions that gradients are projected to")
     scale: Positive = Field(default=0.25, description="of galore: a factor of what is projected back")
+    largest_side: Count = Field(default=10000, description="of soap: longer sides of a matrix are not rotated")
     refreshes: bool = Field(
-        default=False, description="of galore: whether the step finds the directions anew, as one in hundreds does"
+        default=False, description="of galore and soap: whether the step finds the directions anew, as one of many does"
     )
     left_out: Annotated[tuple[str, ...], Hundred] = Field(
-        default=("embedding.*", "head.*"), description="globs over weights that muon and galore leave to adamw"
+        default=("embedding.*", "head.*"), description="globs over weights that muon, galore and soap leave to adamw"
     )
 
     @check

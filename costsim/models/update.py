@@ -6,7 +6,7 @@ One of several is a function here too. Matrix products of an update are GEMMs as
 
 import math
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import reduce
 from itertools import count
@@ -180,15 +180,79 @@ def _galore(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
     written = [Tensor(f"{base}.update", dims, "state", b.layer), _next(b, m), _next(b, v)]
     update = _op(b, optimizer, "adam_direction", projected, m, v, name=f"{base}.direction", outputs=written)
     back = b.op(up, *((p, update) if low else (update, p)), name=f"{base}.back", gemm="update")
-    _op(b, optimizer, "galore", w, back, name=base, outputs=[_next(b, w)])
+    _op(b, optimizer, "adam_step", w, back, name=base, outputs=[_next(b, w)])
+
+
+class _Side(NamedTuple):
+    """A side of a matrix that is rotated: its letters on both ends of the way there, and its states."""
+
+    there: str  # g, q -> g along the eigenvectors of this side
+    back: str
+    gram: str  # g, g -> how its gradients lie to each other
+    product: str  # gram, q -> what the eigenvectors nearer to its own are made of
+    factor: str
+    q: str
+
+
+def _soap_sides(b: GraphBuilder, optimizer: Optimizer, weight: Weight, matrix: Matrix) -> list[_Side]:
+    stack, first, second, _ = matrix
+    sides = []
+    for name, dims in (("l", first), ("r", second)):
+        if _size(b, dims) > optimizer.largest_side:
+            continue
+        factor, q = (_state(b, weight, state, (*stack, *dims, *dims)) for state in (name, f"q{name}"))
+        t, f, s, e, d = _letters(stack, first, second, dims, dims)
+        (old, new) = (f"{t}{f}{s}", f"{t}{e}{s}") if name == "l" else (f"{t}{f}{s}", f"{t}{f}{e}")
+        own = f if name == "l" else s
+        grams = f"{old},{new}->{t}{own}{e}"
+        product = f"{t}{own}{e},{t}{e}{d}->{t}{own}{d}"
+        sides.append(_Side(f"{old},{t}{own}{e}->{new}", f"{new},{t}{own}{e}->{old}", grams, product, factor, q))
+    return sides
+
+
+def _soap(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
+    """Adam along the eigenvectors of both sides' moments (Shampoo's), and the way back.
+
+    A step that `refreshes` comes nearer to the eigenvectors before, by a power iteration, and turns the first moment.
+    """
+    w, g, matrix = weight
+    assert matrix is not None
+    if optimizer.refreshes and matrix.stack:
+        raise FieldError(("optimizer", "refreshes"), f"soap: {w} is a stack of matrices; leave refreshes out")
+    base, sides = f"{w}.soap", _soap_sides(b, optimizer, weight, matrix)
+    m, v = (_state(b, weight, state) for state in "mv")
+
+    def turn(x: str, qs: Sequence[str], back: bool, name: str) -> str:
+        for i, (side, q) in enumerate(zip(sides, qs, strict=True), 1):
+            x = b.op(side.back if back else side.there, x, q, name=f"{base}.{name}.{i}", gemm="update")
+        return x
+
+    qs, moment = [side.q for side in sides], m
+    if optimizer.refreshes and sides:
+        moment, turned = turn(m, qs, True, "moment"), []
+        for i, side in enumerate(sides, 1):
+            power = b.op(side.product, side.factor, side.q, name=f"{base}.power.{i}", gemm="update")
+            turned.append(b.op("orthonormal", power, name=f"{base}.vectors.{i}", outputs=[_next(b, side.q)]))
+        qs = turned
+        moment = turn(moment, qs, False, "turned")
+    along = turn(g, qs, False, "along")
+    written = [Tensor(f"{base}.update", b.tensors[w].dims, "state", b.layer), _next(b, m), _next(b, v)]
+    update = _op(b, optimizer, "adam_direction", along, moment, v, name=f"{base}.direction", outputs=written)
+    back = turn(update, qs, True, "back")
+    _op(b, optimizer, "adam_step", w, back, name=base, outputs=[_next(b, w)], params={"scale": 1.0})
+    for i, side in enumerate(sides, 1):
+        gram = b.op(side.gram, g, g, name=f"{base}.gram.{i}", gemm="update")
+        average = {"name": f"{base}.average.{i}", "outputs": [_next(b, side.factor)]}
+        _op(b, optimizer, "moving_average", side.factor, gram, **average)
 
 
 OPTIMIZERS: Mapping[str, Callable[[GraphBuilder, Optimizer, Weight], None]] = {
     "adafactor": _adafactor,
     "muon": _muon,
     "galore": _galore,
+    "soap": _soap,
 }
-MATRICES_ONLY = ("muon", "galore")  # what else there is, and what they leave out, has adamw
+MATRICES_ONLY = ("muon", "galore", "soap")  # what else there is, and what they leave out, has adamw
 
 
 # --- the update -------------------------------------------------------------------------------------------------------

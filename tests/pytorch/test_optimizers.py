@@ -68,3 +68,11 @@ def test_directions_span_what_pytorchs_do(kind, shape):
     ours, theirs = OPS[kind].run(g, shape=(5, 3)), KERNELS[kind](torch.tensor(g), shape=(5, 3)).numpy()
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-12)
     np.testing.assert_allclose(ours.T @ ours, np.eye(3), atol=1e-12)
+
+
+def test_an_orthogonal_factor_is_pytorchs():
+    x = np.random.default_rng(0).normal(size=(2, 3, 2, 3))
+    ours, theirs = OPS["orthonormal"].run(x), KERNELS["orthonormal"](torch.tensor(x)).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    q = ours.reshape(6, 6)
+    np.testing.assert_allclose(q @ q.T, np.eye(6), atol=1e-12)

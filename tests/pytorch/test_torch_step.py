@@ -61,6 +61,7 @@ MORE = {
     "muon": ("decoder", {"optimizer": adamw(kind="muon", eps=1e-3)}),
     "muon-experts": ("experts", {"optimizer": adamw(kind="muon", eps=1e-3)}),
     "galore": ("decoder", {"optimizer": adamw(kind="galore", rank=3, eps=1e-3)}),
+    "soap": ("decoder", {"optimizer": adamw(kind="soap", eps=1e-3)}),
     "shared-experts": ("experts", {"experts": SHARED_EXPERTS}),
     "groups-of-experts": ("experts", {"experts": GROUPED_EXPERTS}),
     "largest-groups": ("experts", {"experts": {**GROUPED_EXPERTS, "group_score": "max"}}),
@@ -166,7 +167,7 @@ def test_ops_of_parts(name):
 
 def test_the_graphs_above_have_every_kind_there_is():
     kinds = {op.kind.name for name in [*NAMES, "traced"] for op in made(name).ops}
-    kinds |= {"left_vectors", "right_vectors"}  # known up to their signs: test_optimizers
+    kinds |= {"left_vectors", "right_vectors", "orthonormal"}  # of few directions, the rest is noise: test_optimizers
     kinds.update(OF_PARTS)
     assert set(OPS) == set(KERNELS) <= kinds
 

@@ -269,7 +269,7 @@ def adam_direction(g: Array, m: Array, v: Array, beta1: float, beta2: float, eps
     runtime=("step",),
     torch="same",
 )
-def galore(w: Array, update: Array, step: int, **h: float) -> Array:
+def adam_step(w: Array, update: Array, step: int, **h: float) -> Array:
     """w less the update that was projected back, with Adam's correction of bias; then decay, as GaLore's AdamW."""
     size = h["lr"] * math.sqrt(1 - h["beta2"] ** step) / (1 - h["beta1"] ** step)
     return (w - update * (size * h["scale"])) * (1 - h["lr"] * h["weight_decay"])
@@ -306,3 +306,33 @@ def right_vectors(g: Array, shape: tuple[int, ...]) -> Array:
     """The first singular vectors of a matrix whose shorter side is the last."""
     vectors = np.linalg.svd(g.reshape(-1, math.prod(shape[:-1])), full_matrices=False)[2]
     return vectors[: shape[-1]].T.reshape(shape)
+
+
+# --- SOAP: Vyas et al. 2024, arXiv:2409.11321, algorithms 3 and 4, as nikhilvyas/SOAP has them ------------------------
+
+
+@op(
+    "x[...], g[...] -> x_next[...]",
+    work={"...": {"mul": 2, "add": 1}},
+    grads={"x": None, "g": None},
+    params=("beta2",),
+    torch="optimizers.moving_average",
+)
+def moving_average(x: Array, g: Array, beta2: float) -> Array:
+    """x beta2 + g (1 - beta2)."""
+    return x * beta2 + g * (1 - beta2)
+
+
+# 2 n^3 operations, as many additions as products. Source: Golub and Van Loan, Matrix Computations, 4th ed., 5.2.8,
+# modified Gram-Schmidt; Householder's with the factor Q takes 8/3 n^3 (5.1.6).
+@op(
+    "x[*s *s] -> q[*s *s]",
+    work={"*s *s *s": {"mul": 1, "add": 1}},
+    grads={"x": None},
+    fuses=False,
+    torch="optimizers.orthonormal",
+)
+def orthonormal(x: Array) -> Array:
+    """The orthogonal factor of a square matrix (QR)."""
+    side = math.isqrt(x.size)
+    return np.linalg.qr(x.reshape(side, side))[0].reshape(x.shape)

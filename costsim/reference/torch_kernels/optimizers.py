@@ -88,3 +88,14 @@ def right_vectors(g: Tensor, shape: tuple[int, ...]) -> Tensor:
     """As GaLore's projector has it: the whole decomposition."""
     vectors = torch.linalg.svd(g.reshape(-1, math.prod(shape[:-1])), full_matrices=False)[2]
     return vectors[: shape[-1]].mT.reshape(shape)
+
+
+def moving_average(x: Tensor, g: Tensor, beta2: float) -> Tensor:
+    """In place."""
+    return x.lerp_(g, 1 - beta2)
+
+
+def orthonormal(x: Tensor) -> Tensor:
+    """As SOAP has it."""
+    side = math.isqrt(x.numel())
+    return torch.linalg.qr(x.reshape(side, side))[0].reshape(x.shape)
