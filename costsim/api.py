@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -235,15 +234,16 @@ class Workload:
         """Run at every combination of values of some fields, into one table that has them as columns.
 
         `workload.sweep({"batch.sequences": [1, 2, 4]}, policies=["dsq"])`. `totals`: the table has a row per policy,
-        training phase and device, not one per op, which takes megabytes a point. `executor`: "local" works on all
-        cores, "dask:ADDRESS" on the machines of a Dask scheduler, any other is one of concurrent.futures. Options are
-        those of `run`. Raises InputError.
+        training phase and device, not one per op, which takes megabytes a point. `levels.q0` and `numbers.box` are
+        levels and numbers of the policies; with `totals` they take milliseconds a point. `executor`: "local" works on
+        all cores, "dask:ADDRESS" on the machines of a Dask scheduler, any other is one of concurrent.futures. Options
+        are those of `run`. Raises InputError.
         """
         where: list[dict[str, str]] = []
-        listed_fields = {name: _listed(values) for name, values in fields.items()}
+        listed_fields = sweep.in_order({name: _listed(values) for name, values in fields.items()})
         sweep.check_number(listed_fields)
         for values in itertools.product(*listed_fields.values()):
-            point = dict(zip(map(sweep.field, fields), values, strict=True))
+            point = dict(zip(map(sweep.field, listed_fields), values, strict=True))
             texts = dict(assignment.split("=", 1) for assignment in _assignments(point))
             where.append(texts)
         if not where:
@@ -251,7 +251,7 @@ class Workload:
         listed = {name: _listed(options.pop(name, ())) for name in ("policies", "hardware")}
         swept = sweep.prepared(where, workload=self.path, assignments=self.assignments, **listed, **options)
         with spread.workers(executor) as workers:
-            table = frame.of_parts(where, spread.over(swept, partial(frame.counted_columns, totals), workers))
+            table = frame.of_parts(where, frame.swept_columns(swept, totals, workers))
         return Results(table, sweep.without_points(sweep.results(swept)))
 
 

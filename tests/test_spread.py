@@ -42,10 +42,10 @@ def stopped(monkeypatch):
     def stop(at, error=KeyboardInterrupt):
         part, number = sweep_tables.part, iter(range(1, 100))
 
-        def stopping(by, data, job):
+        def stopping(by, data, phases, job):
             if next(number) == at:
                 raise error
-            return part(by, data, job)
+            return part(by, data, phases, job)
 
         monkeypatch.setattr(sweep_tables, "part", stopping)
 
@@ -80,9 +80,9 @@ def test_ctrl_c_keeps_what_is_done(style, whole, stopped, monkeypatch, tmp_path)
 PART = sweep_tables.part
 
 
-def counted_part(made, by, data, job):
+def counted_part(made, by, data, phases, job):
     made.append(job)
-    return PART(by, data, job)
+    return PART(by, data, phases, job)
 
 
 def test_a_file_that_is_there_is_not_overwritten(stopped, monkeypatch, tmp_path):
@@ -265,7 +265,7 @@ def refused(job):
 def killed(job):
     if job.graph.sizes["batch"] == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    return PART("policy", False, job)
+    return PART("policy", False, True, job)
 
 
 def test_a_killed_process_loses_nothing_that_is_done(monkeypatch, tmp_path, whole):

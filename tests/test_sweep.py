@@ -32,7 +32,7 @@ def swept():
 
 def document_of(swept, by="policy", style=None):
     """The document of a sweep, all points worked out here."""
-    return sweep_tables.document(swept, by, list(spread.over(swept, sweep_tables.maker(by, style))))
+    return sweep_tables.document(swept, by, list(spread.over(swept, sweep_tables.maker(swept, by, style))))
 
 
 def rows_of(swept, by="policy"):
@@ -262,7 +262,9 @@ FIGURE = {"workload": "glue-mrpc-dsq", "policies": ["dsq", "fixed16"], "hardware
 def drawn_sweep(*fields, relative=False, **options):
     """The sweep, and its figure's panels by title."""
     swept = sweep.prepared(sweep.points(fields), **FIGURE, assignments=["model.layers=1"], **options)
-    parts = list(spread.over(swept, sweep_tables.maker(*(("reduction", "table") if relative else ("policy", "csv")))))
+    parts = list(
+        spread.over(swept, sweep_tables.maker(swept, *(("reduction", "table") if relative else ("policy", "csv"))))
+    )
     figure = sweep_plot.sweep(swept, parts, relative)
     return swept, {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
 

@@ -47,7 +47,12 @@ WORKLOAD = (
     click.option("--bits", metavar="CSV", help="Widths per layer or tensor: layer,bits (or tensor,bits)."),
 )
 SWEEP = (
-    click.option("--sweep", multiple=True, metavar="FIELD=V,...", help="A run for each value; several: all pairs."),
+    click.option(
+        "--sweep",
+        multiple=True,
+        metavar="FIELD=V,...",
+        help="A run for each value of a field, or of levels.NAME and numbers.NAME.",
+    ),
 )
 SPREAD = (
     click.option("--executor", metavar="WHERE", help="Who works out a sweep: local (all cores), dask:ADDRESS."),

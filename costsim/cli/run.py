@@ -49,6 +49,7 @@ def run(
     costsim run iwslt17-dsq --hardware jetson-orin-nano --hardware h100-sxm
     costsim run iwslt17-dsq --scope step --traffic tiled --buffer-bytes 131072
     costsim run glue-mrpc-dsq --sweep batch=8,16 --sweep model.layers=6,12
+    costsim run iwslt17-dsq --policy dsq --sweep levels.q0=2,4,8
     """
     written = chosen_style(style, out), out
     check_options(sweep, executor, resume, expected)

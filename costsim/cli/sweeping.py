@@ -30,15 +30,15 @@ def parts(sweep: "Sweep", by: str, style: str | None, executor: str | None, resu
     Stopped by Ctrl-C, or by the loss of its workers, it says in which file the finished points are.
     """
     from costsim.run import journal, spread
-    from costsim.tables.sweep import DATA, maker
+    from costsim.tables import sweep as tables
 
     path = None if resume is None else path_of(resume, "--resume")
-    head = journal.heading(sweep, {"by": by, "peak memory": style is None or style in DATA})
+    head = journal.heading(sweep, {"by": by, "peak memory": tables.is_data(style)})
     number = len(sweep.where)
     with spread.workers(executor) as workers, journal.opened(path, head) as kept, progress(number) as bar:
         bar.update(len(kept.parts))
         try:
-            for part in spread.over(sweep, maker(by, style), workers, after=len(kept.parts)):
+            for part in tables.parts(sweep, by, style, workers, len(kept.parts)):
                 kept.add(part)
                 bar.update(1)
         except (KeyboardInterrupt, spread.LostError):

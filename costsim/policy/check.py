@@ -23,6 +23,11 @@ def faults(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
     yield from apart(*(partial(faults_of, file, fault) for faults_of in (_names, _phases, _steps, _formats)))
 
 
+def check_formats(file: schema_policy.Policy, fault: Fault) -> None:
+    """Raise InputError for formats that the numbers of a phase make and that there are not."""
+    refuse(_formats(file, fault))
+
+
 def _names(file: schema_policy.Policy, fault: Fault) -> Iterator[InputError]:
     """Names that are given twice."""
     assumptions = [assumption.name for assumption in file.assumptions if "name" in vars(assumption)]

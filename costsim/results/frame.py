@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -28,7 +29,9 @@ from costsim.policy.assign import assign
 from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, rows_for
 from costsim.run.job import Job
 from costsim.run.simulate import Result, execute
-from costsim.run.sweep import value
+from costsim.run.spread import Workers, over
+from costsim.run.sweep import Sweep, value
+from costsim.run.tables import results, tabled
 from costsim.run.timing import time_kernels, time_step
 
 # The columns by the sort of their values. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
@@ -120,7 +123,7 @@ def _step_total(result: Result, phase: CountedPhase, device: Hardware | None) ->
     job = result.job
     known = device is not None and not buffer_unknown(job, device)
     rows = rows_for(job, phase, buffer_on(job, device)) if device and known else phase.rows
-    total = sum_rows(rows, job.convention.law)
+    total = sum_rows(rows, job.convention.law) if phase.total is None else phase.total
     quantize = total.vector.get("quantize", 0)
     record: dict[str, Any] = {
         "macs": total.macs,
@@ -154,11 +157,18 @@ def _policy_records(result: Result, counted: CountedPolicy, totals: bool) -> lis
             "training_phase": i,
             "setup": setup,
             "steps": phase.steps,
-            "peak_memory_bytes": memory(job.graph, assign(job.graph, policy, i), convention.traffic).peak_bytes,
+            "peak_memory_bytes": _peak_bytes(result, counted, i),
         }
         for device in devices:
             records += [shared | record for record in (_step_total if totals else _step_records)(result, phase, device)]
     return records
+
+
+def _peak_bytes(result: Result, counted: CountedPolicy, index: int) -> int:
+    known, graph = counted.phases[index].peak_bytes, result.job.graph
+    if known is not None:
+        return known
+    return memory(graph, assign(graph, counted.policy, index), result.job.convention.traffic).peak_bytes
 
 
 Columns = Mapping[str, Sequence[Any]]  # plain values by the names of COLUMNS, None where one is missing
@@ -173,6 +183,13 @@ def columns_of(result: Result, totals: bool = False) -> Columns:
             for name, column in columns.items():
                 column.append(record.get(name))
     return columns
+
+
+def swept_columns(swept: Sweep, totals: bool, workers: Workers) -> Iterator[Columns]:
+    """The columns of each point of a sweep: from tables where that can be, else by workers. Raises InputError."""
+    if totals and tabled(swept):
+        return (columns_of(result, totals) for result in results(swept, peaks=True))
+    return over(swept, partial(counted_columns, totals), workers)
 
 
 def counted_columns(totals: bool, job: Job) -> Columns:

@@ -224,6 +224,9 @@ def reduction_records(result: Result) -> list[Record]:
 
 
 def _peak_bytes(result: Result, counted: CountedPolicy) -> int:
+    known = [phase.peak_bytes for phase in counted.phases if phase.peak_bytes is not None]
+    if known:
+        return max(known)
     from costsim.cost.memory import of_policy  # a table on a terminal does without
 
     return of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1].peak_bytes

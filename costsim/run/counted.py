@@ -25,6 +25,8 @@ class CountedPhase:
     compulsory: Sequence[
         Row
     ]  # what they are if a buffer holds everything: the same, if the traffic model has no buffer
+    total: Total | None = None  # of a step that was not counted row by row (`run/tables.py`)
+    peak_bytes: int | None = None  # of that
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,10 +86,10 @@ def rows(job: Job, asked: Asked, line: Callable[[Row], T]) -> list[T]:
 
     Raises InputError for what does not fit the workload.
     """
-    made: dict[Policy, list[T]] = {policy: [] for policy in job.policies}
+    made: list[list[T]] = [[] for _ in job.policies]
     for point, there in asked.places or [(NOWHERE, job)]:
         jobs = [with_batch(there, sequences, asked.accumulation) for sequences in asked.batches]
-        for policy, lines in made.items():
+        for policy, lines in zip(there.policies, made, strict=True):
             largest = None
             if asked.capacity_bytes is not None and not asked.must_fit:
                 room = asked.capacity_bytes - asked.reserve_bytes
@@ -97,4 +97,4 @@ def rows(job: Job, asked: Asked, line: Callable[[Row], T]) -> list[T]:
             for batch in jobs:
                 phase, memory = of_policy(batch.graph, policy, batch.convention.traffic)
                 lines.append(line(Row(policy, phase, batch, memory, largest, point)))
-    return [line for lines in made.values() for line in lines]
+    return [line for lines in made for line in lines]

@@ -3,20 +3,25 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from functools import partial
 from itertools import product
 from typing import Any, TypeVar, overload
 
 from costsim.errors import InputError, one_line
 from costsim.graph.fusion import UNTILED
+from costsim.policy.numbers import check_names, checked, is_number
 from costsim.run.job import Job, Request, prepare, prepare_from
 from costsim.run.simulate import Result, execute
 
-Point = Mapping[str, str]  # fields of the workload, each with its value as text
+T = TypeVar("T")
+Point = Mapping[str, str]  # fields of the workload, and levels and numbers of policies, each with its value as text
+Fields = tuple[tuple[str, str], ...]
 
 NOWHERE: Point = {}  # the workload as it is
 
-MOST_POINTS = 2000
+MOST_POINTS = 2000  # each of which may have a graph of its own
+MOST_OF_NUMBERS = 20_000  # with levels and numbers of policies
 
 _MEANT = {"batch": "batch.sequences"}  # the field that a section's name stands for
 
@@ -41,16 +46,24 @@ def points(sweeps: Sequence[str]) -> list[Point]:
         if name in fields:
             raise InputError(f"--sweep {one_line(text)}: {one_line(name)} is swept twice")
         fields[name] = list(dict.fromkeys(parts))
+    fields = in_order(fields)
     check_number(fields)
     return [dict(zip(fields, values, strict=True)) for values in product(*fields.values())]
 
 
+def in_order(fields: Mapping[str, T]) -> dict[str, T]:
+    """What is swept by name, levels and numbers of policies last, so that they change fastest: fields change graphs."""
+    return dict(sorted(fields.items(), key=lambda item: is_number(item[0])))
+
+
 def check_number(fields: Mapping[str, Sequence[object]]) -> None:
     """Raise InputError, before any point is made, if there are too many."""
-    number = math.prod(map(len, fields.values()))
-    if number > MOST_POINTS:
-        sizes = " x ".join(str(len(values)) for values in fields.values())
-        raise InputError(f"--sweep: {sizes} values are {number} runs; at most {MOST_POINTS} are made at once")
+    of_workloads = {name: values for name, values in fields.items() if not is_number(name)}
+    for swept, most in ((of_workloads, MOST_POINTS), (fields, MOST_OF_NUMBERS)):
+        number = math.prod(map(len, swept.values()))
+        if number > most:
+            sizes = " x ".join(str(len(values)) for values in swept.values())
+            raise InputError(f"--sweep: {sizes} values are {number} runs; at most {most} are made at once")
 
 
 _CONVENTION = ("law", "traffic", "scope", "baseline")  # arguments of `prepare`, which stand over the file's fields
@@ -61,8 +74,9 @@ def _at(point: Point, request: Request, before: Job | None = None) -> Job:
     """The job of a request at a point. Raises InputError, naming the field.
 
     What is swept stands over options that say the same; a buffer is for those traffic models that have one. `before` is
-    the job at another point of the sweep: what it has read is not read again.
+    the job at another point of the sweep: what it has read is not read again. Levels and numbers are left out.
     """
+    point = {name: text for name, text in point.items() if not is_number(name)}
     for name in point:
         if name.partition(".")[0] in _SEVERAL:
             raise InputError(f"--sweep {name}: not a field to sweep; name several policies or devices instead")
@@ -89,22 +103,54 @@ class Sweep:
     where: Sequence[Point]
     request: Request
     first: Job
+    _last: dict[Fields, Job] = dataclass_field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The levels and numbers of policies that are swept, as points name them."""
+        return tuple(filter(is_number, self.where[0])) if self.where else ()
+
+    @property
+    def levels(self) -> bool:
+        """Whether levels of policies are swept."""
+        return any(name.startswith("levels.") for name in self.numbers)
+
+    @staticmethod
+    def fields(point: Point) -> Fields:
+        """What a point has besides levels and numbers of policies."""
+        return tuple([item for item in point.items() if not is_number(item[0])])
 
     def at(self, point: Point) -> Job:
         """The job at a point. Raises InputError, naming the field."""
-        return _at(point, self.request, self.first)
+        key = self.fields(point)
+        if key not in self._last:
+            job = _at(point, self.request, self.first)
+            self._last.clear()
+            self._last[key] = job
+        return _numbered(self._last[key], point)
 
 
 def prepared(where: Sequence[Point], **options: Any) -> Sweep:
     """A sweep over some points, of a Request with these options; all points are checked at once. Raises InputError."""
     request = Request(**options)
-    sweep = Sweep(where, request, _at(where[0], request))
+    job = _at(where[0], request)
+    check_names(filter(is_number, where[0]), job.policies)
+    sweep = Sweep(where, request, _numbered(job, where[0]))
     for point in where[1:]:
         sweep.at(point)
     return sweep
 
 
-T = TypeVar("T")
+def _numbered(job: Job, point: Point) -> Job:
+    """The job whose policies have the levels and numbers of a point; the baseline too, if it is one of them."""
+    texts = {name: text for name, text in point.items() if is_number(name)}
+    if not texts:
+        return job
+    policies = tuple([checked(policy, texts) for policy in job.policies])
+    same = {policy.name: policy for policy in policies}
+    return replace(job, policies=policies, baseline=same.get(job.baseline.name, job.baseline))
+
+
 KEPT = 16  # items of a lazy sequence
 
 

@@ -165,9 +165,10 @@ def drawn(job: Job, by: str, rows: Sequence[Record], paper: bool = False) -> Tab
     return Table([column for column, _, _ in columns], full, shown, merged)
 
 
-def remarks(result: Result, by: str = "policy") -> list[str]:
+def remarks(result: Result, by: str = "policy", phases: bool = True) -> list[str]:
     """The lines under a table beside the convention: warnings, phases, padding, what is not defined or is recalled."""
-    lines = [*warnings.of_run(result, by), *sent.note(result), *_phases(result), *_padding(result), *_pairs(result)]
+    lines = [*warnings.of_run(result, by), *sent.note(result), *(_phases(result) if phases else ())]
+    lines += [*_padding(result), *_pairs(result)]
     lines += [*_flash(result), *_sums(result), *_unpriced(result)]
     if by == "reduction":
         lines.append("memory is the peak of a step, of all ops whatever the scope")

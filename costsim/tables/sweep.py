@@ -5,7 +5,7 @@ It is made of parts, one a point: plain data, which other processes can make and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,8 +13,11 @@ from typing import Any
 from costsim.results.records import Record, convention, full_records, records
 from costsim.run import simulate
 from costsim.run.job import Job
+from costsim.run.simulate import Result
+from costsim.run.spread import HERE, Workers, over
 from costsim.run.sweep import Point, Sweep, value
 from costsim.run.sweep import convention as convention_line
+from costsim.run.tables import results, tabled
 from costsim.tables import warnings
 from costsim.tables.document import Block, Document, Drawn, Notes
 from costsim.tables.run import drawn, remarks, stem
@@ -23,18 +26,39 @@ from costsim.tables.table import Column, Rows, Table
 DATA = ("json", "csv", "excel")  # styles that have more of a point than tables do
 
 
-def part(by: str, data: bool, job: Job) -> Record:
-    """What a document needs of a point: rows, remarks, and for `data` what exports have beside, its peak memory too."""
-    result = simulate.execute(job)
-    part: Record = {"rows": (full_records if data else records)(result, by), "lines": remarks(result, by)}
+def part(by: str, data: bool, phases: bool, job: Job) -> Record:
+    """What a document needs of a point, as `part_of`. Raises InputError."""
+    return part_of(by, data, phases, simulate.execute(job))
+
+
+def part_of(by: str, data: bool, phases: bool, result: Result) -> Record:
+    """What a document needs of a point: rows, remarks, and for `data` what exports have beside, its peak memory too.
+
+    `phases`: remarks list the levels of phases, which are not the same at all points if levels are swept.
+    """
+    rows = (full_records if data else records)(result, by)
+    part: Record = {"rows": rows, "lines": remarks(result, by, phases)}
     if data:
         part |= {"convention": convention(result), "warnings": warnings.of_run(result, "reduction")}
     return part
 
 
-def maker(by: str, style: str | None) -> Callable[[Job], Record]:
+def is_data(style: str | None) -> bool:
+    """Whether a style has more of a point than tables do; None, all styles, has."""
+    return style is None or style in DATA
+
+
+def maker(sweep: Sweep, by: str, style: str | None) -> Callable[[Job], Record]:
     """The function that makes a part for a style; None: for all styles."""
-    return partial(part, by, style is None or style in DATA)
+    return partial(part, by, is_data(style), not sweep.levels)
+
+
+def parts(sweep: Sweep, by: str, style: str | None, workers: Workers = HERE, after: int = 0) -> Iterator[Record]:
+    """The parts of a sweep but for so many of the first: from tables where that can be, else by workers."""
+    if not tabled(sweep, by):
+        return over(sweep, maker(sweep, by, style), workers, after)
+    data = is_data(style)
+    return map(partial(part_of, by, data, not sweep.levels), results(sweep, data or by == "reduction", after))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +109,8 @@ def _table(swept: Swept, paper: bool = False) -> Table:
 def _lines(swept: Swept) -> list[str]:
     """Each remark of the points once."""
     more = bool(swept.sweep.first.hardware) and swept.by != "reduction"
-    return swept.of_all("lines") + ["times and energies of a sweep: --by reduction, or --format csv"] * more
+    levels = ["a swept level has its value in all phases of a policy"] * swept.sweep.levels
+    return levels + swept.of_all("lines") + ["times and energies of a sweep: --by reduction, or --format csv"] * more
 
 
 def _blocks(swept: Swept, paper: bool = False) -> list[Block]:

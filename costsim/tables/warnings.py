@@ -73,5 +73,7 @@ def of_run(result: Result, by: str) -> list[str]:
     lines = list(_unfrozen(job, distinct.values()))
     if by == "reduction":
         for counted in result.policies:
+            if counted.phases[0].total is not None:
+                continue  # of which nobody knows where its bytes lie
             lines += copies(job, counted.policy, of_policy(job.graph, counted.policy, job.convention.traffic)[1])
     return lines
