@@ -393,6 +393,7 @@ def test_examples_run(example, tmp_path, monkeypatch):
         pytest.skip("needs PyTorch, and a module: tests/pytorch runs it")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kernel_bench, "SIZES", kernel_bench.SIZES[:1])  # small, and rates in a second: calibrate
+    monkeypatch.setattr(kernel_bench, "_MOST", kernel_bench._LEAST)
     monkeypatch.setattr(calibrate, "_OF_RATES", 0.01)
     shutil.copy(Path(__file__).parent / "data" / "configs" / "gpt2.json", tmp_path / "config.json")
     shutil.copy(list_shipped("hardware_profiles")["h100-sxm"], tmp_path / "my-machine.yaml")

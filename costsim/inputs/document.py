@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import yaml
@@ -204,6 +205,10 @@ def _read(text: str, path: str, placed: bool) -> tuple[yaml.Node | None, Any, _R
 
 def parse_yaml(text: str, path: str) -> Document:
     """A YAML mapping as plain data with positions; sequences become tuples. Raises InputError."""
+    return _parse_shipped(text, path) if is_shipped(text) else _parse(text, path)
+
+
+def _parse(text: str, path: str) -> Document:
     node, data, reader = _read(text, path, True)
     if data is None:
         raise InputError(f"{path}: the file is empty")
@@ -212,6 +217,9 @@ def parse_yaml(text: str, path: str) -> Document:
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1:1: expected fields (`name: value`) at the top level")
     return Document(path, data, reader.marks, shipped=is_shipped(text))
+
+
+_parse_shipped = lru_cache(maxsize=256)(_parse)  # policies that come with costsim compose each other
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ import io
 import os
 import select
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 
 from costsim.errors import Fault, InputError, nearest, one_line
 from costsim.inputs.sorts import SORTS
@@ -80,13 +82,14 @@ def row_error(path: str | Path, line: int, message: str) -> InputError:
 # --- files by name ----------------------------------------------------------------------------------------------------
 
 
-def list_shipped(folder: str) -> dict[str, Path]:
+@cache
+def list_shipped(folder: str) -> Mapping[str, Path]:
     """The files that come with costsim in `folder` (workloads, policies), by name, sorted."""
     package = Path(__file__).parent.parent
     for root in (package / folder, package.parent / folder):  # a wheel carries them inside, a checkout has them beside
         if root.is_dir():
-            return {path.stem: path for path in sorted(root.glob("*.yaml"))}
-    return {}
+            return MappingProxyType({path.stem: path for path in sorted(root.glob("*.yaml"))})
+    return MappingProxyType({})
 
 
 @cache
@@ -97,7 +100,7 @@ def _shipped_digests() -> frozenset[str]:
 
 def is_shipped(text: str) -> bool:
     """Whether this is, to the byte, the text of a file that comes with costsim. Tests have checked all of them."""
-    return hashlib.sha256(text.encode()).hexdigest() in _shipped_digests()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() in _shipped_digests()
 
 
 def find(name: str, folder: str, noun: str, beside: Path | None = None) -> Path:
