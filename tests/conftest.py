@@ -54,6 +54,7 @@ FEW = (
 def few(monkeypatch):
     """Benches of kernels are small."""
     monkeypatch.setattr(kernel_bench, "SIZES", FEW)
+    monkeypatch.setattr(kernel_bench, "QUANTIZED", ((2, 16), (4, 32), (8, 64)))
     monkeypatch.setattr(engines, "FILLING_BYTES", 64)
 
 

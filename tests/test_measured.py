@@ -17,14 +17,16 @@ from costsim.cli import main
 from costsim.cost.count import count
 from costsim.cost.kernels import compile_kernels
 from costsim.devices.compiled import Timed
-from costsim.devices.measured import ANY_PRODUCT, KernelTimes, elements_of
+from costsim.devices.measured import ANY_PRODUCT, QUANTIZE, KernelTimes, elements_of, measured_cast
 from costsim.devices.profile import load_hardware
 from costsim.devices.roofline import Rates, kernels, spend
 from costsim.devices.spent import Spent
 from costsim.errors import InputError
 from costsim.explain.devices import device_steps
+from costsim.formats.named import parse_format
+from costsim.formats.quantize import quantize
 from costsim.names import VARIED
-from costsim.policy.assign import assign
+from costsim.policy.assign import Copy, Transform, assign
 from costsim.policy.groups import groups_of, space_of
 from costsim.reference import calibrate, kernel_bench
 from costsim.reference.engines import NumpyEngine
@@ -142,7 +144,59 @@ def test_quantize_kernels_keep_their_roofline(tmp_path):
     bare = profile(tmp_path)
     for kernel in casts:
         assert spend(kernel, device).time_s == spend(kernel, bare).time_s
-        assert spend(kernel, device).not_measured == {"cast"}
+        assert spend(kernel, device).not_measured == {f"quantize {kernel.rows[0].cast.copy.format.name}"}
+
+
+def quantizing(name, times=1):
+    """Figures of quantize kernels to a format."""
+    points = [{"elements": 100, "s": times * 2e-6}, {"elements": 10_000, "s": times * 3e-5}]
+    return {"kind": QUANTIZE + name, "launch_s": times * 1e-6, "sizes": points}
+
+
+def test_quantize_kernels_take_what_was_measured_of_their_format(tmp_path):
+    """By the elements that are read and made, whatever bits these have: of one run, as often as it runs."""
+    graph = STEPS["decoder"](micro_batches=2)
+    device, found = profile(tmp_path, quantizing("bf16")), 0
+    for kernel in step_of(graph, shipped_policy("bf16-mixed")):
+        row = kernel.rows[0]
+        if row.cast is None:
+            continue
+        elements, spent = 2 * graph.elements(graph.tensors[row.result(row.ops[0])].dims), spend(kernel, device)
+        one_s = 1e-6 + float(np.interp(elements, (0, 100, 10_000), (0, 2e-6, 3e-5)))
+        assert elements < 10_000
+        assert math.isclose(spent.time_s, kernel.runs * one_s)
+        assert math.isclose(spent.spread_s, 0.2 * spent.time_s)
+        assert not spent.not_measured
+        found += 1
+    assert found > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "standing"),
+    [
+        ("bf16", "bf16"),
+        ("tf32", "bf16"),  # 19 bits are nearer to 16 than to 8
+        ("fp8-e5m2", "fp8-e4m3"),
+        ("fp8-e4m3-tensor", None),
+        ("bf16-sr", None),
+        ("bfp4", "bfp8"),
+        ("bfp16", "bfp8"),
+        ("bfp4-box32", None),
+        ("int4", "int8"),
+        ("int8-row", None),
+        ("nf4", None),
+    ],
+)
+def test_a_format_stands_for_those_that_numbers_are_rounded_to_alike(name, standing, tmp_path):
+    made = Copy(None, parse_format(name), (0,), "stored", False, "", "operand")
+    kernels = dict(profile(tmp_path, *map(quantizing, ("bf16", "fp8-e4m3", "int8", "bfp8"))).kernels)
+    assert measured_cast(made, kernels) is kernels.get(f"{QUANTIZE}{standing}")
+
+
+def test_a_transform_on_the_way_was_not_measured(tmp_path):
+    kernels = dict(profile(tmp_path, quantizing("bf16")).kernels)
+    made = Copy(None, parse_format("bf16"), (0,), "stored", False, "", "operand", Transform(16, 0))
+    assert measured_cast(made, kernels) is None
 
 
 @pytest.mark.parametrize("traffic", ["unfused", "fused"])
@@ -150,7 +204,7 @@ def test_quantize_kernels_keep_their_roofline(tmp_path):
 def test_compiled_and_explained_times_are_the_same(family, traffic, tmp_path):
     """Three ways to a time: a kernel at a time, in tables for all policies, step by step."""
     graph, policy = STEPS[family](micro_batches=2), shipped_policy("bf16-mixed")
-    device = profile(tmp_path, *all_kinds(graph))
+    device = profile(tmp_path, *all_kinds(graph), quantizing("fp16", 7))  # in which bf16 is rounded alike
     space = space_of(policy, groups_of(graph, policy, ("role", "gemm", "operand"), VARIED), ("bf16", "fp32"))
     compiled = Timed(compile_kernels(graph, space, traffic, "step", ("gemms", ())), device, True).time()
     for choice in ([0] * len(space.sizes), [1] * len(space.sizes), [i % 2 for i in range(len(space.sizes))]):
@@ -158,7 +212,8 @@ def test_compiled_and_explained_times_are_the_same(family, traffic, tmp_path):
         rates = Rates(device)
         whole = sum((kernel.number * spend(kernel, device, True, rates) for kernel in step), Spent())
         assert math.isclose(compiled.one(choice), whole.time_s, rel_tol=1e-9)
-    for kernel in step[:40]:
+    assert any(kernel.rows[0].cast is not None for kernel in step)
+    for kernel in step:
         explained = {s.what.partition(", ")[2]: s.result for s in device_steps(kernel, device, True)}
         assert math.isclose(explained["time"], spend(kernel, device).time_s, rel_tol=1e-9)
 
@@ -170,6 +225,8 @@ def test_compiled_and_explained_times_are_the_same(family, traffic, tmp_path):
             {"kind": "softmx", "launch_s": 0, "sizes": SOFTMAX["sizes"]},
             "kernels.0.kind: unknown kind of op 'softmx'; did you mean 'softmax'",
         ),
+        ({"kind": "quantize bf17", "launch_s": 0, "sizes": SOFTMAX["sizes"]}, "kernels.0.kind: unknown format 'bf17'"),
+        ({"kind": "quantize int8", "launch_s": 0}, "kernels.0.sizes: expected at least one size"),
         ({"kind": "softmax", "launch_s": 0}, "kernels.0.sizes: expected at least one size: softmax is no product"),
         ({"kind": "ab,bc->ac", "launch_s": 0}, "kernels.0.s_per_element: expected 3 numbers"),
         ({"kind": "softmax", "launch_s": -1, "sizes": SOFTMAX["sizes"]}, "kernels.0.launch_s: expected at least 0"),
@@ -263,6 +320,36 @@ def test_every_kind_of_a_step_is_timed_at_every_size(few):
     assert [graph.sizes["model"] for graph in steps] == [8, 12]
 
 
+class Quantizer(NumpyEngine):
+    """Quantizes in no time but what a law says."""
+
+    def quantizer(self, format, x):
+        def task():
+            self._clock.now += 2e-5 + (3e-9 if format == "int8" else 5e-9) * 2 * x.size
+
+        return task
+
+
+def test_quantize_kernels_are_timed_and_take_as_long_at_other_sizes(few):
+    clock, ticks = Clock(), []
+    found = kernel_bench.see(Quantizer(clock), [], 0.01, clock, lambda: ticks.append(1), ("int8", "bfp8"))
+    assert len(ticks) == len(found) == kernel_bench.work_to_do([], ("int8", "bfp8"))
+    fitted = kernel_bench.fit(found)
+    assert set(fitted) == {"quantize int8", "quantize bfp8"}
+    for kind, each_s in (("quantize int8", 3e-9), ("quantize bfp8", 5e-9)):
+        for n in (30_000, 300_000, 3_000_000, 30_000_000):
+            assert n not in {rows * columns for rows, columns in kernel_bench.QUANTIZED}
+            expected = 1e-4 + 2e-5 + each_s * 2 * n  # and one look at the clock
+            assert math.isclose(fitted[kind].seconds(0, (n, n)), expected, rel_tol=1e-6)
+
+
+def test_the_reference_quantizes_to_each_format_that_is_timed():
+    x = np.linspace(-3, 3, 64, dtype=np.float32).reshape(2, 32)
+    engine = NumpyEngine()
+    for name in engine.quantizes:
+        assert (engine.quantizer(name, x)() == quantize(x, parse_format(name))).all()
+
+
 @pytest.mark.parametrize("name", kernel_bench.WORKLOADS)
 def test_steps_of_other_sizes_run(name, few):
     """Whatever dims a family has, those of benches go together."""
@@ -274,12 +361,12 @@ def test_a_profile_with_kernels_is_read_and_used(few, tmp_path):
     bench = NumpyBench()
     bench.sizes = calibrate.Sizes(copy_bytes=4096, vector_elements=(16, 64), gemm=(2, 4, 8))
     job = prepare(Request("gpt2-small"))
-    measured = calibrate.Kernels(NumpyEngine(), kernel_bench.graphs([job]))
+    measured = calibrate.Kernels(NumpyEngine(), kernel_bench.graphs([job]), ("int8",))
     text = calibrate.calibrate(bench, 0.0, kernels=measured)
     path = tmp_path / "here.yaml"
     path.write_text(text)
     kinds = dict(load_hardware(str(path)).kernels)
-    assert {"softmax", "adamw", ANY_PRODUCT} <= set(kinds)
+    assert {"softmax", "adamw", ANY_PRODUCT, "quantize int8"} <= set(kinds)
     arguments = ["run", "gpt2-small", "--policy", "fp32", "--hardware", str(path), "--set", "model.layers=2"]
     done = CliRunner().invoke(main, [*arguments, "--format", "json"])
     assert done.exit_code == 0, done.output

@@ -7,8 +7,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from conftest import one_layer
+from overlaps import faults
 
 from costsim.cli import main
 from costsim.cost.memory import COMPONENTS, of_policy
@@ -238,6 +240,34 @@ def test_a_device_without_a_bandwidth_is_said(tmp_path):
     profile.write_text(f"{before}dram_bytes_per_s: unknown\ndram_bytes:{after.partition('dram_bytes:')[2]}")
     written = texts(save(small("glue-mrpc-dsq", "fp32", hardware=[str(profile)]), "roofline", tmp_path / "f.svg"))
     assert "the profile has no DRAM bandwidth" in written
+
+
+def test_measured_kernels_are_discs_beside_the_circles_of_a_roofline(tmp_path):
+    """Products were measured, ten times as slow as the peak: each has a disc below its circle; others circles alone."""
+    text = Path(list_shipped("hardware_profiles")["t4"]).read_text()
+    slow = 10 / max(rate.mac_per_s for rate in load_hardware("t4").rates if rate.a.name == "fp32")
+    product = {"kind": "product", "launch_s": 0, "s_per_mac": slow, "s_per_element": [0, 0, 0], "spread": 0}
+    product["source"] = [next(iter(yaml.safe_load(text)["sources"]))]
+    profile = tmp_path / "measured.yaml"
+    profile.write_text(text + yaml.safe_dump({"kernels": [product]}))
+    drawn = small("glue-mrpc-dsq", "fp32", hardware=[str(profile), "t4"], scope="step", traffic="unfused")
+    [counted] = drawn.policies
+    view, bare = (roof(drawn, counted, device) for device in drawn.job.hardware)
+    places = {(point.kind, point.op_per_byte, point.op_per_s) for point in bare.points}
+    assert {(point.kind, point.op_per_byte, point.by_roofline) for point in view.points} == places
+    for point in view.points:
+        product = point.kind in ("forward", "dgrad", "wgrad")
+        assert point.measured == product
+        assert not product or point.op_per_s == pytest.approx(2 / slow)
+    figure = PLOTS["roofline"](drawn)
+    axes, other = figure.axes
+    hollow = [mark for mark in axes.collections if not len(mark.get_facecolor())]
+    discs = [mark for mark in axes.collections if len(mark.get_facecolor())]
+    assert hollow
+    assert [float(mark.get_offsets()[0][1]) for mark in discs] == [pytest.approx(2 / slow)] * len(discs)
+    assert "by a roofline; discs: measured" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert not faults(figure)
+    assert all(len(mark.get_facecolor()) for mark in other.collections)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

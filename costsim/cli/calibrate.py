@@ -30,8 +30,8 @@ def calibrate(out: str | None, device: str | None, engine: str | None, seconds: 
     bench = engines.open_bench(device or "cpu", engine)
     kernels = None
     if seconds >= calibration.KERNELS_S:
-        steps = kernel_bench.graphs(kernel_bench.shipped())
-        kernels = calibration.Kernels(engines.open_engine(device or "cpu", engine), steps)
+        runner = engines.open_engine(device or "cpu", engine)
+        kernels = calibration.Kernels(runner, kernel_bench.graphs(kernel_bench.shipped()), runner.quantizes)
     with progress(calibration.work_to_do(bench, kernels=kernels)) as bar:
         text = calibration.calibrate(bench, seconds, tick=lambda: bar.update(1), kernels=kernels)
     if out is None:

@@ -41,10 +41,12 @@ class _Reader(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """A quantize kernel before an op: what is counted of it, and how often it runs in a step."""
+    """A quantize kernel before an op: what is counted of it, how often it runs in a step, what it makes a run."""
 
     counts: tuple[int, ...]
     runs: int
+    copy: Copy
+    elements: int
 
 
 class Compiler:
@@ -112,7 +114,8 @@ class Compiler:
 
     def one_pass(self, part: Part, op: Op, name: str, copy: Copy) -> Pass:
         """A quantize kernel before an op."""
-        return Pass(self.counts([part], 1), cast_times(self.graph, op, name, copy))
+        elements = self.graph.elements(self.graph.tensors[name].dims)
+        return Pass(self.counts([part], 1), cast_times(self.graph, op, name, copy), copy, elements)
 
     # --- reads ---
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from costsim.devices.energy import TABLES
 from costsim.devices.links import Link
-from costsim.devices.measured import is_product
+from costsim.devices.measured import format_made, is_product
 from costsim.errors import MAX_FAULTS, InputError, UnreadError, nearest, one_line
 from costsim.formats.named import parse_format
 from costsim.graph.ops import OPS
@@ -101,7 +101,12 @@ def kernels(document: Document, file: schema_hardware.Hardware) -> Iterator[Inpu
             if seen.setdefault(kind, i) != i:
                 yield document.error((*at, "kind"), f"a second entry of {kind}, after kernels.{seen[kind]}")
             product = is_product(kind)
-            if not product and kind not in OPS:
+            try:
+                known = product or kind in OPS or format_made(kind) is not None
+            except InputError as error:
+                yield document.error((*at, "kind"), str(error))
+                continue
+            if not known:
                 yield document.error((*at, "kind"), f"unknown kind of op {one_line(kind)!r}{nearest(kind, OPS)}")
             elif product and len(given.s_per_element) != _OPERANDS:
                 expected = f"expected {_OPERANDS} numbers: of both operands and of the result"

@@ -18,7 +18,7 @@ from costsim.cost.measure import Measure, total_of
 from costsim.cost.terms import Condition, Sum, Terms
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
 from costsim.devices.links import HIDDEN, time_of
-from costsim.devices.measured import Pace
+from costsim.devices.measured import Pace, measured_cast
 from costsim.devices.profile import Hardware, Rate
 from costsim.devices.roofline import Rates
 from costsim.errors import InputError
@@ -183,6 +183,9 @@ class Timed:
         total.add_if_any(outcomes, launched)
 
     def _pass_s(self, one: Pass) -> float:
+        times = measured_cast(one.copy, self.rates.kernels)
+        if times is not None:
+            return one.runs * times.seconds(0, (one.elements, one.elements))
         compute, dram = (n * each for n, each in zip(one.counts, self._seconds, strict=True))
         return (max(compute, dram) if self.overlap else compute + dram) + one.runs * self.device.launch_s
 

@@ -2,7 +2,8 @@
 
 One run of a kernel takes its launch, its MACs at the pace of its kind, and its traffic at the pace of its kind, after
 each other: whatever overlaps in the kernel is in what was measured. Measured is fp32; other formats take the part of
-the traffic that their bits are of fp32's, and MACs the part that their multiplier's rate says.
+the traffic that their bits are of fp32's, and MACs the part that their multiplier's rate says. A quantize kernel was
+measured in its format, from fp32, and takes what it took there.
 """
 
 import re
@@ -12,14 +13,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from costsim.formats.format import Format
 from costsim.formats.named import parse_format
 from costsim.graph.graph import Graph, Op
 from costsim.graph.kinds import expand
 from costsim.names import Values
-from costsim.policy.assign import UNRULED_FORMAT
+from costsim.policy.assign import UNRULED_FORMAT, Copy
 
 _MEASURED = "fp32"  # the format of numbers in what was measured; ids and masks are as no rule changes them
 ANY_PRODUCT = "product"  # the kind that stands for products of matrices without one of their own
+QUANTIZE = "quantize "  # and the name of a format: the kinds of quantize kernels
 
 
 class Pace(NamedTuple):
@@ -93,3 +96,34 @@ def is_product(kind: str) -> bool:
 def measured_kind(op: Op, kernels: Mapping[str, KernelTimes]) -> KernelTimes | None:
     """The times that stand for an op: those of its kind, else of any product if it is one; None: not measured."""
     return kernels.get(op.kind.name) or (kernels.get(ANY_PRODUCT) if op.kind.is_contraction else None)
+
+
+# --- quantize kernels -------------------------------------------------------------------------------------------------
+
+
+@cache
+def format_made(kind: str) -> Format | None:
+    """The format that quantize kernels of a kind make; None: it is no such kind. Raises InputError for no format."""
+    return parse_format(kind.removeprefix(QUANTIZE)) if kind.startswith(QUANTIZE) else None
+
+
+def _rounding(format: Format) -> object:
+    """What a quantize kernel's work hangs on besides the width: how elements are coded, what blocks share, chance."""
+    shared = tuple((scale.kind, scale.contracted, scale.free) for scale in format.scales)
+    return format.family, shared, format.flat, format.stochastic, format.grid and _rounding(format.grid)
+
+
+def measured_cast(copy: Copy, kernels: Mapping[str, KernelTimes]) -> KernelTimes | None:
+    """The times that stand for the quantize kernel that makes a copy.
+
+    Those of its format, else of the one nearest in width among those that numbers are rounded to in the same way; None:
+    not measured, or it transforms on its way, which no measured one does.
+    """
+    if copy.transform is not None:
+        return None
+    made, alike = copy.format, []
+    for kind, times in kernels.items():
+        other = format_made(kind)
+        if other is not None and _rounding(other) == _rounding(made):
+            alike.append((other != made, abs(other.element_bits - made.element_bits), kind, times))
+    return min(alike)[-1] if alike else None

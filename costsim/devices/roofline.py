@@ -16,7 +16,7 @@ from costsim.cost.parts import cast_times
 from costsim.cost.row import Row, each_op
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj, recalled
 from costsim.devices.links import time_of
-from costsim.devices.measured import Pace, bits_of, elements_of, measured_kind
+from costsim.devices.measured import QUANTIZE, Pace, bits_of, elements_of, measured_cast, measured_kind
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.devices.spent import Spent, plus, product
 from costsim.formats.format import Format
@@ -24,6 +24,7 @@ from costsim.formats.named import parse_format
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, Op
 from costsim.names import Axis, Traffic
+from costsim.policy.assign import Copy
 
 Pair = tuple[Format, Format, Format]
 _FP32 = parse_format("fp32")
@@ -193,7 +194,7 @@ def spend(
     Messages along `hidden` axes are in `link_s` and `hidden_s`, and not in the time.
     """
     rates = Rates(hardware) if rates is None else rates
-    paces = rates.paces(kernel.graph, [row.ops[0] for row in kernel.rows]) if _is_step(kernel) else None
+    paces = _paces(kernel, rates)
     multiplied = _multiply(kernel, hardware, rates, paces or [None] * len(kernel.rows))
     sent = _send(kernel, hardware, hidden)
     vector_ops = sum([sum(row.vector.values()) for row in kernel.rows])
@@ -231,16 +232,27 @@ def _bits(row: Row) -> int:
     return sum([move.read_bits + move.written_bits for move in row.moves])
 
 
-def _is_step(kernel: Kernel) -> bool:
-    """Whether a kernel is of the graph's ops, no quantize kernel before one."""
-    return all(row.cast is None for row in kernel.rows)
+def _copy_made(kernel: Kernel) -> Copy | None:
+    """What a quantize kernel makes, which is one row; None: a kernel is of the graph's ops."""
+    cast = kernel.rows[0].cast
+    return cast.copy if cast is not None else None
+
+
+def _paces(kernel: Kernel, rates: Rates) -> tuple[Pace, ...] | None:
+    """What one run of each row of a kernel takes; None if the kind of one was not measured."""
+    copy, cast = _copy_made(kernel), kernel.rows[0].cast
+    if copy is None or cast is None:
+        return rates.paces(kernel.graph, [row.ops[0] for row in kernel.rows])
+    times, elements = measured_cast(copy, rates.kernels), cast.elements // kernel.runs
+    return None if times is None else (times.pace((elements, elements), _bits(kernel.rows[0]) // kernel.runs),)
 
 
 def _left_out(kernel: Kernel, rates: Rates) -> frozenset[str]:
     """The kinds of a kernel that were not measured."""
-    return frozenset(
-        row.kind for row in kernel.rows if row.cast is not None or measured_kind(row.ops[0], rates.kernels) is None
-    )
+    copy = _copy_made(kernel)
+    if copy is not None:
+        return frozenset({f"{QUANTIZE}{copy.format.name}"})
+    return frozenset(row.kind for row in kernel.rows if measured_kind(row.ops[0], rates.kernels) is None)
 
 
 def _moving(

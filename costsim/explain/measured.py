@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from costsim.cost.row import Row
-from costsim.devices.measured import KernelTimes, bits_of, elements_of, measured_kind
+from costsim.devices.measured import KernelTimes, bits_of, elements_of, measured_cast, measured_kind
 from costsim.devices.profile import Hardware, Rate, pair_on
 from costsim.devices.roofline import Kernel
 from costsim.explain.formula import Number, Part
@@ -17,13 +17,15 @@ Paces = Mapping[int, tuple[KernelTimes, tuple[int, ...], int]]
 
 def paces_of(device: Hardware, kernel: Kernel) -> Paces | None:
     """What was measured of each row's kind; None if the profile lacks one of them."""
-    kinds = dict(device.kernels)
+    kinds, graph = dict(device.kernels), kernel.graph
     found = {}
     for row in kernel.rows:
-        times = None if row.cast is not None else measured_kind(row.ops[0], kinds)
+        op, copy = row.ops[0], row.cast and row.cast.copy
+        times = measured_kind(op, kinds) if copy is None else measured_cast(copy, kinds)
         if times is None:
             return None
-        found[id(row)] = times, elements_of(kernel.graph, row.ops[0]), bits_of(kernel.graph, row.ops[0])
+        elements = elements_of(graph, op) if copy is None else 2 * (graph.elements(graph.tensors[row.result(op)].dims),)
+        found[id(row)] = times, elements, bits_of(graph, op)
     return found
 
 
@@ -46,7 +48,9 @@ def measured_traffic(steps: Steps, kernel: Kernel, paces: Paces) -> Number:
     for row in kernel.rows:
         times, elements, measured_bits = paces[id(row)]
         bits = sum(move.read_bits + move.written_bits for move in row.moves)
-        if measured_bits:
+        if row.cast is not None:
+            terms.append([Part("runs", kernel.runs), Part("s a run, from fp32", times.memory_s(elements))])
+        elif measured_bits:
             plain = Part("bits in fp32", measured_bits, under=True)
             terms.append([Part("DRAM bits", bits), Part("s in fp32", times.memory_s(elements)), plain])
     return steps.add("DRAM time", terms, "s", "operations on elements are in it")

@@ -161,10 +161,11 @@ class AtElements(Measured):
 class KernelTime(Sourced):
     """How long one run of a kind of kernel takes: its launch, its MACs, its traffic after each other. Measured in fp32.
 
-    Kinds are those of `costsim list ops`, equations of products, or `product` for all equations that are not there.
+    Kinds are those of `costsim list ops`, equations of products, `product` for all equations that are not there, or
+    `quantize FORMAT`: kernels that make copies in that format or in one of other widths, measured from fp32 to it.
     """
 
-    kind: str = Field(description="kind of op, an equation of two operands, or product")
+    kind: str = Field(description="kind of op, an equation of two operands, product, or quantize and a format")
     launch_s: Annotated[float, Field(ge=0.0)] = Field(description="seconds of a run however small")
     s_per_mac: Annotated[float, Field(ge=0.0)] = Field(default=0.0, description="seconds of a MAC, of products")
     s_per_element: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(

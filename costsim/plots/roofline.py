@@ -1,8 +1,11 @@
-"""Kernels under the roofs of devices: intensities and rates from results/roof.py, drawn as discs."""
+"""Kernels under the roofs of devices: intensities and rates from results/roof.py, drawn as discs.
+
+Of a device whose kernels were measured, discs are what was measured, and circles what a roofline predicts of the same.
+"""
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -113,10 +116,16 @@ def _right_above(axes: Axes, text: str, at: tuple[float, float], points: float, 
     label(axes, text, at, (-2, points), ha="right", va="bottom", fontsize=pt(6.5), zorder=6, color=colour)
 
 
-def _dots(axes: Axes, points: Sequence[Point]) -> None:
+def _predicted(view: Roof) -> list[Point]:
+    """Where a roofline alone would have the kernels of a device that was measured."""
+    return [point._replace(op_per_s=point.by_roofline) for point in view.points if point.by_roofline]
+
+
+def _dots(axes: Axes, points: Sequence[Point], filled: bool = True) -> None:
     """A disc a place; where kernels of several kinds lie on each other, each has a ring or the disc inside.
 
-    Points share a place where both logarithms agree to a 25th of a decade; its disc is at their mean, weighed by time.
+    Or circles, if they are not filled. Points share a place where both logarithms agree to a 25th of a decade; its disc
+    is at their mean, weighed by time.
     """
     places: dict[tuple[int, int], list[Point]] = {}
     for point in points:
@@ -131,8 +140,14 @@ def _dots(axes: Axes, points: Sequence[Point]) -> None:
         for kind, colour in KINDS.items():
             share = sum(point.share for point in members if point.kind == kind)
             if share:
-                axes.scatter(x, y, s=_area(left), color=colour, edgecolor="white", linewidth=0.3, zorder=4)
+                axes.scatter(x, y, s=_area(left), zorder=4, **_marker(colour, filled))
             left -= share
+
+
+def _marker(colour: str, filled: bool) -> dict[str, Any]:
+    """How scatter draws a disc, or a circle."""
+    disc = {"color": colour, "edgecolor": "white", "linewidth": 0.3}
+    return disc if filled else {"facecolor": "none", "edgecolor": colour, "linewidth": 0.9}
 
 
 def _panel(axes: Axes, view: Roof, device: Hardware, right: float, width: int) -> None:
@@ -144,7 +159,8 @@ def _panel(axes: Axes, view: Roof, device: Hardware, right: float, width: int) -
         axes.annotate(view.lacks, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", fontsize=pt(8))
         return
     _ceilings(axes, device, view, right, width)
-    _dots(axes, view.points)
+    _dots(axes, _predicted(view), filled=False)
+    _dots(axes, [point for point in view.points if point.by_roofline is None or point.measured])
     if view.moving >= _LEAST_MOVING:
         text = f"{100 * view.moving:.1f} % of the time computes nothing"
         axes.annotate(text, (0.98, 0.02), xycoords="axes fraction", ha="right", fontsize=pt(6.5), color="#595959")
@@ -156,7 +172,8 @@ Ends = tuple[float, float]
 
 def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware], width: int) -> tuple[Ends, Ends]:
     """The same axes for all panels: every point that is drawn, every ridge and ceiling."""
-    points = [point for view in roofs.values() for point in view.points if point.share >= _LEAST_SHARE]
+    every = [point for view in roofs.values() for point in (*view.points, *_predicted(view))]
+    points = [point for point in every if point.share >= _LEAST_SHARE]
     x, y = [point.op_per_byte for point in points], [point.op_per_s for point in points]
     bandwidths = {device.name: device.dram_bytes_per_s for device in devices}
     for (name, _), view in roofs.items():
@@ -172,16 +189,20 @@ def _limits(roofs: Mapping[Any, Roof], devices: Sequence[Hardware], width: int) 
     return (min(x) / 2, max(x) * 4), (low, high * room)
 
 
-def _legend(figure: Figure, drawn: Set[str], head: str, inches: float) -> None:
+def _legend(figure: Figure, points: Sequence[Point], head: str, inches: float) -> None:
     """The colours of the kinds that are drawn, over the sizes of discs and the signs; all under some text."""
 
     def dot(colour: str, area: float, name: str) -> Line2D:
         return Line2D([], [], linestyle="", marker="o", color=colour, markersize=math.sqrt(area), label=name)
 
+    drawn = {point.kind for point in points}
     kinds = [dot(colour, 40, name) for name, colour in KINDS.items() if name in drawn]
     sizes = [dot(GREY, _area(share), f"{100 * share:g} % of the time") for share in (0.01, 0.1, 0.3)]
     sizes.append(Line2D([], [], color="black", marker="D", markerfacecolor="white", markersize=4, label="ridge point"))
     sizes.append(Line2D([], [], linestyle="", label="rings: several at one place"))
+    if any(point.by_roofline for point in points):
+        circle: dict[str, Any] = {"markerfacecolor": "none", "markersize": math.sqrt(40), "color": _DARK_GREY}
+        sizes.append(Line2D([], [], linestyle="", marker="o", label="by a roofline; discs: measured", **circle))
     blank = Line2D([], [], linestyle="", label="")
     pairs = list(zip_longest(kinds, sizes, fillvalue=blank))  # legends fill column by column
     handles = [handle for pair in pairs for handle in pair]
@@ -232,7 +253,7 @@ def roofline(result: Result, look: Look = SCREEN) -> Figure:
     left_out = _left_out(
         {at: view.lacks for at, view in roofs.items() if at not in timed}, int(15 * look.room(natural))
     )
-    _legend(figure, {point.kind for view in timed.values() for point in view.points}, left_out, look.room(natural))
+    _legend(figure, [point for view in timed.values() for point in view.points], left_out, look.room(natural))
     look.head(figure, _title(result, shown))
     return figure
 

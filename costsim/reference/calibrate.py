@@ -38,9 +38,9 @@ _LEAST, _MOST = 3, 200  # samples of one measurement
 _MOST_TOGETHER = 1000
 _LONG_S = 1.0  # a product whose runs take longer is timed only if there are as many seconds for all
 _HOW = (
-    "ops of steps of other sizes, each run by itself with the near caches filled with something else; fitted: launch, "
-    "MACs and elements of products by least squares of relative errors, others by size; spread is what the fit misses, "
-    "and half of what the middle half of the runs spans"
+    "ops of steps of other sizes and quantize kernels, each run by itself with the near caches filled with something "
+    "else; fitted: launch, MACs and elements of products by least squares of relative errors, others by size; spread "
+    "is what the fit misses, and half of what the middle half of the runs spans"
 )
 
 
@@ -100,17 +100,18 @@ class Samples:
 
 
 class Kernels(NamedTuple):
-    """What runs the ops of these steps, which are to be timed kind by kind."""
+    """What runs the ops of these steps, and quantizes to these formats: to be timed kind by kind."""
 
     engine: Engine
     steps: Sequence[Graph]
+    formats: Sequence[str] = ()
 
 
 def work_to_do(bench: Bench, sizes: Sizes | None = None, kernels: Kernels | None = None) -> int:
     """How many times `calibrate` will tick."""
     sizes = sizes or bench.sizes
     rates = 2 + len(sizes.vector_elements) + len(bench.accumulators) * len(sizes.gemm)
-    return rates + (kernel_bench.work_to_do(kernels.steps) if kernels else 0)
+    return rates + (kernel_bench.work_to_do(kernels.steps, kernels.formats) if kernels else 0)
 
 
 def _runs_s(by_size: Mapping[int, Timed], n: int) -> float:
@@ -299,7 +300,9 @@ def calibrate(
     sizes = sizes or bench.sizes
     of_rates = _OF_RATES * seconds if kernels else seconds
     samples = measure(bench, of_rates, sizes, clock, tick)
-    seen = kernel_bench.see(*kernels, seconds - of_rates, clock, tick) if kernels else []
+    seen = []
+    if kernels:
+        seen = kernel_bench.see(kernels.engine, kernels.steps, seconds - of_rates, clock, tick, kernels.formats)
     fields = profile(samples, bench, sizes, datetime.date.today(), seen)
     text: str = yaml.safe_dump(fields, sort_keys=False, width=120, allow_unicode=True)
     return editor_lines("hardware") + text

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from costsim.errors import InputError
+from costsim.formats.named import parse_format
+from costsim.formats.quantize import quantize
 from costsim.graph.graph import Graph, Op
 from costsim.reference.accelerator import Clock
 from costsim.reference.bench import Bench, Task
@@ -20,7 +22,7 @@ from costsim.reference.execute import Executor
 from costsim.reference.heap import keep_memory
 from costsim.reference.numpy_bench import NumpyBench
 from costsim.reference.numpy_ops import Array, run_op
-from costsim.reference.torch_bench import TorchBench
+from costsim.reference.torch_bench import DTYPES, TorchBench
 
 FILLING_BYTES = 16 * 2**20  # some times what a core's own caches hold, and less than the last level that cores share
 Step = Callable[[], dict[str, float]]  # runs a step; the seconds in each op
@@ -33,12 +35,16 @@ class Engine(Protocol):
 
     name: str  # with versions, for the notes
     caveat: str  # what of it no prediction takes into account
+    quantizes: Sequence[str]  # formats whose quantize kernels are worth timing
 
     def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
         """A step that starts from these float32 weights, on these batches, one per micro-batch."""
 
     def show(self, graph: Graph, weights: Given, batch: Given, seed: int, look: Look) -> None:
         """Run a step of one micro-batch, and show every op of it: the task may run again and again."""
+
+    def quantizer(self, format: str, x: Array) -> Task:
+        """What makes these float32 numbers ones of a format of `quantizes`."""
 
     def disturb(self) -> None:
         """Do what leaves nothing of an op in the caches that are near the units, as the rest of a step would."""
@@ -52,6 +58,8 @@ class NumpyEngine:
 
     name = f"NumPy {np.__version__}"
     caveat = "NumPy passes over memory several times in one op, and runs all but products on one core"
+    # Each stands for those that numbers are rounded to in the same way: all widths of it.
+    quantizes: Sequence[str] = ("bf16", "fp16", "fp8-e4m3", "fp8-e4m3-tensor", "int8", "bfp8", "mxfp4", "ternary")
 
     def __init__(self, clock: Clock = perf_counter) -> None:
         self._clock = clock
@@ -76,6 +84,10 @@ class NumpyEngine:
 
         Executor(graph, seed=seed, compute=compute).step(dict(weights), [batch])
 
+    def quantizer(self, format: str, x: Array) -> Task:
+        """What makes these numbers ones of a format, which stay float32."""
+        return partial(quantize, x, parse_format(format))
+
     def disturb(self) -> None:
         """Write over as much as the caches near the units hold."""
         np.add(self._filling, 1, out=self._filling)
@@ -88,6 +100,8 @@ class TorchEngine:
     """PyTorch on one of `names.PROCESSORS`."""
 
     caveat = "ops take longer where PyTorch has no kernel for them, and where memory is new to the process"
+    # Where one kernel casts: without scales.
+    quantizes: Sequence[str] = tuple(name for name in DTYPES if parse_format(name).floating)
 
     def __init__(self, torch: Any, device: str = "cpu") -> None:
         self._torch, self._device = torch, device
@@ -105,6 +119,10 @@ class TorchEngine:
         from costsim.reference.torch_step import TorchStep
 
         TorchStep(graph, weights, [batch], self._device, seed).show(look)
+
+    def quantizer(self, format: str, x: Array) -> Task:
+        """What casts these numbers to a format's own type."""
+        return partial(self._torch.tensor(x, device=self._device).to, getattr(self._torch, DTYPES[format]))
 
     def disturb(self) -> None:
         """Write over as much as the caches near the units hold."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costsim.devices.measured import ANY_PRODUCT, KernelTimes, elements_of
+from costsim.devices.measured import ANY_PRODUCT, QUANTIZE, KernelTimes, elements_of
 from costsim.graph.graph import Graph, Op
 from costsim.reference.accelerator import Clock
 from costsim.reference.bench import Task
@@ -48,6 +48,7 @@ _LIKE: Mapping[str, str] = {
     "source_vocab": "vocab",
     "target_vocab": "vocab",
 }
+QUANTIZED: tuple[tuple[int, int], ...] = ((64, 256), (128, 1024), (512, 2048), (2048, 2048))  # rows and columns
 
 
 class Seen(NamedTuple):
@@ -115,15 +116,15 @@ def _once(steps: Sequence[Graph]) -> Iterator[set[_Key]]:
         known |= here
 
 
-def work_to_do(steps: Sequence[Graph]) -> int:
+def work_to_do(steps: Sequence[Graph], formats: Sequence[str] = ()) -> int:
     """How many times `see` will tick."""
-    return sum(map(len, _once(steps)))
+    return sum(map(len, _once(steps))) + len(formats) * len(QUANTIZED)
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------
 
 
-def _time(task: Task, engine: Engine, clock: Clock, budget_s: float) -> tuple[float, ...]:
+def time_op(task: Task, engine: Engine, clock: Clock, budget_s: float) -> tuple[float, ...]:
     """Seconds of runs, each with caches as a step leaves them, after a first that does not count."""
     task()
     engine.wait()
@@ -140,24 +141,39 @@ def _time(task: Task, engine: Engine, clock: Clock, budget_s: float) -> tuple[fl
 
 
 def see(
-    engine: Engine, steps: Sequence[Graph], seconds: float, clock: Clock, tick: Callable[[], None], seed: int = 0
+    engine: Engine,
+    steps: Sequence[Graph],
+    seconds: float,
+    clock: Clock,
+    tick: Callable[[], None],
+    formats: Sequence[str] = (),
+    seed: int = 0,
 ) -> list[Seen]:
-    """Time the ops of steps in about so many seconds, each kind and size once. `tick` is called after each."""
+    """Time the ops of steps in about so many seconds, each kind and size once, and quantize kernels of some formats.
+
+    `tick` is called after each.
+    """
     seen: list[Seen] = []
     every, end = list(_once(steps)), clock() + seconds
-    left = sum(map(len, every))
+    left = work_to_do(steps, formats)
 
+    def timed(kind: str, product: bool, macs: int, elements: tuple[int, ...], task: Task) -> None:
+        nonlocal left
+        taken = time_op(task, engine, clock, max(0.0, end - clock()) / left)
+        seen.append(Seen(kind, product, macs, elements, taken))
+        left -= 1
+        tick()
+
+    for shape in QUANTIZED if formats else ():
+        x: Any = np.random.default_rng(seed).standard_normal(shape, np.float32)
+        for format in formats:
+            timed(QUANTIZE + format, False, 0, (x.size, x.size), engine.quantizer(format, x))
     for graph, wanted in zip(steps, every, strict=True):
 
         def look(op: Op, task: Task, graph: Graph = graph, wanted: set[_Key] = wanted) -> None:
-            nonlocal left
-            if op.kind.view or op.kind.collective or (key := _key(graph, op)) not in wanted:
-                return
-            wanted.discard(key)
-            taken = _time(task, engine, clock, max(0.0, end - clock()) / left)
-            seen.append(Seen(op.kind.name, op.kind.is_contraction, key[2], key[1], taken))
-            left -= 1
-            tick()
+            if not op.kind.view and not op.kind.collective and (key := _key(graph, op)) in wanted:
+                wanted.discard(key)
+                timed(op.kind.name, op.kind.is_contraction, key[2], key[1], task)
 
         if wanted:
             rng = np.random.default_rng(seed)

@@ -19,8 +19,8 @@ _ACCUMULATORS: Mapping[str, str] = {
     "fp8-e4m3": "fp32",
     "int8": "int32",
 }
-_DTYPES: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16", "fp8-e4m3": "float8_e4m3fn", "int8": "int8"}
-_WORTH: Mapping[str, tuple[str, ...]] = {"cpu": ("fp32", "bf16"), "cuda": tuple(_ACCUMULATORS)}
+DTYPES: Mapping[str, str] = {"bf16": "bfloat16", "fp16": "float16", "fp8-e4m3": "float8_e4m3fn", "int8": "int8"}
+_WORTH: Mapping[str, tuple[str, ...]] = {"cpu": ("fp32", "bf16", "int8"), "cuda": tuple(_ACCUMULATORS)}
 _CURVE: Mapping[str, str] = {"cpu": "fp32", "cuda": "bf16"}
 
 
@@ -75,7 +75,7 @@ class TorchBench:
         torch = self._torch
         # A setting of the process: right for the task made last, which is the one that runs.
         torch.set_float32_matmul_precision("high" if format == "tf32" else "highest")
-        dtype = _DTYPES.get(format, "float32")
+        dtype = DTYPES.get(format, "float32")
         x, y = self._draw(dtype, n, n), self._draw(dtype, n, n)
         if format == "int8":
             return partial(torch._int_mm, x, y)

@@ -1,12 +1,14 @@
 """Kernels under the roofline of a device: intensities, rates and shares of time, before they are drawn."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import NamedTuple
 
 from costsim.cost.row import Row
 from costsim.devices.profile import Hardware, Rate
 from costsim.devices.roofline import Kernel, Rates
+from costsim.devices.spent import Spent
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
 from costsim.run.timing import time_kernels
@@ -21,6 +23,12 @@ class Point(NamedTuple):
     op_per_byte: float
     op_per_s: float
     share: float
+    by_roofline: float | None = None  # op/s that a roofline alone predicts, of a device whose kernels were measured
+
+    @property
+    def measured(self) -> bool:
+        """Whether the time is what was measured of such kernels, not a roofline's."""
+        return self.by_roofline is not None and self.op_per_s != self.by_roofline
 
 
 @dataclass(slots=True)
@@ -61,10 +69,15 @@ def _use(rates: dict[Rate, set[str]], rows: Sequence[Row], known: Rates) -> None
             rates.setdefault(rate, set()).add(name if upcast else "")
 
 
+def _op_per_s(spent: Spent) -> float:
+    """Operations a second, 0 where no time is known."""
+    return (2 * spent.macs + spent.vector_ops) / spent.time_s if spent.time_s else 0.0
+
+
 def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
     """Where the kernels of a policy's run lie on a device; phases weigh as many steps as they last."""
     job, view, known = result.job, Roof(), Rates(device)
-    times: dict[tuple[str, float, float], float] = {}
+    times: dict[tuple[str, float, float, float | None], float] = {}
     view.lacks = _lacks(result, counted, device)
     for phase in counted.phases:
         if not phase.steps:
@@ -72,13 +85,17 @@ def roof(result: Result, counted: CountedPolicy, device: Hardware) -> Roof:
         _use(view.rates, phase.rows, known)
         if view.lacks:
             continue
-        for kernel, spent in time_kernels(job, phase, device):
+        roofs = [spent for _, spent in time_kernels(job, phase, replace(device, kernels=()))] if device.kernels else []
+        for (kernel, spent), bare in zip_longest(time_kernels(job, phase, device), roofs):
             seconds = (spent.time_s or 0.0) * kernel.number * phase.steps
-            done = 2 * spent.macs + spent.vector_ops
-            where = (spent.op_per_byte or 0.0, done / spent.time_s if spent.time_s else 0.0)
+            where = (spent.op_per_byte or 0.0, _op_per_s(spent), _op_per_s(bare) if bare else None)
             times[_kind(kernel), *where] = times.get((_kind(kernel), *where), 0.0) + seconds
     whole = sum(times.values())
     view.bound = result.spent[counted.policy.name, device.name].bound
-    view.points = [Point(*key, seconds / whole) for key, seconds in times.items() if key[1] and key[2] and whole]
+    view.points = [
+        Point(kind, op_per_byte, op_per_s, seconds / whole, by_roofline)
+        for (kind, op_per_byte, op_per_s, by_roofline), seconds in times.items()
+        if op_per_byte and op_per_s and whole
+    ]
     view.moving = 1 - sum(point.share for point in view.points) if whole else 0.0
     return view

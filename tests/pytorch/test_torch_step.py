@@ -16,9 +16,11 @@ from conftest import MORE_STEPS, STEPS, adamw
 from test_pointwise import EQUATIONS, kind_and_run
 
 from costsim.cli import main
-from costsim.devices.measured import ANY_PRODUCT
+from costsim.devices.measured import ANY_PRODUCT, QUANTIZE
 from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
+from costsim.formats.named import parse_format
+from costsim.formats.quantize import quantize
 from costsim.graph.ops import OPS
 from costsim.reference import calibrate, engines, kernel_bench, measure, torch_bench, torch_step
 from costsim.reference.bench import Sizes
@@ -346,7 +348,8 @@ def test_calibrate(tiny, tmp_path):
     path = tmp_path / "mine.yaml"
     invoke("calibrate", "--engine", "torch", "--seconds", "0", "--out", str(path))
     device = load_hardware(str(path))
-    assert [rate.name for rate in device.rates] == ["fp32 x fp32 + fp32", "bf16 x bf16 + fp32"]
+    rates = ["fp32 x fp32 + fp32", "bf16 x bf16 + fp32", "int8 x int8 + int32"]
+    assert [rate.name for rate in device.rates] == rates
     assert f"PyTorch {torch.__version__}" in device.source["dram_bytes_per_s"]
     assert "through PyTorch" in device.description
 
@@ -390,14 +393,22 @@ def test_the_bench_of_a_cuda_device(monkeypatch):
     assert engines.open_engine("cuda").name.startswith("PyTorch 2.13.0, NVIDIA Nothing")
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("family", ["decoder", "encoder-decoder"])
 def test_kernels_are_timed_in_torch_too(family):
     """Every op of a step is shown with a task that runs it, and the fit has a kind for each."""
     graph = STEPS[family](micro_batches=1)
     engine = engines.open_engine("cpu", "torch")
-    ticks = []
-    seen = kernel_bench.see(engine, [graph], 0.0, perf_counter, lambda: ticks.append(1))
-    kinds = {op.kind.name for op in graph.ops if not op.kind.view}
+    ticks, formats = [], ("bf16", "fp8-e4m3")
+    seen = kernel_bench.see(engine, [graph], 0.0, perf_counter, lambda: ticks.append(1), formats)
+    kinds = {op.kind.name for op in graph.ops if not op.kind.view} | {QUANTIZE + name for name in formats}
     assert {each.kind for each in seen} == kinds
-    assert len(ticks) == kernel_bench.work_to_do([graph])
+    assert len(ticks) == kernel_bench.work_to_do([graph], formats)
     assert set(kernel_bench.fit(seen)) == kinds | {ANY_PRODUCT}
+
+
+def test_casts_in_torch_are_to_the_formats_that_they_stand_for():
+    engine, x = engines.open_engine("cpu", "torch"), np.linspace(-3, 3, 64, dtype=np.float32)
+    assert set(engine.quantizes) == {"bf16", "fp16", "fp8-e4m3"}
+    for name in engine.quantizes:
+        assert (engine.quantizer(name, x)().float().numpy() == quantize(x, parse_format(name))).all()
