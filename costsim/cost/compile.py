@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from costsim.cost.classes import Alike, Globs, is_counted, kernel_classes, telling
 from costsim.cost.laws import LAWS, Law
-from costsim.cost.parts import NO_WORK, Part, Parts, cast_times
+from costsim.cost.parts import NO_WORK, Part, Parts, Pass, cast_times
 from costsim.cost.row import Move, Row, narrowest_scope
 from costsim.cost.sums import Sums, factor, summed, sums
 from costsim.cost.terms import Counts, Sum, Terms
@@ -38,15 +38,6 @@ class _Reader(NamedTuple):
     op: Op
     operand: int
     chains: Outcomes[Chain]
-
-
-class Pass(NamedTuple):
-    """A quantize kernel before an op: what is counted of it, how often it runs in a step, what it makes a run."""
-
-    counts: tuple[int, ...]
-    runs: int
-    copy: Copy
-    elements: int
 
 
 class Compiler:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from costsim.cost.classes import Alike
 from costsim.cost.collectives import Message
-from costsim.cost.compile import Compiler, OfGemms, Pass
+from costsim.cost.compile import Compiler, OfGemms
 from costsim.cost.messages import message_read
-from costsim.cost.parts import Part
+from costsim.cost.parts import Part, Pass
 from costsim.cost.terms import Sum, Terms
 from costsim.cost.traffic import tensor_traffic
 from costsim.formats.format import Format

@@ -36,6 +36,15 @@ class Cast(NamedTuple):
     part: Part
 
 
+class Pass(NamedTuple):
+    """A quantize kernel before an op: what is counted of it, how often it runs in a step, what it makes a run."""
+
+    counts: tuple[int, ...]
+    runs: int
+    copy: Copy
+    elements: int
+
+
 def added(work: Work, more: Work) -> Work:
     """Two sorts of work as one."""
     return {name: work.get(name, 0) + more.get(name, 0) for name in {**work, **more}} if more else work

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from costsim.cost.collectives import Message
-from costsim.cost.compile import Pass
 from costsim.cost.kernels import Gemm, Kernel, Kernels, Pair
 from costsim.cost.measure import Measure, total_of
+from costsim.cost.parts import Pass
 from costsim.cost.terms import Condition, Sum, Terms
 from costsim.devices.energy import DRAM, PICO, TABLES, mac_pj
 from costsim.devices.links import HIDDEN, time_of
