@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from costsim.graph.ops import kind_of
 from costsim.models.traced_file import Traced, TracedOp, TracedTensor
@@ -58,9 +58,21 @@ def _views_first(ops: Sequence[Emitted]) -> list[Emitted]:
     return ordered
 
 
-def _joins(op: Emitted, before: Emitted | None) -> bool:
-    """Whether PyTorch does an op in one call with the one before; a view is nothing that it does."""
-    return before is not None and op.call is before.call and not (kind_of(op.kind).view or kind_of(before.kind).view)
+def _joined(ops: Sequence[Emitted]) -> list[bool]:
+    """By op, whether PyTorch does it in one call with the one before.
+
+    A view is nothing that it does, unless it is of what the call has made for itself.
+    """
+    made: dict[int, Emitted] = {}  # by tensor, of what is done: the op
+    joins: list[bool] = []
+    for before, op in pairwise([None, *ops]):
+        assert op is not None
+        source = made.get(id(op.inputs[0])) if kind_of(op.kind).view else op
+        does = source is not None and source.call is op.call
+        if does:
+            made |= dict.fromkeys(map(id, op.outputs), op)
+        joins.append(does and before is not None and before.call is op.call and id(before.outputs[0]) in made)
+    return joins
 
 
 def _note_recomputed(ops: Sequence[Emitted]) -> None:
@@ -95,8 +107,7 @@ def assemble(recording: Recording) -> Traced:
     tables = _Tables(name_dims(recording, ops, given))
     for held in given:
         tables.add(held)
-    befores = [None, *ops]
-    rows = tuple([tables.row(op, _joins(op, before)) for op, before in zip(ops, befores, strict=False)])
+    rows = tuple([tables.row(op, joins) for op, joins in zip(ops, _joined(ops), strict=True)])
     named = tables.sizes.items()
     return Traced(
         source=recording.source,

@@ -14,7 +14,7 @@ from costsim.trace.pointwise import pointwise, reduction
 from costsim.trace.products import Axes, product
 from costsim.trace.recording import Call, Value
 from costsim.trace.sizes import Size, divided, times
-from costsim.trace.tensors import Held, Memory, Slot, View
+from costsim.trace.tensors import Held, Memory, Slot, View, slots_of
 from costsim.trace.translate import aten
 from costsim.trace.translator import Lettered, Translator
 
@@ -66,52 +66,77 @@ def _ways(call: Call, axis: int) -> dict[str, int]:
     return {name: call[name][axis if len(call[name]) > 1 else 0] for name in ("stride", "padding", "dilation")}
 
 
+def _stays(call: Call, number: int) -> bool:
+    """Whether there is nothing to cut along an axis of lengths: each patch is one element."""
+    ways = _ways(call, number)
+    return call["weight"].shape[2 + number].is_one and (ways["stride"], ways["padding"]) == (1, 0)
+
+
 def _changed(
     t: Translator, function: str, held: Held, old: Sequence[Slot], new: Sequence[Slot], ways: Mapping[str, int]
 ) -> tuple[Held, dict[int, Slot]]:
-    """A tensor that has new dims where the first of some old ones was; and by slot, new or kept, its own."""
+    """A tensor that has new dims where the first of some old ones was; and by slot, new or kept, its own.
+
+    Where a new dim is cut elsewhere, a view op behind the function cuts it.
+    """
     letters, order = Lettered(), list[Slot]()
     before = "".join(letters[id(slot)] for slot in held.dims())
     for slot in held.dims():
         order += new if slot is old[0] else [] if slot in old else [slot]
-    made = Held([Slot(slot.axis) for slot in order], held.values, held.dtype)
-    if len(made.dims()) != len(order):
-        raise t.error(
-            "has patches that overlap or are padded, and just one along an axis, or a number that is cut elsewhere"
-        )
+    if any(not slot.atoms() for slot in order) or len(old) + len(new) != 3:
+        raise t.error("has patches that are spread, and just one along an axis, or of one place")
+    sizes = [slot.axis.itself.size for slot in order]
+    whole = [t.axis((function, len(t.emitted), n, size), size) for n, size in enumerate(sizes)]
+    uncut = all(len(slot.atoms()) == 1 for slot in order)
+    made = Held(
+        [Slot(slot.axis if uncut else axis) for slot, axis in zip(order, whole, strict=True)], held.values, held.dtype
+    )
     t.emit(f"{function} {before}->{''.join(letters[id(slot)] for slot in order)}", [held], [made], None, **ways)
-    return made, {id(slot): own for slot, own in zip(order, made.dims(), strict=True)}
+    if not uncut:
+        cut, letters = Held([Slot(slot.axis) for slot in order], held.values, held.dtype), Lettered()
+        terms = ["".join(letters[id(slot)] for slot in each.dims()) for each in (made, cut)]
+        t.emit(f"reshape {'->'.join(terms)}", [made], [cut])
+        made = cut
+    return made, {id(slot): own for slot, own in zip(order, made.slots, strict=True)}
+
+
+def _joined(t: Translator, view: View, single: Sequence[int]) -> tuple[Held, list[list[Slot]]]:
+    """A tensor that lies as a view has it, with one dim for each of some axes; and its own axes."""
+    held = t.straight(view, single)
+    left = held.dims()
+    numbers = [1 if n in single else len(view.axis(n)) for n in range(len(view.axes))]
+    return held, [[left.pop(0) for _ in range(number)] for number in numbers]
 
 
 def _unfolded(t: Translator, call: Call, view: View, kernel: Sequence[Size], shape: Sequence[Size]) -> View:
     """Patches that overlap, are padded or spread: a tensor that the call makes for itself, axis by axis."""
-    lengths = range(2, 2 + len(kernel))
+    lengths = [2 + number for number in range(len(kernel)) if not _stays(call, number)]
     held, axes = view.held, [view.axis(n) for n in range(len(view.axes))]
     if {*map(id, view.flat())} != {*map(id, held.dims())} or any(len(axes[n]) != 1 for n in lengths):
-        held = t.straight(view, lengths)
-        batch = len(axes[0])
-        channels = len(held.dims()) - batch - len(kernel)
-        axes = [held.dims()[:batch], held.dims()[batch : batch + channels]]
-        axes += [[slot] for slot in held.dims()[batch + channels :]]
+        held, axes = _joined(t, view, lengths)
     for number, (patches, places) in enumerate(zip(shape, kernel, strict=True)):
         at = 2 + 2 * number
+        if 2 + number not in lengths:
+            axes[at + 1 : at + 1] = [[]]
+            continue
         new = [Slot(t.axis(("patches", number), patches)), Slot(t.axis(("places", number), places))]
         held, moved = _changed(t, "unfold", held, axes[at], new, _ways(call, number))
         axes[at : at + 1] = [[slot] for slot in new]
-        axes = [[moved[id(slot)] for slot in axis] for axis in axes]
+        axes = [slots_of(moved[id(slot)] for slot in axis) for axis in axes]
     return View(Memory(held), tuple(map(tuple, axes)))
 
 
 def _folded(t: Translator, call: Call, made: Value) -> None:
     """Have [groups, b, patches, ..., c of a group, places, ...] of patches that overlap be summed to the large side."""
     lengths, view = len(call["weight"].shape) - 2, t.view(made)
-    held, axes = view.held, [view.axis(n) for n in range(len(view.axes))]
-    for number in range(lengths):
-        old = [*axes[2 + number], *axes[3 + lengths + number]]
+    numbers = [(n, 2 + n, 3 + lengths + n) for n in range(lengths) if not _stays(call, n)]
+    held, axes = _joined(t, view, [axis for _, *pair in numbers for axis in pair if len(view.axis(axis)) > 1])
+    for number, patches, places in numbers:
+        old = [*axes[patches], *axes[places]]
         new = [Slot(t.axis(("length", number), made.shape[2 + number]))]
         held, moved = _changed(t, "fold", held, old, new, _ways(call, number))
-        axes[2 + number], axes[3 + lengths + number] = new, []
-        axes = [[moved[id(slot)] for slot in axis] for axis in axes]
+        axes[patches], axes[places] = new, []
+        axes = [slots_of(moved[id(slot)] for slot in axis) for axis in axes]
     t.look(made, held, [axes[1], [*axes[0], *axes[2 + lengths]], *axes[2 : 2 + lengths]])
 
 

@@ -120,16 +120,16 @@ def stem():
 
 
 class Apart(nn.Module):
-    """Convolutions of groups of channels: some of several, some of one, with patches that overlap and that do not."""
+    """Convolutions of groups of channels: patches that overlap, then some of their own, then of one row."""
 
     def __init__(self):
         super().__init__()
-        self.every = nn.Conv2d(4, 4, 1)
-        self.groups = nn.Conv2d(4, 6, 2, stride=2, groups=2, bias=False)
-        self.channels = nn.Conv2d(6, 12, (2, 3), padding=1, groups=6)
+        self.channels = nn.Conv2d(4, 8, 3, padding=1, groups=4)
+        self.groups = nn.Conv2d(8, 6, 2, stride=2, groups=2, bias=False)
+        self.row = nn.Conv2d(6, 6, (1, 3), padding=(0, 1), groups=6)
 
     def forward(self, images):
-        return self.channels(F.gelu(self.groups(self.every(images)))).square().mean()
+        return self.row(F.gelu(self.groups(F.gelu(self.channels(images))))).square().mean()
 
 
 def apart():
