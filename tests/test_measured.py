@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from costsim.names import VARIED
 from costsim.policy.assign import Copy, Transform, assign
 from costsim.policy.groups import groups_of, space_of
 from costsim.reference import calibrate, kernel_bench
-from costsim.reference.engines import NumpyEngine
+from costsim.reference.engines import NumpyEngine, TorchEngine
 from costsim.reference.kernel_bench import Seen
 from costsim.reference.numpy_bench import NumpyBench
 from costsim.run.job import Request, prepare
@@ -376,3 +377,24 @@ def test_a_profile_with_kernels_is_read_and_used(few, tmp_path):
     shown = CliRunner().invoke(main, arguments)
     assert "kinds of kernels measured" in shown.output
     assert "times may be off" in shown.output
+
+
+def test_a_bench_on_a_cuda_device_waits_before_it_looks_at_the_clock():
+    """Each run that counts: caches filled, the device idle, the clock, the task, the device idle, the clock."""
+    done = []
+    filling = SimpleNamespace(add_=lambda n: done.append("fill"))
+    cuda = SimpleNamespace(get_device_name=lambda: "Nothing", synchronize=lambda: done.append("wait"))
+    fake = SimpleNamespace(__version__="2", cuda=cuda, zeros=lambda n, device: (done.append(device), filling)[1])
+    now = iter(range(100))
+
+    def clock():
+        done.append("clock")
+        return float(next(now))
+
+    seconds = kernel_bench.time_op(lambda: done.append("task"), TorchEngine(fake, "cuda"), clock, 0.0)
+    assert seconds[0] == 1.0
+    assert done[:3] == ["task", "wait", "clock"]
+    run = ["fill", "wait", "clock", "task", "wait", "clock"]
+    assert done[3] == "cuda"  # where the filling is made
+    assert done[4:10] == run
+    assert done[10 : 10 + len(run)] == run

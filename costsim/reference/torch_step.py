@@ -5,8 +5,8 @@ nobody reads any more is given back at once, as autograd does.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -149,12 +149,20 @@ class TorchStep:
             if micro >= self.graph.micro_batches - op.times:
                 seconds[op.name] += lap
 
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Raises InputError where the device's memory is too small for what is run."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise InputError(f"{self.device}: a step does not fit into memory; --set narrows the model") from None
+
     def show(self, look: Callable[[Op, Callable[[], object]], None]) -> None:
         """Run the step of one micro-batch, and show every op of it before it runs, with a task that runs it."""
         self.step += 1
         values = self._given | self._batches[0]
         torch.set_float32_matmul_precision("highest")  # not TF32
-        with torch.no_grad():
+        with torch.no_grad(), self._room():
             for op in self.graph.ops:
                 look(op, partial(self._results, op, self._inputs(op, values)))
                 self._run(op, values)
@@ -166,13 +174,10 @@ class TorchStep:
         seconds: defaultdict[str, float] = defaultdict(float)
         values = dict(self._given)
         torch.set_float32_matmul_precision("highest")  # not TF32
-        try:
-            with torch.no_grad():
-                for micro, batch in enumerate(self._batches):
-                    values |= batch
-                    self._micro_batch(values, micro, seconds)
-                    self.losses.append(float(values[self.graph.loss]))
-        except torch.OutOfMemoryError:
-            raise InputError(f"{self.device}: a step does not fit into memory; --set narrows the model") from None
+        with torch.no_grad(), self._room():
+            for micro, batch in enumerate(self._batches):
+                values |= batch
+                self._micro_batch(values, micro, seconds)
+                self.losses.append(float(values[self.graph.loss]))
         self._given |= {name: values[name] for name in self._given}
         return dict(seconds)

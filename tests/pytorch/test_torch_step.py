@@ -309,6 +309,8 @@ def test_too_little_memory(monkeypatch):
     graph = made("decoder")
     with pytest.raises(InputError, match=r"cpu: a step does not fit into memory; --set narrows the model"):
         torch_step.TorchStep(graph, *drawn(graph, np.float32))()
+    with pytest.raises(InputError, match=r"cpu: a step does not fit into memory"):
+        torch_step.TorchStep(graph, *drawn(graph, np.float32)).show(lambda op, task: None)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
