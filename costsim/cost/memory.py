@@ -19,7 +19,7 @@ from costsim.cost.row import each_op
 from costsim.formats.format import Format
 from costsim.graph.autodiff import AFTER_FORWARD
 from costsim.graph.fusion import group_ops
-from costsim.graph.graph import Graph, Op, Tensor
+from costsim.graph.graph import Graph, InFlight, Op, Tensor
 from costsim.graph.kinds import Dims
 from costsim.names import Traffic
 from costsim.policy.assign import Assignment, Copy, assign
@@ -247,25 +247,32 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         yield Stored(life.name, name, copy, format, component, size, first, last, life.producer, consumer, kept)
 
 
-def _of_others_in_flight(graph: Graph, stored: Sequence[Stored], chunk_of: Sequence[int]) -> list[int]:
+def _of_others_in_flight(flying: InFlight, stored: Sequence[Stored], chunk_of: Sequence[int]) -> list[int]:
     """By chunk at work of a pipeline's stage: bytes that forwards have kept but for this micro-batch's, so far.
 
     Each chunk keeps as much of a micro-batch as of any other. `chunk_of` is by kernel.
     """
-    kept = [0] * len(graph.in_flight)
+    kept = [0] * len(flying)
     for place in stored:
         if place.kept:
             kept[chunk_of[place.last]] += place.size_bytes
     return [
         max(sum(n * size for n, size in zip(state, kept, strict=True)) for state in states) - sum(kept[: chunk + 1])
-        for chunk, states in enumerate(graph.in_flight)
+        for chunk, states in enumerate(flying)
     ]
 
 
-@lru_cache(maxsize=32)
+class _Laid(NamedTuple):
+    """What lies in memory but for what other micro-batches have kept."""
+
+    stored: Sequence[Stored]
+    live: Sequence[int]  # bytes, by kernel
+    chunk_of: Mapping[int, int]  # by kernel: of the stage, that it works on
+
+
+@lru_cache(maxsize=2)  # stages of a pipeline that are alike differ in what is in flight
 @paused
-def memory(graph: Graph, assignment: Assignment, traffic: Traffic) -> Memory:
-    """What lies in memory during a step under an assignment of formats, in exact bytes; each place is whole bytes."""
+def _laid(graph: Graph, assignment: Assignment, traffic: Traffic) -> _Laid:
     group = group_ops(graph, traffic)
     end = group[-1]
     stored = list(_places(graph, assignment, traffic, end))
@@ -274,12 +281,27 @@ def memory(graph: Graph, assignment: Assignment, traffic: Traffic) -> Memory:
         change[place.first] += place.size_bytes
         change[place.last + 1] -= place.size_bytes
     chunk_of = {group[op.position]: chunk for op, chunk in zip(graph.ops, graph.chunk_of, strict=True)}
-    others = _of_others_in_flight(graph, stored, [chunk_of.get(kernel, 0) for kernel in range(end + 1)])
-    live = list(accumulate(change))[:-1]
+    return _Laid(stored, list(accumulate(change))[:-1], chunk_of)
+
+
+@lru_cache(maxsize=32)
+@paused
+def memory(graph: Graph, assignment: Assignment, traffic: Traffic, in_flight: InFlight | None = None) -> Memory:
+    """What lies in memory during a step under an assignment of formats, in exact bytes; each place is whole bytes.
+
+    `in_flight`: micro-batches that a stage of a pipeline has in flight, if others than the graph says.
+    """
+    group = group_ops(graph, traffic)
+    laid = _laid(graph, assignment, traffic)
+    stored, live, chunk_of = laid.stored, list(laid.live), laid.chunk_of
+    kernels = range(len(live))
+    others = _of_others_in_flight(
+        graph.in_flight if in_flight is None else in_flight, stored, [chunk_of.get(kernel, 0) for kernel in kernels]
+    )
     updates = {group[op.position] for op in graph.ops if op.phase == "update"}
     for kernel, chunk in chunk_of.items():
         live[kernel] += 0 if kernel in updates else others[chunk]
-    peak = max(range(end + 1), key=live.__getitem__)
+    peak = max(kernels, key=live.__getitem__)
     parts = dict.fromkeys(COMPONENTS, 0)
     for place in stored:
         if place.first <= peak <= place.last:

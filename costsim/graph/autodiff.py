@@ -64,6 +64,7 @@ class _Backward:
         self.gradient: dict[str, str] = {}  # by tensor: the sum of its gradients so far
         self.parts: Counter[str] = Counter()  # by tensor: how many gradients that sums
         self.expected = self._count_readers()
+        self.made_at = {name: at for at, name in enumerate(builder.tensors)}  # of the forward: in which order
         self.readers: dict[str, list[Op]] = {}
         for op in builder.ops:
             for name in op.inputs:
@@ -130,7 +131,7 @@ class _Backward:
             return
         plan, start = self._plan(segment, depth), len(b.ops)
         if segment.kernel:  # nothing comes between its ops
-            for name in [name for name in b.tensors if name in plan.reads]:
+            for name in sorted(plan.reads, key=self.made_at.__getitem__):
                 self._available(name)
         recomputed: dict[str, str] = {}
         self.open.append((segment, recomputed))

@@ -4,16 +4,17 @@ A stage's kernels give its time for the forward and the backward of one micro-ba
 (sums of gradients over ranks, the update). Sends take their time from the stage that waits for them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from costsim.collector import paused
 from costsim.cost.memory import memory
 from costsim.cost.row import Row
 from costsim.devices.profile import Hardware
-from costsim.graph.graph import InFlight, Op, most_in_flight
+from costsim.graph.graph import Op, most_in_flight
 from costsim.parallel.layout import layers_of
 from costsim.parallel.schedules import Play, in_flight, play
-from costsim.policy.assign import Assignment, assign
+from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
 from costsim.run.job import Job, with_fields
@@ -122,12 +123,7 @@ def stage_jobs(job: Job) -> list[Job]:
     return jobs
 
 
-def _peak_bytes(job: Job, flying: InFlight, assignment: Assignment) -> int:
-    """Of a stage, from the job of one that is alike: other micro-batches are in flight."""
-    graph = job.graph if job.graph.in_flight == flying else replace(job.graph, in_flight=flying)
-    return memory(graph, assignment, job.convention.traffic).peak_bytes
-
-
+@paused
 def step_of(job: Job, policy: Policy, index: int, device: Hardware) -> Step | None:
     """A step of the whole pipeline of a job in a phase of a policy; None if some time is not known on the device."""
     of: dict[int, _Taken | None] = {}
@@ -140,9 +136,9 @@ def step_of(job: Job, policy: Policy, index: int, device: Hardware) -> Step | No
         if taken is None:
             return None
         flying = in_flight(parallel.schedule, number, parallel.pipeline, micro_batches, parallel.chunks)
-        peak_bytes = _peak_bytes(own, flying, assign(own.graph, policy, index))
+        held = memory(own.graph, assign(own.graph, policy, index), job.convention.traffic, flying)
         most = most_in_flight(flying)
-        stages.append(Stage(number, own.graph.parameters, taken.chunks, taken.once_s, most, peak_bytes))
+        stages.append(Stage(number, own.graph.parameters, taken.chunks, taken.once_s, most, held.peak_bytes))
         send_s = max(send_s, taken.send_s)
     parts = [stage.chunks[chunk] for chunk in range(parallel.chunks) for stage in stages]
     forward_s, dgrad_s, wgrad_s = zip(*parts, strict=True)
