@@ -134,7 +134,7 @@ class Workload:
     def run(
         self,
         policies: str | Policy | Sequence[str | Policy] = (),
-        hardware: str | Sequence[str] = (),
+        hardware: str | Hardware | Sequence[str | Hardware] = (),
         **convention: Unpack[Convention],
     ) -> Results:
         """Count policies (the file's, if none is given) side by side, with time and energy on devices.
@@ -207,7 +207,7 @@ class Workload:
     def recipes(
         self,
         policies: str | Policy | Sequence[str | Policy] = (),
-        hardware: str | Sequence[str] = (),
+        hardware: str | Hardware | Sequence[str | Hardware] = (),
         noise: bool = True,
         seed: int = 0,
         **convention: Unpack[Convention],
@@ -257,7 +257,7 @@ class Workload:
 
 def _listed(names: Any) -> Any:
     """Names as a tuple, also if one was given by itself."""
-    return (names,) if isinstance(names, (str, Policy, int, float)) else tuple(names or ())
+    return (names,) if isinstance(names, (str, Policy, Hardware, int, float)) else tuple(names or ())
 
 
 @speaks
@@ -317,7 +317,12 @@ class Results:
         return styles.render(document(self._run(), by), "markdown")
 
     def save(self, path: str | Path) -> Path:
-        """Write the table: .json, .csv or .parquet; `costsim.read` reads it back unchanged. Raises InputError."""
+        """Write the table: .json, .csv or .parquet; `costsim.read` reads it back unchanged. Raises InputError.
+
+        Of a run also .xlsx, a workbook of what `costsim run` prints, with the exact data beside it.
+        """
+        if styles.style_of(str(path)) in names.WORKBOOK:
+            return styles.save(document(self._run()), str(path))[0]
         return frame_files.save(self.table, Path(path))
 
     def _run(self) -> simulate.Result:

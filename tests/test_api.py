@@ -306,3 +306,19 @@ def test_errors_name_what_there_is(dsq, tmp_path):
         costsim.load("iwslt17-dsk")
     with pytest.raises(costsim.InputError, match=r"model\.encoder_layerz"):
         costsim.load("iwslt17-dsq", {"model.encoder_layerz": 2})
+
+
+def test_devices_that_are_loaded_are_taken_as_those_that_are_named():
+    workload = costsim.load("glue-mrpc-dsq", {"model.layers": 1})
+    named = workload.run("fixed16", hardware="h100-sxm")
+    for given in (costsim.load_hardware("h100-sxm"), [costsim.load_hardware("h100-sxm")]):
+        pd.testing.assert_frame_equal(workload.run("fixed16", hardware=given).table, named.table)
+
+
+def test_a_run_is_saved_as_a_workbook(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    result = costsim.load("glue-mrpc-dsq", {"model.layers": 1}).run("fixed16")
+    path = result.save(tmp_path / "run.xlsx")
+    head, *rows = openpyxl.load_workbook(path)["table"].iter_rows(values_only=True)
+    assert head[0] == "policy"
+    assert [row[0] for row in rows] == ["fixed16"]

@@ -245,3 +245,21 @@ def test_what_cannot_be_composed(name, message):
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ("{copy: operand, op: heads.*, format: fp32}",
+         "no op is 'heads.*' (did you mean 'head'? costsim run WORKLOAD --by op lists them)"),
+        ("{name: '*.wieght', format: fp32}", "no tensor is '*.wieght' (did you mean 'weight'?"),
+        ("{layer: middle.*, format: fp32}", "no layer is 'middle.*' (costsim run WORKLOAD --by layer"),
+        ("{name: embedding.tokens.weight, role: [state], format: fp32}", "matches nothing in the workload; say"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_matches_nothing_says_which_name_is_not_there(rule, says, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"description: x\ncompose: [bf16-mixed]\nrules:\n  - {rule}\n")
+    with pytest.raises(InputError, match=r"mine.yaml:4:5: rules.0: this rule matches nothing") as error:
+        run("gpt2-small", [str(path)], assignments=["model.layers=1"])
+    assert says in str(error.value)

@@ -55,3 +55,10 @@ NAMES = ["fp16", "fp32", "bf16", "int8", "dsq", "dsq-output", "intermediate_size
 )
 def test_near_names_only_are_offered(name, offered):
     assert nearest(name, NAMES, most=0) == (f"; did you mean {offered}?" if offered else "")
+
+
+def test_what_stands_before_a_hyphen_is_taken_as_meant():
+    devices = ["a100-40gb", "a100-80gb", "h100-pcie", "h100-sxm"]
+    assert nearest("a100-sxm", devices, most=0) == "; did you mean 'a100-40gb' or 'a100-80gb'?"
+    assert nearest("h100-sxn", devices, most=0) == "; did you mean 'h100-sxm'?"
+    assert nearest("g100-sxm", devices, most=0) == "; did you mean 'h100-sxm'?"

@@ -155,7 +155,7 @@ def test_every_table_says_all_that_its_numbers_depend_on(result, by):
     for below in notes:
         for part in (f"law {said.law}", f"traffic {said.traffic}", f"scope {said.scope}", "9100 steps"):
             assert part in below
-        assert r"$\times$: times less than fixed16" in below
+        assert r"$\times$: times less than fixed 16" in below
     assert "levels recalled" in notes[0]
     assert "where phases end is fitted" in text
 

@@ -12,6 +12,7 @@ import costsim
 from costsim import names, plots
 from costsim.cli import main
 from costsim.errors import InputError
+from costsim.inputs.files import list_shipped
 from costsim.plots.look import SCREEN, STYLES, inches, look_of
 from costsim.run.simulate import run
 
@@ -156,3 +157,20 @@ def test_labels_name_policies():
     assert dsq.with_(copy="stash", format="bfp4").label == "mine-stash-bfp4"
     figure = costsim.load("glue-mrpc-dsq", {"model.layers": 1}).run([dsq, "fixed16"]).plot.comparison()
     assert "DSQ, mine*" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def test_policies_of_one_label_have_their_names():
+    dsq = costsim.load_policy("dsq")
+    copied = dsq.with_(called="mine", label="DSQ", copy="stash", format="bfp8")
+    result = costsim.load("glue-mrpc-dsq", {"model.layers": 1}).run([dsq, copied, "w8a8+deployed"])
+    labels = [label.get_text() for label in result.plot.comparison().axes[0].get_yticklabels()]
+    assert labels == ["dsq*", "mine*", "W8A8, deployed"]
+    text = result.to_latex()
+    assert "\nmine &" in text
+    assert "\nW8A8, deployed &" in text
+
+
+def test_shipped_policies_have_short_labels_of_their_own():
+    labels = [costsim.load_policy(name).file.label for name in list_shipped("policies")]
+    assert len(set(labels)) == len(labels)
+    assert all(0 < len(label) <= 26 for label in labels)

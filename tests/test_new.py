@@ -147,3 +147,20 @@ def test_what_cannot_be_written(tmp_path):
     assert done.exit_code == 2
     assert "mine.yaml: Not a directory" in done.stderr
     assert CliRunner().invoke(main, ["new", "polcy"]).exit_code == 2
+
+
+def test_a_file_that_is_there_stays(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("# mine\n")
+    done = CliRunner().invoke(main, ["new", "policy", "--out", str(path)])
+    assert done.exit_code == 2
+    assert "is there already" in done.output
+    assert path.read_text() == "# mine\n"
+
+
+def test_a_name_without_its_ending_is_offered_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(TEXTS["policy"])
+    done = CliRunner().invoke(main, ["run", "gpt2-small", "--policy", "mine", "--policy", "mine.yml"])
+    assert done.exit_code == 2
+    assert done.output.count("no such file; did you mean 'mine.yaml'?") == 2

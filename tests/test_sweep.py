@@ -332,3 +332,16 @@ def test_a_swept_number_of_steps_counts():
     )
     macs = [result.policies[0].total.macs for _, result in swept]
     assert macs[1] == 2 * macs[0] > 0
+
+
+def test_each_fault_of_a_sweep_is_a_line():
+    with pytest.raises(InputError) as error:
+        sweep.prepared([{"tokens": "1"}], workload="gpt2-small", hardware=["h100"])
+    unknown, device = str(error.value).split("\n")
+    assert unknown.startswith("--sweep tokens=1: unknown key")
+    assert device.startswith("hardware profile 'h100'")
+
+
+def test_policies_of_one_colour_have_markers_of_their_own():
+    looks = [(line["color"], line["marker"]) for line in map(sweep_plot._line, range(16))]
+    assert len(set(looks)) == 16

@@ -20,10 +20,16 @@ def new(file: str, out: str | None) -> None:
     costsim new policy
     """
     from costsim.cli import starting
+    from costsim.errors import InputError, one_line
     from costsim.inputs import files
 
     text = starting.text(file)
     if out is None:
         click.echo(text, nl=False)
     else:
-        echo_line(files.write(path_of(out), text.encode()))
+        path = path_of(out)
+        if path.is_file():
+            raise InputError(
+                f"--out {one_line(out, 200)}: is there already, and may hold what you wrote; name another file"
+            )
+        echo_line(files.write(path, text.encode()))

@@ -126,7 +126,16 @@ def find(name: str, folder: str, noun: str, beside: Path | None = None) -> Path:
         if stem.lower() in list_shipped(sort.folder):
             typed = sort.typed.format(stem.lower())
             raise InputError(f"{noun} {one_line(name)!r}: is a {sort.noun}, expected a {noun}: {typed}")
+    if here := _other_ending(stem) if beside is None else "":
+        raise InputError(f"{noun} {one_line(name)!r}: no such file; did you mean {one_line(here, 200)!r}?")
     raise InputError(f"{noun} {one_line(name)!r}: no such file, nor a shipped {noun}{nearest(stem, shipped, most=12)}")
+
+
+def _other_ending(stem: str) -> str:
+    """The file of that name but for `.yaml` or `.yml`, as it is to be typed; "" if there is none."""
+    with suppress(OSError, ValueError):
+        return next((name for end in (".yaml", ".yml") if Path(name := f"{stem}{end}").is_file()), "")
+    return ""
 
 
 # --- places to write --------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def sizes(model: Model, batch: Batch) -> dict[str, int]:
     tokens = batch.columns
     if tokens > model.max_positions - model.position_offset:
         less = f", {model.position_offset} of them unused," if model.position_offset else ""
-        raise ValueError(f"max_positions {model.max_positions}{less} is less than the sequences' {tokens} tokens")
+        raise ValueError(f"model.max_positions {model.max_positions}{less} is less than the sequences' {tokens} tokens")
     dims = {"batch": batch.rows, "tokens": tokens, "vocab": model.vocab, **model.sizes()}
     if model.positions == "learned":
         dims["positions"] = model.max_positions

@@ -138,7 +138,7 @@ def sizes(model: Model, batch: Batch) -> dict[str, int]:
     if batch.columns > usable:
         less = f", {model.position_offset} of them unused," if model.position_offset else ""
         raise ValueError(
-            f"max_positions {model.max_positions}{less} is less than the sequences' {batch.columns} tokens"
+            f"model.max_positions {model.max_positions}{less} is less than the sequences' {batch.columns} tokens"
         )
     classifier = {} if model.classes is None else {"classes": model.classes, "pooled": model.d_model}
     embedding = {} if model.embedding_dim is None else {"embedding": model.embedding_dim}

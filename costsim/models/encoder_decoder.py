@@ -65,7 +65,9 @@ def sizes(model: Model, batch: Batch) -> dict[str, int]:
     longest = max(batch.source_tokens, batch.target_tokens)
     if model.positions != "relative" and longest > model.max_positions - model.position_offset:
         less = f", {model.position_offset} of them unused," if model.position_offset else ""
-        raise ValueError(f"max_positions {model.max_positions}{less} is less than the sentences' {longest} tokens")
+        raise ValueError(
+            f"model.max_positions {model.max_positions}{less} is less than the sentences' {longest} tokens"
+        )
     rows = model.relative_buckets
     return {
         **({"positions": model.max_positions} if rows is None else {"buckets": rows}),

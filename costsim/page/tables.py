@@ -10,6 +10,7 @@ from typing import Any
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import COMPONENTS, of_policy
 from costsim.page.table import PageTable, integer, number, table, time, words
+from costsim.policy.policy import labels_of
 from costsim.results.records import (
     FIGURES,
     Record,
@@ -41,8 +42,12 @@ def policies(result: Result) -> PageTable:
         {**record, "memory_reduction": reductions["memory_reduction"]}
         for record, reductions in zip(full_records(timeless, "policy"), reduction_records(timeless), strict=True)
     ]
+    labels = labels_of(counted.policy for counted in (*result.policies, result.baseline))
+    named = any(labels[record["policy"]] != record["policy"] for record in rows)
+    figures = [words("in figures", lambda r: labels[r["policy"]])] if named else []
     columns = [
         words("policy", lambda r: r["policy"] + (" (baseline)" if r["policy"] == base else "")),
+        *figures,
         words("setup"),
         words("grade"),
         number("arithmetic \u00d7", "arithmetic_reduction"),

@@ -12,7 +12,7 @@ from matplotlib.text import Annotation
 
 from costsim.cost.memory import COMPONENTS
 from costsim.plots.look import pt
-from costsim.policy.policy import Policy
+from costsim.policy.policy import Policy, labels_of
 from costsim.run.counted import CountedPolicy
 from costsim.run.job import Job
 from costsim.run.simulate import Result
@@ -50,20 +50,23 @@ def _escaped(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
-def _renamed(policy: Policy) -> Policy:
-    file = policy.file.changed(label=_escaped(policy.file.label))
-    return replace(policy, name=_escaped(policy.name), file=file)
+def _renamed(policy: Policy, label: str) -> Policy:
+    return replace(policy, name=_escaped(policy.name), file=policy.file.changed(label=_escaped(label)))
 
 
 def drawable(result: Result) -> Result:
-    """The result with names that fonts can draw: control characters and bytes that are not UTF-8 are escaped."""
+    """The result with names that fonts can draw: control characters and bytes that are not UTF-8 are escaped.
+
+    Policies of the same label have their names for labels.
+    """
     job = result.job
     counted = {each.policy.name: each for each in (*result.policies, result.baseline)}
-    names = [job.workload, *counted, *(device.name for device in job.hardware)]
-    names += [each.policy.label for each in counted.values()]
-    if all(name == _escaped(name) for name in names):
+    labels = labels_of(each.policy for each in counted.values())
+    names = [job.workload, *counted, *(device.name for device in job.hardware), *labels.values()]
+    same = all(each.policy.label == labels[name] for name, each in counted.items())
+    if same and all(name == _escaped(name) for name in names):
         return result
-    renamed = {name: replace(each, policy=_renamed(each.policy)) for name, each in counted.items()}
+    renamed = {name: replace(each, policy=_renamed(each.policy, labels[name])) for name, each in counted.items()}
     shown = replace(
         job,
         workload=_escaped(job.workload),

@@ -90,7 +90,7 @@ def _line(i: int) -> dict[str, Any]:
     """How the line of the i-th policy looks."""
     style = "-" if i < len(COLOURS) else "--"
     return {
-        "marker": _MARKERS[i % len(_MARKERS)],
+        "marker": _MARKERS[(i + i // len(COLOURS)) % len(_MARKERS)],  # a colour's second line has another marker
         "color": COLOURS[i % len(COLOURS)],
         "markersize": 4,
         "linestyle": style,

@@ -22,6 +22,7 @@ from costsim.policy.levels import fill
 from costsim.policy.phases import asleep
 from costsim.policy.policy import Policy
 from costsim.policy.transform import Transform, misfit, one_sided
+from costsim.policy.unmatched import why
 
 DEFAULT_PLACEMENT = {"operand": "on_chip", "stash": "at_producer"}
 DEFAULT_SCALE_TIME = "delayed"
@@ -249,13 +250,11 @@ class Rules:
         """Raise InputError for all rules that matched nothing and are not optional."""
         if "pipeline" in graph.mesh:  # another stage may have what they match
             return
-        all_trained = graph.trainable_parameters == graph.parameters
         errors = []
         for i, rule in enumerate(self.policy.file.rules):
             if i not in self.matched | self.asleep and not rule.optional:
-                frozen = rule.trainable is False and all_trained
-                why = ", which freezes no weight (training.trainable does)" if frozen else ""
-                message = f"this rule matches nothing in the workload{why}; say optional: true if that is meant"
+                said = f"this rule matches nothing in the workload{why(rule, graph)}"
+                message = f"{said}; say optional: true if that is meant"
                 errors.append(self.policy.error(("rules", i), message))
         refuse(errors)
 

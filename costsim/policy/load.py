@@ -61,9 +61,11 @@ def compose(bases: list[Policy]) -> Policy:
     """Policies composed in this order, named a+b. Raises InputError if they do not go together."""
     name = "+".join(base.name for base in bases)
     recalled: dict[str, Any] = {"grade": "recalled"} if any(base.file.grade == "recalled" for base in bases) else {}
-    setup = ", ".join(base.file.setup or base.name for base in bases)
+    setup, label = ", ".join(base.file.setup or base.name for base in bases), ", ".join(base.label for base in bases)
     published = tuple(figure for base in bases for figure in base.file.published)
-    file = schema_policy.Policy(description=f"{name}, composed", setup=setup, published=published, **recalled)
+    file = schema_policy.Policy(
+        description=f"{name}, composed", label=label, setup=setup, published=published, **recalled
+    )
     policy = _compose(Policy(name, file, Document("+".join(base.document.path for base in bases), {})), bases)
     policy = replace(policy, file=cut(policy.file, policy.error))
     check(policy.file, policy.error)

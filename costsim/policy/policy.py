@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,13 @@ class Policy:
         that do not fit.
         """
         return changed(self, called, fields)
+
+
+def labels_of(policies: Iterable[Policy]) -> dict[str, str]:
+    """By name: how figures and tables for papers name each of some policies; by its name if others have its label."""
+    by_name = {policy.name: policy.label for policy in policies}
+    once = Counter(by_name.values())
+    return {name: label if once[label] == 1 else name for name, label in by_name.items()}
 
 
 def number_places(policy: Policy) -> dict[str, Place]:

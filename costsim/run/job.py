@@ -37,7 +37,7 @@ class Request:
     scope: Scope | None = None
     assignments: Sequence[str] = ()  # `field=value` texts over fields of the workload
     bits: str | None = None  # a CSV file of widths per layer or tensor; without policies, the shipped ones that take it
-    hardware: Sequence[str] = ()  # profiles on which time and energy are wanted
+    hardware: Sequence[str | Hardware] = ()  # on which time and energy are wanted: paths, shipped names, or devices
     overlap: bool = True  # whether arithmetic and DRAM traffic take place at the same time
     buffer_bytes: int | None = None  # on chip, for traffic `tiled`; if nothing says so, those of the first device
 
@@ -332,10 +332,13 @@ def _devices(
     """The devices asked for, or those of the workload, and the buffer. Raises InputError for profiles that are none."""
     devices: dict[str, Hardware] = {}
     if request.hardware or file.hardware:
-        from costsim.devices.profile import load_hardware
+        from costsim.devices.profile import Hardware, load_hardware
+
+        def device_of(named: str | Hardware) -> Hardware:
+            return named if isinstance(named, Hardware) else load_hardware(named)
 
         if request.hardware:
-            loads = [partial(load_hardware, name) for name in request.hardware]
+            loads = [partial(device_of, named) for named in request.hardware]
         else:
             loads = [partial(load_hardware, name, document, ("hardware", i)) for i, name in enumerate(file.hardware)]
         for device in together(loads):

@@ -90,10 +90,11 @@ def _at(point: Point, request: Request, before: Job | None = None) -> Job:
             return prepare_from(before, asked, sets)
         return prepare(replace(asked, assignments=(*asked.assignments, *sets)))
     except InputError as error:
-        message = str(error)
+        faults = error.faults
         for assignment in sets:
-            message = message.replace(f"--set {assignment}", f"--sweep {assignment}")
-        raise InputError(message) from None
+            faults = [fault._replace(text=fault.text.replace(f"--set {assignment}", f"--sweep {assignment}"))
+                      for fault in faults]  # fmt: skip
+        raise InputError(*faults) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def screen(result: Result, by: str) -> list[list[Block]]:
 def _policy_blocks(result: Result) -> Iterator[list[Block]]:
     for device in result.job.hardware:
         rows = _policy_rows(result, device)
-        shown = [[composed(row[0], 13), *row[1:]] for row in rows]
+        shown = [[composed(row[0]), *row[1:]] for row in rows]
         table = Drawn(Table(_POLICY_COLUMNS, rows, shown))
         yield [Heading(_peaks(device), bold=True), table, Notes(_behind(result, device))]
         yield from filter(None, [sent.links_blocks(result, device.name)])

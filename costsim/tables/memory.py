@@ -11,6 +11,7 @@ from costsim.cost.memory import COMPONENTS
 from costsim.cost.read_only import size_in_flash
 from costsim.models.build import sections
 from costsim.policy.assign import assign
+from costsim.policy.policy import labels_of
 from costsim.results.records import Record
 from costsim.run.job import Job
 from costsim.run.peaks import Asked, Row, rows
@@ -131,7 +132,7 @@ def _table(listed: Sequence[_Line]) -> Table:
     for line in listed:
         cells = [*line.point.values(), str(line.sequences), *(in_unit(unit, size) for size in line.sizes)]
         full.append([line.policy, *cells])
-        shown.append([composed(line.policy, 13), *cells])
+        shown.append([composed(line.policy), *cells])
     table = Table(heads, full, shown)
     one = len({(line.point.get("batch.sequences"), line.sequences) for line in listed}) == 1
     return without(table, "batch") if first.point and (one or "batch.sequences" in first.point) else table
@@ -254,7 +255,8 @@ def _paper(job: Job, asked: Asked) -> list[Table]:
     listed = _lines(job, asked)
     label = f"tab:costsim-{job.workload}-memory"
     caption = f"Memory at the peak of a training step of {job.workload} by component, in {_unit(listed)}."
-    tables = [replace(_table(listed), label=label, caption=caption, notes=notes(listed, asked))]
+    main = _table(listed).labelled(labels_of(job.policies))
+    tables = [replace(main, label=label, caption=caption, notes=notes(listed, asked))]
     for i, (name, heading, table) in enumerate(kept.tables(line.kept for line in listed)):
         number = i // len(asked.lists) + 1
         tables.append(replace(table, label=f"{label}-{name}-{number}", caption=f"{job.workload}: {heading}."))

@@ -78,7 +78,7 @@ def beside(records: Sequence[Record]) -> list[Block]:
     if not records:
         return []
     rows = [[record["recipe"], _of(record), *_cells(record)] for record in records]
-    shown = [[composed(row[0], 13), wrap(row[1], _WIDE, "  "), *row[2:]] for row in rows]
+    shown = [[composed(row[0]), wrap(row[1], _WIDE, "  "), *row[2:]] for row in rows]
     table = Table([Column("recipe", "left"), Column("of", "left"), *_NUMBERS], rows, shown, merged=1)
     names = " ".join(dict.fromkeys(record["recipe"] for record in records))
     return [

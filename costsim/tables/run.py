@@ -12,6 +12,7 @@ from costsim.graph.fusion import UNTILED
 from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.names import Scope
+from costsim.policy.policy import labels_of
 from costsim.results.defaults import defaults
 from costsim.results.records import FIGURES, Record, convention, full_records, published, read_from_flash, records
 from costsim.results.sent import link_records, sent_records
@@ -24,7 +25,7 @@ from costsim.tables import sent, stages, warnings
 from costsim.tables.cells import percent, short, signed
 from costsim.tables.document import Block, Document, Drawn, Heading, Notes, Source
 from costsim.tables.recipes import beside, of_recipes
-from costsim.tables.table import Column, Table, clip, composed, dense, plain, simple, wrap
+from costsim.tables.table import BESIDE_GROUPS, Column, Table, clip, composed, dense, plain, simple, wrap
 
 Fill = Callable[[Record], str]
 # A column, what fills its cells, and what fills those of a terminal of 80 columns if that cuts or wraps them.
@@ -48,7 +49,7 @@ def _number(header: str, key: str, cell: Callable[[Any], str] = short, full: str
 def _policy_columns(job: Job) -> Columns:
     unit = LAWS[job.convention.law].unit
     return [
-        _words("policy", lambda r: composed(r["policy"], 13)),
+        _words("policy", lambda r: composed(r["policy"])),
         _setup(14),
         _number(f"arith.\n{unit}", "arithmetic_cost", full=f"arithmetic {unit}"),
         _number("x", "arithmetic_reduction", full="arithmetic x"),
@@ -72,12 +73,8 @@ def _group_columns(by: str) -> Columns:
         return str(r[by]) if by in _IDENTIFIERS else clip(r[by], 20)
 
     return [
-        _words("policy", lambda r: clip(r["policy"], 11)),
-        *(
-            _kind_columns()
-            if by == "kind"
-            else [_words(by, lambda r: r[by] if by in _IDENTIFIERS else clip(r[by], 20))]
-        ),
+        _words("policy", lambda r: clip(r["policy"], BESIDE_GROUPS)),
+        *(_kind_columns() if by == "kind" else [_words(by, shown)]),
         _number("MACs", "macs"),
         _number("arith.\n%", "arithmetic_share", percent, "arithmetic %"),
         _number("read\nbit", "dram_read_bits"),
@@ -94,7 +91,7 @@ def _assumption_columns() -> Columns:
         return f"{r['here']} ({r['grade']})" if r["grade"] else str(r["here"])
 
     return [
-        _words("policy", lambda r: clip(r["policy"], 11)),
+        _words("policy", lambda r: clip(r["policy"], BESIDE_GROUPS)),
         (Column("assumption", "left"), assumption, lambda r: wrap(assumption(r), 14)),
         (Column("as shipped", "left"), here, lambda r: wrap(here(r), 14)),
         (Column("instead", "left"), lambda r: r["case"], lambda r: wrap(r["case"], 14)),
@@ -107,7 +104,7 @@ def _assumption_columns() -> Columns:
 
 def _reduction_columns() -> Columns:
     return [
-        _words("policy", lambda r: composed(r["policy"], 13)),
+        _words("policy", lambda r: composed(r["policy"])),
         _setup(12),
         _number("arith.\nx", "arithmetic_reduction", full="arithmetic x"),
         _number("DRAM\nx", "dram_reduction"),
@@ -165,11 +162,14 @@ def drawn(job: Job, by: str, rows: Sequence[Record], paper: bool = False) -> Tab
     return Table([column for column, _, _ in columns], full, shown, merged)
 
 
-def remarks(result: Result, by: str = "policy", phases: bool = True) -> list[str]:
-    """The lines under a table beside the convention: warnings, phases, padding, what is not defined or is recalled."""
-    lines = [*warnings.of_run(result, by), *sent.note(result), *(_phases(result) if phases else ())]
+def remarks(
+    result: Result, by: str = "policy", phases: bool = True, labels: Mapping[str, str] | None = None
+) -> list[str]:
+    """The lines under a table beside the convention; policies by their `labels`, or by their names without them."""
+    labels = labels or {each.policy.name: each.policy.name for each in (*result.policies, result.baseline)}
+    lines = [*warnings.of_run(result, by), *sent.note(result), *(_phases(result, labels) if phases else ())]
     lines += [*_padding(result), *_pairs(result)]
-    lines += [*_flash(result), *_sums(result), *_unpriced(result)]
+    lines += [*_flash(result, labels), *_sums(result, labels), *_unpriced(result)]
     if by == "reduction":
         lines.append("memory is the peak of a step, of all ops whatever the scope")
     undivided = device_tables.undivided(result, by)
@@ -180,20 +180,20 @@ def remarks(result: Result, by: str = "policy", phases: bool = True) -> list[str
     return lines
 
 
-def _phases(result: Result) -> Iterator[str]:
+def _phases(result: Result, labels: Mapping[str, str]) -> Iterator[str]:
     for counted in result.policies:
         policy, phases = counted.policy, counted.phases
         if len(phases) > 1:
             steps = [f"{phase.steps} steps {setup}" for phase, setup in zip(phases, policy.setup, strict=True)]
             fitted = any(phase.until_grade == "fitted" for phase in policy.file.phases)
-            yield f"{policy.name}: {', '.join(steps)}" + ("; where phases end is fitted" if fitted else "")
+            yield f"{labels[policy.name]}: {', '.join(steps)}" + ("; where phases end is fitted" if fitted else "")
 
 
-def _flash(result: Result) -> Iterator[str]:
+def _flash(result: Result, labels: Mapping[str, str]) -> Iterator[str]:
     """How much is read from flash, where frozen weights lie there."""
     for counted in result.policies if result.job.graph.frozen_in_flash else ():
         share = percent(read_from_flash(result, counted) / counted.total.read_bits)
-        yield f"{counted.policy.name}: {share} % of the bits read are of frozen weights, from flash"
+        yield f"{labels[counted.policy.name]}: {share} % of the bits read are of frozen weights, from flash"
 
 
 def _padding(result: Result) -> Iterator[str]:
@@ -210,7 +210,7 @@ def _pairs(result: Result) -> Iterator[str]:
         yield f"attention counts {counted}"
 
 
-def _sums(result: Result) -> Iterator[str]:
+def _sums(result: Result, labels: Mapping[str, str]) -> Iterator[str]:
     """In which formats products add up, where the law prices that, and how many of them."""
     if not LAWS[result.job.convention.law].prices_additions:
         return
@@ -218,7 +218,7 @@ def _sums(result: Result) -> Iterator[str]:
     for counted in (*result.policies, result.baseline):
         shares = {name: n / counted.total.macs for name, n in sorted(counted.total.additions.items())}
         parts = [f"{percent(share)} % in {name}" if len(shares) > 1 else name for name, share in shares.items()]
-        policies.setdefault(", ".join(parts), {})[counted.policy.name] = None
+        policies.setdefault(", ".join(parts), {})[labels[counted.policy.name]] = None
     yield "sums: " + "; ".join(f"{formats} ({', '.join(names)})" for formats, names in policies.items())
 
 
@@ -335,15 +335,16 @@ _CAPTIONS = {
 
 def _paper(result: Result, by: str) -> list[Table]:
     """The table of the run and that of the devices, with captions, labels and notes."""
-    workload, baseline = result.job.workload, result.baseline.policy.label
+    workload = result.job.workload
+    labels = labels_of(counted.policy for counted in (*result.policies, result.baseline))
+    baseline = labels[result.baseline.policy.name]
     title = _CAPTIONS.get(by, "Arithmetic and DRAM traffic of {workload} by {by}").format(workload=workload, by=by)
     under = f"{convention_line(result.job.convention)}; \u00d7: times less than {baseline}"
-    labels = {counted.policy.name: counted.policy.label for counted in result.policies}
     main = replace(
         table_of(result, by, paper=True).labelled(labels),
         label=f"tab:costsim-{workload}-{by}",
         caption=f"{title}.",
-        notes=[under, *remarks(result, by)],
+        notes=[under, *remarks(result, by, labels=labels)],
     )
     times = device_tables.notes(result, by) if device_tables.timed(result, by) else []
     if not device_tables.has_tables(result, by):

@@ -101,16 +101,17 @@ def save(document: Document, out: str) -> list[Path]:
     """Write one file in the style of its ending, or every style to a folder. Raises InputError if that cannot be."""
     style = style_of(out)
     if style is not None:
-        return [files.write(Path(out), _encoded(document, style))]
-    contents = {f"{document.stem}.{ending}": _encoded(document, style) for style, ending in names.STYLES.items()}
+        return [files.write(Path(out), _encoded(document, style, out))]
+    contents = {f"{document.stem}.{ending}": _encoded(document, style, out) for style, ending in names.STYLES.items()}
     return _write_all(contents, Path(out))
 
 
-def _encoded(document: Document, style: str) -> bytes:
-    """A document as the bytes of a file."""
+def _encoded(document: Document, style: str, out: str) -> bytes:
+    """A document as the bytes of a file. Raises InputError without the library that a style takes."""
     if style in names.WORKBOOK:
-        from costsim.tables.workbook import workbook  # few write any
+        from costsim.tables.workbook import check_installed, workbook  # few write any
 
+        check_installed(out)
         return workbook(document)
     return render(document, style).encode(errors="backslashreplace")
 

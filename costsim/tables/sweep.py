@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from costsim.policy.policy import labels_of
 from costsim.results.records import Record, convention, full_records, records
 from costsim.run import simulate
 from costsim.run.job import Job
@@ -130,7 +131,7 @@ def _paper(swept: Swept) -> list[Table]:
     caption = f"{title}{over} of {workload} over {swept.fields}."
     return [
         replace(
-            _table(swept, paper=True),
+            _table(swept, paper=True).labelled(labels_of((*swept.sweep.first.policies, swept.sweep.first.baseline))),
             label=label,
             caption=caption,
             notes=[convention_line(swept.sweep), *_lines(swept)],

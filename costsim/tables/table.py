@@ -126,6 +126,7 @@ def clip(text: str, width: int) -> str:
 
 
 POLICY = 13  # columns of a policy's name beside many others
+BESIDE_GROUPS = 11  # and beside names of groups
 
 
 def of_policies(columns: Sequence[Column], rows: Rows, merged: int = 1) -> Table:
@@ -133,7 +134,7 @@ def of_policies(columns: Sequence[Column], rows: Rows, merged: int = 1) -> Table
     return Table(columns, rows, [[clip(name, POLICY), *rest] for name, *rest in rows], merged)
 
 
-def composed(name: str, width: int) -> str:
+def composed(name: str, width: int = POLICY) -> str:
     """A policy's name in so many columns: of a+b each part on a line, if it is too long."""
     parts = name.replace("+", "\n+").split("\n") if len(name) > width else [name]
     return "\n".join(clip(part, width) for part in parts)

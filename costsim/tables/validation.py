@@ -40,7 +40,7 @@ def _checks(checks: Iterable[Check]) -> Table:
     ]
     rows = [
         [
-            composed(check.policy, 13),
+            composed(check.policy),
             str(check.phase + 1),
             "equal" if not check.differences else f"{len(check.differences)} differ",
             _worst(check.noise_db, " dB"),
