@@ -70,7 +70,7 @@ def test_the_same_bytes_in_another_process(result, kind, tmp_path):
 def test_sensitivity_names_every_case_and_its_ratios(workload, tmp_path):
     drawn = small(workload, "dsq")
     written = texts(save(drawn, "sensitivity", tmp_path / "f.svg"))
-    assert {"arithmetic, times less", "DRAM traffic, times less", f"dsq* against {drawn.baseline.policy.name}"} <= set(
+    assert {"arithmetic, times less", "DRAM traffic, times less", f"DSQ* against {drawn.baseline.policy.label}"} <= set(
         written
     )
     convention = drawn.job.convention
@@ -92,12 +92,12 @@ def test_sensitivity_names_every_case_and_its_ratios(workload, tmp_path):
 def test_schedule_names_levels_and_policies(workload, tmp_path):
     drawn = small(workload, "dsq", "fixed16", "bfp16", scope="layer")
     written = " ".join(texts(save(drawn, "schedule", tmp_path / "f.svg")))
-    levels = ("training step", "dsq* bits per level", "q0", "q3")
-    for text in (*levels, "share of", "arithmetic so far", "DRAM traffic so far", "bfp16"):
+    levels = ("training step", "DSQ* bits per level", "q0", "q3")
+    for text in (*levels, "share of", "arithmetic so far", "DRAM traffic so far", "BFP 16"):
         assert text in written
     note = f"{workload}: law product, traffic {drawn.job.convention.traffic}, scope layer"
     assert f"{note} (* levels recalled, not stated)" in written
-    assert "bfp16*" not in written
+    assert "BFP 16*" not in written
 
 
 def test_nothing_is_marked_that_is_not_recalled(tmp_path):
@@ -123,12 +123,12 @@ def test_no_line_hides_another():
     """Of lines that end at one place, those drawn later are thinner."""
     drawn = small("iwslt17-dsq", "dsq", "fixed16", "bfp16", "stash-bfp")
     lines = {line.get_label(): line for line in PLOTS["schedule"](drawn).axes[-4].get_lines()}
-    below, above = lines["fixed16"], lines["bfp16"]
+    below, above = lines["fixed 16"], lines["BFP 16"]
     assert below.get_ydata()[-1] == pytest.approx(above.get_ydata()[-1], rel=0.01)
     assert below.get_zorder() == above.get_zorder()
-    assert list(lines).index("fixed16") < list(lines).index("bfp16")
+    assert list(lines).index("fixed 16") < list(lines).index("BFP 16")
     assert below.get_linewidth() >= above.get_linewidth() + 2
-    assert lines["dsq*"].get_linewidth() == lines["stash-bfp*"].get_linewidth() < below.get_linewidth()
+    assert lines["DSQ*"].get_linewidth() == lines["stash BFP*"].get_linewidth() < below.get_linewidth()
 
 
 def test_levels_are_drawn_where_their_phases_are():
@@ -153,7 +153,7 @@ def test_roofline_names_policies_rates_kinds_and_units(tmp_path):
     )
     assert title in written
     assert lacking in " ".join(written)
-    assert {"fixed16: bound by arithmetic", "dsq*: bound by arithmetic"} <= set(written)
+    assert {"fixed 16: bound by arithmetic", "DSQ*: bound by arithmetic"} <= set(written)
     assert "fixed32" not in written
     assert "fixed16 x fixed16 as fp32 x fp32 + fp32: 67.0 Top/s" in written  # 2 x 33.5e12 MACs, NVIDIA's 67 TFLOPS
     assert {"forward", "dgrad", "wgrad", "10 % of the time", "ridge point"} <= set(written)
@@ -287,7 +287,7 @@ def test_memory_stacks_the_components_of_every_policy_and_batch(tmp_path):
     ]
     assert [tops[x] for x in sorted(tops)] == pytest.approx(peaks)
     written = texts(save(drawn, "memory", tmp_path / "f.svg", batches=batches))
-    assert {"1", "3", "fp32", "w8a8 +deployed", "dsq*", "a100-80gb: 85.9 GB, above"} <= set(written)
+    assert {"1", "3", "fp32", "W8A8, deployed", "DSQ*", "a100-80gb: 85.9 GB, above"} <= set(written)
     assert {name.replace("_", " ") for name in COMPONENTS} <= set(written)
     title = "gpt2-small: peak memory of a step, traffic fused (* levels recalled, not stated)"
     assert f"{title} micro-batches of 1, 3 sequences (the numbers under the bars)" in written

@@ -88,7 +88,9 @@ def test_memory_is_by_component_where_phases_say_nothing(result):
 
 def test_a_breakdown_says_what_it_shows(result, tmp_path):
     written = texts(save(result, "breakdown", tmp_path / "f.svg"))
-    assert {"fixed16", "dsq*", "forward", "backward", "update", "optimizer states", "memory: component"} <= set(written)
+    assert {"fixed 16", "DSQ*", "forward", "backward", "update", "optimizer states", "memory: component"} <= set(
+        written
+    )
     assert {"arithmetic of the run by phase, 10¹⁵ bit²", "peak memory by component, MB"} <= set(written)
     assert "DRAM traffic of the run by phase, Tbit" in written
     assert any(text.endswith("(* levels recalled, not stated); where phases end is fitted") for text in written)
@@ -160,7 +162,7 @@ def test_stated_figures_are_open_circles(tmp_path):
         assert (list(circle.get_xdata()), list(circle.get_ydata())) == ([stated], [1])
         assert circle.get_markerfacecolor() == "none"
     written = texts(save(result, "comparison", tmp_path / "f.svg"))
-    assert {"18.72 (20.95)", "2.17 (2.55)", "times less than fixed16"} <= set(written)
+    assert {"18.72 (20.95)", "2.17 (2.55)", "times less than fixed 16"} <= set(written)
     assert any("circles, in brackets: stated by the paper" in text for text in written)
     written = texts(save(run("iwslt17-dsq", ["dsq"], baseline="fixed32"), "comparison", tmp_path / "f.svg"))
     assert not any("stated by" in text for text in written)

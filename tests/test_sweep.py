@@ -281,7 +281,7 @@ def test_the_figure_shows_the_ratios():
         "energy on h100-sxm": [row["energy_reduction"] for row in of_device],
     }
     for title, heights in expected.items():
-        drawn = {line.get_label(): line for line in panels[title].get_lines()}["dsq*"]
+        drawn = {line.get_label(): line for line in panels[title].get_lines()}["DSQ*"]
         assert list(drawn.get_ydata()) == heights, title
         assert list(drawn.get_xdata()) == [4, 8]
     assert len({tuple(heights) for heights in expected.values()}) == len(expected)
@@ -300,7 +300,7 @@ def test_the_figure_shows_amounts_and_where_a_devices_memory_ends():
     }
     results = [result for _, result in sweep.results(swept)]
     for title, amount in amounts.items():
-        drawn = {line.get_label(): line for line in panels[title].get_lines()}["dsq*"]
+        drawn = {line.get_label(): line for line in panels[title].get_lines()}["DSQ*"]
         unit = SIZES[panels[title].get_ylabel()]
         assert [y * unit for y in drawn.get_ydata()] == pytest.approx([amount(result) for result in results]), title
     memory = panels["peak memory of a step"]
@@ -319,7 +319,7 @@ def test_several_fields_become_panels():
     for steps in (10, 20):
         axes = panels[f"DRAM traffic\ntraining.steps {steps}"]
         assert axes.get_xlabel() == "batch.sequences"
-        line = {line.get_label(): line for line in axes.get_lines()}["fixed16"]
+        line = {line.get_label(): line for line in axes.get_lines()}["fixed 16"]
         assert list(line.get_xdata()) == [4, 8]
         moved[steps] = [y * SIZES[axes.get_ylabel()] for y in line.get_ydata()]
     assert moved[20] == pytest.approx([2 * y for y in moved[10]])

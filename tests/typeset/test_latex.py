@@ -130,4 +130,4 @@ def test_all_in_one_document_have_labels_of_their_own(tmp_path):
 def test_a_broken_table_is_noticed(tmp_path):
     text = printed("run", "glue-mrpc-dsq", "--set", "model.layers=1", *TRIO)
     with pytest.raises(AssertionError):
-        compiled([text.replace("fixed16 &", "fixed_16 &")], tmp_path)
+        compiled([text.replace("fixed 16 &", "fixed_16 &")], tmp_path)
