@@ -24,7 +24,7 @@ from costsim.cli.sweeping import check_options
 
 @click.command()
 @options(*WORKLOAD, *SWEEP, *SPREAD, *BUFFER, *RATIOS, *HARDWARE)
-@click.argument("kind", type=click.Choice(names.PLOTS))
+@click.argument("kind", metavar="KIND", type=click.Choice(names.PLOTS))
 @click.option("--by", type=click.Choice(names.BREAKDOWNS), help="Groups of breakdown.  [default: phase]")
 @click.option("--relative", is_flag=True, help="Of sweep: times less than the baseline, not amounts.")
 @click.option("--batch", metavar="N,...", help="Sequences of a micro-batch, for memory.")
