@@ -318,14 +318,14 @@ def test_every_style_has_hits_and_what_chance_gives(tmp_path):
     texts = {path.suffix: path.read_text() for path in (tmp_path / "all").iterdir()}
     assert set(texts) == {".txt", ".json", ".csv", ".md", ".tex", ".svg"}
     data = json.loads(texts[".json"])
-    assert (data["tried"], data["within"]) == (72, 0.1)
+    assert (data["tried"], data["within"]) == (144, 0.1)
     assert 0 < data["hits"] == data["hits_without_idle_departures"] == len(data["listed"])
     for hit in data["listed"]:
         assert hit["error"] <= 0.1
         assert all(departure["case"] for departure in hit["departures"])
     for ending in (".txt", ".md", ".tex"):
         text = " ".join(texts[ending].split())
-        assert f"{data['hits']} of 72 combinations give all figures within 10" in text
+        assert f"{data['hits']} of 144 combinations give all figures within 10" in text
         assert "by chance, roughly" in text
         assert "no evidence" in text
     assert len(texts[".csv"].splitlines()) == 1 + len(data["listed"])
@@ -333,7 +333,7 @@ def test_every_style_has_hits_and_what_chance_gives(tmp_path):
 
 def test_none_is_said_to_be_none():
     done = costsim(*SMALL_JOB, "--within", "0.01%")
-    assert "none of 72 combinations gives all figures within 0.01 %" in done.output
+    assert "none of 144 combinations gives all figures within 0.01 %" in done.output
     assert "nearest, " in done.output
     rows = costsim(*SMALL_JOB, "--within", "0.0001", "--format", "csv").output.splitlines()
     assert [row.split(",")[0] for row in rows] == ["hit", "none"]

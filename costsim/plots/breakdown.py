@@ -22,11 +22,11 @@ from costsim.plots.style import (
     largest,
     legend_style,
     marks,
+    names_beside,
     names_width,
     note,
     scaled,
     short,
-    starred,
 )
 from costsim.results.records import kind_words
 from costsim.run.counted import CountedPolicy
@@ -178,7 +178,7 @@ def breakdown(result: Result, by: str = "phase", look: Look = SCREEN) -> Figure:
     components = {name: colour for name, colour in COMPONENT_COLOURS.items() if name in present}
     memory_colours = colours if one_legend else components
     count = len(result.policies)
-    names = [starred(counted) for counted in result.policies]
+    names = names_beside(result.policies, look.room(_NATURAL))
     taken = names_width(names, look.room(_NATURAL))
     beside = look.columns(3, _NATURAL, _LEAST, taken) == 3
     rows, columns = (1, 3) if beside else (3, 1)

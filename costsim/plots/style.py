@@ -136,6 +136,14 @@ def names_width(names: Iterable[str], inches: float) -> float:
     return min(max((letters(name, 9) for name in names), default=0.0), NAMES * inches) + 0.2
 
 
+def names_beside(counted: Sequence[CountedPolicy], inches: float) -> list[str]:
+    """Policies on a vertical axis of a figure so many inches wide: labels, or names where labels have no room."""
+    labels = [starred(each) for each in counted]
+    if all(letters(label, 9) <= NAMES * inches for label in labels):
+        return labels
+    return [each.policy.name + ("*" if each.policy.recalled else "") for each in counted]
+
+
 def grid(axes: Axes, axis: Literal["x", "y", "both"] = "both") -> None:
     """Thin lines at the ticks of an axis, under everything else."""
     axes.grid(axis=axis, linewidth=0.3)
