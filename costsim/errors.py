@@ -94,8 +94,8 @@ def near(name: object, valid: Iterable[str]) -> list[str]:
     """The valid names, three at most, that a name may have been meant to be.
 
     One edit is near, from six letters on two are (as `fuzziness: AUTO` of Elasticsearch has it). So is a name whose
-    beginning is: h100-sxm for h100. What stands before a hyphen is taken as meant where names begin so: a100-sxm is no
-    h100-sxm, but one of a100-40gb, a100-80gb.
+    beginning is: h100-sxm for h100. What stands before a hyphen is taken as meant where names begin so and none that is
+    near does: a100-sxm is no h100-sxm, but one of a100-40gb, a100-80gb.
     """
     names, start = sorted(valid), str(name)[:60].lower()
     lengths = (None, len(start)) if len(start) > 2 else (None,)  # all of a valid name, then its beginning
@@ -103,8 +103,9 @@ def near(name: object, valid: Iterable[str]) -> list[str]:
     matches = ([known for known in names if within(edits, start, known.lower()[:length])] for edits, length in tries)
     close = next(filter(None, matches), [])
     family, hyphen, _ = start.partition("-")
-    alike = [known for known in names if hyphen and known.lower().startswith(f"{family}-")]
-    return ([known for known in close if known in alike] or alike or close)[:3]
+    if not hyphen or any(known.lower().startswith(family) for known in close):
+        return close[:3]
+    return ([known for known in names if known.lower().startswith(f"{family}-")] or close)[:3]
 
 
 def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:

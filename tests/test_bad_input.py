@@ -401,7 +401,7 @@ CASES = [
         "file named as its message starts",
         ["iwslt17-dsq", "--policy", "f"],
         content=FIXED16.replace("fixed16}", "fixed33}").encode(),
-        place="f:6:6: ",
+        place="f:7:6: ",
         file="f",
     ),
     policy(

@@ -237,7 +237,7 @@ def test_a_plus_b_in_tables_in_the_workload_and_as_the_baseline(folder):
         ("w8a9+deployed", "policy 'w8a9': no such file, nor a shipped policy; did you mean 'w8a8'?"),
         ("w8a8+", "policy '': no such file, nor a shipped policy (known: "),
         ("as-coded+deployed", "no rule gives tensor 'embedding.tokens.weight' (role weight) a format"),
-        ("dsq+as-coded", "as-coded.yaml:7:21: rules.0.container: bf16 does not hold the values of bfp16"),
+        ("dsq+as-coded", "as-coded.yaml:8:21: rules.0.container: bf16 does not hold the values of bfp16"),
     ],
 )
 def test_what_cannot_be_composed(name, message):
