@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from costsim.cost.classes import Alike
@@ -106,17 +107,21 @@ class Totals:
         """The totals of policies; None for one that the law has no price for."""
         return [self._total(row) for row in self.terms.evaluate(points).tolist()]
 
-    def _total(self, row: Sequence[int]) -> Total | None:
-        counts = {name: row[at] for name, at in self.columns.items()}
-        priced, unpriced, read, written, elements = (counts[name] for name in _FIXED)
-        named = {
-            start: {name.removeprefix(start): n for name, n in counts.items() if n and name.startswith(start)}
+    @cached_property
+    def _named(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """The columns of operations on elements and of sums, by name."""
+        vector, sums = (
+            {name.removeprefix(start): at for name, at in self.columns.items() if name.startswith(start)}
             for start in (_VECTOR, _SUM)
-        }
+        )
+        return vector, sums
+
+    def _total(self, row: Sequence[int]) -> Total | None:
+        priced, unpriced, read, written, elements = row[: len(_FIXED)]
         if unpriced:
             return None
-        vector = added(self.work, named[_VECTOR])
-        return Total(self.macs, priced, frozenset(), read, written, elements, named[_SUM], vector)
+        vector, sums = ({name: row[at] for name, at in of.items() if row[at]} for of in self._named)
+        return Total(self.macs, priced, frozenset(), read, written, elements, sums, added(self.work, vector))
 
 
 def compile_totals(

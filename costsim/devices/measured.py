@@ -73,10 +73,10 @@ def _bits(values: Values) -> int:
     return parse_format(UNRULED_FORMAT.get(values, _MEASURED)).element_bits
 
 
-def bits_of(graph: Graph, op: Op) -> int:
-    """The bits of each operand and result of an op, as it was measured."""
-    each = zip(elements_of(graph, op), (*op.inputs, *op.outputs), strict=True)
-    return sum(elements * _bits(graph.tensors[name].values) for elements, name in each)
+def bits_of(graph: Graph, op: Op, elements: Sequence[int]) -> int:
+    """The bits of all operands and results of an op, as it was measured; `elements` are `elements_of` it."""
+    each = zip(elements, (*op.inputs, *op.outputs), strict=True)
+    return sum(number * _bits(graph.tensors[name].values) for number, name in each)
 
 
 def elements_of(graph: Graph, op: Op) -> tuple[int, ...]:
@@ -107,6 +107,7 @@ def format_made(kind: str) -> Format | None:
     return parse_format(kind.removeprefix(QUANTIZE)) if kind.startswith(QUANTIZE) else None
 
 
+@cache
 def _rounding(format: Format) -> object:
     """What a quantize kernel's work hangs on besides the width: how elements are coded, what blocks share, chance."""
     shared = tuple((scale.kind, scale.contracted, scale.free) for scale in format.scales)
@@ -121,9 +122,9 @@ def measured_cast(copy: Copy, kernels: Mapping[str, KernelTimes]) -> KernelTimes
     """
     if copy.transform is not None:
         return None
-    made, alike = copy.format, []
+    made, rounding, alike = copy.format, _rounding(copy.format), []
     for kind, times in kernels.items():
         other = format_made(kind)
-        if other is not None and _rounding(other) == _rounding(made):
+        if other is not None and _rounding(other) == rounding:
             alike.append((other != made, abs(other.element_bits - made.element_bits), kind, times))
     return min(alike)[-1] if alike else None

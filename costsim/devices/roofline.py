@@ -88,10 +88,14 @@ class Rates(dict[Pair, tuple[Rate, bool] | None]):
         """What one run of each op of a kernel takes; None if the kind of one was not measured."""
         if not self.kernels:
             return None
-        known = [measured_kind(op, self.kernels) for op in ops]
-        measured = [(op, each) for op, each in zip(ops, known, strict=True) if each is not None]
-        paces = [each.pace(elements_of(graph, op), bits_of(graph, op)) for op, each in measured]
-        return tuple(paces) if len(paces) == len(ops) else None
+        paces = []
+        for op in ops:
+            times = measured_kind(op, self.kernels)
+            if times is None:
+                return None
+            elements = elements_of(graph, op)
+            paces.append(times.pace(elements, bits_of(graph, op, elements)))
+        return tuple(paces)
 
     def mac_s(self, rate: Rate, macs: int, runs: int, pace: Pace | None) -> float:
         """Seconds of a MAC of so many over all runs of a GEMM, on a multiplier.
@@ -240,10 +244,10 @@ def _copy_made(kernel: Kernel) -> Copy | None:
 
 def _paces(kernel: Kernel, rates: Rates) -> tuple[Pace, ...] | None:
     """What one run of each row of a kernel takes; None if the kind of one was not measured."""
-    copy, cast = _copy_made(kernel), kernel.rows[0].cast
-    if copy is None or cast is None:
+    cast = kernel.rows[0].cast
+    if cast is None or cast.copy is None:
         return rates.paces(kernel.graph, [row.ops[0] for row in kernel.rows])
-    times, elements = measured_cast(copy, rates.kernels), cast.elements // kernel.runs
+    times, elements = measured_cast(cast.copy, rates.kernels), cast.elements // kernel.runs
     return None if times is None else (times.pace((elements, elements), _bits(kernel.rows[0]) // kernel.runs),)
 
 

@@ -11,7 +11,8 @@ from costsim.explain.steps import Steps
 from costsim.formats.named import parse_format
 
 MEASURED = "kernels of these kinds were measured by themselves; what overlaps in them is in that"
-# By row: times of its kind, elements of operands and results, and how many bits these were when it was measured.
+# By row: times of its kind, elements of operands and results, and how many bits these were when it was measured, which
+# is 0 where nothing hangs on it: of a quantize kernel.
 Paces = Mapping[int, tuple[KernelTimes, tuple[int, ...], int]]
 
 
@@ -24,8 +25,11 @@ def paces_of(device: Hardware, kernel: Kernel) -> Paces | None:
         times = measured_kind(op, kinds) if copy is None else measured_cast(copy, kinds)
         if times is None:
             return None
-        elements = elements_of(graph, op) if copy is None else 2 * (graph.elements(graph.tensors[row.result(op)].dims),)
-        found[id(row)] = times, elements, bits_of(graph, op)
+        if copy is None:
+            elements = elements_of(graph, op)
+            found[id(row)] = times, elements, bits_of(graph, op, elements)
+        else:
+            found[id(row)] = times, 2 * (graph.elements(graph.tensors[row.result(op)].dims),), 0
     return found
 
 

@@ -205,10 +205,11 @@ def _read(text: str, path: str, placed: bool) -> tuple[yaml.Node | None, Any, _R
 
 def parse_yaml(text: str, path: str) -> Document:
     """A YAML mapping as plain data with positions; sequences become tuples. Raises InputError."""
-    return _parse_shipped(text, path) if is_shipped(text) else _parse(text, path)
+    shipped = is_shipped(text)
+    return (_parse_shipped if shipped else _parse)(text, path, shipped)
 
 
-def _parse(text: str, path: str) -> Document:
+def _parse(text: str, path: str, shipped: bool) -> Document:
     node, data, reader = _read(text, path, True)
     if data is None:
         raise InputError(f"{path}: the file is empty")
@@ -216,7 +217,7 @@ def _parse(text: str, path: str) -> Document:
         raise InputError(data.fault)
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{path}:1:1: expected fields (`name: value`) at the top level")
-    return Document(path, data, reader.marks, shipped=is_shipped(text))
+    return Document(path, data, reader.marks, shipped=shipped)
 
 
 _parse_shipped = lru_cache(maxsize=256)(_parse)  # policies that come with costsim compose each other

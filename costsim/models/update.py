@@ -151,6 +151,13 @@ def _muon(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
     _op(b, optimizer, "step_along", w, x, name=base, outputs=[_next(b, w)], params={"scale": scale})
 
 
+def _refuse_stack(optimizer: Optimizer, weight: Weight) -> None:
+    """Raise FieldError where directions would be found of several matrices at once."""
+    if weight.matrix is not None and weight.matrix.stack:
+        why = f"{optimizer.kind}: {weight.name} is a stack of matrices; leave refreshes out"
+        raise FieldError(("optimizer", "refreshes"), why)
+
+
 def _galore(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
     """Adam on the gradient's projection to a few directions of the shorter side, and the way back.
 
@@ -167,8 +174,7 @@ def _galore(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
     b.sizes[dim] = rank
     p, base = _state(b, weight, "p", (*stack, *short, dim)), f"{w}.galore"
     if optimizer.refreshes:
-        if stack:
-            raise FieldError(("optimizer", "refreshes"), f"galore: {w} is a stack of matrices; leave refreshes out")
+        _refuse_stack(optimizer, weight)
         p = b.op("left_vectors" if low else "right_vectors", g, name=f"{base}.vectors", outputs=[_next(b, p)])
     t, f, s, r = _letters(stack, first, second, (dim,))
     down, up = (f"{t}{f}{s},{t}{f}{r}->{t}{r}{s}", f"{t}{f}{r},{t}{r}{s}->{t}{f}{s}")
@@ -202,11 +208,11 @@ def _soap_sides(b: GraphBuilder, optimizer: Optimizer, weight: Weight, matrix: M
             continue
         factor, q = (_state(b, weight, state, (*stack, *dims, *dims)) for state in (name, f"q{name}"))
         t, f, s, e, d = _letters(stack, first, second, dims, dims)
-        (old, new) = (f"{t}{f}{s}", f"{t}{e}{s}") if name == "l" else (f"{t}{f}{s}", f"{t}{f}{e}")
-        own = f if name == "l" else s
-        grams = f"{old},{new}->{t}{own}{e}"
-        product = f"{t}{own}{e},{t}{e}{d}->{t}{own}{d}"
-        sides.append(_Side(f"{old},{t}{own}{e}->{new}", f"{new},{t}{own}{e}->{old}", grams, product, factor, q))
+        old = f"{t}{f}{s}"
+        own, new = (f, f"{t}{e}{s}") if name == "l" else (s, f"{t}{f}{e}")
+        square = f"{t}{own}{e}"
+        gram, product = f"{old},{new}->{square}", f"{square},{t}{e}{d}->{t}{own}{d}"
+        sides.append(_Side(f"{old},{square}->{new}", f"{new},{square}->{old}", gram, product, factor, q))
     return sides
 
 
@@ -217,8 +223,8 @@ def _soap(b: GraphBuilder, optimizer: Optimizer, weight: Weight) -> None:
     """
     w, g, matrix = weight
     assert matrix is not None
-    if optimizer.refreshes and matrix.stack:
-        raise FieldError(("optimizer", "refreshes"), f"soap: {w} is a stack of matrices; leave refreshes out")
+    if optimizer.refreshes:
+        _refuse_stack(optimizer, weight)
     base, sides = f"{w}.soap", _soap_sides(b, optimizer, weight, matrix)
     m, v = (_state(b, weight, state) for state in "mv")
 

@@ -31,7 +31,11 @@ def note(job: Job) -> str:
 
 def starred(counted: CountedPolicy) -> str:
     """A policy's label, with a star if its levels are recalled."""
-    return counted.policy.label + ("*" if counted.policy.recalled else "")
+    return _starred(counted, counted.policy.label)
+
+
+def _starred(counted: CountedPolicy, words: str) -> str:
+    return words + ("*" if counted.policy.recalled else "")
 
 
 def recalled_mark(policies: Iterable[Policy]) -> str:
@@ -141,7 +145,7 @@ def names_beside(counted: Sequence[CountedPolicy], inches: float) -> list[str]:
     labels = [starred(each) for each in counted]
     if all(letters(label, 9) <= NAMES * inches for label in labels):
         return labels
-    return [each.policy.name + ("*" if each.policy.recalled else "") for each in counted]
+    return [_starred(each, each.policy.name) for each in counted]
 
 
 def grid(axes: Axes, axis: Literal["x", "y", "both"] = "both") -> None:

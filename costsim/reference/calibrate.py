@@ -134,11 +134,14 @@ def measure(
     sizes = sizes or bench.sizes
     end, left = clock() + seconds, work_to_do(bench, sizes)
 
-    def timed(task: Task) -> Timed:
+    def done() -> None:
         nonlocal left
-        measurement = time_task(task, bench.wait, clock, (end - clock()) / left)
         left -= 1
         tick()
+
+    def timed(task: Task) -> Timed:
+        measurement = time_task(task, bench.wait, clock, (end - clock()) / left)
+        done()
         return measurement
 
     samples = Samples(timed(bench.vector(1)), timed(bench.copy(sizes.copy_bytes)))
@@ -148,15 +151,13 @@ def measure(
         by_size = samples.gemm.setdefault(format, {})
         for n in sizes.gemm:
             if by_size and _runs_s(by_size, n) > max(seconds, _LONG_S):  # in a format that the device only emulates
-                left -= 1
-                tick()
+                done()
                 continue
             try:
                 by_size[n] = timed(bench.gemm(format, n))
             except (RuntimeError, ValueError, AttributeError) as error:  # the device or PyTorch lacks it
                 samples.failed[format] = one_line(error)
-                left -= 1
-                tick()
+                done()
     samples.gemm = {format: by_size for format, by_size in samples.gemm.items() if format not in samples.failed}
     return samples
 
