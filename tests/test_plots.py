@@ -164,7 +164,7 @@ def test_roofline_names_policies_rates_kinds_and_units(tmp_path):
 def test_a_roofline_of_many_policies_says_which_it_leaves_out(tmp_path):
     names = ("fp32", "bf16-mixed", "bf16-pure", "fp16-mixed", "fp8-block", "mxfp8", "nvfp4", "dsq", "w8a8")
     written = texts(save(small("glue-mrpc-dsq", *names, hardware=["h100-sxm"]), "roofline", tmp_path / "f.svg"))
-    assert any(text.endswith("not shown: w8a8; --policy chooses") for text in written)
+    assert any(text.endswith("not shown: W8A8; --policy chooses") for text in written)
 
 
 @pytest.mark.parametrize("scope", ["gemm", "step"])
@@ -212,9 +212,12 @@ def test_panels_without_points_are_left_out():
     drawn = small("glue-mrpc-dsq", *policies, hardware=devices)
     figure = PLOTS["roofline"](drawn)
     titles = [axes.get_title() for axes in figure.axes if axes.axison]
+    labels = {counted.policy.name: counted.policy.label for counted in drawn.policies}
     timed = [(name, on) for on in devices for name in policies if drawn.spent[name, on].time_s is not None]
     assert 0 < len(timed) < len(policies) * len(devices)
-    assert [tuple(title.partition(":")[0].replace("*", "").split(" on ")) for title in titles] == timed
+    assert [tuple(title.partition(":")[0].replace("*", "").split(" on ")) for title in titles] == [
+        (labels[name], on) for name, on in timed
+    ]
     assert all(axes.collections for axes in figure.axes if axes.axison)
     said = " ".join(figure.legends[0].get_title().get_text().split())
     for name in policies:
