@@ -7,9 +7,12 @@ from itertools import product
 import pytest
 from click.testing import CliRunner
 
+import costsim
 from costsim.cli import main
 from costsim.errors import InputError
-from costsim.run.job import Request, prepare
+from costsim.run import few_layers
+from costsim.run.few_layers import NotAlikeError, alike, few_jobs, step_from_few
+from costsim.run.job import Request, prepare, with_fields
 from costsim.run.simulate import execute
 from costsim.run.stages import step_of, steps_of
 from costsim.search.sensitivity import of_rows
@@ -220,3 +223,50 @@ def test_what_is_wrong_with_a_choice_is_said(arguments, message):
     done = split("--devices", "2", "--hardware", "h100-node", *arguments)
     assert (done.exit_code, "Traceback" in done.output) == (2, False)
     assert message in done.output
+
+
+# --- steps of many layers from steps of few ---------------------------------------------------------------------------
+
+MANY = ["model.layers=13", "training.micro_batches=4", "batch.tokens=64", "batch.sequences=1"]
+FEW_LAYERS = [
+    ("llama-small", "bf16-mixed", ["optimizer.clip_norm=1.0"], "{tensor: 2, data: 2, zero: 1}"),
+    ("llama-small", "fp8-block", ["model.checkpointing=full"], "{pipeline: 3, tensor: 2, schedule: zb-h1}"),
+    ("gpt2-small", "dsq", ["traffic=unfused"], "{pipeline: 2, data: 2, overlap: data}"),
+    ("mixtral-8x7b", "bf16-mixed", ["model.d_model=64", "model.ffn_dim=64"], "{data: 4, expert: 2, zero: 3}"),
+]
+
+
+@pytest.mark.parametrize(("workload", "policy", "sets", "split"), FEW_LAYERS)
+def test_steps_of_few_layers_say_what_one_of_many_takes(workload, policy, sets, split):
+    """To the last bit of every time, and to the byte."""
+    here = prepare(Request(workload, [policy], assignments=[*MANY, *sets], hardware=["h100-node"]))
+    assert alike(here, here.policies[0])
+    index, device, fields = len(here.policies[0].file.phases) - 1, here.hardware[0], [f"parallel={split}"]
+    whole = with_fields(here, fields)
+    few = few_jobs(here, fields, whole.file.parallel.pipeline)
+    assert step_from_few(few, 13, here.policies[0], index, device) == step_of(whole, here.policies[0], index, device)
+
+
+@pytest.mark.parametrize(
+    ("policy", "sets"),
+    [
+        ("nvfp4-pretrain", []),  # the last layers are in bf16
+        ("bf16-mixed", ["model.windows=[64, null]"]),
+        ("bf16-mixed", ["training.trainable=['decoder.1?.*']"]),
+        ("bf16-mixed", ["training.trainable=['decoder.[0-5].*']"]),
+        ("bf16-mixed", ["training.trainable=['*.3.ffn.*']"]),
+    ],
+)
+def test_layers_that_are_told_apart_are_not_alike(policy, sets):
+    here = prepare(Request("llama-small", [policy], assignments=["model.layers=12", *sets]))
+    assert not alike(here, here.policies[0])
+    assert alike(prepare(Request("llama-small", ["bf16-autocast"])), costsim.load_policy("bf16-mixed"))
+
+
+def test_layers_that_differ_unsaid_are_found_out(monkeypatch):
+    """Were windows of every other layer not seen, numbers of kernels would be on no line."""
+    monkeypatch.setattr(few_layers, "_of_one_kind", lambda _model: True)
+    sets = ["model.layers=40", "model.windows=[16, null]", "attention_pairs=window", "batch.tokens=64"]
+    here = prepare(Request("llama-small", ["bf16-mixed"], assignments=sets, hardware=["h100-node"]))
+    with pytest.raises(NotAlikeError):
+        step_from_few(few_jobs(here, [], 1), 40, here.policies[0], 0, here.hardware[0])

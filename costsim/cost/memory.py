@@ -262,17 +262,27 @@ def _of_others_in_flight(flying: InFlight, stored: Sequence[Stored], chunk_of: S
     ]
 
 
-class _Laid(NamedTuple):
-    """What lies in memory but for what other micro-batches have kept."""
+class Laid(NamedTuple):
+    """What lies in memory, and how many bytes but for what other micro-batches have kept."""
 
     stored: Sequence[Stored]
     live: Sequence[int]  # bytes, by kernel
-    chunk_of: Mapping[int, int]  # by kernel: of the stage, that it works on
+    chunk_of: Mapping[int, int]  # by kernel but those of the update: of the stage, that it works on
+
+    def with_others(self, flying: InFlight) -> list[int]:
+        """Bytes, by kernel, with so many micro-batches of a stage of a pipeline in flight."""
+        live = list(self.live)
+        chunks = [self.chunk_of.get(kernel, 0) for kernel in range(len(live))]
+        others = _of_others_in_flight(flying, self.stored, chunks)
+        for kernel, chunk in self.chunk_of.items():
+            live[kernel] += others[chunk]
+        return live
 
 
 @lru_cache(maxsize=2)  # stages of a pipeline that are alike differ in what is in flight
 @paused
-def _laid(graph: Graph, assignment: Assignment, traffic: Traffic) -> _Laid:
+def laid(graph: Graph, assignment: Assignment, traffic: Traffic) -> Laid:
+    """What lies in memory during a step under an assignment of formats."""
     group = group_ops(graph, traffic)
     end = group[-1]
     stored = list(_places(graph, assignment, traffic, end))
@@ -281,7 +291,9 @@ def _laid(graph: Graph, assignment: Assignment, traffic: Traffic) -> _Laid:
         change[place.first] += place.size_bytes
         change[place.last + 1] -= place.size_bytes
     chunk_of = {group[op.position]: chunk for op, chunk in zip(graph.ops, graph.chunk_of, strict=True)}
-    return _Laid(stored, list(accumulate(change))[:-1], chunk_of)
+    for kernel in {group[op.position] for op in graph.ops if op.phase == "update"}:
+        del chunk_of[kernel]
+    return Laid(stored, list(accumulate(change))[:-1], chunk_of)
 
 
 @lru_cache(maxsize=32)
@@ -291,17 +303,9 @@ def memory(graph: Graph, assignment: Assignment, traffic: Traffic, in_flight: In
 
     `in_flight`: micro-batches that a stage of a pipeline has in flight, if others than the graph says.
     """
-    group = group_ops(graph, traffic)
-    laid = _laid(graph, assignment, traffic)
-    stored, live, chunk_of = laid.stored, list(laid.live), laid.chunk_of
-    kernels = range(len(live))
-    others = _of_others_in_flight(
-        graph.in_flight if in_flight is None else in_flight, stored, [chunk_of.get(kernel, 0) for kernel in kernels]
-    )
-    updates = {group[op.position] for op in graph.ops if op.phase == "update"}
-    for kernel, chunk in chunk_of.items():
-        live[kernel] += 0 if kernel in updates else others[chunk]
-    peak = max(kernels, key=live.__getitem__)
+    here, group = laid(graph, assignment, traffic), group_ops(graph, traffic)
+    stored, live = here.stored, here.with_others(graph.in_flight if in_flight is None else in_flight)
+    peak = max(range(len(live)), key=live.__getitem__)
     parts = dict.fromkeys(COMPONENTS, 0)
     for place in stored:
         if place.first <= peak <= place.last:

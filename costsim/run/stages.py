@@ -4,6 +4,7 @@ A stage's kernels give its time for the forward and the backward of one micro-ba
 (sums of gradients over ranks, the update). Sends take their time from the stage that waits for them.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ from costsim.collector import paused
 from costsim.cost.memory import memory
 from costsim.cost.row import Row
 from costsim.devices.profile import Hardware
-from costsim.graph.graph import Op, most_in_flight
+from costsim.devices.roofline import Kernel
+from costsim.devices.spent import Spent
+from costsim.graph.graph import Graph, InFlight, Op, most_in_flight
+from costsim.inputs.schema_workload import Parallel
 from costsim.parallel.layout import layers_of
 from costsim.parallel.schedules import Play, in_flight, play
 from costsim.policy.assign import assign
@@ -78,7 +82,7 @@ def _part(row: Row, op: Op, micro_batches: int) -> str:
     return "wgrad" if row.gemm == "wgrad" else "dgrad"
 
 
-class _Taken(NamedTuple):
+class Taken(NamedTuple):
     """What a stage takes of a step: a micro-batch in each chunk, all that comes once, and one send."""
 
     chunks: tuple[Seconds, ...]
@@ -86,13 +90,20 @@ class _Taken(NamedTuple):
     send_s: float
 
 
-def _taken(job: Job, policy: Policy, index: int, device: Hardware) -> _Taken | None:
-    """What a stage takes; None if something is not known."""
-    graph, micro_batches = job.graph, job.convention.micro_batches
-    phase = count_step(graph, assign(graph, policy, index), job.convention)
+class Counted(NamedTuple):
+    """What is counted of a stage: time, parameters, and the peak with so many micro-batches in flight."""
+
+    taken: Taken
+    parameters: int
+    peak_bytes: Callable[[InFlight], int]
+
+
+def taken_by(graph: Graph, timed: Iterable[tuple[Kernel, Spent]]) -> Taken | None:
+    """What a stage takes whose kernels take these times; None if something is not known."""
+    micro_batches = graph.micro_batches
     chunks = [dict.fromkeys(Seconds._fields, 0.0) for _ in graph.in_flight]
     once_s = send_s = 0.0
-    for kernel, spent in time_kernels(job, phase, device, each=len(chunks) > 1):  # alike ones are of several chunks
+    for kernel, spent in timed:
         if spent.time_s is None:
             return None
         row, op = kernel.first
@@ -102,8 +113,22 @@ def _taken(job: Job, policy: Policy, index: int, device: Hardware) -> _Taken | N
         elif part == "send":  # who waits for it waits, whatever overlaps
             send_s = max(send_s, (spent.link_s or 0.0) / micro_batches)
         else:
-            chunks[graph.chunk_of[op.position]][part] += kernel.number * spent.time_s / micro_batches
-    return _Taken(tuple(Seconds(**chunk) for chunk in chunks), once_s, send_s)
+            chunk = graph.chunk_of[op.position] if len(chunks) > 1 else 0
+            chunks[chunk][part] += kernel.number * spent.time_s / micro_batches
+    return Taken(tuple(Seconds(**chunk) for chunk in chunks), once_s, send_s)
+
+
+def _counted(job: Job, policy: Policy, index: int, device: Hardware) -> Counted | None:
+    """What is counted of a stage; None if a time is not known."""
+    graph, assignment = job.graph, assign(job.graph, policy, index)
+    phase = count_step(graph, assignment, job.convention)
+    several = len(graph.in_flight) > 1  # kernels that are alike are of several chunks
+    taken = taken_by(graph, time_kernels(job, phase, device, each=several))
+
+    def peak_bytes(flying: InFlight) -> int:
+        return memory(graph, assignment, job.convention.traffic, flying).peak_bytes
+
+    return None if taken is None else Counted(taken, graph.parameters, peak_bytes)
 
 
 def stage_jobs(job: Job) -> list[Job]:
@@ -126,24 +151,30 @@ def stage_jobs(job: Job) -> list[Job]:
 @paused
 def step_of(job: Job, policy: Policy, index: int, device: Hardware) -> Step | None:
     """A step of the whole pipeline of a job in a phase of a policy; None if some time is not known on the device."""
-    of: dict[int, _Taken | None] = {}
-    parallel, micro_batches = job.file.parallel, job.convention.micro_batches
-    stages, send_s = list[Stage](), 0.0
-    for number, own in enumerate(stage_jobs(job)):
+    of: dict[int, Counted | None] = {}
+    stages = list[Counted]()
+    for own in stage_jobs(job):
         if id(own) not in of:
-            of[id(own)] = _taken(own, policy, index, device)
-        taken = of[id(own)]
-        if taken is None:
+            of[id(own)] = _counted(own, policy, index, device)
+        counted = of[id(own)]
+        if counted is None:
             return None
+        stages.append(counted)
+    return played(job.file.parallel, job.convention.micro_batches, stages)
+
+
+def played(parallel: Parallel, micro_batches: int, counted: Sequence[Counted]) -> Step:
+    """The step of stages of which that is counted."""
+    stages = []
+    for number, (taken, parameters, peak_bytes) in enumerate(counted):
         flying = in_flight(parallel.schedule, number, parallel.pipeline, micro_batches, parallel.chunks)
-        held = memory(own.graph, assign(own.graph, policy, index), job.convention.traffic, flying)
         most = most_in_flight(flying)
-        stages.append(Stage(number, own.graph.parameters, taken.chunks, taken.once_s, most, held.peak_bytes))
-        send_s = max(send_s, taken.send_s)
+        stages.append(Stage(number, parameters, taken.chunks, taken.once_s, most, peak_bytes(flying)))
+    send_s = max(of.taken.send_s for of in counted)
     parts = [stage.chunks[chunk] for chunk in range(parallel.chunks) for stage in stages]
     forward_s, dgrad_s, wgrad_s = zip(*parts, strict=True)
-    played = play(parallel.schedule, forward_s, dgrad_s, wgrad_s, micro_batches, send_s, parallel.chunks)
-    return Step(tuple(stages), send_s, played)
+    play_ = play(parallel.schedule, forward_s, dgrad_s, wgrad_s, micro_batches, send_s, parallel.chunks)
+    return Step(tuple(stages), send_s, play_)
 
 
 def steps_of(job: Job, policy: Policy, device: Hardware) -> list[tuple[int, Step | None]]:

@@ -6,7 +6,7 @@ first op, so groups add up to the total.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from costsim.cost.totals import GROUPINGS
@@ -45,21 +45,30 @@ def kernels_on(job: Job, phase: CountedPhase, device: Hardware, scope: str = "",
 Timed = list[tuple[Kernel, Spent]]
 
 
-def _timed(job: Job, phase: CountedPhase, device: Hardware, scope: str, each: bool) -> Timed:
+def timed_alone(job: Job, phase: CountedPhase, device: Hardware, scope: str = "", each: bool = False) -> Timed:
     """The kernels of a phase's step as they are by themselves: none of what may hide is in their times.
 
     Kernels of equal rows take the same, and are worked out once.
     """
-    rates, unknown = Rates(device), buffer_unknown(job, device)
-    known: dict[tuple[int, ...], Spent] = {}
+    spent_by, known = spender(job, device), dict[tuple[int, ...], Spent]()
     timed = []
     for kernel in kernels_on(job, phase, device, scope, each):
         rows = tuple([id(row) for row in kernel.rows])
         if rows not in known:
-            spent = spend(kernel, device, job.overlap, rates, HIDDEN[job.file.parallel.overlap])
-            known[rows] = spent.without_traffic(LACKS_BUFFER) if unknown else spent
+            known[rows] = spent_by(kernel)
         timed.append((kernel, known[rows]))
     return timed
+
+
+def spender(job: Job, device: Hardware) -> Callable[[Kernel], Spent]:
+    """What works out the time and energy of a kernel by itself."""
+    rates, unknown, hidden = Rates(device), buffer_unknown(job, device), HIDDEN[job.file.parallel.overlap]
+
+    def spent_by(kernel: Kernel) -> Spent:
+        spent = spend(kernel, device, job.overlap, rates, hidden)
+        return spent.without_traffic(LACKS_BUFFER) if unknown else spent
+
+    return spent_by
 
 
 def _exposed_share(timed: Timed) -> float:
@@ -75,7 +84,7 @@ def exposed_share(job: Job, phase: CountedPhase, device: Hardware, scope: str = 
 
     0 where nothing hides, or some time is not known.
     """
-    return _exposed_share(_timed(job, phase, device, scope, False))
+    return _exposed_share(timed_alone(job, phase, device, scope))
 
 
 def time_kernels(job: Job, phase: CountedPhase, device: Hardware, each: bool = False) -> Iterator[tuple[Kernel, Spent]]:
@@ -84,7 +93,11 @@ def time_kernels(job: Job, phase: CountedPhase, device: Hardware, each: bool = F
     Where the device's buffer is not known, what depends on traffic is not known either. Messages that may hide do so
     behind the rest of the step; what is left over is shared among them by their length.
     """
-    timed = _timed(job, phase, device, "", each)
+    return exposed(timed_alone(job, phase, device, each=each), device)
+
+
+def exposed(timed: Timed, device: Hardware) -> Iterator[tuple[Kernel, Spent]]:
+    """The kernels of a whole step, each with its share of the messages that the step is too short to hide."""
     share = _exposed_share(timed)
     for kernel, spent in timed:
         yield kernel, spent.exposed(share * spent.hidden_s, device.static_w)

@@ -1,6 +1,8 @@
 """All ways to split a step over so many devices: which fit into their memory, and how long each takes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
 from math import gcd
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ from costsim.devices.profile import Hardware
 from costsim.errors import InputError, one_line
 from costsim.inputs.schema_workload import Parallel
 from costsim.policy.policy import Policy
+from costsim.run.few_layers import NotAlikeError, alike, few_jobs, step_from_few, worth_it
 from costsim.run.job import Job, with_fields
 from costsim.run.stages import Step, step_of
 from costsim.search.split_formats import Chosen, Wanted, fastest
@@ -76,13 +79,36 @@ def ways(job: Job, devices: int, zeros: Sequence[int] = ZEROS) -> Iterator[tuple
                     yield own.changed(**sizes, stage=0), whole // data
 
 
-def _with(job: Job, parallel: Parallel, micro_batches: int) -> Job | None:
-    """The job so split; None if the model cannot be."""
-    sets = [f"parallel.{name}={getattr(parallel, name)}" for name in (*SIZES, "stage")]
-    try:
-        return with_fields(job, [*sets, f"training.micro_batches={micro_batches}"])
-    except InputError:
+class _Candidate:
+    """One way to split a job: its steps are built when they are asked for, of few layers where all are alike."""
+
+    def __init__(self, job: Job, parallel: Parallel, micro_batches: int) -> None:
+        self.base, self.parallel, self.micro_batches = job, parallel, micro_batches
+        sizes = [f"parallel.{name}={getattr(parallel, name)}" for name in (*SIZES, "stage")]
+        self.sets = (*sizes, f"training.micro_batches={micro_batches}")
+
+    @cached_property
+    def job(self) -> Job | None:
+        """The job so split; None if the model cannot be."""
+        with suppress(InputError):
+            return with_fields(self.base, self.sets)
         return None
+
+    @cached_property
+    def _few(self) -> Sequence[Sequence[Job]]:
+        """Its steps of few layers; none if the model cannot be split so."""
+        with suppress(InputError):
+            return few_jobs(self.base, self.sets, self.parallel.pipeline)
+        return ()
+
+    def step(self, policy: Policy, device: Hardware) -> Step | None:
+        """A step of the last phase of a policy; None if the model cannot be split so, or its time is not known."""
+        index = len(policy.file.phases) - 1
+        if "job" not in vars(self) and alike(self.base, policy) and worth_it(self.base, self.parallel):
+            with suppress(NotAlikeError):
+                layers = self.base.file.model["layers"]
+                return step_from_few(self._few, layers, policy, index, device) if self._few else None
+        return None if self.job is None else step_of(self.job, policy, index, device)
 
 
 def splits(
@@ -103,27 +129,29 @@ def splits(
         raise InputError(f"--hardware {device.name}: has no links to send over; say a cluster, such as h100-node")
     found: list[Split] = []
     for parallel, micro_batches in ways(job, devices, zeros):
-        own = _with(job, parallel, micro_batches)
-        for policy in policies if own else ():
-            assert own is not None
-            chosen = None if wanted is None else fastest(own, policy, device, wanted)
-            if wanted is None or chosen:
-                split = _split(own, chosen.policy(policy.name) if chosen else policy, device)
-                found += [] if split is None else [split._replace(chosen=chosen)]
+        candidate = _Candidate(job, parallel, micro_batches)
+        for policy in policies:
+            found += _split(candidate, policy, device, wanted)
         tick()
     if not found:
         raise InputError(f"--devices {devices}: no split that the model allows has a known time on {device.name}")
     return _named(sorted(found, key=lambda split: (not split.fits, split.step_s)))
 
 
-def _split(job: Job, policy: Policy, device: Hardware) -> Split | None:
-    """What the split of a job costs under a policy; None if its time is not known."""
-    step = step_of(job, policy, len(policy.file.phases) - 1, device)
+def _split(candidate: _Candidate, policy: Policy, device: Hardware, wanted: Wanted | None) -> list[Split]:
+    """What a split costs under a policy, or one that is chosen; nothing if its time is not known."""
+    chosen = None
+    if wanted is not None:
+        chosen = None if candidate.job is None else fastest(candidate.job, policy, device, wanted)
+        if chosen is None:
+            return []
+        policy = chosen.policy(policy.name)
+    step = candidate.step(policy, device)
     if step is None:
-        return None
+        return []
     peak = max(stage.peak_bytes for stage in step.stages)
     costs = (step.time_s, step.play.bubble_share, peak, device.dram_bytes)
-    return Split(policy.name, job.file.parallel, job.convention.micro_batches, *costs, step)
+    return [Split(policy.name, candidate.parallel, candidate.micro_batches, *costs, step, chosen)]
 
 
 def _named(found: Sequence[Split]) -> list[Split]:
