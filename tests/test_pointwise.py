@@ -10,7 +10,7 @@ from counting import Counting
 from costsim.graph.kinds import bind, expand
 from costsim.graph.ops import FUNCTIONS, kind_of
 
-SIZES = {"a": 2, "b": 3, "c": 4, "d": 5, "e": 12}
+SIZES = {"a": 2, "b": 3, "c": 4, "d": 5, "e": 12, "f": 2}
 # An equation for every function, and its params.
 EQUATIONS = {
     "copy": ("ab->bca", {}),
@@ -50,11 +50,16 @@ EQUATIONS = {
     "sum": ("abc->ca", {}),
     "mean_of": ("abc->ca", {}),
     "largest": ("abc->ca", {}),
+    "place_of_largest": ("abc->ca", {}),
     "any": ("abc->ca", {}),
     "all": ("abc->ca", {}),
+    "polar": ("ab,ba->baf", {}),
+    "complex_mul": ("abf,bf->baf", {}),
+    "conj": ("abf->baf", {}),
     "permute": ("abc->cab", {}),
     "reshape": ("ad->da", {}),
     "slice": ("adc->abc", {"start": 1, "step": 1}),
+    "put": ("adc,abc->adc", {"start": 1}),
     "slice_grad": ("abc->adc", {"start": 1, "step": 1}),
     "concat": ("ab,ac,ad->ae", {}),
     "pad": ("ab->ad", {"before": 1, "value": 7.0}),
@@ -123,14 +128,15 @@ _BY_HAND = {
     ("convert", 6): ["to_float", "to_index", "to_mask"],
     ("cmp", 6): ["not"],
     ("cmp", 12): ["clamp"],
-    ("cmp", 24): ["and", "or", "where", "fill", "any", "all", "largest", "tril", "triu"],
+    ("cmp", 24): ["and", "or", "where", "fill", "any", "all", "largest", "place_of_largest", "tril", "triu"],
     ("add", 24): ["mean_of", "cumsum"],
 }
 BY_HAND = {name: {operation: number} for (operation, number), names in _BY_HAND.items() for name in names}
+BY_HAND["polar"] = {"cos": 6, "sin": 6, "mul": 12}
 BY_HAND |= {
     name: {}
     for name in (
-        *("abs", "sign", "ceil", "full", "arange", "concat", "pad", "slice_grad"),
+        *("abs", "sign", "ceil", "full", "arange", "concat", "pad", "slice_grad", "put"),
         *("index", "take_along", "put_along", "unfold"),
     )
 }
@@ -162,7 +168,14 @@ def slow(name, kind, operands, params):
     return y.astype(float)
 
 
-REDUCTIONS = {"sum": np.sum, "mean_of": np.mean, "largest": np.max, "any": np.any, "all": np.all}
+REDUCTIONS = {
+    "sum": np.sum,
+    "mean_of": np.mean,
+    "largest": np.max,
+    "place_of_largest": np.argmax,
+    "any": np.any,
+    "all": np.all,
+}
 
 
 @pytest.mark.parametrize("name", [n for n, called in FUNCTIONS.items() if not called.whole and n not in REDUCTIONS])
@@ -188,10 +201,34 @@ def test_a_slice_is_a_view_of_dims_that_one_axis_is_cut_into():
     assert not back[:, 12:].any()
 
 
+def test_places_that_lack_an_axis_are_one_along_it():
+    x, places = np.arange(12.0).reshape(3, 4), np.array([2, 0, 3])
+    taken = kind_of("take_along ab,a->a").run(x, places, axis=1, shape=(3,))
+    np.testing.assert_array_equal(taken, [2, 4, 11])
+    for name, more in (("put_along", 0), ("add_along", x)):
+        y = kind_of(f"{name} ab,a,a->ab").run(x, places, taken + 1, axis=1, shape=(3, 4))
+        expected = x.copy()
+        expected[range(3), places] = taken + 1 + (taken if more is x else 0)
+        np.testing.assert_array_equal(y, expected)
+
+
 def test_one_place_is_a_slice_without_its_index():
     x = np.arange(24).reshape(2, 3, 4)
     np.testing.assert_array_equal(kind_of("slice abc->ac").run(x, start=-1, step=1, shape=(2, 4)), x[:, -1])
     np.testing.assert_array_equal(kind_of("slice abc->adc").run(x, start=0, step=2, shape=(2, 2, 4)), x[:, ::2])
+
+
+def test_pairs_are_complex_numbers():
+    a, b = np.random.default_rng(0).normal(size=(2, 2, 3))
+    z, w = a + 1j * b, (b - 1j * a)[0]
+    pairs = {name: np.stack([x.real, x.imag], -1) for name, x in (("z", z), ("w", w))}
+    for name, given, made in (
+        ("complex_mul abf,bf->baf", (pairs["z"], pairs["w"]), (z * w).T),
+        ("conj abf->baf", (pairs["z"],), z.conj().T),
+        ("polar ab,ba->baf", (abs(z), np.angle(z).T), z.T),
+    ):
+        y = kind_of(name).run(*given, shape=(*made.shape, 2))
+        np.testing.assert_allclose(y, np.stack([made.real, made.imag], -1), rtol=1e-13)
 
 
 def test_what_lies_along_other_axes_stays_when_parts_are_put_together():

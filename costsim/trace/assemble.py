@@ -61,14 +61,15 @@ def _views_first(ops: Sequence[Emitted]) -> list[Emitted]:
 def _joined(ops: Sequence[Emitted]) -> list[bool]:
     """By op, whether PyTorch does it in one call with the one before.
 
-    A view is nothing that it does, unless it is of what the call has made for itself.
+    A view is nothing that it does, unless it is of what the call has made for itself and goes on with.
     """
+    last = {id(op.call): number for number, op in enumerate(ops) if not kind_of(op.kind).view}
     made: dict[int, Emitted] = {}  # by tensor, of what is done: the op
     joins: list[bool] = []
-    for before, op in pairwise([None, *ops]):
+    for number, (before, op) in enumerate(pairwise([None, *ops])):
         assert op is not None
         source = made.get(id(op.inputs[0])) if kind_of(op.kind).view else op
-        does = source is not None and source.call is op.call
+        does = source is not None and source.call is op.call and number <= last.get(id(op.call), -1)
         if does:
             made |= dict.fromkeys(map(id, op.outputs), op)
         joins.append(does and before is not None and before.call is op.call and id(before.outputs[0]) in made)

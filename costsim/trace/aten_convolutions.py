@@ -93,10 +93,7 @@ def _changed(
     )
     t.emit(f"{function} {before}->{''.join(letters[id(slot)] for slot in order)}", [held], [made], None, **ways)
     if not uncut:
-        cut, letters = Held([Slot(slot.axis) for slot in order], held.values, held.dtype), Lettered()
-        terms = ["".join(letters[id(slot)] for slot in each.dims()) for each in (made, cut)]
-        t.emit(f"reshape {'->'.join(terms)}", [made], [cut])
-        made = cut
+        made = t.reshaped(made, [Slot(slot.axis) for slot in order])
     return made, {id(slot): own for slot, own in zip(order, made.slots, strict=True)}
 
 

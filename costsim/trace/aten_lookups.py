@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+from costsim.trace.aten_pointwise import largest
 from costsim.trace.aten_views import changed
-from costsim.trace.recording import Call
-from costsim.trace.tensors import Slot, View, slots_of
+from costsim.trace.recording import Call, Value
+from costsim.trace.tensors import Held, Slot, View, slots_of, values_of
 from costsim.trace.translate import aten
 from costsim.trace.translator import Lettered, Translator
 
@@ -121,6 +122,11 @@ def index_put(t: Translator, call: Call) -> None:
     t.emit(f"index_put {','.join((of, result, *own_terms))}->{of}", inputs, [t.result(call.results[0], axes)])
 
 
+def _single(t: Translator, view: View, axis: int) -> Held:
+    """A tensor that lies as a view has it, with one dim along an axis, or none where that has one element."""
+    return t.straight(view, single=(axis,) if view.axis(axis) else ())
+
+
 @aten("take_along", "gather.default")
 def gather(t: Translator, call: Call) -> None:
     """A place along an axis, for each element."""
@@ -129,49 +135,69 @@ def gather(t: Translator, call: Call) -> None:
     for number in range(len(x.axes)):
         if number != axis and places.axis(number):
             t.align(x.axes[number], places.axes[number])
-    inputs = [t.straight(x, single=(axis,)), t.straight(places, single=(axis,))]
+    inputs = [_single(t, view, axis) for view in (x, places)]
     axes = [places.axis(number) for number in range(len(places.axes))]
     before, after = changed(places, axis, [Slot(t.axis("of", call["self"].shape[axis]))])
     at = sum(map(len, axes[:axis]))
     t.emit(f"take_along {after},{before}->{before}", inputs, [t.result(made, axes)], axis=at)
 
 
-def _along(kind: str, t: Translator, call: Call) -> None:
+def _along(kind: str, t: Translator, call: Call, src: Value) -> None:
     """Values that are put at places along an axis of a tensor, a place for each. Raises InputError."""
-    x, places, values = (t.view(call[name]) for name in ("self", "index", "src"))
-    axis = call["dim"] % len(x.axes)
-    if call["index"].shape != call["src"].shape:
+    x, places, values = map(t.view, (call["self"], call["index"], src))
+    axis, made = call["dim"] % len(x.axes), call.results[0]
+    if call["index"].shape != src.shape:
         raise t.error("takes a part of the values; slice them before")
     for number in range(len(x.axes)):
         if places.axis(number):
             t.align(places.axes[number], values.axes[number])
             if number != axis:
                 t.align(x.axes[number], places.axes[number])
-    inputs = [t.straight(view, single=(axis,)) for view in (x, places, values)]
-    before, after = changed(places, axis, [Slot(t.axis("of", call["self"].shape[axis]))])
-    at = sum(len(x.axis(number)) for number in range(axis))
-    axes = [x.axis(number) for number in range(len(x.axes))]
-    t.emit(f"{kind} {after},{before},{before}->{after}", inputs, [t.result(call.results[0], axes)], axis=at)
+    inputs = [_single(t, view, axis) for view in (x, places, values)]
+    whole = [Slot(t.axis("whole", made.shape[axis]))]
+    before, after = changed(places, axis, whole)
+    axes = [[Slot(slot.axis) for slot in x.axis(number)] for number in range(len(x.axes))]
+    uncut = [*axes[:axis], whole if len(axes[axis]) > 1 else axes[axis], *axes[axis + 1 :]]
+    held = Held(slots_of(slot for own in uncut for slot in own), values_of(made), made.dtype)
+    at = sum(map(len, axes[:axis]))
+    t.emit(f"{kind} {after},{before},{before}->{after}", inputs, [held], axis=at)
+    if len(axes[axis]) > 1:  # it is cut elsewhere
+        held = t.reshaped(held, slots_of(slot for own in axes for slot in own))
+    t.write(made, held, axes)
 
 
 @aten("put_along", "scatter.src")
 def scatter(t: Translator, call: Call) -> None:
     """Values written at places along an axis."""
-    _along("put_along", t, call)
+    _along("put_along", t, call, call["src"])
+
+
+@aten("full, put_along", "scatter_.value", "scatter.value")
+def scatter_value(t: Translator, call: Call) -> None:
+    """A value written at places along an axis."""
+    places = call["index"]
+    filled = call["self"]._replace(number=-1 - len(t.views), storage=-1 - len(t.memories), shape=places.shape)
+    view = t.view(places)
+    held = t.result(filled, [view.axis(number) for number in range(len(view.axes))])
+    t.emit(f"full ->{Lettered.word(len(held.dims()))}", [], [held], value=float(call["value"]))
+    _along("put_along", t, call, filled)
 
 
 @aten("add_along", "scatter_add.default")
 def scatter_add(t: Translator, call: Call) -> None:
     """Values added at places along an axis."""
-    _along("add_along", t, call)
+    _along("add_along", t, call, call["src"])
 
 
-@aten("top_k, pick", "topk.default")
+@aten("top_k, pick; of one: largest, place_of_largest", "topk.default")
 def topk(t: Translator, call: Call) -> None:
     """The largest along the last axis, and their places."""
     x, (values, places) = t.view(call["self"]), call.results
     if not call["largest"] or call["dim"] % len(x.axes) != len(x.axes) - 1:
         raise t.error("takes the least, or works along another axis than the last; negate, or transpose before")
+    if values.shape[-1].is_one:
+        largest(t, call["self"], -1, call.results, keep=True)
+        return
     axes = [*(x.axis(number) for number in range(len(x.axes) - 1)), [Slot(t.axis("chosen", values.shape[-1]))]]
     held = t.straight(x, _LAST)
     at = t.result(places, axes)

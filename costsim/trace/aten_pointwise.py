@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -61,6 +61,7 @@ def _binary(functions: tuple[str, str, str], t: Translator, call: Call) -> None:
     of_two, with_number, param = functions
     a, b, made, alpha = call["self"], call["other"], call.results[0], call.arguments.get("alpha", 1)
     if isinstance(b, Value):
+        of_two = "complex_mul" if of_two == "mul" and a.is_complex and b.is_complex else of_two
         pointwise(t, of_two, [a, b if alpha == 1 else scaled(t, b, alpha)], made)
         return
     if not with_number or not isinstance(b, (int, float)):
@@ -83,7 +84,7 @@ for _name, _function in _UNARY.items():
         ATEN[f"aten.{_name}{_suffix}"] = (partial(_unary, _function), _function)
 for _name, _functions in _BINARY.items():
     _words = ", ".join(filter(None, _functions[:2]))
-    for _suffix in (".Tensor", "_.Tensor", ".Scalar", "_.Scalar", ".default"):
+    for _suffix in (".Tensor", "_.Tensor", ".Scalar", "_.Scalar", ".default", "_.default"):
         ATEN[f"aten.{_name}{_suffix}"] = (partial(_binary, _functions), _words)
 for _name, (_row, _arguments) in _GRADIENTS.items():
     ATEN[f"aten.{_name}"] = (partial(_gradient, _row, _arguments), _row)
@@ -131,6 +132,9 @@ def power(t: Translator, call: Call) -> None:
 def clone(t: Translator, call: Call) -> None:
     """A copy with the dims in the order of the axes, or as they lie."""
     view, made = t.view(call["self"]), call.results[0]
+    if call["self"].number in t.resolved:
+        t.views[made.number] = view
+        return
     if "contiguous" not in str(call.arguments.get("memory_format")):
         pointwise(t, "copy", [call["self"]], made)
         return
@@ -148,14 +152,6 @@ def to_copy(t: Translator, call: Call) -> None:
         return
     before, after = values_of(source), values_of(made)
     pointwise(t, "convert" if before == after else f"to_{after}", [source], made)
-
-
-@aten("copy, convert", "copy_.default")
-def copy_(t: Translator, call: Call) -> None:
-    """Overwrite a tensor with another."""
-    before, after = values_of(call["src"]), values_of(call["self"])
-    same = call["src"].dtype == call["self"].dtype
-    pointwise(t, "copy" if same else "convert" if before == after else f"to_{after}", [call["src"]], call.results[0])
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
@@ -190,16 +186,6 @@ for _how in ("eq", "ne", "lt", "le", "gt", "ge"):
 
     for _suffix in ("Tensor", "Scalar"):
         ATEN[f"aten.{_how}.{_suffix}"] = (partial(_compare, _how), "compare, compare_with")
-
-
-@aten("nothing: memory", "empty.memory_format", "empty_like.default", "new_empty.default")
-def empty(t: Translator, call: Call) -> None:
-    """Memory, in which nothing is yet."""
-    made = call.results[0]
-    like = call.arguments.get("self") if call.op == "aten.empty_like.default" else None
-    view = t.view(like) if like is not None else None
-    axes = t.fresh(made) if view is None else [[Slot(s.axis) for s in view.axis(n)] for n in range(len(view.axes))]
-    t.reserve(made, axes)
 
 
 @aten("bernoulli", "bernoulli_.float", "bernoulli.p")
@@ -256,6 +242,18 @@ def mean(t: Translator, call: Call) -> None:
 def amax(t: Translator, call: Call) -> None:
     """The largest over axes, or over all."""
     _reduce(t, call, "largest")
+
+
+@aten("largest, place_of_largest", "max.dim")
+def max_(t: Translator, call: Call) -> None:
+    """The largest along an axis, and their places."""
+    largest(t, call["self"], call["dim"], call.results, bool(call["keepdim"]))
+
+
+def largest(t: Translator, x: Value, axis: int, results: Sequence[Value], keep: bool) -> None:
+    """Append what finds the largest along an axis, and its place."""
+    for function, made in zip(("largest", "place_of_largest"), results, strict=True):
+        reduction(t, function, x, (axis,), made, keep)
 
 
 @aten("any", "any.default", "any.dim", "any.dims")

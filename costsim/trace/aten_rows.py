@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from costsim.trace.recording import Call, Value
-from costsim.trace.tensors import Held
+from costsim.trace.tensors import Held, Slot, slots_of
 from costsim.trace.translate import aten
 from costsim.trace.translator import Translator
 
@@ -22,13 +24,27 @@ def _check_last(t: Translator, call: Call, axis: int) -> None:
         raise t.error(f"works along axis {axis}, the graph along the last only; transpose before")
 
 
+def _append(t: Translator, kind: str, inputs: Sequence[Held], made: Value, value: Value) -> None:
+    """Append an op along the last axis whose result has the axes of an operand, which may be cut elsewhere."""
+    view = t.view(value)
+    axes = [view.axis(number) for number in range(len(view.axes))]
+    if len(axes[-1]) == 1:
+        t.emit(kind, inputs, [t.result(made, axes)])
+        return
+    whole = Slot(t.axis("whole", made.shape[-1]))
+    held = t.made(made, [*slots_of(slot for axis in axes[:-1] for slot in axis), whole])
+    t.emit(kind, inputs, [held])
+    own = [[Slot(slot.axis) for slot in axis] for axis in axes]
+    t.look(made, t.reshaped(held, [slot for axis in own for slot in axis]), own)
+
+
 # --- softmax ----------------------------------------------------------------------------------------------------------
 
 
 def _softmax(t: Translator, call: Call, kind: str) -> None:
     _check_last(t, call, call["dim"])
     x = call["self"]
-    t.emit(kind, [t.straight(t.view(x), _LAST)], [_like(t, call.results[0], x)])
+    _append(t, kind, [t.straight(t.view(x), _LAST)], call.results[0], x)
 
 
 @aten("softmax", "_softmax.default", "_safe_softmax.default")
@@ -48,7 +64,7 @@ def _softmax_grad(t: Translator, call: Call, kind: str) -> None:
     dy, y = call["grad_output"], call["output"]
     for a, b in zip(t.view(dy).axes, t.view(y).axes, strict=True):
         t.align(a, b)
-    t.emit(kind, [t.straight(t.view(dy), _LAST), t.straight(t.view(y), _LAST)], [_like(t, call.results[0], y)])
+    _append(t, kind, [t.straight(t.view(dy), _LAST), t.straight(t.view(y), _LAST)], call.results[0], y)
 
 
 @aten("softmax_grad", "_softmax_backward_data.default")

@@ -7,7 +7,7 @@ from functools import reduce
 
 from costsim.trace.recording import Call, Value
 from costsim.trace.sizes import ONE, Size, common, divided, times
-from costsim.trace.tensors import Held, Slot, View, slots_of
+from costsim.trace.tensors import Held, Part, Slot, View, slots_of
 from costsim.trace.translate import aten
 from costsim.trace.translator import Lettered, Translator
 
@@ -42,11 +42,8 @@ def view(t: Translator, call: Call) -> None:
         return
     held = t.straight(source)
     axes = t.fresh(made)
-    result = Held(slots_of(slot for axis in axes for slot in axis), held.values, held.dtype)
-    letters = Lettered()
-    before, after = ("".join(letters[id(slot)] for slot in each.dims()) for each in (held, result))
-    t.emit(f"reshape {before}->{after}", [held], [result])
-    t.part(made, source, result, axes)
+    result = t.reshaped(held, slots_of(slot for axis in axes for slot in axis))
+    t.part(made, Part(source, source.held), result, axes)
 
 
 @aten("nothing: the same memory", "detach.default", "alias.default", "lift_fresh.default", "lift.default")
@@ -113,14 +110,14 @@ def _cut_out(t: Translator, source: View, made: Value, axis: int, start: int, st
     kept, repeated = _told_apart(source)
     if not repeated[axis]:  # what is repeated along other axes is so in the stretch
         source = View(source.memory, kept)
-    held = t.straight(source)
+    held, part = t.straight(source), Part(source, source.held, axis if keep and step == 1 else None, start)
     axes = [[Slot(slot.axis) for slot in source.axis(number)] for number in range(len(source.axes))]
     axes[axis] = [Slot(t.axis(("stretch", made.number), made.shape[axis]))] if keep else []
     result = Held([slot for each in axes for slot in each], held.values, held.dtype)
     t.emit(f"slice {'->'.join(changed(source, axis, axes[axis]))}", [held], [result], start=start, step=step)
     if not repeated[axis]:
         axes = [each or again for each, again in zip(axes, repeated, strict=True)]
-    t.part(made, source, result, axes if keep else [*axes[:axis], *axes[axis + 1 :]])
+    t.part(made, part, result, axes if keep else [*axes[:axis], *axes[axis + 1 :]])
 
 
 def _told_apart(view: View) -> tuple[tuple[tuple[Slot, ...], ...], list[list[Slot]]]:
@@ -147,9 +144,17 @@ def changed(view: View, axis: int, slots: Sequence[Slot]) -> tuple[str, str]:
 @aten("slice", "slice.Tensor", "narrow.default")
 def slice_(t: Translator, call: Call) -> None:
     """A stretch along one axis, in the same memory."""
-    source, made = t.view(call["self"]), call.results[0]
+    start, made = call["start"] or 0, call.results[0]
+    length, whole = (value.shape[call["dim"]] for value in (made, call["self"]))
+    if (
+        not isinstance(start, int) and call["end"] == whole and not length.names
+    ):  # the last ones, however many there are
+        start = -length.number
+    if t.is_empty(call["self"]):
+        t.reserve_part(made, call["self"], call["dim"] % len(made.shape), _number(t, start))
+        return
+    source = t.view(call["self"])
     axis = call["dim"] % len(source.axes)
-    start = call["start"] or 0
     _cut_out(t, source, made, axis, _number(t, start), call.arguments.get("step", 1))
 
 
@@ -251,7 +256,7 @@ def _put(t: Translator, source: View, made: Value, axis: int, kind: str, **param
 def cat(t: Translator, call: Call) -> None:
     """Tensors one after another along an axis, in memory of their own."""
     views = [t.view(value) for value in call["tensors"] if not value.is_empty]
-    _concat(t, views, call["dim"] % len(call.results[0].shape), call.results[0])
+    concat(t, views, call["dim"] % len(call.results[0].shape), call.results[0])
 
 
 @aten("concat", "stack.default")
@@ -259,10 +264,11 @@ def stack(t: Translator, call: Call) -> None:
     """Tensors beside each other along a new axis, in memory of their own."""
     axis = call["dim"] % len(call.results[0].shape)
     views = [t.view(value) for value in call["tensors"]]
-    _concat(t, [View(v.memory, (*v.axes[:axis], (), *v.axes[axis:])) for v in views], axis, call.results[0])
+    concat(t, [View(v.memory, (*v.axes[:axis], (), *v.axes[axis:])) for v in views], axis, call.results[0])
 
 
-def _concat(t: Translator, views: Sequence[View], axis: int, made: Value) -> None:
+def concat(t: Translator, views: Sequence[View], axis: int, made: Value) -> None:
+    """Append what puts views one after another along an axis."""
     for number in range(len(made.shape)):
         for other in views[1:] if number != axis else ():
             t.align(views[0].axes[number], other.axes[number])

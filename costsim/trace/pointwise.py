@@ -7,29 +7,34 @@ from typing import Any
 
 from costsim.graph.ops import FUNCTIONS, OPS
 from costsim.trace.recording import Value
+from costsim.trace.sizes import Size
 from costsim.trace.tensors import Held, Memory, Slot, View, slots_of, values_of
 from costsim.trace.translator import Lettered, Translator
 
 Index = tuple[int, int]  # the axis of the result, and which of its dims
+PAIR = Size(2)  # of a complex number
 
 
 def pointwise(t: Translator, function: str, operands: Sequence[Value], made: Value, /, **params: Any) -> None:
     """Append a function of elements that line up, with its dims in the order of the first operand that has them all.
 
-    So does PyTorch, whose results lie in memory as their operands do.
+    So does PyTorch, whose results lie in memory as their operands do. Complex numbers are pairs along one axis more.
     """
+    shape = (*made.shape, PAIR) if made.is_complex else made.shape
     views = [t.view(operand) for operand in operands]
+    if made.is_complex:
+        views = [v if x.is_complex else View(v.memory, (*v.axes, ())) for v, x in zip(views, operands, strict=True)]
     index: list[dict[int, Index]] = [{} for _ in views]
     flat: dict[Index, Slot] = {}
-    for number, size in enumerate(made.shape):
-        lined = _line_up(t, views, index, number, len(made.shape))
+    for number, size in enumerate(shape):
+        lined = _line_up(t, views, index, number, len(shape))
         lined = lined or [Slot(t.axis(("repeated", number), size))]
         flat |= {(number, k): Slot(slot.axis) for k, slot in enumerate(slots_of(lined))}
     terms = [_term(view, given) for view, given in zip(views, index, strict=True)]
     order = next((term for term in terms if len(term) == len(flat)), list(flat))
     held = Held([flat[i] for i in order], values_of(made), made.dtype)
     _emit(t, function, [view.held for view in views], [*terms, order], held, params)
-    t.write(made, held, _axes(flat, len(made.shape)))
+    t.write(made, held, _axes(flat, len(shape)))
 
 
 def _line_up(

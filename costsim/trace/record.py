@@ -64,6 +64,7 @@ def _padded(x: Tensor, pad: Sequence[Any], _value: float = 0) -> Tensor:
 # What gives the shape of a result where PyTorch's own way would fix sizes that are open. No numbers are made anyway.
 _SHAPES: Mapping[str, Callable[..., Any]] = {
     "aten.constant_pad_nd.default": _padded,
+    "aten.polar.default": lambda abs, _angle: abs.new_empty(abs.shape, dtype=torch.complex64),
     "aten.baddbmm.default": lambda _x, a, b, **_: a.new_empty((a.shape[0], a.shape[1], b.shape[2])),
 }
 

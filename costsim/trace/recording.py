@@ -23,6 +23,11 @@ class Value(NamedTuple):
         """Whether it has no elements."""
         return any(size.number == 0 for size in self.shape)
 
+    @property
+    def is_complex(self) -> bool:
+        """Whether its numbers are complex."""
+        return self.dtype.startswith("complex")
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Call:

@@ -57,6 +57,8 @@ class Memory:
 
     held: Held | None
     cut: bool = False  # whether parts of it have been taken as tensors of their own
+    part: Part | None = None  # of which other it is a part
+    written: list[Written] = field(default_factory=list)  # parts of it, before it is whole
 
 
 class View(NamedTuple):
@@ -78,6 +80,31 @@ class View(NamedTuple):
     def flat(self) -> list[Slot]:
         """The atoms of all axes."""
         return [atom for number in range(len(self.axes)) for atom in self.axis(number)]
+
+
+class Part(NamedTuple):
+    """A stretch of a view along one axis; along none where it is another part, or the view in another shape."""
+
+    of: View
+    seen: Held | None  # what was there when it was taken
+    axis: int | None = None
+    start: int = 0
+    value: Value | None = None  # the view, where nothing is there yet
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether something has been written there since."""
+        above = self.of.memory
+        return above.held is not self.seen or (above.part is not None and above.part.is_stale)
+
+
+class Written(NamedTuple):
+    """What is written into a stretch of memory in which nothing was: where that begins and ends along an axis."""
+
+    start: int
+    end: int
+    axis: int
+    view: View
 
 
 @dataclass(eq=False)

@@ -10,13 +10,15 @@ from typing import Any
 
 from costsim.errors import InputError
 from costsim.trace.axes import Axis
-from costsim.trace.recording import Call, Recording
+from costsim.trace.recording import Call, Recording, Value
 from costsim.trace.translator import Translator
 
 Handler = Callable[[Translator, Call], None]
 ATEN: dict[str, tuple[Handler, str]] = {}  # by name of the aten op: what maps it, and to what, in words
 
 _MOST_PASSES = 20
+# Ops that do with complex numbers, which are pairs in the graph, what they do with others.
+_COMPLEX = ("polar", "view_as_complex", "view_as_real", "_conj", "clone", "mul", "unsqueeze", "detach")
 
 
 def aten(becomes: str, *names: str) -> Callable[[Handler], Handler]:
@@ -43,6 +45,11 @@ def translate(recording: Recording) -> Translator:
                 for op, path in missing.items()
             )
         )
+    for call in recording.calls:
+        there = (*call.results, *(x for x in call.arguments.values() if isinstance(x, Value)))
+        if any(x.is_complex for x in there) and call.op.split(".")[1] not in _COMPLEX:
+            place = call.path or "(outermost)"
+            raise InputError(f"{recording.source}: module {place}: {call.op} has no mapping for complex numbers")
     axes: dict[Any, Axis] = {}
     before = -1
     for _ in range(_MOST_PASSES):

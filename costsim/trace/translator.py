@@ -15,7 +15,7 @@ from costsim.names import Gemm
 from costsim.trace.axes import Axis, UnalignedError, align
 from costsim.trace.recording import Recording, Value
 from costsim.trace.sizes import Size, times
-from costsim.trace.tensors import Emitted, Held, Memory, Slot, View, slots_of, values_of
+from costsim.trace.tensors import Emitted, Held, Memory, Part, Slot, View, slots_of, values_of
 
 _LETTERS = string.ascii_lowercase + string.ascii_uppercase
 
@@ -44,6 +44,7 @@ class Translator:
         self.views: dict[int, View] = {}  # by number of the value
         self.memories: dict[int, Memory] = {}  # by storage
         self.products: dict[int, tuple[Held, Held]] = {}  # by number of the forward call: the operands
+        self.resolved: set[int] = set()  # numbers of conjugates, which are made before PyTorch makes them
         self.at = -1  # number of the call
         self.given: dict[str, Held] = {}
 
@@ -76,10 +77,22 @@ class Translator:
         memory = self.memories[value.storage] = Memory(None)
         self.views[value.number] = View(memory, tuple(map(tuple, axes)))
 
-    def part(self, value: Value, of: View, held: Held, axes: Sequence[Sequence[Slot]]) -> None:
-        """Have a value be a tensor that is a part of another's memory."""
-        of.memory.cut = True
-        self.views[value.number] = View(Memory(held, cut=True), tuple(map(tuple, axes)))
+    def part(self, value: Value, part: Part, held: Held | None, axes: Sequence[Sequence[Slot]]) -> None:
+        """Have a value be a tensor that is a part of another's memory; None where nothing is in that yet."""
+        part.of.memory.cut = True
+        self.views[value.number] = View(Memory(held, True, part), tuple(map(tuple, axes)))
+
+    def is_empty(self, value: Value) -> bool:
+        """Whether a value is memory in which nothing is yet."""
+        view = self.views.get(value.number)
+        return view is not None and view.memory.held is None
+
+    def reserve_part(self, value: Value, of: Value, axis: int, start: int) -> None:
+        """Have a value be a stretch of memory in which nothing is yet."""
+        whole = self.views[of.number]
+        axes = list(whole.axes)
+        axes[axis] = (Slot(self.axis("stretch", value.shape[axis])),)
+        self.part(value, Part(whole, None, axis, start, of), None, axes)
 
     def view(self, value: Any) -> View:
         """What a value is. Raises InputError for one that no call has made."""
@@ -88,6 +101,8 @@ class Translator:
             raise self.error(
                 "reads numbers that the trace does not know: a constant made outside of the module's call?"
             )
+        if view.memory.part is not None and view.memory.part.is_stale:
+            raise self.error("reads a part of a tensor that was overwritten after the part was taken; take it again")
         return view
 
     def error(self, message: str) -> InputError:
@@ -111,7 +126,7 @@ class Translator:
             return
         memory = self.memories[value.storage]
         if not value.whole or memory.cut:
-            raise self.error("overwrites a part of a tensor, which the graph cannot say; write it without the view")
+            raise self.error("overwrites a part of a tensor, or one that has parts; write it without the view")
         before = memory.held
         if before is not None:
             if [s.axis.itself for s in before.dims()] != [s.axis.itself for s in held.dims()]:
@@ -181,4 +196,12 @@ class Translator:
         after = "".join(letters[id(slot)] for slot in order)
         made = Held([Slot(slot.axis) for slot in order], held.values, held.dtype)
         self.emit(f"{function} {before}->{after}", [held], [made])
+        return made
+
+    def reshaped(self, held: Held, slots: Sequence[Slot]) -> Held:
+        """A view op of a tensor with other dims, of these slots."""
+        letters = Lettered()
+        made = Held(slots, held.values, held.dtype)
+        before, after = ("".join(letters[id(slot)] for slot in each.dims()) for each in (held, made))
+        self.emit(f"reshape {before}->{after}", [held], [made])
         return made

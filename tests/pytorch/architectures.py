@@ -29,6 +29,22 @@ _GROUPED = {**_PLAIN, "num_key_value_heads": 2}
 _GEMMA = {**_GROUPED, "head_dim": 8, "sliding_window": 16}
 _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 96, "n_positions": 128}
 _EXPERTS = {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_DEEPSEEK = {
+    **_PLAIN,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "n_group": 4,
+    "topk_group": 2,
+}
 _PAIR = {
     "d_model": 32,
     "encoder_layers": 2,
@@ -71,6 +87,9 @@ ARCHITECTURES = {
     "mixtral": {**_GROUPED, "num_local_experts": 4},
     "qwen2_moe": {**_EXPERTS, "shared_expert_intermediate_size": 40},
     "qwen3_moe": {**_EXPERTS, "head_dim": 8},
+    "gpt_oss": {**_GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16},
+    "deepseek_v2": {**_DEEPSEEK, "topk_method": "group_limited_greedy"},
+    "deepseek_v3": _DEEPSEEK,
     "bert": _PLAIN,
     "roberta": _PLAIN,
     "electra": _PLAIN,
@@ -152,7 +171,10 @@ def graph_of(made, folder, micro_batches=1, **batch):
 
 
 # Why a count is not PyTorch's, by model_type.
+_CHOSEN = "what is kept for a gradient of the choice of groups, which is never asked for"
 EXPLAINED = {
+    "deepseek_v2": _CHOSEN,
+    "deepseek_v3": f"places of the two largest, which nobody reads; {_CHOSEN}",
     "roberta": "32-bit positions, which count as 64-bit ids",
     "deberta-v2": "gather keeps what it looks up in, of which its gradient needs the shape only",
 }

@@ -28,7 +28,7 @@ TABLE = (Path(__file__).parent.parent.parent / "docs" / "traced.md").read_text()
 SPECS = ["gpt", "checkpointed"]
 MORE = ["qwen3", "gemma3_text", "olmo2", "opt", "falcon", "modernbert", "bart"]  # counted by CI, their gradients not
 # That CI traces, with gradients; all: python architectures.py.
-SOME = ["gpt2", "llama", "gemma2", "bert", "t5", "deberta-v2", "vit", "whisper", "mixtral"]
+SOME = ["gpt2", "llama", "gemma2", "bert", "t5", "deberta-v2", "vit", "whisper", "mixtral", "gpt_oss", "deepseek_v2"]
 
 
 def named(graph, name):
@@ -141,6 +141,7 @@ def test_the_command_writes_a_workload_that_runs(tmp_path, monkeypatch):
         ("traced_models:branch", "depends on the numbers in a tensor"),
         ("traced_models:spectrum", "aten._fft_r2c.default has no mapping"),
         ("traced_models:no_loss", "gives back no loss"),
+        ("traced_models:stale", "reads a part of a tensor that was overwritten after the part was taken"),
     ],
 )
 def test_what_cannot_be_traced_is_refused_with_the_place(spec, message, tmp_path):
@@ -150,6 +151,16 @@ def test_what_cannot_be_traced_is_refused_with_the_place(spec, message, tmp_path
     done = CliRunner().invoke(main, ["trace", spec, "--out", str(tmp_path / "x.json")])
     assert done.exit_code == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_of_tensors_that_are_written(tmp_path):
+    """Of memory in which nothing is yet, and of a tensor that is there, forward and backward."""
+    made = trace("traced_models:parts")
+    graph = graph_of(made, tmp_path)
+    assert counted(graph) == made.counted
+    assert {"put", "concat"} <= {op.kind.name.split()[0] for op in graph.ops}
+    module, (x,) = traced_models.parts()
+    compare(graph, module.double(), {"x": torch.sin(torch.arange(x.numel()).double()).reshape(x.shape)})
 
 
 def beyond_groups(module, images):

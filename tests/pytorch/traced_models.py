@@ -101,6 +101,42 @@ def no_loss():
     return nn.Linear(4, 4), (torch.ones(2, 4),)
 
 
+class Parts(nn.Module):
+    """A tensor that is put together in its memory, and one of which a part is overwritten."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 5), nn.Linear(4, 3), nn.Linear(8, 6)
+
+    def forward(self, x):
+        y = x.new_empty(x.shape[0], 8)
+        y[:, 5:].copy_(self.second(x))
+        y[:, :5] = self.first(x)
+        z = self.third(y).sigmoid().clone()
+        z[:, 2:5] = self.second(x)
+        return (z * z).mean()
+
+
+def parts():
+    return Parts(), (torch.zeros(7, 4),)
+
+
+class Stale(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = x.clone()
+        part = y[:, :2]
+        y[:, 1:3] = x[:, :2]
+        return part.sum() + self.fc(x).sum()
+
+
+def stale():
+    return Stale(), (torch.ones(2, 4),)
+
+
 class Stem(nn.Module):
     """Convolutions whose patches overlap: of images, and of the sums of their columns."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from costsim.graph.ops.pointwise import function
+from costsim.graph.ops.pointwise import function, lined_up
 from costsim.graph.ops.register import Array, np
 
 Terms = tuple[str, ...]
@@ -255,6 +255,13 @@ def largest(x: Array, /, *, axes: tuple[int, ...]) -> Array:
 
 
 @function({"cmp": 1})
+def place_of_largest(x: Array, /, *, axes: tuple[int, ...]) -> Array:
+    """y = where the largest is over the indices that it lacks, counted through; of equal ones the first."""
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    return x.transpose(*kept, *axes).reshape(*(x.shape[axis] for axis in kept), -1).argmax(-1)
+
+
+@function({"cmp": 1})
 def any_(x: Array, /, *, axes: tuple[int, ...]) -> Array:
     """y = whether one holds over the indices that it lacks."""
     return np.logical_or.reduce(x, axis=axes)
@@ -264,6 +271,30 @@ def any_(x: Array, /, *, axes: tuple[int, ...]) -> Array:
 def all_(x: Array, /, *, axes: tuple[int, ...]) -> Array:
     """y = whether all hold over the indices that it lacks."""
     return np.logical_and.reduce(x, axis=axes)
+
+
+# --- of complex numbers, which are pairs along the last index ---------------------------------------------------------
+
+
+@function({"cos": 1, "sin": 1, "mul": 2}, whole=True, over="angle")
+def polar(length: Array, angle: Array, /, *, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
+    """y = length (cos angle, sin angle): torch.polar."""
+    pair = np.stack([np.cos(angle), np.sin(angle)], -1)
+    return lined_up(length, terms[0], terms[-1]) * lined_up(pair, terms[1] + terms[-1][-1], terms[-1])
+
+
+@function({"mul": 2, "add": 1}, whole=True)
+def complex_mul(a: Array, b: Array, /, *, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
+    """y = a b: of each of a pair two products and their sum."""
+    a, b = (lined_up(x, term, terms[-1]) for x, term in zip((a, b), terms, strict=False))
+    return np.stack([a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]], -1)
+
+
+@function({}, whole=True)
+def conj(x: Array, /, *, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
+    """y = the conjugate: the second of each pair negated."""
+    x = lined_up(x, terms[0], terms[-1])
+    return np.stack([x[..., 0], -x[..., 1]], -1)
 
 
 # --- of whole arrays --------------------------------------------------------------------------------------------------
@@ -300,6 +331,15 @@ def slice_(x: Array, /, *, start: int, step: int, terms: Terms, shape: Shape) ->
     x, axis = _along(x, *terms)
     size = math.prod(shape) // max(1, math.prod(x.shape[:axis] + x.shape[axis + 1 :]))
     return x[_stretch(axis, x.ndim, start % x.shape[axis], step, size)].reshape(shape)
+
+
+@function({}, whole=True, view=True)
+def put(x: Array, part: Array, /, *, start: int, terms: Terms, shape: Shape) -> Array:
+    """y = x, with a stretch along the dims that change as the part has it, which was written in its place."""
+    y, axis = _along(x.copy(), *terms[:2])
+    part, _ = _along(part, *terms[1::-1])
+    y[_stretch(axis, y.ndim, start % y.shape[axis], 1, part.shape[axis])] = part
+    return y.reshape(shape)
 
 
 @function({}, whole=True)

@@ -135,23 +135,29 @@ def index_put(x: Array, values: Array, /, *indices: Array, terms: Terms, shape: 
     return y
 
 
+def _spread(x: Array, of: Array, axis: int) -> Array:
+    """An array with as many axes as another: with one of one element where it lacks this one."""
+    return np.expand_dims(x, axis) if x.ndim < of.ndim else x
+
+
 @function({}, whole=True, picks=True)
 def take_along(x: Array, places: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
-    """y = x at a place along an axis, for each element: torch.gather."""
-    return np.take_along_axis(x, places, axis)
+    """y = x at a place along an axis, for each element: torch.gather; places that lack the axis are one along it."""
+    return np.take_along_axis(x, _spread(places, x, axis), axis).reshape(shape)
 
 
 @function({}, whole=True, over="values")
 def put_along(x: Array, places: Array, values: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
-    """y = x, with values written at a place along an axis for each of them: torch.scatter."""
+    """y = x, with values written at a place along an axis for each of them: torch.scatter; one if they lack it."""
     y = x.copy()
-    np.put_along_axis(y, places, values, axis)
+    np.put_along_axis(y, _spread(places, x, axis), _spread(values, x, axis), axis)
     return y
 
 
 @function({"add": 1}, whole=True, over="values")
 def add_along(x: Array, places: Array, values: Array, /, *, axis: int, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
-    """y = x, with values added at a place along an axis for each of them: torch.scatter_add."""
+    """y = x, with values added at a place along an axis for each of them: torch.scatter_add; one if they lack it."""
+    places, values = _spread(places, x, axis), _spread(values, x, axis)
     y, at = x.copy(), list(np.indices(places.shape, sparse=True))
     at[axis] = places
     np.add.at(y, tuple(at), values)

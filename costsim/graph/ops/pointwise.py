@@ -27,7 +27,7 @@ class Function(NamedTuple):
     params: tuple[str, ...]
     work: Mapping[str, int]
     whole: bool
-    view: bool
+    view: bool  # the result, and operands but the first, lie in the memory of that
     over: str = ""  # the operand at whose points work is done, if it is not at all indices
     picks: bool = False  # of its first operand, reads an element for each of the result
 
@@ -112,5 +112,5 @@ def pointwise(text: str) -> Kind:
         runtime=("shape",),
         touches={names[0]: tuple(match[3])} if called.picks else None,
         view=called.view,
-        lies_in={"y": names[0]} if called.view else None,
+        lies_in=dict.fromkeys((*names[1:], "y"), names[0]) if called.view else None,
     )

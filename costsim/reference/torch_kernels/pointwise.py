@@ -38,6 +38,7 @@ REDUCTIONS: Mapping[str, Kernel] = {
     "sum": torch.sum,
     "mean_of": torch.mean,
     "largest": torch.amax,
+    "place_of_largest": lambda x, axes: x.flatten(axes[0]).argmax(-1),
     "any": torch.any,
     "all": torch.all,
 }
@@ -60,6 +61,28 @@ def _elements(name: str, terms: Terms, *operands: Tensor, shape: Shape, **params
     else:
         made = ELEMENTS[name](*lined, **params)
     return made if tuple(made.shape) == shape else made.expand(shape).contiguous()
+
+
+# --- of complex numbers, which are pairs along the last index ---------------------------------------------------------
+
+
+def _polar(length: Tensor, angle: Tensor, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
+    y = terms[-1][:-1]
+    return torch.view_as_real(
+        torch.polar(*torch.broadcast_tensors(_lined_up(length, terms[0], y), _lined_up(angle, terms[1], y)))
+    )
+
+
+def _complex(x: Tensor, term: str, y: str) -> Tensor:
+    return torch.view_as_complex(_lined_up(x, term, y).contiguous())
+
+
+def _complex_mul(a: Tensor, b: Tensor, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
+    return torch.view_as_real(_complex(a, terms[0], terms[-1]) * _complex(b, terms[1], terms[-1]))
+
+
+def _conj(x: Tensor, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
+    return torch.view_as_real(_complex(x, terms[0], terms[-1]).conj().resolve_conj())
 
 
 # --- of whole tensors -------------------------------------------------------------------------------------------------
@@ -90,6 +113,13 @@ def _slice(x: Tensor, start: int, step: int, terms: Terms, shape: Shape) -> Tens
     x, axis = _along(x, terms[0], terms[1])
     size = math.prod(shape) // max(1, math.prod(x.shape[:axis] + x.shape[axis + 1 :]))
     return x[_stretch(axis, start % x.shape[axis], step, size)].reshape(shape)
+
+
+def _put(x: Tensor, part: Tensor, start: int, terms: Terms, shape: Shape) -> Tensor:
+    y, axis = _along(x.clone(memory_format=torch.contiguous_format), terms[0], terms[1])
+    part, _ = _along(part, terms[1], terms[0])
+    y[_stretch(axis, start % y.shape[axis], 1, part.shape[axis])] = part
+    return y.reshape(shape)
 
 
 def _slice_grad(dy: Tensor, start: int, step: int, terms: Terms, shape: Shape) -> Tensor:
@@ -161,16 +191,21 @@ def _index_put(x: Tensor, values: Tensor, *indices: Tensor, terms: Terms, shape:
     return y
 
 
+def _spread(x: Tensor, of: Tensor, axis: int) -> Tensor:
+    """A tensor with as many axes as another: with one of one element where it lacks this one."""
+    return x.unsqueeze(axis) if x.ndim < of.ndim else x
+
+
 def _take_along(x: Tensor, places: Tensor, axis: int, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
-    return torch.take_along_dim(x, places, axis)
+    return torch.take_along_dim(x, _spread(places, x, axis), axis).reshape(shape)
 
 
 def _put_along(x: Tensor, places: Tensor, values: Tensor, axis: int, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
-    return x.scatter(axis, places, values)
+    return x.scatter(axis, _spread(places, x, axis), _spread(values, x, axis))
 
 
 def _add_along(x: Tensor, places: Tensor, values: Tensor, axis: int, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
-    return x.scatter_add(axis, places, values)
+    return x.scatter_add(axis, _spread(places, x, axis), _spread(values, x, axis))
 
 
 def _split(whole: str, cut: str) -> tuple[int, int, int]:
@@ -208,9 +243,13 @@ def _fold(dy: Tensor, terms: Terms, shape: Shape, **ways: int) -> Tensor:
 
 
 WHOLE: Mapping[str, Kernel] = {
+    "polar": _polar,
+    "complex_mul": _complex_mul,
+    "conj": _conj,
     "permute": _permute,
     "reshape": _reshape,
     "slice": _slice,
+    "put": _put,
     "slice_grad": _slice_grad,
     "concat": _concat,
     "pad": _pad,
