@@ -59,14 +59,14 @@ class Search:
 
     def plot(self, **look: Unpack[Looks]) -> Figure:
         """The front, beside the policies that give all groups one format; `look` as `results.plot` has it."""
-        from costsim.plots import draw_front
+        from costsim.plots.findings import draw_front
         from costsim.plots.look import look_of
 
         return draw_front(self.found, look_of(**look))
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the policies, the table in all styles and the figure to a folder. Raises InputError."""
-        from costsim.plots import save_search
+        from costsim.plots.findings import save_search
 
         return save_search(self.found, self.losses, Path(folder))
 
@@ -101,14 +101,14 @@ class Reconciliation:
 
     def plot(self, **look: Unpack[Looks]) -> Figure:
         """Where all combinations come to, and what the hits depart from."""
-        from costsim.plots import draw_reconciliation
+        from costsim.plots.findings import draw_reconciliation
         from costsim.plots.look import look_of
 
         return draw_reconciliation(self.found, look_of(**look))
 
     def save(self, out: str | Path) -> list[Path]:
         """Write the figure or the table to a file, by its ending, or all of them to a folder. Raises InputError."""
-        from costsim.plots import save_reconciliation
+        from costsim.plots.findings import save_reconciliation
 
         return save_reconciliation(self.found, str(out))
 
@@ -143,14 +143,14 @@ class Survey:
 
     def plot(self, **look: Unpack[Looks]) -> Figure:
         """What recipes save, and what they do to the gradients."""
-        from costsim.plots import draw_survey
+        from costsim.plots.findings import draw_survey
         from costsim.plots.look import look_of
 
         return draw_survey(self.found, look_of(**look))
 
     def save(self, out: str | Path) -> list[Path]:
         """Write the figure or the table to a file, by its ending, or all of them to a folder. Raises InputError."""
-        from costsim.plots import save_survey
+        from costsim.plots.findings import save_survey
 
         return save_survey(self.found, str(out))
 

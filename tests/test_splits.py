@@ -1,15 +1,21 @@
 """All ways to split a step over devices."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from itertools import product
 
 import pytest
 from click.testing import CliRunner
+from overlaps import faults
 
 import costsim
+from costsim import plots
 from costsim.cli import main
 from costsim.errors import InputError
+from costsim.plots import splits as figures
+from costsim.plots.look import look_of
 from costsim.run import few_layers
 from costsim.run.few_layers import NotAlikeError, alike, few_jobs, step_from_few
 from costsim.run.job import Request, prepare, with_fields
@@ -131,6 +137,44 @@ def test_devices_are_those_of_the_workload_if_it_names_some():
     done = split(*asked)
     assert done.exit_code == 2
     assert "--hardware NAME" in done.stderr
+
+
+def test_a_figure_has_every_split_and_where_memory_ends():
+    """The front by comparing all pairs, points by their data, texts at three widths."""
+    here = prepare(Request("llama-small", ["bf16-mixed", "fp32"], assignments=SMALL, hardware=["h100-node"]))
+    found = splits(here, here.policies, here.hardware[0], 4)
+    beaten = {
+        a for a in found for b in found
+        if a.policy == b.policy and (b.peak_bytes, b.step_s) != (a.peak_bytes, a.step_s)
+        and b.peak_bytes <= a.peak_bytes and b.step_s <= a.step_s
+    }  # fmt: skip
+    for policy in ("bf16-mixed", "fp32"):
+        of_policy = [split for split in found if split.policy == policy]
+        best = {(split.peak_bytes, split.step_s) for split in of_policy if split not in beaten}
+        assert {(split.peak_bytes, split.step_s) for split in figures.front(of_policy)} == best
+    tight = [split._replace(capacity_bytes=split.peak_bytes - (split.policy == "fp32")) for split in found]
+    small = replace(here, hardware=(replace(here.hardware[0], dram_bytes=found[0].peak_bytes),))
+    for width in ("84mm", "120mm", "174mm"):
+        figure = plots.drawn(partial(figures.splits, small, tight, 4), look_of(width=width, font_size=8))
+        assert faults(figure) == [], width
+    lines = figure.axes[0].get_lines()
+    points = [line for line in lines if line.get_linestyle() == "None" and len(line.get_xdata())]
+    assert [len(line.get_xdata()) for line in points] == [len(found) // 2] * 2
+    assert [line.get_markerfacecolor() == "white" for line in points] == [False, True]
+    unit = 10 ** (3 * ((len(str(max(split.peak_bytes for split in found))) - 1) // 3))
+    (end,) = (line.get_xdata()[0] for line in lines if line.get_linestyle() == "--")
+    assert end * unit == pytest.approx(found[0].peak_bytes)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert (legend[:3], len(legend)) == (["bf16 mixed", "fp32", "too large"], 4)
+
+
+def test_out_takes_a_figure(tmp_path):
+    out = tmp_path / "splits.svg"
+    done = split("--devices", "2", "--hardware", "h100-node", "--zero", "0", "--out", str(out), "--width", "84mm")
+    assert (done.exit_code, done.output.strip()) == (0, str(out))
+    assert "peak memory of the fullest device" in out.read_text()
+    done = split("--devices", "2", "--hardware", "h100-node", "--width", "84mm")
+    assert (done.exit_code, "--width: says how a figure looks" in done.output) == (2, True)
 
 
 # --- with formats -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import costsim
 from costsim.cli import main
-from costsim.plots import draw_survey
+from costsim.plots.findings import draw_survey
 from costsim.policy.load import make_policy
 from costsim.reference.noise import signal_to_noise
 from costsim.results.recipes import recipes

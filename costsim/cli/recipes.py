@@ -82,7 +82,7 @@ def _show_survey(
     if out is None:
         write(document(made), style)
         return
-    from costsim.plots import save_survey
+    from costsim.plots.findings import save_survey
 
     for path in save_survey(made, out, look):
         echo_line(path)

@@ -53,7 +53,7 @@ def reconcile(within: Any, named: tuple[str, ...], top: int, style: str | None, 
     if out is None:
         write(document(found), style)
         return
-    from costsim.plots import save_reconciliation
+    from costsim.plots.findings import save_reconciliation
 
     for path in save_reconciliation(found, out, asked):
         echo_line(path)

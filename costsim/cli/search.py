@@ -92,7 +92,7 @@ def search(style: str, out: str | None, **given: Any) -> None:
     found = find(prepared, asked, table)
     write(document(found), style)
     if out is not None:
-        from costsim.plots import save_search
+        from costsim.plots.findings import save_search
 
         for path in save_search(found, table, path_of(out), look):
             echo_line(path)

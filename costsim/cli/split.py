@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import OUTPUT, WORKLOAD, chosen, options, path_of
-from costsim.cli.output import chosen_style, echo_line, progress, write
+from costsim.cli.options import FIGURE, OUTPUT, WORKLOAD, apart, chosen, options, path_of
+from costsim.cli.output import echo_line, progress, style_beside_figure, write
 
 
 @click.command()
@@ -27,7 +27,7 @@ from costsim.cli.output import chosen_style, echo_line, progress, write
 @click.option("--at-most", multiple=True, metavar="FIELD=N", help="Budget of loss or peak_memory_bytes; repeatable.")
 @click.option("--save", "folder", type=click.Path(), help="Folder for the policies that are found.")
 @click.option("--rows", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many are shown.")
-@options(*OUTPUT)
+@options(*OUTPUT, *FIGURE)
 def split(
     devices: int, hardware: str | None, zero: str, rows: int, style: str | None, out: str | None, **given: Any
 ) -> None:
@@ -35,11 +35,13 @@ def split(
 
     All sizes of tensor, pipeline, data and expert that multiply to --devices and that the model allows: how long a step
     takes, how long stages wait, what the fullest device holds. The batch of a step is the workload's in all of them.
-    With --formats, groups of tensors and messages take in each split those with which it is fastest.
+    With --formats, groups of tensors and messages take in each split those with which it is fastest. --out takes .svg,
+    .pdf and .png, too: the time of all splits over their memory.
 
     \b
     costsim split llama-small --devices 8 --hardware h100-node
     costsim split mixtral-8x7b --devices 8 --hardware h100-node --zero 1
+    costsim split llama-small --devices 8 --hardware h100-node --out splits.svg
     costsim split llama-60m --devices 4 --hardware h100-node --formats bf16,int8
     """
     from costsim.errors import InputError
@@ -49,7 +51,8 @@ def split(
     from costsim.search.splits import splits, ways, zeros_of
     from costsim.tables.splits import document
 
-    style = chosen_style(style, out)
+    style = style_beside_figure(style, out)
+    look, given = apart(given, out)
     folder = given.pop("folder")
     if folder is not None:
         files.check_folder(path_of(folder))
@@ -61,11 +64,23 @@ def split(
     wanted = _wanted(prepared, asked, folder)
     with progress(len(list(ways(prepared, devices, zeros)))) as bar:
         found = splits(prepared, prepared.policies, device, devices, zeros, lambda: bar.update(1), wanted)
-    write(document(prepared.workload, found, device, devices, rows, folder), style, out)
+    table = document(prepared.workload, found, device, devices, rows, folder)
+    if out is None:
+        write(table, style)
+    else:
+        _save(prepared, (found, devices), table, out, look)
     if folder is not None:
         named = {split.policy: split.chosen for split in found if split.chosen}
         for name, content in policy_files(prepared.workload, named, path_of(folder)).items():
             echo_line(files.write(path_of(folder) / name, content))
+
+
+def _save(job: Any, what: tuple[Any, int], table: Any, out: str, look: Any) -> None:
+    """Write what was found, the splits over so many devices: their figure, their table, or a folder of both."""
+    from costsim.plots.findings import save_splits
+
+    for path in save_splits(job, *what, table, out, look):
+        echo_line(path)
 
 
 def _wanted(job: Any, asked: Mapping[str, Any], folder: str | None) -> Any:

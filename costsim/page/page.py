@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from costsim.collector import paused
 from costsim.errors import InputError, one_line
 from costsim.inputs import files
 from costsim.page import sources, tables
@@ -73,6 +74,7 @@ def _printable(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
+@paused  # figures are made of cycles, which die with the page
 def page(result: Result, command: str = "costsim report") -> str:
     """The whole page: the same text for the same result and command. The footer names `command` as what made it.
 

@@ -10,19 +10,15 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from costsim import names
 from costsim.errors import InputError, nearest
 from costsim.inputs import files
 from costsim.plots import (
     breakdown,
     comparison,
-    front,
     memory,
-    reconcile,
     roofline,
     schedule,
     sensitivity,
-    survey,
     timeline,
 )
 from costsim.plots import sweep as sweep_plot
@@ -30,17 +26,8 @@ from costsim.plots.fit import fit
 from costsim.plots.look import SCREEN, Look, look_of, settings
 from costsim.plots.style import drawable
 from costsim.results.records import Record
-from costsim.results.survey import Survey
 from costsim.run.simulate import Result
 from costsim.run.sweep import Sweep
-from costsim.search.found import MEASURED, Found, policy_text
-from costsim.search.reconcile import Reconciliation
-from costsim.search.sensitivity import Sensitivity, csv_text
-from costsim.tables import styles
-from costsim.tables.document import Document
-from costsim.tables.reconcile import document as reconcile_document
-from costsim.tables.search import document as search_document
-from costsim.tables.survey import document as survey_document
 
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}  # by style of file
 _DPI = 300  # of PNG
@@ -95,62 +82,6 @@ def save_sweep(
 ) -> Path:
     """Draw a sweep, whose parts are worked out only if the file can be, into a file. Raises InputError."""
     return write(lambda look: sweep_plot.sweep(swept, parts(), relative, look), path, look)
-
-
-def draw_front(found: Found, look: Look = SCREEN) -> Figure:
-    """Draw what a search found."""
-    return drawn(partial(front.front, found), look)
-
-
-def save_search(found: Found, table: Sensitivity | None, folder: Path, look: Look = SCREEN) -> list[Path]:
-    """Write what a search found to a folder, and return the files.
-
-    The table in all styles, the policies that it has, the figure of a front, and losses if they were measured. Raises
-    InputError if that cannot be.
-    """
-    paths = styles.save(search_document(found), str(folder))
-    for point in found.shown:
-        text = policy_text(found, point, folder)
-        paths.append(files.write(folder / f"{found.name(point)}.yaml", text.encode()))
-    workload = found.problem.job.workload
-    if table is not None and found.asked.sensitivity in MEASURED:
-        paths.append(files.write(folder / f"{workload}-sensitivity.csv", csv_text(table).encode()))
-    if not found.single:
-        paths.append(write(partial(front.front, found), folder / f"{workload}-search.svg", look))
-    return paths
-
-
-def draw_survey(of: Survey, look: Look = SCREEN) -> Figure:
-    """Draw recipes side by side."""
-    return drawn(partial(survey.survey, of), look)
-
-
-def draw_reconciliation(of: Reconciliation, look: Look = SCREEN) -> Figure:
-    """Draw where combinations of assumptions come to."""
-    return drawn(partial(reconcile.reconcile, of), look)
-
-
-def save_survey(of: Survey, out: str, look: Look = SCREEN) -> list[Path]:
-    """Write recipes side by side, as `_save` does. Raises InputError if that cannot be."""
-    return _save(survey_document(of), partial(survey.survey, of), out, look)
-
-
-def save_reconciliation(of: Reconciliation, out: str, look: Look = SCREEN) -> list[Path]:
-    """Write a reconciliation, as `_save` does. Raises InputError if that cannot be."""
-    return _save(reconcile_document(of), partial(reconcile.reconcile, of), out, look)
-
-
-def _save(document: Document, make: Callable[..., Figure], out: str, look: Look) -> list[Path]:
-    """Write the figure (.svg, .pdf, .png), the table in the style of an ending, or to a folder all of them."""
-    if is_figure(out):
-        return [write(make, Path(out), look)]
-    paths = styles.save(document, out)
-    return paths if styles.style_of(out) else [*paths, write(make, Path(out) / f"{document.stem}.svg", look)]
-
-
-def is_figure(out: str) -> bool:
-    """Whether a name is that of a figure, by its ending."""
-    return out.lower().endswith(names.FIGURE_ENDINGS)
 
 
 def write(make: Callable[..., Figure], path: Path, look: Look = SCREEN) -> Path:

@@ -89,6 +89,7 @@ _FIXED: dict[str, Any] = {  # of Matplotlib
     "text.parse_math": False,  # names are names, whatever signs they hold
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titley": 1.0,  # where Matplotlib would find it to belong, for no axis is above; finding it takes time
 }
 
 

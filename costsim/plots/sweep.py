@@ -48,7 +48,9 @@ def _si(unit: str) -> Callable[[float], tuple[float, str]]:
     return lambda largest: scaled(unit, int(largest))
 
 
-def _units(units: Units) -> Callable[[float], tuple[float, str]]:
+def of_units(units: Units) -> Callable[[float], tuple[float, str]]:
+    """The size and the name of the unit, of some, for a largest amount."""
+
     def of(largest: float) -> tuple[float, str]:
         _, size, name = next((row for row in units if largest >= row[0]), units[-1])
         return size, name
@@ -64,8 +66,8 @@ def amounts(job: Job) -> list[Panel]:
         Panel("peak memory of a step", _field("peak_memory_bytes"), _si("B"), job.hardware),
     ]
     for device in job.hardware:
-        panels.append(Panel(f"time on {device.name}", _field("time_s", device.name), _units(TIMES)))
-        panels.append(Panel(f"energy on {device.name}", _field("energy_j", device.name), _units(ENERGIES)))
+        panels.append(Panel(f"time on {device.name}", _field("time_s", device.name), of_units(TIMES)))
+        panels.append(Panel(f"energy on {device.name}", _field("energy_j", device.name), of_units(ENERGIES)))
     return panels
 
 

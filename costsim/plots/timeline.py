@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Polygon
 
 from costsim.cost.memory import COMPONENTS, Memory, of_policy
 from costsim.graph.autodiff import AFTER_FORWARD
@@ -83,7 +83,8 @@ def _areas(axes: Axes, steps: Steps, divisor: int) -> None:
             if j in (0, len(outline) - 1) or not outline[j - 1][1] == point[1] == outline[j + 1][1]
         ]  # fmt: skip
         corners = [(xs[0], 0.0), *kept, (xs[-1], 0.0)]
-        axes.fill(*zip(*corners, strict=True), color=COMPONENT_COLOURS[COMPONENTS[i]], linewidth=0)
+        area = Polygon(corners, closed=True, color=COMPONENT_COLOURS[COMPONENTS[i]], linewidth=0)
+        axes.add_artist(area)  # `fill` would look at all corners for limits, which are set
 
 
 def _mark_peak(axes: Axes, memory: Memory, live: Sequence[Live], scale: Scale) -> int:
