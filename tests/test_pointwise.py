@@ -47,6 +47,8 @@ EQUATIONS = {
     "where": ("ac,abc,b->bca", {}),
     "fill": ("abc,ca->bac", {"value": -math.inf}),
     "sigmoid_grad": ("abc,abc->bac", {}),
+    "logistic_loss": ("abc,abc->bac", {}),
+    "divide_by_count": ("ab->bca", {}),
     "sum": ("abc->ca", {}),
     "mean_of": ("abc->ca", {}),
     "largest": ("abc->ca", {}),

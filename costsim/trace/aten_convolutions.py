@@ -61,9 +61,10 @@ def _are_apart(call: Call, large: Value, small: Value) -> bool:
     return whole and apart and plain
 
 
-def _ways(call: Call, axis: int) -> dict[str, int]:
-    """How patches lie along an axis of lengths."""
-    return {name: call[name][axis if len(call[name]) > 1 else 0] for name in ("stride", "padding", "dilation")}
+def _ways(call: Call, axis: int, one: bool = False) -> dict[str, int]:
+    """How patches lie along an axis of lengths; if there is just one, its places are patches of one place."""
+    ways = {name: call[name][axis if len(call[name]) > 1 else 0] for name in ("stride", "padding", "dilation")}
+    return {**ways, "stride": ways["dilation"]} if one else ways
 
 
 def _stays(call: Call, number: int) -> bool:
@@ -83,8 +84,8 @@ def _changed(
     before = "".join(letters[id(slot)] for slot in held.dims())
     for slot in held.dims():
         order += new if slot is old[0] else [] if slot in old else [slot]
-    if any(not slot.atoms() for slot in order) or len(old) + len(new) != 3:
-        raise t.error("has patches that are spread, and just one along an axis, or of one place")
+    if any(not slot.atoms() for slot in order) or not (old and new):
+        raise t.error("has one patch of one place along an axis, which the graph does not")
     sizes = [slot.axis.itself.size for slot in order]
     whole = [t.axis((function, len(t.emitted), n, size), size) for n, size in enumerate(sizes)]
     uncut = all(len(slot.atoms()) == 1 for slot in order)
@@ -116,9 +117,10 @@ def _unfolded(t: Translator, call: Call, view: View, kernel: Sequence[Size], sha
         if 2 + number not in lengths:
             axes[at + 1 : at + 1] = [[]]
             continue
-        new = [Slot(t.axis(("patches", number), patches)), Slot(t.axis(("places", number), places))]
-        held, moved = _changed(t, "unfold", held, axes[at], new, _ways(call, number))
-        axes[at : at + 1] = [[slot] for slot in new]
+        sizes = {"patches": patches, "places": places}
+        new = {tag: Slot(t.axis((tag, number), size)) for tag, size in sizes.items() if not size.is_one}
+        held, moved = _changed(t, "unfold", held, axes[at], [*new.values()], _ways(call, number, patches.is_one))
+        axes[at : at + 1] = [[new[tag]] if tag in new else [] for tag in sizes]
         axes = [slots_of(moved[id(slot)] for slot in axis) for axis in axes]
     return View(Memory(held), tuple(map(tuple, axes)))
 
@@ -131,7 +133,7 @@ def _folded(t: Translator, call: Call, made: Value) -> None:
     for number, patches, places in numbers:
         old = [*axes[patches], *axes[places]]
         new = [Slot(t.axis(("length", number), made.shape[2 + number]))]
-        held, moved = _changed(t, "fold", held, old, new, _ways(call, number))
+        held, moved = _changed(t, "fold", held, old, new, _ways(call, number, not axes[patches]))
         axes[patches], axes[places] = new, []
         axes = [slots_of(moved[id(slot)] for slot in axis) for axis in axes]
     t.look(made, held, [axes[1], [*axes[0], *axes[2 + lengths]], *axes[2 : 2 + lengths]])

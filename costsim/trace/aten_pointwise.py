@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import accumulate, pairwise
 
 from costsim.trace.pointwise import pointwise, reduction, scaled
 from costsim.trace.recording import Call, Value
+from costsim.trace.sizes import ONE, Size, times
 from costsim.trace.tensors import Held, Slot, slots_of, values_of
 from costsim.trace.translate import ATEN, aten
 from costsim.trace.translator import Lettered, Translator
@@ -64,6 +65,9 @@ def _binary(functions: tuple[str, str, str], t: Translator, call: Call) -> None:
         of_two = "complex_mul" if of_two == "mul" and a.is_complex and b.is_complex else of_two
         pointwise(t, of_two, [a, b if alpha == 1 else scaled(t, b, alpha)], made)
         return
+    if of_two == "div" and isinstance(b, Size) and b == reduce(times, made.shape, ONE):
+        pointwise(t, "divide_by_count", [a], made)
+        return
     if not with_number or not isinstance(b, (int, float)):
         raise t.error("takes a number that is none in the trace")
     number = b * alpha
@@ -83,7 +87,7 @@ for _name, _function in _UNARY.items():
     for _suffix in (".default", "_.default"):
         ATEN[f"aten.{_name}{_suffix}"] = (partial(_unary, _function), _function)
 for _name, _functions in _BINARY.items():
-    _words = ", ".join(filter(None, _functions[:2]))
+    _words = ", ".join(filter(None, (*_functions[:2], "divide_by_count" * (_name == "div"))))
     for _suffix in (".Tensor", "_.Tensor", ".Scalar", "_.Scalar", ".default", "_.default"):
         ATEN[f"aten.{_name}{_suffix}"] = (partial(_binary, _functions), _words)
 for _name, (_row, _arguments) in _GRADIENTS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from costsim.trace.pointwise import pointwise, reduction
 from costsim.trace.recording import Call, Value
 from costsim.trace.tensors import Held, Slot, slots_of
 from costsim.trace.translate import aten
@@ -159,3 +160,18 @@ def nll_loss_backward(t: Translator, call: Call) -> None:
     inputs = [t.straight(t.view(call["grad_output"])), t.straight(labels), t.straight(t.view(call["total_weight"]))]
     axes = [logp.axis(number) for number in range(len(logp.axes))]
     t.emit("nll_loss_grad", inputs, [t.result(call.results[0], axes)], **_loss_params(t, call))
+
+
+@aten("logistic_loss, mean_of, sum", "binary_cross_entropy_with_logits.default")
+def binary_cross_entropy(t: Translator, call: Call) -> None:
+    """The loss of yes or no, of each element, and its mean or sum."""
+    if call["weight"] is not None or call["pos_weight"] is not None:
+        raise t.error("weighs elements, which the graph does not; multiply the losses")
+    x, made = call["self"], call.results[0]
+    if call["reduction"] not in _REDUCTIONS:
+        pointwise(t, "logistic_loss", [x, call["target"]], made)
+        return
+    each = made._replace(number=-1 - len(t.views), storage=-1 - len(t.memories), shape=x.shape)
+    pointwise(t, "logistic_loss", [x, call["target"]], each)
+    function = {"mean": "mean_of", "sum": "sum"}[_REDUCTIONS[call["reduction"]]]
+    reduction(t, function, each, tuple(range(len(x.shape))), made, keep=False)

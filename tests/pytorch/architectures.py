@@ -92,7 +92,7 @@ ARCHITECTURES = {
     "deepseek_v3": _DEEPSEEK,
     "bert": _PLAIN,
     "roberta": _PLAIN,
-    "electra": _PLAIN,
+    "electra": {**_PLAIN, "embedding_size": 32, "architectures": ["ElectraForPreTraining"]},
     "albert": {**_PLAIN, "embedding_size": 16},
     "distilbert": {
         "dim": 32,

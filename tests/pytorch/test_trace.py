@@ -28,7 +28,20 @@ TABLE = (Path(__file__).parent.parent.parent / "docs" / "traced.md").read_text()
 SPECS = ["gpt", "checkpointed"]
 MORE = ["qwen3", "gemma3_text", "olmo2", "opt", "falcon", "modernbert", "bart"]  # counted by CI, their gradients not
 # That CI traces, with gradients; all: python architectures.py.
-SOME = ["gpt2", "llama", "gemma2", "bert", "t5", "deberta-v2", "vit", "whisper", "mixtral", "gpt_oss", "deepseek_v2"]
+SOME = [
+    "gpt2",
+    "llama",
+    "gemma2",
+    "bert",
+    "t5",
+    "deberta-v2",
+    "vit",
+    "whisper",
+    "mixtral",
+    "gpt_oss",
+    "deepseek_v2",
+    "electra",
+]
 
 
 def named(graph, name):
@@ -175,7 +188,7 @@ def beyond_groups(module, images):
     return sum((groups - 1) * by_layer[name] for name, groups in grouped.items())
 
 
-@pytest.mark.parametrize("spec", ["stem", "apart", "upwards"])
+@pytest.mark.parametrize("spec", ["stem", "apart", "steps", "upwards"])
 def test_convolutions(spec, tmp_path):
     """In one dim and in two, padded and spread, in groups and transposed, of inputs that need a gradient or do not."""
     made = trace(f"traced_models:{spec}")

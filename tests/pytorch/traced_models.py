@@ -172,6 +172,25 @@ def apart():
     return Apart(), (torch.zeros(2, 4, 8, 6),)
 
 
+class Steps(nn.Module):
+    """Convolutions of one place that leave out others, as of a ResNet, and one of one patch that is padded."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.short = nn.Conv2d(3, 4, 1, stride=2, bias=False)
+        self.next = nn.Conv2d(4, 6, 1, stride=2)
+        self.last = nn.Conv2d(6, 2, (3, 2), padding=(1, 0), stride=3)
+
+    def forward(self, images):
+        x = F.gelu(self.wide(images) + self.short(images))
+        return self.last(F.gelu(self.next(x))).square().mean()
+
+
+def steps():
+    return Steps(), (torch.zeros(2, 3, 7, 8),)
+
+
 class Upwards(nn.Module):
     """Transposed convolutions: patches that overlap, that are cut off and that do not overlap; whole and in groups."""
 

@@ -3,6 +3,7 @@
 from costsim.graph.ops import (
     attention,
     channels,
+    complex_numbers,
     convolutions,
     elementwise,
     experts,
@@ -27,6 +28,7 @@ __all__ = [
     "Function",
     "attention",
     "channels",
+    "complex_numbers",
     "convolutions",
     "elementwise",
     "experts",

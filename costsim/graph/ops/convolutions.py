@@ -59,19 +59,26 @@ def _split(whole: str, cut: str) -> tuple[int, int, int]:
     return next(i for i, index in enumerate(whole) if index not in cut), patches, places
 
 
+def _with_places(cut: str, whole: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    """A term that has patches, and its shape, with an index of places behind; of one if it has none."""
+    one = sum(index not in whole for index in cut) == 1
+    return (f"{cut}.", (*shape, 1)) if one else (cut, shape)
+
+
 @function({}, whole=True)
 def unfold_(
     x: Array, /, *, stride: int, padding: int, dilation: int, terms: tuple[str, str], shape: tuple[int, ...]
 ) -> Array:
-    """y = the patches of x along the dim that it has not, which may overlap; 0 outside of x."""
-    y, (whole, cut) = np.zeros(shape, x.dtype), terms
+    """y = the patches of x along the dim that it has not, which may overlap; of one place without a dim more."""
+    whole, (cut, shape_of_all) = terms[0], _with_places(terms[1], terms[0], shape)
+    y = np.zeros(shape_of_all, x.dtype)
     axis, patches, places = _split(whole, cut)
-    rows = _rows(shape[patches], x.shape[axis], shape[places], stride, padding, dilation)
+    rows = _rows(y.shape[patches], x.shape[axis], y.shape[places], stride, padding, dilation)
     others = [index for index in whole if index in cut]
     for place, (there, at) in enumerate(rows):
         taken = x.transpose([axis, *map(whole.index, others)])[at]
         y.transpose([patches, places, *map(cut.index, others)])[there, place] = taken
-    return y
+    return y.reshape(shape)
 
 
 @function({"add": 1}, whole=True, over="dy")
@@ -79,7 +86,9 @@ def fold_(
     dy: Array, /, *, stride: int, padding: int, dilation: int, terms: tuple[str, str], shape: tuple[int, ...]
 ) -> Array:
     """dx = the sum of each row's gradients in all patches that have it: the gradient of `unfold`."""
-    dx, (cut, whole) = np.zeros(shape, dy.dtype), terms
+    dx, whole = np.zeros(shape, dy.dtype), terms[1]
+    cut, shape_of_all = _with_places(terms[0], whole, dy.shape)
+    dy = dy.reshape(shape_of_all)
     axis, patches, places = _split(whole, cut)
     rows = _rows(dy.shape[patches], shape[axis], dy.shape[places], stride, padding, dilation)
     others = [index for index in whole if index in cut]

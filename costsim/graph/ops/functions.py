@@ -233,6 +233,19 @@ def sigmoid_grad(dy: Array, y: Array, /) -> Array:
     return dy * (y * (1 - y))
 
 
+@function({"exp": 1, "log": 1, "mul": 1, "add": 5, "cmp": 1})
+def logistic_loss(logits: Array, targets: Array, /) -> Array:
+    """y = max(z, 0) - z t + log(1 + exp(-|z|)): binary_cross_entropy_with_logits of each element."""
+    floor = np.maximum(logits, 0)
+    return np.log(np.exp(logits - floor - floor) + 1) + floor - logits * targets
+
+
+@function({"div": 1}, whole=True)
+def divide_by_count(x: Array, /, *, terms: Terms, shape: Shape) -> Array:
+    """y = x / how many elements y has: the gradient of a mean."""
+    return np.broadcast_to(lined_up(x, terms[0], terms[-1]), shape) / math.prod(shape)
+
+
 # --- reductions -------------------------------------------------------------------------------------------------------
 
 
@@ -271,30 +284,6 @@ def any_(x: Array, /, *, axes: tuple[int, ...]) -> Array:
 def all_(x: Array, /, *, axes: tuple[int, ...]) -> Array:
     """y = whether all hold over the indices that it lacks."""
     return np.logical_and.reduce(x, axis=axes)
-
-
-# --- of complex numbers, which are pairs along the last index ---------------------------------------------------------
-
-
-@function({"cos": 1, "sin": 1, "mul": 2}, whole=True, over="angle")
-def polar(length: Array, angle: Array, /, *, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
-    """y = length (cos angle, sin angle): torch.polar."""
-    pair = np.stack([np.cos(angle), np.sin(angle)], -1)
-    return lined_up(length, terms[0], terms[-1]) * lined_up(pair, terms[1] + terms[-1][-1], terms[-1])
-
-
-@function({"mul": 2, "add": 1}, whole=True)
-def complex_mul(a: Array, b: Array, /, *, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
-    """y = a b: of each of a pair two products and their sum."""
-    a, b = (lined_up(x, term, terms[-1]) for x, term in zip((a, b), terms, strict=False))
-    return np.stack([a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]], -1)
-
-
-@function({}, whole=True)
-def conj(x: Array, /, *, terms: Terms, shape: Shape) -> Array:  # noqa: ARG001
-    """y = the conjugate: the second of each pair negated."""
-    x = lined_up(x, terms[0], terms[-1])
-    return np.stack([x[..., 0], -x[..., 1]], -1)
 
 
 # --- of whole arrays --------------------------------------------------------------------------------------------------

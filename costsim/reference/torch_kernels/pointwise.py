@@ -29,6 +29,7 @@ ELEMENTS: Mapping[str, Kernel] = {
     "and": torch.logical_and,
     "or": torch.logical_or,
     "fill": lambda x, mask, value: torch.where(mask, torch.full_like(x, value), x),
+    "logistic_loss": lambda z, t: torch.nn.functional.binary_cross_entropy_with_logits(z, t, reduction="none"),
     "sigmoid_grad": lambda dy, y: dy * (y * (1 - y)),
     **{name: getattr(torch, name) for name in ("neg", "abs", "sign", "ceil", "exp", "log", "sqrt", "reciprocal")},
     **{name: getattr(torch, name) for name in ("sin", "cos")},
@@ -99,6 +100,10 @@ def _along(x: Tensor, term: str, other: str) -> tuple[Tensor, int]:
 def _stretch(axis: int, start: int, step: int, size: int) -> tuple[slice, ...]:
     """So many elements along an axis, the first at `start`."""
     return (*(slice(None),) * axis, slice(start, start + step * size, step))
+
+
+def _divide_by_count(x: Tensor, terms: Terms, shape: Shape) -> Tensor:
+    return _lined_up(x, terms[0], terms[-1]).expand(shape) / math.prod(shape)
 
 
 def _permute(x: Tensor, terms: Terms, shape: Shape) -> Tensor:  # noqa: ARG001
@@ -220,20 +225,27 @@ def _rows(patches: int, places: int, ways: Mapping[str, int], device: Any) -> Te
     return number[:, None] * ways["stride"] + place * ways["dilation"]
 
 
+def _with_places(cut: str, whole: str, shape: Shape) -> tuple[str, Shape]:
+    """A term that has patches, and its shape, with an index of places behind; of one if it has none."""
+    one = sum(index not in whole for index in cut) == 1
+    return (f"{cut}.", (*shape, 1)) if one else (cut, shape)
+
+
 def _unfold(x: Tensor, terms: Terms, shape: Shape, **ways: int) -> Tensor:
-    whole, cut = terms
+    whole, (cut, sizes) = terms[0], _with_places(terms[1], terms[0], shape)
     axis, patches, places = _split(whole, cut)
-    at = _rows(shape[patches], shape[places], ways, x.device)
+    at = _rows(sizes[patches], sizes[places], ways, x.device)
     rows, padding = x.movedim(axis, 0), ways["padding"]
     filled = x.new_zeros(max(int(at.max()) + 1, rows.shape[0] + padding), *rows.shape[1:])
     filled[padding : padding + rows.shape[0]] = rows
     others = [index for index in whole if index in cut]
     made = [cut[patches], cut[places], *others]
-    return filled[at].permute([made.index(index) for index in cut]).contiguous()
+    return filled[at].permute([made.index(index) for index in cut]).reshape(shape)
 
 
 def _fold(dy: Tensor, terms: Terms, shape: Shape, **ways: int) -> Tensor:
-    cut, whole = terms
+    whole, (cut, sizes) = terms[1], _with_places(terms[0], terms[1], tuple(dy.shape))
+    dy = dy.reshape(sizes)
     axis, patches, places = _split(whole, cut)
     at = _rows(dy.shape[patches], dy.shape[places], ways, dy.device)
     others, padding = [index for index in whole if index in cut], ways["padding"]
@@ -243,6 +255,7 @@ def _fold(dy: Tensor, terms: Terms, shape: Shape, **ways: int) -> Tensor:
 
 
 WHOLE: Mapping[str, Kernel] = {
+    "divide_by_count": _divide_by_count,
     "polar": _polar,
     "complex_mul": _complex_mul,
     "conj": _conj,
