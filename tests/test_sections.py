@@ -13,9 +13,10 @@ import pytest
 from costsim.errors import InputError, UnreadError
 from costsim.inputs import files, schema_hardware, schema_policy, schema_workload
 from costsim.inputs.document import Document, override, parse_yaml
+from costsim.inputs.other_names import OTHER_NAMES
 from costsim.inputs.schema import read, validate
 from costsim.inputs.section import After, Before, Clash, Field, Section, WrongError, check
-from costsim.models.families import family
+from costsim.models.families import families, family
 
 LIST = Path(files.__file__).with_name("shipped.sha256")
 FOLDERS = {
@@ -181,3 +182,17 @@ def test_limits_come_before_functions():
 
     with pytest.raises(TypeError, match="limits of a value come before functions"):
         validate(Wrong, Document("x", {"half": 1.0}))
+
+
+def test_other_names_stand_for_fields_that_there_are():
+    """And are no fields at the top of a file, where they would be taken."""
+    modules = list(map(family, families()))
+    sections = [("model", module.Model) for module in modules] + [("batch", module.Batch) for module in modules]
+    sections += [("training", schema_workload.Training), ("parallel", schema_workload.Parallel)]
+    fields = {
+        f"{part}.{field.key}"
+        for part, section in [*sections, ("optimizer", schema_workload.Optimizer)]
+        for field in section.section_fields.values()
+    }
+    assert set(OTHER_NAMES) <= fields
+    assert not {name for names in OTHER_NAMES.values() for name in names} & schema_workload.Workload.keys()

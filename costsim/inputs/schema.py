@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from costsim.errors import MAX_FAULTS, Fault, InputError, nearest, one_line, refuse
 from costsim.inputs.document import MAX_ITEMS, Document, Unreadable, Where, unreadable
+from costsim.inputs.other_names import meant
 from costsim.inputs.section import Clash, Section
 
 if TYPE_CHECKING:
@@ -117,10 +118,18 @@ def _fault(section: type[Section], error: Any, document: Document, at: tuple[str
     """One of pydantic's errors as ours, with its place; without a hint where it is not told, for hints take time."""
     place = error["loc"]
     if error["type"] == "extra_forbidden":
-        message = f"unknown key {one_line(place[-1])!r}{_owner(section, place).hint(place[-1]) if hint else ''}"
+        message = f"unknown key {one_line(place[-1])!r}{_hint(section, place, document, at) if hint else ''}"
     else:
         message = _message(error)
     return document.error((*at, *place), message).faults[0]
+
+
+def _hint(section: type[Section], place: Where, document: Document, at: tuple[str, ...]) -> str:
+    """What to write instead of an unknown key: fields that others call so, or the nearest names."""
+    key, owner = str(place[-1]), _owner(section, place)
+    before = ".".join(map(str, (*at, *place[:-1], "")))
+    fields = meant(key, document.data, map(before.__add__, owner.keys()), before + key)
+    return f"; did you mean {' or '.join(map(repr, fields))}?" if fields else owner.hint(key)
 
 
 def _only_seems_short(error: Any) -> bool:

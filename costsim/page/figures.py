@@ -26,7 +26,7 @@ class PageFigure(NamedTuple):
 
 
 def _few(result: Result, most: int) -> tuple[Result, list[str]]:
-    """The result with at most so many policies, and the names of those left out.
+    """The result with at most so many policies, and the labels of those left out.
 
     The baseline and policies with published figures come first, those that do not run on a device last.
     """
@@ -35,7 +35,8 @@ def _few(result: Result, most: int) -> tuple[Result, list[str]]:
     unsupported = {name for (name, _), spent in result.spent.items() if spent.unsupported}
     chosen = set(sorted(names, key=lambda name: (name not in first, name in unsupported))[:most])
     shown = tuple(counted for counted in result.policies if counted.policy.name in chosen)
-    return replace(result, policies=shown), [name for name in names if name not in chosen]
+    left_out = [each.policy.label for each in result.policies if each.policy.name not in chosen]
+    return replace(result, policies=shown), left_out
 
 
 def _left_out(names: Sequence[str]) -> str:
@@ -52,7 +53,7 @@ class _Plan(NamedTuple):
 
 
 def _plans(result: Result) -> Iterator[_Plan]:
-    base = result.job.convention.baseline
+    base = result.baseline.policy.label
     yield _Plan(
         "comparison", result, "How many times less than the baseline",
         f"Bars to the right of 1 take less than {base}, bars to the left more. Open circles: figures that a paper "
@@ -95,6 +96,6 @@ def figures(result: Result) -> dict[str, PageFigure]:
 
 
 def _figure(plan: _Plan) -> PageFigure:
-    policies = ", ".join(counted.policy.name for counted in plan.result.policies)
+    policies = ", ".join(counted.policy.label for counted in plan.result.policies)
     label = f"{plan.title}: a figure of {policies}. {plan.caption}"
     return PageFigure(inline(svg(plan.result, plan.kind), f"figure-{plan.kind}", label), plan.title, plan.caption)

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from costsim.plots.comparison import ticks
 from costsim.plots.look import SCREEN, Look, pt
 from costsim.plots.style import COLOURS, GREY, grid, legend_style
+from costsim.policy.policy import labels_of
 from costsim.results.records import FIGURES
 from costsim.search.density import STEPS
 from costsim.search.reconcile import Departure, Hit, Reconciliation
@@ -32,8 +33,9 @@ def _axis(axes: Axes, along: str, of: Reconciliation, i: int) -> None:
     names = {"scale": "log", "lim": (low, high), "ticks": ticks(low, high)}
     axes.set(**{f"{along}{name}": value for name, value in names.items()})
     getattr(axes, f"{along}axis").set_major_formatter("{x:g}")
-    quantity, baseline = FIGURES[figure.quantity], printable(of.job.baseline.name)
-    axes.set(**{f"{along}label": f"{quantity} of {printable(figure.policy)}, times less than {baseline}"})
+    labels = labels_of((*of.job.published_policies, of.job.baseline))
+    policy, baseline = (printable(labels.get(name, name)) for name in (figure.policy, of.job.baseline.name))
+    axes.set(**{f"{along}label": f"{FIGURES[figure.quantity]} of {policy}, times less than {baseline}"})
     axes.minorticks_off()
 
 

@@ -250,9 +250,11 @@ def roofline(result: Result, look: Look = SCREEN) -> Figure:
             _panel(axes, view, device, horizontal[1], width)
         _blank(cells[len(panels[i]) :], cells[len(panels[i]) - columns :])
     _label(table)
-    left_out = _left_out(
-        {at: view.lacks for at, view in roofs.items() if at not in timed}, int(15 * look.room(natural))
-    )
+    words = {counted.policy.name: starred(counted) for counted in shown}
+    lacking = {
+        (device, words[name]): view.lacks for (device, name), view in roofs.items() if (device, name) not in timed
+    }
+    left_out = _left_out(lacking, int(15 * look.room(natural)))
     _legend(figure, [point for view in timed.values() for point in view.points], left_out, look.room(natural))
     look.head(figure, _title(result, shown))
     return figure
