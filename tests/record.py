@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 CHECKOUT = Path(__file__).parent.parent
 CONFIGS = Path(__file__).parent / "data" / "configs"
 LIBRARIES = ("click", "jinja2", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg")
-LIBRARIES += ("matplotlib.font_manager", "numpy", "pandas", "pyarrow", "pydantic", "tabulate", "yaml")
+LIBRARIES += ("matplotlib.font_manager", "numpy", "pandas", "pyarrow", "pydantic", "yaml")
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "TERM": "xterm", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 UNSET = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "SOURCE_DATE_EPOCH")
 BINARY = (".png", ".pdf", ".parquet")  # told by their hash

@@ -415,7 +415,7 @@ def test_version():
     ],
 )
 def test_nothing_heavy_is_loaded(code):
-    heavy = {"numpy", "pandas", "pydantic", "pydantic_core", "matplotlib", "yaml", "tabulate"}
+    heavy = {"numpy", "pandas", "pydantic", "pydantic_core", "matplotlib", "yaml"}
     printed = python("-c", f"{code}\nimport sys\nprint(); print('loaded:', sorted({heavy!r} & sys.modules.keys()))")
     assert printed.endswith("\nloaded: []\n")
 

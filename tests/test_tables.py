@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from tabulate import tabulate
 
 from costsim.cli import main
 from costsim.inputs import files
@@ -100,6 +101,31 @@ def test_any_table_fits_any_screen_and_keeps_its_words(rows, width):
     shown = "".join("".join(lines).split())
     for cell in {cell for row in rows for cell in row if cell and len(cell) < 8}:
         assert cell in shown
+
+
+COLUMNS = st.sampled_from(
+    [Column(text, align) for text in ("a", "two words", "two\nlines") for align in ("left", "right")]
+)
+
+
+@given(columns=st.lists(COLUMNS, min_size=1, max_size=4), data=st.data())
+def test_tables_are_drawn_as_tabulate_draws_them(columns, data):
+    cell = st.sampled_from(["", "1.5", "-", "a|b", "two words", "above\nbelow", " blank "])
+    rows = data.draw(st.lists(st.tuples(st.just("x"), *[cell] * (len(columns) - 1)), min_size=1, max_size=4))
+    table, align = Table(columns, rows), [column.align for column in columns]
+
+    def drawn(style, rows, headers=()):
+        return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
+
+    assert tables.simple(table, rows) == drawn("simple", rows, table.headers).splitlines()
+    assert tables.plain(table, rows) == [
+        f"  {line}".rstrip() for line in drawn("plain", rows, table.headers).split("\n")
+    ]
+    lines = tables.dense(table, rows)
+    del lines[table.header_height]  # of dashes
+    assert lines == [line.rstrip() for line in drawn("plain", [table.headers, *rows]).splitlines()]
+    flat = [[markdown_text(cell) for cell in row] for row in rows]
+    assert markdown(table) == drawn("pipe", flat, [column.name for column in columns])
 
 
 @given(widths=st.lists(st.integers(1, 60), min_size=1, max_size=6), least=st.integers(1, 20), room=st.integers(1, 200))

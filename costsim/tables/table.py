@@ -1,4 +1,4 @@
-"""Tables on a terminal of any width, as Markdown and as CSV; tabulate draws them."""
+"""Tables on a terminal of any width, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
-
-from tabulate import tabulate
 
 WIDTH = 80  # columns of a table that goes to a file or a pipe
 NARROW = 60  # with fewer columns, a row is printed as a block
@@ -167,27 +166,53 @@ def shrink(widths: Sequence[int], least: Sequence[int], room: int) -> list[int] 
 Drawing = Callable[[Table, Rows], list[str]]  # how a screen shows a table that fits: simple, dense or plain
 
 
-def _tabulate(table: Table, rows: Rows, style: str, headers: Sequence[str] = ()) -> str:
-    """The table in one of tabulate's styles; cells are text as they are."""
-    align = [column.align for column in table.columns]
-    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True, colalign=align)
+OVER = 2  # columns that a column is wider than its header, at least
+
+
+def _lines(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> Iterator[list[str]]:
+    """The lines of a row, of cells as wide as their columns."""
+    for parts in zip_longest(*(cell.split("\n") for cell in cells), fillvalue=""):
+        yield [
+            part.ljust(width) if column.align == "left" else part.rjust(width)
+            for part, column, width in zip(parts, columns, widths, strict=True)
+        ]
+
+
+def _grid(table: Table, headers: Sequence[str], rows: Rows) -> tuple[list[list[str]], list[list[str]], list[int]]:
+    """The lines of headers and of rows, of cells as wide as their columns; and these widths."""
+    stripped = [[cell.strip() for cell in row] for row in rows]
+    over = [widest(header.split("\n")) + OVER for header in headers] or [0] * len(table.columns)
+    columns = zip(*stripped, strict=True) if stripped else [()] * len(over)
+    widths = [
+        max(least, widest(line for cell in cells for line in cell.split("\n")))
+        for least, cells in zip(over, columns, strict=True)
+    ]
+    head = list(_lines(headers, table.columns, widths)) if headers else []
+    return head, [line for row in stripped for line in _lines(row, table.columns, widths)], widths
+
+
+def _apart(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of cells, two blanks apart."""
+    return ["  ".join(cells).rstrip() for cells in lines]
 
 
 def simple(table: Table, rows: Rows) -> list[str]:
     """Headers over dashes, a line for each column."""
-    return _tabulate(table, rows, "simple", table.headers).splitlines()
+    head, body, widths = _grid(table, table.headers, rows)
+    return _apart([*head, ["-" * width for width in widths], *body])
 
 
 def dense(table: Table, rows: Rows) -> list[str]:
-    """Headers as a row, since tabulate would widen each column by two for them; then a line of dashes."""
-    lines = [line.rstrip() for line in _tabulate(table, [table.headers, *rows], "plain").splitlines()]
+    """Headers as a row, which widen no column; then a line of dashes."""
+    lines = _apart(_grid(table, (), [table.headers, *rows])[1])
     height = table.header_height
     return [*lines[:height], "-" * widest(lines), *lines[height:]]
 
 
 def plain(table: Table, rows: Rows) -> list[str]:
     """Headers over rows and nothing between them, indented."""
-    return [f"  {line}".rstrip() for line in _tabulate(table, rows, "plain", table.headers).splitlines()]
+    head, body, _ = _grid(table, table.headers, rows)
+    return [f"  {line}".rstrip() for line in _apart([*head, *body])]
 
 
 def _shrunk(table: Table, rows: Rows, width: int) -> list[str] | None:
@@ -277,7 +302,11 @@ def markdown_text(text: str) -> str:
 def markdown(table: Table) -> str:
     """GitHub's pipe table."""
     rows = [[markdown_text(cell) for cell in row] for row in table.without_repetitions(table.rows)]
-    return _tabulate(table, rows, "pipe", [markdown_text(column.name) for column in table.columns])
+    head, body, widths = _grid(table, [markdown_text(column.name) for column in table.columns], rows)
+    lines = [[f" {cell} " for cell in line] for line in (*head, *body)]
+    ruled = [("-" * (width + 1), column.align) for width, column in zip(widths, table.columns, strict=True)]
+    rule = [f":{dashes}" if align == "left" else f"{dashes}:" for dashes, align in ruled]
+    return "\n".join(f"|{'|'.join(cells)}|" for cells in (*lines[: len(head)], rule, *lines[len(head) :]))
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, Any]:
