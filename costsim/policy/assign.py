@@ -149,6 +149,7 @@ def _is_among(value: object, values: frozenset[object]) -> bool:
     return not values.isdisjoint(value) if isinstance(value, frozenset) else ("" if value is None else value) in values
 
 
+@lru_cache(maxsize=64)
 def selectors_of(policy: Policy) -> Selectors:
     """The globs of a policy's rules, the numbers of elements that they name, and its widths."""
     rules = policy.file.rules
@@ -362,7 +363,6 @@ def _check_transforms(graph: Graph, rules: Rules, classes: Classes, chains: Sequ
         raise rules.policy.error(("rules", rule, "transform"), message)
 
 
-@lru_cache(maxsize=64)  # what is counted in several ways is assigned once
 def assign(graph: Graph, policy: Policy, index: int = 0, selectors: Selectors | None = None) -> Assignment:
     """The formats of all tensors and the copies of all reads, in the phase of that index.
 
@@ -371,7 +371,12 @@ def assign(graph: Graph, policy: Policy, index: int = 0, selectors: Selectors | 
     which then have their classes in common. Raises InputError for a tensor without a format and for a rule that matches
     nothing.
     """
-    rules, selectors = Rules(policy, index), selectors or selectors_of(policy)
+    return _assign(graph, policy, index, selectors or selectors_of(policy))
+
+
+@lru_cache(maxsize=64)  # what is counted in several ways is assigned once
+def _assign(graph: Graph, policy: Policy, index: int, selectors: Selectors) -> Assignment:
+    rules = Rules(policy, index)
     if policy.widths:
         policy.widths.check_names(
             {t.layer for t in graph.tensors.values()} if policy.widths.by == "layer" else graph.tensors

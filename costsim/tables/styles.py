@@ -5,7 +5,6 @@ A style is a row of WRITERS, by its name in `names.STYLES`, which has the ending
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -45,6 +44,8 @@ def _text(document: Document, screen: Screen) -> str:
 
 def _json(document: Document, _: Screen) -> str:
     """One object; exact integers as decimal strings. Texts are as they are in files."""
+    import json  # other styles do without
+
     return json.dumps(document.data(), indent=2, allow_nan=False) + "\n"
 
 
