@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tabulate import tabulate
 
@@ -108,6 +108,7 @@ COLUMNS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(columns=st.lists(COLUMNS, min_size=1, max_size=4), data=st.data())
 def test_tables_are_drawn_as_tabulate_draws_them(columns, data):
     cell = st.sampled_from(["", "1.5", "-", "a|b", "two words", "above\nbelow", " blank "])
