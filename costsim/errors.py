@@ -115,3 +115,8 @@ def nearest(name: object, valid: Iterable[str], most: int = 8) -> str:
     question = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     known = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
     return question + (f" (known: {known})" if names and most else "")
+
+
+def nearest_divisor(size: int, wanted: int) -> int:
+    """The number that divides a size and is nearest to the one asked for; of two the lower."""
+    return min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - wanted), n))

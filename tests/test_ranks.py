@@ -263,6 +263,77 @@ def test_a_loss_of_one_kernel_is_that_of_one_device():
         prepare(Request("gpt2-small", assignments=['model.head={"chunks": 2}', "parallel.tensor=2"]))
 
 
+# --- pipelines of encoders and decoders -------------------------------------------------------------------------------
+
+
+TWO_STACKS = """
+description: small
+model: {family: encoder-decoder, d_model: 16, ffn_dim: 32, heads: 4, encoder_layers: %d, decoder_layers: %d,
+  source_vocab: 24, target_vocab: 24, max_positions: 8, dropout: 0.0, %s}
+batch: {sequences: 2, source_tokens: 8, target_tokens: 6}
+training: {steps: 10, micro_batches: 2}
+optimizer: {kind: sgd, lr: 1.0}
+policies: [fp32]
+baseline: fp32
+"""
+PIPELINES = [
+    ("tied: decoder", (2, 2), "{pipeline: 2}", 1),
+    ("tied: decoder, final_norm: true, norm: pre", (2, 3), "{pipeline: 5}", 2),  # is passed on twice, tied 2 and 4
+    ("tied: all, positions: learned", (2, 2), "{pipeline: 4}", 2),  # on stages 0, 2 and 3
+    ("tied: none, positions: learned, embedding_norm: true", (2, 2), "{pipeline: 4, tensor: 2, data: 2, zero: 1}", 2),
+    ("tied: none, positions: relative, relative_buckets: 4", (2, 3), "{pipeline: 4, encoder_stages: 2}", 2),
+    ("tied: embeddings, checkpointing: full", (2, 2), "{pipeline: 3, encoder_stages: 1, data: 2, zero: 3}", 1),
+    ("tied: decoder, attention: flash, fused_norm: true", (3, 2), "{pipeline: 3, schedule: zb-h1, tensor: 2}", 2),
+]
+
+
+@pytest.mark.parametrize("optimizer", [(), ADAM], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(("model", "layers", "split", "encoder_stages"), PIPELINES)
+def test_stages_of_two_stacks_do_what_one_device_does(tmp_path, model, layers, split, encoder_stages, optimizer):
+    """The encoder's output goes along through all stages of the decoder, and its gradients come back summed."""
+    file = tmp_path / "two.yaml"
+    file.write_text(TWO_STACKS % (*layers, model))
+    fields = yaml.safe_load(split)
+    data, micro, number = fields.get("data", 1), 2, fields["pipeline"]
+
+    def graph(*sets):
+        return prepare(Request(str(file), assignments=[*optimizer, *sets])).graph
+
+    alone = graph(f"training.micro_batches={micro * data}")
+    stages = [graph(f"parallel={split}", f"parallel.stage={stage}") for stage in range(number)]
+    own = [{op.layer.partition(".")[0] for op in each.ops if op.gemm and op.layer[-1].isdigit()} for each in stages]
+    assert own == [{"encoder"}] * encoder_stages + [{"decoder"}] * (number - encoder_stages)
+    assignments = [assign(each, costsim.load_policy("fp32")) for each in stages]
+    rng = np.random.default_rng(0)
+    weights = draw_weights(alone, rng)
+    batches = [draw_batch(alone, rng) for _ in range(micro * data)]
+    one = run(alone, weights, batches)
+    shared = [batches[i * micro : (i + 1) * micro] for i in range(data)]
+    many = run_ranks(stages, weights, shared)
+    measured = run_ranks(stages, _in_fp32(weights), [list(map(_in_fp32, of)) for of in shared],
+                         assignments=assignments, measure=True)  # fmt: skip
+    changed = updated(alone)
+    new = {name: one.values[changed[name]] for name in weights}
+    for each, formats in zip(stages, assignments, strict=True):
+        deriver = Deriver(each, formats, "fused", "product")
+        assert not any(differences(deriver.op(op), row) for op, row in each_op(count(each, formats, "fused")))
+    seen, digits = set(), {"rtol": 1e-9, "atol": 1e-12} if optimizer else {"rtol": 1e-12, "atol": 1e-14}
+    for rank, of in enumerate(many.runs):
+        stage = place(stages[0], rank, "pipeline")
+        names = updated(stages[stage])
+        for name, mine in own_weights(stages[stage], new, rank).items():
+            np.testing.assert_allclose(of.values[names[name]], mine, **digits, err_msg=name)
+            seen.add(name.removesuffix(".share"))
+        counted = {op.name: sum(map(sent_bits, row.messages)) for op, row in each_op(
+            count(stages[stage], assignments[stage]))}  # fmt: skip
+        assert measured.sent_bits[rank] == {name: bits for name, bits in counted.items() if bits}
+    assert seen == set(weights)
+
+
+def _in_fp32(values):
+    return {name: x.astype(np.float32) if x.dtype == np.float64 else x for name, x in values.items()}
+
+
 # --- rings of attention -----------------------------------------------------------------------------------------------
 
 
@@ -438,7 +509,12 @@ def test_states_take_what_zero_says(zero, whole, shared):
         ("llama-2-7b", ["pipeline=2", "chunks=2"], "1f1b has one chunk a stage, got 2; interleaved, zb-h1 have"),
         ("llama-2-7b", ["pipeline=2", "schedule=interleaved"], "interleaved wants several runs of layers a stage"),
         ("llama-2-7b", ["pipeline=4", "chunks=9", "schedule=zb-h1"], "4 stages of 9 chunks of 32 layers; 8 do"),
-        ("wmt14-dsq", ["pipeline=2"], "the model has stacks encoder and decoder"),
+        ("wmt14-dsq", ["pipeline=13"], "13 stages of 12 layers; 12 do"),
+        ("wmt14-dsq", ["pipeline=4", "encoder_stages=4"], "4 of 4 stages for 6 layers, the others for 6; 3 do"),
+        ("wmt14-dsq", ["pipeline=7", "chunks=2", "schedule=zb-h1"], "an encoder and a decoder has one chunk"),
+        ("llama-2-7b", ["pipeline=2", "encoder_stages=1"], "the model has one stack of layers; leave it out"),
+        ("llama-2-7b", ["encoder_stages=1"], "are of stages of a pipeline, of which there is one"),
+        ("llama-2-7b", ["data=4", "zero=3", "secondary=3"], "do not divide into groups of 3; of 2 they do"),
         ("llama-2-7b", ["tensro=2"], "unknown key 'tensro'; did you mean 'tensor'?"),
     ],
 )

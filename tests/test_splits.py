@@ -314,3 +314,18 @@ def test_layers_that_differ_unsaid_are_found_out(monkeypatch):
     here = prepare(Request("llama-small", ["bf16-mixed"], assignments=sets, hardware=["h100-node"]))
     with pytest.raises(NotAlikeError):
         step_from_few(few_jobs(here, [], 1), 40, here.policies[0], 0, here.hardware[0])
+
+
+def test_a_stage_of_a_decoder_sends_what_it_made_and_the_encoders_output():
+    """Who waits for the next stage waits for both; bytes by hand."""
+    sets = ["scope=step", "model.decoder_layers=2", "batch.source_tokens=16"]
+    cut = [*sets, "parallel={pipeline: 3, encoder_stages: 1}"]
+    here = prepare(Request("translation-small", ["fp32"], assignments=cut, hardware=["h100-node"]))
+    step = step_of(here, here.policies[0], 0, here.hardware[0])
+    sizes, link = here.graph.sizes, here.hardware[0].links[0]
+    rows = [sizes["batch"] * sizes[length] * sizes["model"] * 4 for length in ("source", "target")]
+    assert rows[0] != rows[1]
+    assert step.send_s == pytest.approx(sum(link.latency_s + n / link.bytes_per_s / link.efficiency for n in rows))
+    alone = prepare(Request("translation-small", ["fp32"], assignments=sets)).graph
+    twice = alone.elements(alone.tensors["embedding.target.weight"].dims)  # is the head, in the last stage, too
+    assert sum(stage.parameters for stage in step.stages) == alone.parameters + twice

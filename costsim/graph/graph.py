@@ -56,10 +56,14 @@ def most_in_flight(states: InFlight) -> int:
 
 
 class MeshAxis(NamedTuple):
-    """An axis of the mesh of devices: ranks of a group, and how many places apart two neighbours in it are."""
+    """An axis of the mesh of devices: ranks of a group, and how many places apart two neighbours in it are.
+
+    Of an axis that joins some stages of a pipeline `stages` are these; its stride is the largest between two of them.
+    """
 
     ranks: int
     stride: int
+    stages: tuple[int, ...] = ()
 
 
 class Exchange(NamedTuple):

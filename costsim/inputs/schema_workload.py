@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
+from costsim.errors import nearest_divisor
 from costsim.inputs.schema_policy import Rule
 from costsim.inputs.section import (
     Before,
@@ -132,6 +133,11 @@ class Algorithms(Section):
             yield ("levels",), f"false is about rings; {others[0]} works in levels, say true"
 
 
+def _groups(ranks: int, wanted: int) -> str:
+    """Why ranks of data do not divide into groups of so many, and of how many they do."""
+    return f"{ranks} ranks of data do not divide into groups of {wanted}; of {nearest_divisor(ranks, wanted)} they do"
+
+
 class Parallel(Section):
     """How many devices share a step, and how. `batch` and `micro_batches` are those of one rank of `data`."""
 
@@ -157,6 +163,11 @@ class Parallel(Section):
         "which the backward gathers (hpZ of ZeRO++); those of a node",
     )
     pipeline: Count = Field(default=1, description="stages, each of which has some of the layers")
+    encoder_stages: Count | None = Field(
+        default=None,
+        description="of the stages of an encoder-decoder, those that have the encoder's layers; so many that the stage "
+        "with most layers has least, if not said",
+    )
     chunks: Count = Field(
         default=1, description="runs of layers of a stage, which micro-batches pass one after another: interleaving"
     )
@@ -187,15 +198,17 @@ class Parallel(Section):
     @check
     def _of_data(self) -> Iterator[Clash]:
         if self.replicas % self.expert:
-            yield ("expert",), f"{self.replicas} ranks of data do not divide into groups of {self.expert}"
+            yield ("expert",), _groups(self.replicas, self.expert)
         if self.stage >= self.pipeline:
-            yield ("stage",), f"there are {self.pipeline} stages, from 0 on"
+            yield ("stage",), f"there are {self.pipeline} stages, from 0 on; the last is {self.pipeline - 1}"
         if self.schedule == "interleaved" and self.chunks == 1:
             yield ("schedule",), "interleaved wants several runs of layers a stage: say chunks: 2"
+        if self.encoder_stages is not None and self.pipeline == 1:
+            yield ("encoder_stages",), "are of stages of a pipeline, of which there is one; say pipeline"
         if self.chunks > 1 and self.pipeline == 1:
             yield ("chunks",), "are of stages of a pipeline, of which there is one; say pipeline"
         if self.replicas % self.secondary:
-            yield ("secondary",), f"{self.replicas} ranks of data do not divide into groups of {self.secondary}"
+            yield ("secondary",), _groups(self.replicas, self.secondary)
         if self.secondary > 1 and self.zero != 3:
             yield ("secondary",), f"is about weights that ranks of data share, with zero 3; zero is {self.zero}"
         if self.error_feedback and (self.replicas == 1 or self.zero > 1):

@@ -92,6 +92,10 @@ class Model(Transformer):
         if self.local_rotary and self.positions != "rotary":
             yield (), "local_rotary is of rotary positions: say positions: rotary"
 
+    def stacks(self) -> dict[str, int]:
+        """How many layers its stacks have, in order."""
+        return {"decoder": self.layers}
+
 
 class Batch(Padded):
     """One micro-batch. Packed sequences, as in pre-training, need no mask."""

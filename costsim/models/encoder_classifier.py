@@ -127,6 +127,10 @@ class Model(Transformer):
         if (self.classes is None) == (self.task_head in CLASSIFIERS):
             yield (), f"task_head {self.task_head} {'needs' if self.classes is None else 'has no'} classes"
 
+    def stacks(self) -> dict[str, int]:
+        """How many layers its stacks have, in order."""
+        return {"encoder": self.layers}
+
 
 class Batch(Padded):
     """One micro-batch, padded to its longest sequence."""

@@ -50,6 +50,10 @@ class Model(Transformer):
         if self.tied in ("embeddings", "all") and self.source_vocab != self.target_vocab:
             yield (), f"tied: {self.tied} needs one vocabulary, got {self.source_vocab} and {self.target_vocab}"
 
+    def stacks(self) -> dict[str, int]:
+        """How many layers its stacks have, in order."""
+        return {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
+
 
 class Batch(Section):
     """One micro-batch, padded to its longest sentences."""

@@ -36,6 +36,10 @@ class Model(Transformer):
         if self.head.chunks > 1:
             yield (), "head.chunks cuts logits of every token: an image has those of one"
 
+    def stacks(self) -> dict[str, int]:
+        """How many layers its stacks have, in order."""
+        return {"encoder": self.layers}
+
 
 class Batch(Section):
     """One micro-batch of images."""

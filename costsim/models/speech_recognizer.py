@@ -35,6 +35,10 @@ class Model(Transformer):
         if self.kernel % 2 == 0:
             yield ("kernel",), "expected an odd number: the frames before and after one, and it"
 
+    def stacks(self) -> dict[str, int]:
+        """How many layers its stacks have, in order."""
+        return {"encoder": self.encoder_layers, "decoder": self.decoder_layers}
+
 
 class Batch(Section):
     """One micro-batch of spectrograms, with what is said in them."""

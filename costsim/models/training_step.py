@@ -155,6 +155,8 @@ def training_step(
     def built(model: Any, batch: Any) -> GraphBuilder:
         given = (micro_batches, tuple(shares), model.adapters(), attention_pairs, sentences)
         b = GraphBuilder(sizes, *given) if own is None else ShardedBuilder(parallel, own, *given)
+        if isinstance(b, ShardedBuilder):
+            b.cut_into(model.stacks())
         loss = module.forward(b, model, batch, label_smoothing)
         _check_globs(b)
         b.channels = parts(b, shares)

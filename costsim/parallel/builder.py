@@ -6,7 +6,7 @@ Autodiff makes the backward of collectives as of any op: a gather's is a reduce-
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from costsim.graph.builder import GraphBuilder
@@ -17,7 +17,7 @@ from costsim.graph.pairs import WHOLE
 from costsim.inputs.field_error import FieldError
 from costsim.inputs.schema_workload import Parallel
 from costsim.names import Gemm, Values
-from costsim.parallel.layout import OF_EXPERTS, SHARE, SLICED, Layout, exchange, layers_of, parts_of
+from costsim.parallel.layout import OF_EXPERTS, SHARE, SLICED, Layout, Stacks, exchange, parts_of, stacks_of
 from costsim.parallel.schedules import in_flight
 
 NOTHING = "nothing"  # the dim, of no elements, of what is left where something is sent
@@ -45,7 +45,7 @@ class ShardedBuilder(GraphBuilder):
         self.exchange = exchange(parallel.algorithms)
         self.partial: set[str] = set()
         self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
-        self.stack: tuple[str, int] | None = None  # that a pipeline cuts, and its number of layers
+        self.stacks: Stacks = {}  # that a pipeline cuts
         self.tied: set[str] = set()  # weights that two stages of a pipeline have
         self._by_tensor = {dim for dim, axis in layout.divided.items() if axis == "tensor" and not dim.endswith(SHARE)}
         self._shares = {dim.removesuffix(SHARE): dim for dim in layout.divided if dim.endswith(SHARE)}
@@ -58,26 +58,23 @@ class ShardedBuilder(GraphBuilder):
         """The losses of how many micro-batches, or slices of them, a step takes the mean of: those of all ranks."""
         return self.micro_batches * self.parallel.replicas
 
+    def cut_into(self, layers: Mapping[str, int]) -> None:
+        """Know how many layers the model's stacks have, of which a pipeline's stage has some. Raises FieldError."""
+        if self.parallel.pipeline > 1:
+            self.stacks = stacks_of(layers, self.parallel)
+
     def layers_built(self, stack: str, number: int) -> Sequence[int]:
         """Of a stage of a pipeline, its layers and those beside them, which make and read what crosses.
 
-        Raises FieldError for more stages than layers, and for a second stack.
+        Of a stack of which it has none those that are next to its own: the last of an encoder, the first of a decoder.
         """
-        stages, every = self.parallel.pipeline, super().layers_built(stack, number)
-        if stages == 1:
+        every = super().layers_built(stack, number)
+        if not self.stacks:
             return every
-        if self.stack:
-            message = f"the model has stacks {self.stack[0]} and {stack}; a pipeline of one can be cut"
-            raise FieldError(("parallel", "pipeline"), message)
-        if stages > number:
-            raise FieldError(("parallel", "pipeline"), f"{stages} stages of {number} layers; {number} do")
-        chunks = self.parallel.chunks
-        if stages * chunks > number:
-            message = f"{stages} stages of {chunks} chunks of {number} layers; {number // stages} do"
-            raise FieldError(("parallel", "chunks"), message)
-        self.stack = (stack, number)
-        parts = layers_of(number, stages * chunks)
-        own = [parts[part] for part in parts_of(self.parallel)]
+        parts, mine = self.stacks[stack], parts_of(self.parallel)
+        own = [parts[part] for part in mine if part in parts]
+        if not own:
+            return every[-1:] if max(parts) < mine[0] else every[:1]
         return sorted({i for of in own for i in range(max(0, of.start - 1), min(number, of.stop + 1))})
 
     # --- what is given ------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class Gradients:
                 gradient = self._summed(b, gradient, axis, sent)
             if weight in tied:
                 gradient = self._summed(b, gradient, "tied")
-                if b.parallel.stage:
+                if b.parallel.stage != b.mesh["tied"].stages[0]:
                     b.counted_elsewhere.add(weight)
             if weight in b.partial:
                 gradient = self._summed(b, gradient, "tensor")

@@ -4,10 +4,11 @@ A dim is divided everywhere, or nowhere. So a rank's step is the same step with 
 where something is summed over a divided dim, or wanted whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from costsim.errors import nearest_divisor
 from costsim.graph.graph import Exchange, MeshAxis
 from costsim.graph.pairs import WHOLE
 from costsim.inputs.field_error import FieldError
@@ -43,9 +44,14 @@ def mesh(parallel: Parallel) -> dict[str, MeshAxis]:
         "secondary": MeshAxis(parallel.secondary, tensor),
         "expert_data": MeshAxis(data // expert, tensor * expert),  # ranks that have the same experts
         "pipeline": MeshAxis(stages, tensor * data),
-        "tied": MeshAxis(min(stages, 2), tensor * data * (stages - 1)),  # the first stage and the last
     }
     return {name: axis for name, axis in axes.items() if axis.ranks > 1}
+
+
+def joining(stages: Sequence[int], between: int) -> MeshAxis:
+    """The axis of ranks in some stages of a pipeline, two neighbours among which are so many places apart."""
+    apart = max((after - before for before, after in pairwise(stages)), default=0)
+    return MeshAxis(len(stages), apart * between, tuple(stages))
 
 
 def exchange(algorithms: Algorithms) -> Exchange:
@@ -64,14 +70,51 @@ def layers_of(layers: int, parts: int) -> list[range]:
     return [range(first, after) for first, after in pairwise(firsts)]
 
 
+Stacks = Mapping[str, Mapping[int, range]]  # by stack of layers: the layers of each part of a pipeline that has some
+
+
+def stacks_of(layers: Mapping[str, int], parallel: Parallel) -> Stacks:
+    """The layers of each part of a pipeline by stack: of one with so many layers, or of an encoder and a decoder.
+
+    Of these the first stages have the encoder's layers and those behind them the decoder's, none has both: the
+    split rank of Megatron-LM (`--pipeline-model-parallel-split-rank`). Unless `encoder_stages` says how many stages the
+    encoder has, it is so many that the stage with most layers has least. Raises FieldError for what cannot be cut so.
+    """
+    stages, at = parallel.pipeline, ("parallel", "pipeline")
+    parts, total = stages * parallel.chunks, sum(layers.values())
+    if stages > total:
+        raise FieldError(at, f"{stages} stages of {total} layers; {total} do")
+    if len(layers) > 1 and parallel.chunks > 1:
+        raise FieldError(("parallel", "chunks"), "a stage of an encoder and a decoder has one chunk; leave it at 1")
+    if parts > total:
+        message = f"{stages} stages of {parallel.chunks} chunks of {total} layers; {total // stages} do"
+        raise FieldError(("parallel", "chunks"), message)
+    if len(layers) == 1:
+        if parallel.encoder_stages:
+            raise FieldError(("parallel", "encoder_stages"), "the model has one stack of layers; leave it out")
+        return {stack: dict(enumerate(layers_of(number, parts))) for stack, number in layers.items()}
+    (encoder, first), (decoder, second) = layers.items()
+    here = _encoder_stages(first, second, parallel)
+    return {
+        encoder: dict(enumerate(layers_of(first, here))),
+        decoder: dict(enumerate(layers_of(second, stages - here), here)),
+    }
+
+
+def _encoder_stages(encoder: int, decoder: int, parallel: Parallel) -> int:
+    """How many stages an encoder of so many layers has before a decoder's. Raises FieldError for what does not go."""
+    stages, wanted = parallel.pipeline, parallel.encoder_stages
+    possible = range(max(1, stages - decoder), min(stages - 1, encoder) + 1)
+    if wanted is not None and wanted not in possible:
+        near = min(possible, key=lambda n: abs(n - wanted))
+        message = f"{wanted} of {stages} stages for {encoder} layers, the others for {decoder}; {near} do"
+        raise FieldError(("parallel", "encoder_stages"), message)
+    return wanted or min(possible, key=lambda n: max(-(-encoder // n), -(-decoder // (stages - n))))
+
+
 def parts_of(parallel: Parallel) -> range:
     """The parts of a pipeline that are the chunks of a rank's stage: part k lies on stage k % stages."""
     return range(parallel.stage, parallel.pipeline * parallel.chunks, parallel.pipeline)
-
-
-def _near(size: int, ranks: int) -> int:
-    """The number of ranks that is nearest to the one asked for and divides a size."""
-    return min((n for n in range(1, size + 1) if size % n == 0), key=lambda n: (abs(n - ranks), n))
 
 
 def _slice(ranks: int, sizes: dict[str, int]) -> None:
@@ -81,7 +124,7 @@ def _slice(ranks: int, sizes: dict[str, int]) -> None:
         raise FieldError(at, "ranks share the sequence of a decoder, or of an encoder alone; leave context at 1")
     tokens = sizes[SLICED]
     if tokens % (2 * ranks):
-        near = _near(tokens // 2, ranks) if tokens % 2 == 0 else 1
+        near = nearest_divisor(tokens // 2, ranks) if tokens % 2 == 0 else 1
         message = f"{ranks} ranks have 2 runs each of a sequence, and do not divide {tokens} tokens; {near} do"
         raise FieldError(at, message)
     sizes |= {SLICED: tokens // ranks, f"{SLICED}{WHOLE}": tokens}
@@ -104,7 +147,7 @@ def layout(parallel: Parallel, sizes: Mapping[str, int]) -> Layout:
         size = own[dim]
         if size % ranks:
             padded = f", or pad it: {-(-size // ranks) * ranks}" if "vocab" in dim else ""
-            message = f"{ranks} ranks do not divide {dim}, which is {size}; {_near(size, ranks)} do{padded}"
+            message = f"{ranks} ranks do not divide {dim}, which is {size}; {nearest_divisor(size, ranks)} do{padded}"
             raise FieldError(("parallel", axis), message)
         own[share] = size // ranks
         divided[share] = axis

@@ -34,18 +34,23 @@ _PATIENCE_S = 60.0  # how long a rank waits for another, which may have failed
 
 def ranks_of(graph: Graph) -> int:
     """How many devices the mesh has."""
-    return max((axis.ranks * axis.stride for axis in graph.mesh.values()), default=1)
+    return max((axis.ranks * axis.stride for axis in graph.mesh.values() if not axis.stages), default=1)
 
 
 def place(graph: Graph, rank: int, axis: str) -> int:
     """The place of a rank on an axis; 0 if the axis has one rank."""
     of = graph.mesh.get(axis)
+    if of is not None and of.stages:
+        return sum(stage < rank // graph.mesh["pipeline"].stride for stage in of.stages)
     return 0 if of is None else rank // of.stride % of.ranks
 
 
 def group(graph: Graph, rank: int, axis: str) -> list[int]:
     """The ranks that a rank meets on an axis, in order."""
     of = graph.mesh[axis]
+    if of.stages:
+        between = graph.mesh["pipeline"].stride
+        return [rank % between + stage * between for stage in of.stages]
     first = rank - place(graph, rank, axis) * of.stride
     return [first + i * of.stride for i in range(of.ranks)]
 
@@ -114,7 +119,7 @@ class Exchange:
     barriers: dict[tuple[int, ...], Barrier]
     sent_bits: list[dict[str, int]]
     boxes: dict[tuple[tuple[int, ...], int], Array] = field(default_factory=dict)
-    mail: defaultdict[tuple[int, int, bool], Queue[Array]] = field(default_factory=lambda: defaultdict(Queue))
+    mail: defaultdict[tuple[int, int, str], Queue[Array]] = field(default_factory=lambda: defaultdict(Queue))
 
     def compute(
         self, rank: int, graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int
@@ -129,14 +134,14 @@ class Exchange:
         forward = op.phase == "forward"
         if op.kind.collective == "receive":
             other = neighbour(graph, rank, op.params["axis"], -1 if forward else 1)
-            return (self.mail[other, rank, forward].get(timeout=_PATIENCE_S),), 0
+            return (self.mail[other, rank, _of(op.outputs[0], forward)].get(timeout=_PATIENCE_S),), 0
         (x,) = inputs
         assert x is not None
         if op.kind.collective:
             self._note(graph, op, rank, x)
         if op.kind.collective == "send":
             other = neighbour(graph, rank, op.params["axis"], 1 if forward else -1)
-            self.mail[rank, other, forward].put(x)
+            self.mail[rank, other, _of(op.inputs[0], forward)].put(x)
             return (x.reshape(-1)[:0],), 0
         parts = self._meet(graph, op, rank, x) if op.kind.collective else [x] * axis.ranks
         return (op.kind.run(parts, **runtime(graph, op, step, None))[at],), 0
@@ -158,6 +163,11 @@ class Exchange:
         parts = [self.boxes[members, member] for member in members]
         barrier.wait(_PATIENCE_S)  # nobody overwrites what another has not read yet
         return parts
+
+
+def _of(name: str, forward: bool) -> str:
+    """What a message is: a tensor, or the gradient of one."""
+    return name if forward else f"{name.rpartition('.grad')[0]}.grad"
 
 
 def _packed(x: Array, format: Format, axes: tuple[int, ...] | None) -> int:

@@ -16,7 +16,7 @@ from costsim.devices.roofline import Kernel
 from costsim.devices.spent import Spent
 from costsim.graph.graph import Graph, InFlight, Op, most_in_flight
 from costsim.inputs.schema_workload import Parallel
-from costsim.parallel.layout import layers_of
+from costsim.parallel.layout import parts_of, stacks_of
 from costsim.parallel.schedules import Play, in_flight, play
 from costsim.policy.assign import assign
 from costsim.policy.policy import Policy
@@ -102,7 +102,7 @@ def taken_by(graph: Graph, timed: Iterable[tuple[Kernel, Spent]]) -> Taken | Non
     """What a stage takes whose kernels take these times; None if something is not known."""
     micro_batches = graph.micro_batches
     chunks = [dict.fromkeys(Seconds._fields, 0.0) for _ in graph.in_flight]
-    once_s = send_s = 0.0
+    sends, once_s = dict[tuple[str, int], float](), 0.0
     for kernel, spent in timed:
         if spent.time_s is None:
             return None
@@ -110,12 +110,14 @@ def taken_by(graph: Graph, timed: Iterable[tuple[Kernel, Spent]]) -> Taken | Non
         part = _part(row, op, micro_batches)
         if part == "once":
             once_s += kernel.number * spent.time_s
-        elif part == "send":  # who waits for it waits, whatever overlaps
-            send_s = max(send_s, (spent.link_s or 0.0) / micro_batches)
+            continue
+        chunk = graph.chunk_of[op.position] if len(chunks) > 1 else 0
+        if part == "send":  # who waits for it waits, whatever overlaps
+            sent_s = kernel.number * (spent.link_s or 0.0) / micro_batches
+            sends[op.phase, chunk] = sends.get((op.phase, chunk), 0.0) + sent_s
         else:
-            chunk = graph.chunk_of[op.position] if len(chunks) > 1 else 0
             chunks[chunk][part] += kernel.number * spent.time_s / micro_batches
-    return Taken(tuple(Seconds(**chunk) for chunk in chunks), once_s, send_s)
+    return Taken(tuple(Seconds(**chunk) for chunk in chunks), once_s, max(sends.values(), default=0.0))
 
 
 def _counted(job: Job, policy: Policy, index: int, device: Hardware) -> Counted | None:
@@ -133,12 +135,16 @@ def _counted(job: Job, policy: Policy, index: int, device: Hardware) -> Counted 
 
 def stage_jobs(job: Job) -> list[Job]:
     """The job of each stage. Those between the first and the last with as many layers differ in names only."""
-    parallel, known = job.file.parallel, dict[tuple[int, ...], Job]()
+    parallel, known = job.file.parallel, dict[tuple[tuple[str, int], ...], Job]()
     jobs = []
-    layers = [len(part) for part in layers_of(job.file.model.get("layers", 1), parallel.pipeline * parallel.chunks)]
+    stacks = stacks_of(job.graph.layers_of, parallel) if parallel.pipeline > 1 else {}
+    ends = {end for parts in stacks.values() for end in (min(parts), max(parts))}
     for stage in range(parallel.pipeline):
-        between = 0 < stage < parallel.pipeline - 1
-        alike = tuple(layers[stage :: parallel.pipeline])
+        own_parts = parts_of(parallel.changed(stage=stage))
+        between = ends.isdisjoint(own_parts)
+        alike = tuple(
+            (stack, len(parts[part])) for stack, parts in stacks.items() for part in own_parts if part in parts
+        )
         own = known.get(alike) if between else None
         if own is None:
             own = job if stage == parallel.stage else with_fields(job, [f"parallel.stage={stage}"])
