@@ -154,9 +154,7 @@ def training_step(
 
     def built(model: Any, batch: Any) -> GraphBuilder:
         given = (micro_batches, tuple(shares), model.adapters(), attention_pairs, sentences)
-        b = GraphBuilder(sizes, *given) if own is None else ShardedBuilder(parallel, own, *given)
-        if isinstance(b, ShardedBuilder):
-            b.cut_into(model.stacks())
+        b = GraphBuilder(sizes, *given) if own is None else ShardedBuilder(parallel, own, model.stacks(), *given)
         loss = module.forward(b, model, batch, label_smoothing)
         _check_globs(b)
         b.channels = parts(b, shares)

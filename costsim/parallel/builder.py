@@ -33,9 +33,13 @@ _OF_ALL_EXPERTS = ("combine",)  # kinds of op that want what all experts made of
 
 
 class ShardedBuilder(GraphBuilder):
-    """Appends the step of one rank. `partial` are weights that each rank of tensor has, with a part of the gradient."""
+    """Appends the step of one rank, of a model whose stacks have so many layers.
 
-    def __init__(self, parallel: Parallel, layout: Layout, *arguments: Any) -> None:
+    `partial` are weights that each rank of tensor has, with a part of the gradient. Raises FieldError for stacks that a
+    pipeline does not cut.
+    """
+
+    def __init__(self, parallel: Parallel, layout: Layout, layers: Mapping[str, int], *arguments: Any) -> None:
         super().__init__(layout.sizes, *arguments)
         self.parallel, self.mesh, self.divided = parallel, layout.mesh, layout.divided
         self.sizes[NOTHING] = 0
@@ -45,7 +49,7 @@ class ShardedBuilder(GraphBuilder):
         self.exchange = exchange(parallel.algorithms)
         self.partial: set[str] = set()
         self.shares: dict[str, str] = {}  # by weight that ranks of data share: what this one keeps
-        self.stacks: Stacks = {}  # that a pipeline cuts
+        self.stacks: Stacks = stacks_of(layers, parallel) if parallel.pipeline > 1 else {}  # that a pipeline cuts
         self.tied: set[str] = set()  # weights that two stages of a pipeline have
         self._by_tensor = {dim for dim, axis in layout.divided.items() if axis == "tensor" and not dim.endswith(SHARE)}
         self._shares = {dim.removesuffix(SHARE): dim for dim in layout.divided if dim.endswith(SHARE)}
@@ -57,11 +61,6 @@ class ShardedBuilder(GraphBuilder):
     def parts(self) -> int:
         """The losses of how many micro-batches, or slices of them, a step takes the mean of: those of all ranks."""
         return self.micro_batches * self.parallel.replicas
-
-    def cut_into(self, layers: Mapping[str, int]) -> None:
-        """Know how many layers the model's stacks have, of which a pipeline's stage has some. Raises FieldError."""
-        if self.parallel.pipeline > 1:
-            self.stacks = stacks_of(layers, self.parallel)
 
     def layers_built(self, stack: str, number: int) -> Sequence[int]:
         """Of a stage of a pipeline, its layers and those beside them, which make and read what crosses.
@@ -102,7 +101,7 @@ class ShardedBuilder(GraphBuilder):
 
     def _whole(self, dim: str) -> str:
         """All of the sequence of which a rank has a slice; any other dim as it is."""
-        return f"{dim}{WHOLE}" if dim == SLICED else dim
+        return f"{dim}{WHOLE}" if dim in SLICED else dim
 
     def all_keys(self, x: str) -> str:
         """Keys or values of all positions, which pass round the ring; for the backward they do so again."""
@@ -116,7 +115,7 @@ class ShardedBuilder(GraphBuilder):
 
     def _check_along(self, name: str, dims: Dims) -> None:
         """Raise FieldError for what is of each position, or of several: a rank has a slice of them."""
-        if self.ring > 1 and SLICED in dims:
+        if self.ring > 1 and not SLICED.isdisjoint(dims):
             message = f"{self.full_name(name)} looks at several positions of a sequence, of which ranks have slices"
             raise FieldError(("parallel", "context"), message)
 
@@ -181,14 +180,17 @@ class ShardedBuilder(GraphBuilder):
         if kind == "embed" and self._is_divided(inputs[0]):
             kind, params = "embed_share", {"axis": "tensor"}
         record = kind_of(kind)
-        if self.ring > 1 and not record.is_contraction and kind not in _AT_EACH_POSITION:
-            bound = self._bound(record, inputs)
-            self._check_along(name, tuple(d for token, of in bound.items() if not token.startswith("*") for d in of))
         inputs = self._meet(record, name, self._to_experts(record, name, inputs))
+        if self.ring > 1 and not record.is_contraction and kind not in _AT_EACH_POSITION:
+            of = self._bound(record, inputs)
+            along = (dim for token, dims in of.items() if not token.startswith("*") for dim in dims)
+            self._check_along(name, tuple(dim.removesuffix(SHARE) for dim in along))
         if dims is not None and any(map(self._is_share, inputs)):
             more["dims"] = tuple(self._shares.get(dim, dim) for dim in dims)
         y = super().op(kind, *inputs, name=name, **more, **params)
-        if self.tensors[y].dims.count(SLICED) > 1:  # pairs of which a rank has not all keys
+        if (
+            self.ring > 1 and sum(dim in SLICED for dim in self.tensors[y].dims) > 1
+        ):  # pairs of which a rank has not all keys
             self._check_along(name, self.tensors[y].dims)
         self._note_weights(inputs, y)
         if record.view and not self._gathered.isdisjoint(inputs):

@@ -6,6 +6,7 @@ where something is summed over a divided dim, or wanted whole.
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import gcd
 from typing import NamedTuple
 
 from costsim.errors import nearest_divisor
@@ -19,7 +20,8 @@ from costsim.names import COLLECTIVES
 BY_TENSOR = ("heads", "kv_heads", "ffn", "expert_ffn", "shared_ffn", "vocab", "source_vocab", "target_vocab")
 # Divided by them where no dim of those is: Korthikanti et al., arXiv:2205.05198, section 4.2.2.
 SEQUENCES = ("tokens", "source", "target")
-SLICED = "tokens"  # of which ranks of context have a slice each, and pass keys and values of it round
+SLICED = frozenset(SEQUENCES)  # of which ranks of context have a slice each, and pass keys and values of it round
+_NOT_OF_TEXT = ("patches", "frames")  # what a model hears or sees, of which a position looks at several
 SHARE = ".tensor"  # ends the name of a rank's share of a sequence
 OF_EXPERTS = {"experts": "experts.expert", "capacity": "capacity.expert"}  # where experts are shared
 
@@ -120,14 +122,16 @@ def parts_of(parallel: Parallel) -> range:
 def _slice(ranks: int, sizes: dict[str, int]) -> None:
     """Make the sizes those of a rank that has a slice of each sequence. Raises FieldError if there is none to have."""
     at = ("parallel", "context")
-    if SLICED not in sizes or "patches" in sizes:
-        raise FieldError(at, "ranks share the sequence of a decoder, or of an encoder alone; leave context at 1")
-    tokens = sizes[SLICED]
-    if tokens % (2 * ranks):
-        near = nearest_divisor(tokens // 2, ranks) if tokens % 2 == 0 else 1
-        message = f"{ranks} ranks have 2 runs each of a sequence, and do not divide {tokens} tokens; {near} do"
-        raise FieldError(at, message)
-    sizes |= {SLICED: tokens // ranks, f"{SLICED}{WHOLE}": tokens}
+    sliced = {dim: sizes[dim] for dim in SEQUENCES if dim in sizes}
+    if not sliced or any(dim in sizes for dim in _NOT_OF_TEXT):
+        raise FieldError(at, "ranks share sequences of text; leave context at 1")
+    for dim, tokens in sliced.items():
+        if tokens % (2 * ranks):
+            halves = gcd(*(size // 2 for size in sliced.values())) if not any(n % 2 for n in sliced.values()) else 1
+            near, what = nearest_divisor(halves, ranks), "tokens" if len(sliced) == 1 else f"tokens of {dim}"
+            message = f"{ranks} ranks have 2 runs each of a sequence, and do not divide {tokens} {what}; {near} do"
+            raise FieldError(at, message)
+        sizes |= {dim: tokens // ranks, f"{dim}{WHOLE}": tokens}
     if "capacity" in sizes:
         sizes["capacity"] = -(-sizes["capacity"] // ranks)
 
@@ -154,7 +158,7 @@ def layout(parallel: Parallel, sizes: Mapping[str, int]) -> Layout:
 
     if parallel.context > 1:
         _slice(parallel.context, own)
-        divided[SLICED] = "context"
+        divided |= {dim: "context" for dim in SEQUENCES if dim in own}
     if parallel.tensor > 1:
         for dim in BY_TENSOR:
             if dim in sizes:
