@@ -246,7 +246,9 @@ CASES = [
     workload("text for fields", "model:", "model: big", "model: expected fields", base=NO_MODEL),
     policy("list for fields, rule", "- {format: fixed16}", "- ¶[fixed16]", "rules.0: expected fields"),
     policy("text for fields, rule", "- {format: fixed16}", "- ¶fixed16", "rules.0: expected fields"),
-    workload("text for list", "policies: [", "¶policies: dsq # [", "policies: expected a list, got 'dsq'"),
+    workload(
+        "text for list", "policies: [", "¶policies: dsq # [", "policies: expected a list, got 'dsq'; write ['dsq']"
+    ),
     workload("integer for text", "kind: adamw", "¶kind: 1", "optimizer.kind: expected one of adam, adamw, sgd,"),
     workload(
         "no policies", "policies: [", "¶policies: [] # [", "policies: expected at least 1 item, got an empty list"
@@ -276,7 +278,7 @@ CASES = [
         "long sentences",
         " source_tokens: 25",
         " source_tokens: 1025",
-        "1024 is less than the sentences' 1025",
+        "1024 is less than the sentences' 1025 tokens, for which it has to be 1025",
         base=AT_BATCH,
     ),
     workload("long sequences", " tokens: 128", " tokens: 515", "514 is less than", base=CLASSIFIER_AT_BATCH),

@@ -254,6 +254,7 @@ def test_what_cannot_be_composed(name, message):
          "no op is 'heads.*' (did you mean 'head'? costsim run WORKLOAD --by op lists them)"),
         ("{name: '*.wieght', format: fp32}", "no tensor is '*.wieght' (did you mean 'weight'?"),
         ("{layer: middle.*, format: fp32}", "no layer is 'middle.*' (costsim run WORKLOAD --by layer"),
+        ("{copy: operand, name: embedding.positions*, format: fp32}", "no GEMM reads 'embedding.positions*'; what"),
         ("{name: embedding.tokens.weight, role: [state], format: fp32}", "matches nothing in the workload; say"),
     ],
 )  # fmt: skip

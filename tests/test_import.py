@@ -854,7 +854,7 @@ def test_the_loss_is_that_of_plain_numpy(case):
             classifier_step,
             {"position_offset": 2},
             {"tokens": 6},
-            "max_positions 7, 2 of them unused, is less than the s",
+            "max_positions 7, 2 of them unused, is less than the sequences' 6 tokens, for which it has to be 8",
         ),
         (
             translation_step,

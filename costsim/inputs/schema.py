@@ -60,6 +60,8 @@ def _message(error: Any) -> str:
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
         return f"expected one of {', '.join(allowed)}, got {got}{nearest(value, allowed, most=0)}"
+    if kind == "tuple_type" and type(value) in (str, int):
+        return f"expected a list, got {got}; write [{got}]"
     if kind in _WORDS:
         return f"{_WORDS[kind].format(**context)}, got {got}"
     text = str(error["msg"])

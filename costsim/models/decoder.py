@@ -12,7 +12,7 @@ from costsim.models.experts import Experts, experts
 from costsim.models.head import words
 from costsim.models.layers import by_layer, layers, parallel, residual
 from costsim.models.meeting import Mask
-from costsim.models.sections import Padded, Transformer
+from costsim.models.sections import Padded, Transformer, too_long
 
 
 class Model(Transformer):
@@ -107,8 +107,7 @@ def sizes(model: Model, batch: Batch) -> dict[str, int]:
     """The sizes of a training step's dims. Raises ValueError if a sequence is longer than the positions."""
     tokens = batch.columns
     if tokens > model.max_positions - model.position_offset:
-        less = f", {model.position_offset} of them unused," if model.position_offset else ""
-        raise ValueError(f"model.max_positions {model.max_positions}{less} is less than the sequences' {tokens} tokens")
+        raise too_long("sequences", tokens, model.max_positions, model.position_offset)
     dims = {"batch": batch.rows, "tokens": tokens, "vocab": model.vocab, **model.sizes()}
     if model.positions == "learned":
         dims["positions"] = model.max_positions

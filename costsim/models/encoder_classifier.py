@@ -18,7 +18,7 @@ from costsim.models.blocks import activate, convolution, feed_forward, norm
 from costsim.models.head import loss, words
 from costsim.models.layers import by_layer, layers, residual
 from costsim.models.meeting import Mask
-from costsim.models.sections import Padded, Transformer
+from costsim.models.sections import Padded, Transformer, too_long
 
 
 class Classifier(NamedTuple):
@@ -140,10 +140,7 @@ def sizes(model: Model, batch: Batch) -> dict[str, int]:
     """The sizes of a training step's dims. Raises ValueError if a sequence is longer than the positions."""
     usable = model.max_positions - model.position_offset
     if batch.columns > usable:
-        less = f", {model.position_offset} of them unused," if model.position_offset else ""
-        raise ValueError(
-            f"model.max_positions {model.max_positions}{less} is less than the sequences' {batch.columns} tokens"
-        )
+        raise too_long("sequences", batch.columns, model.max_positions, model.position_offset)
     classifier = {} if model.classes is None else {"classes": model.classes, "pooled": model.d_model}
     embedding = {} if model.embedding_dim is None else {"embedding": model.embedding_dim}
     bit = {"replaced": 1} if model.task_head == "replaced-token" else {}

@@ -10,7 +10,7 @@ from costsim.models.blocks import norm
 from costsim.models.head import words
 from costsim.models.layers import decoder_layer, encoder_layer, layers
 from costsim.models.meeting import Mask
-from costsim.models.sections import Tokens, Transformer
+from costsim.models.sections import Tokens, Transformer, too_long
 
 
 class Model(Transformer):
@@ -68,10 +68,7 @@ def sizes(model: Model, batch: Batch) -> dict[str, int]:
     """The sizes of a training step's dims. Raises ValueError if a sentence is longer than the positions."""
     longest = max(batch.source_tokens, batch.target_tokens)
     if model.positions != "relative" and longest > model.max_positions - model.position_offset:
-        less = f", {model.position_offset} of them unused," if model.position_offset else ""
-        raise ValueError(
-            f"model.max_positions {model.max_positions}{less} is less than the sentences' {longest} tokens"
-        )
+        raise too_long("sentences", longest, model.max_positions, model.position_offset)
     rows = model.relative_buckets
     return {
         **({"positions": model.max_positions} if rows is None else {"buckets": rows}),

@@ -179,3 +179,10 @@ class Padded(Section):
     def real_tokens(self) -> int:
         """Tokens of all sequences, without known padding."""
         return sum(length.tokens * length.sequences for length in self.lengths) or self.rows * self.columns
+
+
+def too_long(what: str, tokens: int, positions: int, unused: int = 0) -> ValueError:
+    """The error for sequences of more tokens than a model has positions for, `unused` of which are left out."""
+    less = f", {unused} of them unused," if unused else ""
+    wanted = f"{tokens} tokens, for which it has to be {tokens + unused}"
+    return ValueError(f"model.max_positions {positions}{less} is less than the {what}' {wanted}")

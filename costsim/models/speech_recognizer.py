@@ -9,7 +9,7 @@ from costsim.models.blocks import convolution, norm
 from costsim.models.head import words
 from costsim.models.layers import decoder_layer, encoder_layer, layers
 from costsim.models.meeting import Mask
-from costsim.models.sections import Tokens, Transformer
+from costsim.models.sections import Tokens, Transformer, too_long
 
 _STRIDE = 2  # of the second convolution, which makes a position of two frames
 
@@ -51,8 +51,7 @@ class Batch(Section):
 def sizes(model: Model, batch: Batch) -> dict[str, int]:
     """The sizes of a training step's dims. Raises ValueError if a sentence is longer than the positions."""
     if batch.target_tokens > model.max_positions:
-        tokens = batch.target_tokens
-        raise ValueError(f"max_positions {model.max_positions} is less than the sentences' {tokens} tokens")
+        raise too_long("sentences", batch.target_tokens, model.max_positions)
     return {
         "batch": batch.sequences,
         "mel": model.mel_bins,

@@ -9,7 +9,7 @@ from costsim.inputs.schema_policy import Rule
 
 
 def why(rule: Rule, graph: Graph) -> str:
-    """A clause: which glob nothing has, with the nearest part of a name; that no weight is frozen; else ""."""
+    """A clause: which glob nothing has, with the nearest part of a name; that none is frozen, or a GEMM's; or ""."""
     if rule.trainable is False and graph.trainable_parameters == graph.parameters:
         return ", which freezes no weight (training.trainable does)"
     named = {
@@ -21,6 +21,10 @@ def why(rule: Rule, graph: Graph) -> str:
         if glob is not None and not any(fnmatchcase(name, glob) for name in names):
             by = {"name": "tensor"}.get(field, field)
             return f": no {by} is {one_line(glob)!r} ({_meant(glob, names)}costsim run WORKLOAD --by {by} lists them)"
+    multiplied = {name for op in graph.ops if op.gemm for name in op.inputs}
+    of_gemms = rule.copy_ == "operand" and rule.op is None and rule.name
+    if of_gemms and not any(fnmatchcase(name, of_gemms) for name in multiplied):
+        return f": no GEMM reads {one_line(of_gemms)!r}; what other ops read is selected by op"
     return ""
 
 
