@@ -48,11 +48,12 @@ class Parts:
         self.before_softmax = self._spread(reversed(self.forward), lambda op: (op.outputs, op.inputs))
 
     def _weights(self) -> set[int]:
-        """Weights, and copies and conversions of them."""
+        """Weights, copies and conversions of them, and what is looked up in them: those of a token's experts."""
         found: set[int] = set()
         for op in self.forward:
             found |= {id(held) for held in op.inputs if held.role == "weight"}
-            if len(op.inputs) == 1 and id(op.inputs[0]) in found and not _is_product(op):
+            of_one = len(op.inputs) == 1 or op.kind.startswith("index ")
+            if of_one and id(op.inputs[0]) in found and not _is_product(op):
                 found |= {id(held) for held in op.outputs}
         return found
 

@@ -134,10 +134,20 @@ ARCHITECTURES = {
 }
 
 
-def config(model_type, folder):
-    """The path of a config file of a small model."""
+# By model_type: the fields of dropout, as none.
+NO_DROPOUT = {
+    "gpt2": dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+    "bert": dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0),
+    "t5": {"dropout_rate": 0.0},
+    "llama": {"attention_dropout": 0.0},
+    "mixtral": {"attention_dropout": 0.0},
+}
+
+
+def config(model_type, folder, fields=()):
+    """The path of a config file of a small model, with more fields."""
     path = Path(folder) / f"{model_type}.json"
-    path.write_text(json.dumps({"model_type": model_type, **ARCHITECTURES[model_type]}))
+    path.write_text(json.dumps({"model_type": model_type, **ARCHITECTURES[model_type], **dict(fields)}))
     return path
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+import beside_families
 import numpy as np
 import pytest
 import torch
@@ -245,3 +246,19 @@ def test_gradients_of_transformers_are_those_of_autograd(model_type, tmp_path, m
         if x.dim() > subject.inputs[name].dim():  # axes that are cut into patches
             inputs[name] = x.reshape(-1, *subject.inputs[name].shape[1:])
     compare(graph, module, inputs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", beside_families.DIFFERENCES)
+def test_traced_models_are_costsims_own_but_for_what_is_named(model_type, tmp_path):
+    """Each weight, each product and each kept tensor has one like it on the other side, or its name in the docs."""
+    pytest.importorskip("transformers")
+    traced, own = map(beside_families.parts, beside_families.graphs(model_type, tmp_path))
+    for what, whys in {
+        **dict.fromkeys(beside_families.COMPARED, ()),
+        **beside_families.DIFFERENCES[model_type],
+    }.items():
+        only = beside_families.unpaired(traced[what], own[what], whys)
+        assert not any(only.values()), (what, only)
+    for what in ("weights", "products"):
+        assert beside_families.total(traced[what]) == beside_families.total(own[what])
+    assert set(beside_families.rows(model_type, traced, own)) <= set(TABLE)
