@@ -42,10 +42,10 @@ def stopped(monkeypatch):
     def stop(at, error=KeyboardInterrupt):
         part, number = sweep_tables.part, iter(range(1, 100))
 
-        def stopping(by, data, phases, job):
+        def stopping(by, data, phases, result):
             if next(number) == at:
                 raise error
-            return part(by, data, phases, job)
+            return part(by, data, phases, result)
 
         monkeypatch.setattr(sweep_tables, "part", stopping)
 
@@ -80,9 +80,9 @@ def test_ctrl_c_keeps_what_is_done(style, whole, stopped, monkeypatch, tmp_path)
 PART = sweep_tables.part
 
 
-def counted_part(made, by, data, phases, job):
-    made.append(job)
-    return PART(by, data, phases, job)
+def counted_part(made, by, data, phases, result):
+    made.append(result)
+    return PART(by, data, phases, result)
 
 
 def test_a_file_that_is_there_is_not_overwritten(stopped, monkeypatch, tmp_path):
@@ -262,10 +262,10 @@ def refused(job):
         raise InputError("no good")
 
 
-def killed(job):
-    if job.graph.sizes["batch"] == 5:
+def killed(result):
+    if result.job.graph.sizes["batch"] == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    return PART("policy", False, True, job)
+    return PART("policy", False, True, result)
 
 
 def test_a_killed_process_loses_nothing_that_is_done(monkeypatch, tmp_path, whole):

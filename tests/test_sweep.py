@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import weakref
-from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -17,6 +16,7 @@ from costsim.plots import sweep as sweep_plot
 from costsim.plots.style import short
 from costsim.results import frame, records
 from costsim.run import peaks, simulate, spread, sweep
+from costsim.run import tables as run_tables
 from costsim.run.job import Request, prepare
 from costsim.tables import memory as memory_tables
 from costsim.tables import sweep as sweep_tables
@@ -32,7 +32,7 @@ def swept():
 
 def document_of(swept, by="policy", style=None):
     """The document of a sweep, all points worked out here."""
-    return sweep_tables.document(swept, by, list(spread.over(swept, sweep_tables.maker(swept, by, style))))
+    return sweep_tables.document(swept, by, list(sweep_tables.parts(swept, by, style)))
 
 
 def rows_of(swept, by="policy"):
@@ -134,7 +134,7 @@ def test_results_of_a_long_sweep_are_not_kept(style, monkeypatch):
 
     monkeypatch.setattr(sweep, "KEPT", 3)
     counting = watched(simulate.execute)
-    for module in (simulate, frame):
+    for module in (simulate, run_tables):
         monkeypatch.setattr(module, "execute", counting)
     monkeypatch.setattr(peaks, "Row", watched(RowWithReferences))
     where = sweep.points([f"batch={','.join(map(str, range(1, 13)))}"])
@@ -143,7 +143,7 @@ def test_results_of_a_long_sweep_are_not_kept(style, monkeypatch):
         asked = peaks.Asked(places=sweep.places(sweep.prepared(where, **options)))
         render(memory_tables.document(prepare(Request(**options)), asked), "table")
     elif style == "frame":
-        columns = spread.over(sweep.prepared(where, **options), partial(frame.counted_columns, False))
+        columns = frame.swept_columns(sweep.prepared(where, **options), False, spread.HERE)
         assert len(set(frame.of_parts(where, columns)["batch.sequences"])) == 12
     else:
         render(document_of(sweep.prepared(where, **options), style=style), style)
@@ -262,9 +262,7 @@ FIGURE = {"workload": "glue-mrpc-dsq", "policies": ["dsq", "fixed16"], "hardware
 def drawn_sweep(*fields, relative=False, **options):
     """The sweep, and its figure's panels by title."""
     swept = sweep.prepared(sweep.points(fields), **FIGURE, assignments=["model.layers=1"], **options)
-    parts = list(
-        spread.over(swept, sweep_tables.maker(swept, *(("reduction", "table") if relative else ("policy", "csv"))))
-    )
+    parts = list(sweep_tables.parts(swept, *(("reduction", "table") if relative else ("policy", "csv"))))
     figure = sweep_plot.sweep(swept, parts, relative)
     return swept, {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
 

@@ -315,9 +315,14 @@ def memory(graph: Graph, assignment: Assignment, traffic: Traffic, in_flight: In
     return Memory(live[peak], peak, last_op, parts, stored)
 
 
+def of_phase(graph: Graph, policy: Policy, index: int, traffic: Traffic) -> Memory:
+    """The memory of a step in the phase of a policy with that index. Raises InputError if the policy does not fit."""
+    return memory(graph, assign(graph, policy, index), traffic)
+
+
 def of_policy(graph: Graph, policy: Policy, traffic: Traffic) -> tuple[int, Memory]:
     """The phase of a policy in which the peak is highest (from 0), and the memory in it."""
-    phases = [memory(graph, assign(graph, policy, i), traffic) for i in range(len(policy.file.phases))]
+    phases = [of_phase(graph, policy, i, traffic) for i in range(len(policy.file.phases))]
     highest = max(range(len(phases)), key=lambda i: phases[i].peak_bytes)
     return highest, phases[highest]
 

@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from costsim.cost.laws import LAWS
-from costsim.cost.memory import memory
 from costsim.cost.row import Row, each_op
 from costsim.cost.totals import sum_rows
 from costsim.devices.profile import Hardware
@@ -25,13 +24,11 @@ from costsim.devices.spent import Spent
 from costsim.errors import InputError, nearest, one_line
 from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Op
-from costsim.policy.assign import assign
-from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, rows_for
-from costsim.run.job import Job
-from costsim.run.simulate import Result, execute
-from costsim.run.spread import Workers, over
+from costsim.run.counted import CountedPhase, CountedPolicy, buffer_on, buffer_unknown, peak_bytes, rows_for
+from costsim.run.simulate import Result
+from costsim.run.spread import Workers
 from costsim.run.sweep import Sweep, value
-from costsim.run.tables import results, tabled
+from costsim.run.tables import each
 from costsim.run.timing import time_kernels, time_step
 
 # The columns by the sort of their values. Names are text that repeats; counts are exact, `cost` may be undefined (NA).
@@ -157,18 +154,11 @@ def _policy_records(result: Result, counted: CountedPolicy, totals: bool) -> lis
             "training_phase": i,
             "setup": setup,
             "steps": phase.steps,
-            "peak_memory_bytes": _peak_bytes(result, counted, i),
+            "peak_memory_bytes": peak_bytes(job, counted, i),
         }
         for device in devices:
             records += [shared | record for record in (_step_total if totals else _step_records)(result, phase, device)]
     return records
-
-
-def _peak_bytes(result: Result, counted: CountedPolicy, index: int) -> int:
-    known, graph = counted.phases[index].peak_bytes, result.job.graph
-    if known is not None:
-        return known
-    return memory(graph, assign(graph, counted.policy, index), result.job.convention.traffic).peak_bytes
 
 
 Columns = Mapping[str, Sequence[Any]]  # plain values by the names of COLUMNS, None where one is missing
@@ -186,15 +176,8 @@ def columns_of(result: Result, totals: bool = False) -> Columns:
 
 
 def swept_columns(swept: Sweep, totals: bool, workers: Workers) -> Iterator[Columns]:
-    """The columns of each point of a sweep: from tables where that can be, else by workers. Raises InputError."""
-    if totals and tabled(swept):
-        return (columns_of(result, totals) for result in results(swept, peaks=True))
-    return over(swept, partial(counted_columns, totals), workers)
-
-
-def counted_columns(totals: bool, job: Job) -> Columns:
-    """The columns of a job that is yet to be counted. Raises InputError if a policy does not fit the workload."""
-    return columns_of(execute(job), totals)
+    """The columns of each point of a sweep. Raises InputError if a policy does not fit the workload."""
+    return each(swept, "policy" if totals else "op", partial(columns_of, totals=totals), True, workers)
 
 
 def of_parts(where: Sequence[Mapping[str, str]], parts: Iterable[Columns]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from costsim.models.build import padding
 from costsim.models.meeting import describe
 from costsim.policy.assign import assign
 from costsim.results.sent import sent_fields
-from costsim.run.counted import CountedPolicy
+from costsim.run.counted import CountedPolicy, peak_bytes
 from costsim.run.simulate import Result
 
 if TYPE_CHECKING:
@@ -224,12 +224,7 @@ def reduction_records(result: Result) -> list[Record]:
 
 
 def _peak_bytes(result: Result, counted: CountedPolicy) -> int:
-    known = [phase.peak_bytes for phase in counted.phases if phase.peak_bytes is not None]
-    if known:
-        return max(known)
-    from costsim.cost.memory import of_policy  # a table on a terminal does without
-
-    return of_policy(result.job.graph, counted.policy, result.job.convention.traffic)[1].peak_bytes
+    return max(peak_bytes(result.job, counted, i) for i in range(len(counted.phases)))
 
 
 def assumption_records(result: Result) -> list[Record]:

@@ -12,7 +12,7 @@ from itertools import accumulate, count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costsim.cost.memory import COMPONENTS, Memory, memory
+from costsim.cost.memory import COMPONENTS, Memory, of_phase
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Kernel
 from costsim.devices.spent import Spent
@@ -21,7 +21,6 @@ from costsim.graph.fusion import group_ops, kernel_starts
 from costsim.graph.graph import Graph
 from costsim.inputs import files
 from costsim.names import Traffic
-from costsim.policy.assign import assign
 from costsim.run.counted import CountedPolicy
 from costsim.run.simulate import Result
 from costsim.run.timing import time_kernels
@@ -172,7 +171,7 @@ def _process(result: Result, counted: CountedPolicy, device: Hardware, phase: in
     timed = _timed(result, counted, device, phase)
     ends = list(accumulate(one.time_s for one in timed))
     clock = Clock(ends[-1] if ends else 0.0)
-    stored = memory(job.graph, assign(job.graph, counted.policy, phase), job.convention.traffic)
+    stored = of_phase(job.graph, counted.policy, phase, job.convention.traffic)
     group = group_ops(job.graph, job.convention.traffic)
     lives = live_parts(stored, job.graph, job.convention.traffic)
     in_memory = _highest(lives, [group[one.kernel.first[1].position] for one in timed]) if timed else []

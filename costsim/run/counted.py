@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from costsim.cost.row import Row
-from costsim.cost.totals import Total
+from costsim.cost.totals import Total, sum_rows
 from costsim.graph.graph import Graph
+from costsim.names import Law
 from costsim.policy.policy import Policy
 from costsim.run.job import Job
 
@@ -40,6 +41,24 @@ class CountedPolicy:
     def weighted_rows(self) -> list[tuple[int, Sequence[Row]]]:
         """The rows of each phase with the number of steps that they stand for."""
         return [(phase.steps, phase.rows) for phase in self.phases]
+
+
+def summed(policy: Policy, phases: Sequence[CountedPhase], law: Law) -> CountedPolicy:
+    """The policy of these phases, with the total of the run under a law: each phase's step, weighed by its steps."""
+    total = Total()
+    for phase in phases:
+        total += phase.steps * (sum_rows(phase.rows, law) if phase.total is None else phase.total)
+    return CountedPolicy(policy, tuple(phases), total)
+
+
+def peak_bytes(job: Job, counted: CountedPolicy, index: int) -> int:
+    """The peak of memory in the phase of a policy with that index: as it was counted, else worked out now."""
+    known = counted.phases[index].peak_bytes
+    if known is not None:
+        return known
+    from costsim.cost.memory import of_phase  # few tables have it
+
+    return of_phase(job.graph, counted.policy, index, job.convention.traffic).peak_bytes
 
 
 def buffer_on(job: Job, device: Hardware) -> int | None:

@@ -20,7 +20,7 @@ from costsim.policy.assign import Assignment, assign
 from costsim.policy.classes import Selectors
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
-from costsim.run.counted import CountedPhase, CountedPolicy, tiled
+from costsim.run.counted import CountedPhase, CountedPolicy, summed, tiled
 from costsim.run.job import Convention, Job, Request, prepare
 
 if TYPE_CHECKING:
@@ -76,13 +76,11 @@ def count_policy(
 
     Raises InputError if the policy does not fit.
     """
-    phases = []
-    total = Total()
-    for index, steps in enumerate(schedule(policy, convention.steps)):
-        step = count_step(graph, assign(graph, policy, index, selectors), convention)
-        phases.append(replace(step, steps=steps))
-        total += steps * sum_rows(step.rows, convention.law)
-    return CountedPolicy(policy, tuple(phases), total)
+    phases = [
+        replace(count_step(graph, assign(graph, policy, index, selectors), convention), steps=steps)
+        for index, steps in enumerate(schedule(policy, convention.steps))
+    ]
+    return summed(policy, phases, convention.law)
 
 
 def totals_everywhere(graph: Graph, policy: Policy, convention: Convention) -> dict[tuple[str, str], Total]:

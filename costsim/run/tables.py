@@ -6,30 +6,30 @@ other ranks hang on rows, so sweeps with those are counted point by point.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from costsim.cost.compile_total import Totals, compile_totals
 from costsim.cost.measure import Measure, in_bulk
-from costsim.cost.memory import memory
 from costsim.cost.peak import peak_memory
 from costsim.cost.terms import Points
-from costsim.cost.totals import Total
 from costsim.errors import InputError
-from costsim.policy.assign import assign
 from costsim.policy.numbers import Numbers, names_of
 from costsim.policy.policy import Policy
 from costsim.policy.schedule import schedule
 from costsim.policy.space import Variable
-from costsim.run.counted import CountedPhase, CountedPolicy
+from costsim.run.counted import CountedPhase, CountedPolicy, peak_bytes, summed
 from costsim.run.job import Job
 from costsim.run.simulate import Result, count_policy, execute
+from costsim.run.spread import HERE, Workers, over
 from costsim.run.sweep import Point, Sweep
 
+_Part = TypeVar("_Part")
 _BLOCK = 256  # points of which totals are made at once
 
 
@@ -91,8 +91,7 @@ def _counted(job: Job, policy: Policy, peaks: bool) -> CountedPolicy:
     counted = count_policy(job.graph, policy, job.convention)
     if not peaks:
         return counted
-    of = [memory(job.graph, assign(job.graph, policy, i), job.convention.traffic) for i in range(len(counted.phases))]
-    phases = [replace(phase, peak_bytes=each.peak_bytes) for phase, each in zip(counted.phases, of, strict=True)]
+    phases = [replace(phase, peak_bytes=peak_bytes(job, counted, i)) for i, phase in enumerate(counted.phases)]
     return replace(counted, phases=tuple(phases))
 
 
@@ -117,16 +116,27 @@ class _Shape:
             for policy in (job.baseline, *job.policies):
                 if policy.name in phases:
                     known = phases[policy.name][i]
-                    counted[policy.name] = _summed(policy, known) if known else _counted(job, policy, self.peaks)
+                    counted[policy.name] = (
+                        summed(policy, known, job.convention.law) if known else _counted(job, policy, self.peaks)
+                    )
             yield Result(job, tuple(counted[policy.name] for policy in job.policies), counted[job.baseline.name])
 
 
-def _summed(policy: Policy, phases: Sequence[CountedPhase]) -> CountedPolicy:
-    total = Total()
-    for phase in phases:
-        assert phase.total is not None
-        total += phase.steps * phase.total
-    return CountedPolicy(policy, tuple(phases), total)
+def each(
+    sweep: Sweep, by: str, make: Callable[[Result], _Part], peaks: bool, workers: Workers = HERE, after: int = 0
+) -> Iterator[_Part]:
+    """What a function makes of the result at each point of a sweep, but for so many of the first.
+
+    Results are from tables where that can be, with peak memory if `peaks`; else workers count them. Raises InputError.
+    """
+    if tabled(sweep, by):
+        return map(make, results(sweep, peaks, after))
+    return over(sweep, partial(_counted_first, make), workers, after)
+
+
+def _counted_first(make: Callable[[Result], _Part], job: Job) -> _Part:
+    """What a function makes of a job, once that is counted. At the top of a module, for workers look it up."""
+    return make(execute(job))
 
 
 def results(sweep: Sweep, peaks: bool, after: int = 0) -> Iterator[Result]:

@@ -12,13 +12,11 @@ from typing import Any
 
 from costsim.policy.policy import labels_of
 from costsim.results.records import Record, convention, full_records, records
-from costsim.run import simulate
-from costsim.run.job import Job
 from costsim.run.simulate import Result
-from costsim.run.spread import HERE, Workers, over
+from costsim.run.spread import HERE, Workers
 from costsim.run.sweep import Point, Sweep, value
 from costsim.run.sweep import convention as convention_line
-from costsim.run.tables import results, tabled
+from costsim.run.tables import each
 from costsim.tables import warnings
 from costsim.tables.document import Block, Document, Drawn, Notes
 from costsim.tables.run import drawn, remarks, stem
@@ -27,12 +25,7 @@ from costsim.tables.table import Column, Rows, Table
 DATA = ("json", "csv", "excel")  # styles that have more of a point than tables do
 
 
-def part(by: str, data: bool, phases: bool, job: Job) -> Record:
-    """What a document needs of a point, as `part_of`. Raises InputError."""
-    return part_of(by, data, phases, simulate.execute(job))
-
-
-def part_of(by: str, data: bool, phases: bool, result: Result) -> Record:
+def part(by: str, data: bool, phases: bool, result: Result) -> Record:
     """What a document needs of a point: rows, remarks, and for `data` what exports have beside, its peak memory too.
 
     `phases`: remarks list the levels of phases, which are not the same at all points if levels are swept.
@@ -49,17 +42,14 @@ def is_data(style: str | None) -> bool:
     return style is None or style in DATA
 
 
-def maker(sweep: Sweep, by: str, style: str | None) -> Callable[[Job], Record]:
-    """The function that makes a part for a style; None: for all styles."""
+def maker(sweep: Sweep, by: str, style: str | None) -> Callable[[Result], Record]:
+    """The function that makes a part of a result, for a style; None: for all styles."""
     return partial(part, by, is_data(style), not sweep.levels)
 
 
 def parts(sweep: Sweep, by: str, style: str | None, workers: Workers = HERE, after: int = 0) -> Iterator[Record]:
-    """The parts of a sweep but for so many of the first: from tables where that can be, else by workers."""
-    if not tabled(sweep, by):
-        return over(sweep, maker(sweep, by, style), workers, after)
-    data = is_data(style)
-    return map(partial(part_of, by, data, not sweep.levels), results(sweep, data or by == "reduction", after))
+    """The parts of a sweep but for so many of the first. Raises InputError."""
+    return each(sweep, by, maker(sweep, by, style), is_data(style) or by == "reduction", workers, after)
 
 
 @dataclass(frozen=True, slots=True)
