@@ -82,5 +82,6 @@ PLOTS = (*FIGURES, "sweep", "trace")
 
 CATALOGUES = ("workloads", "policies", "hardware", "formats", "ops", "traffic")  # costsim/cli/catalogue.py
 FILES = ("workload", "policy", "hardware")  # that have a schema: costsim/inputs
-ENGINES = ("numpy", "torch")  # costsim/reference
+ENGINES = ("numpy", "torch")  # that have benches: costsim/reference
+RUNNERS = (*ENGINES, "torch.compile")  # of whole steps
 PROCESSORS = ("cpu", "cuda")

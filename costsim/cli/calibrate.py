@@ -2,13 +2,14 @@
 
 import click
 
-from costsim.cli.options import ENGINE, options, path_of
+from costsim import names
+from costsim.cli.options import DEVICE, engine_option, options, path_of
 from costsim.cli.output import echo_line, progress
 
 
 @click.command()
 @click.option("--out", type=click.Path(), help="File to write, instead of printing.")
-@options(*ENGINE)
+@options(*DEVICE, *engine_option(names.ENGINES))
 @click.option("--seconds", type=click.FloatRange(0, 3600), default=120, show_default=True, help="Under 30, no kernels.")
 def calibrate(out: str | None, device: str | None, engine: str | None, seconds: float) -> None:
     """Measure this machine and write it as a hardware profile: rates, bandwidth, launches, and how long kernels take,

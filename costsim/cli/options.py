@@ -1,6 +1,6 @@
 """Options that several commands share, and how their values are read. Imports nothing heavy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -69,13 +69,8 @@ HARDWARE = (
         "--overlap/--no-overlap", default=True, help="Arithmetic and DRAM traffic at the same time.", show_default=True
     ),
 )
-ENGINE = (
+DEVICE = (
     click.option("--device", type=click.Choice(names.PROCESSORS), help="What runs and is measured.  [default: cpu]"),
-    click.option(
-        "--engine",
-        type=click.Choice(names.ENGINES),
-        help="What it runs through; torch needs costsim[torch].  [default: numpy, on cuda torch]",
-    ),
 )
 RATIOS = (
     click.option("--baseline", help="Policy that ratios compare with."),
@@ -94,6 +89,17 @@ FIGURE = (
         help="paper: 84mm, 8 points, no title; slide: 254mm, 16 points.",
     ),
 )
+
+
+def engine_option(engines: Sequence[str]) -> tuple[Callable[[Command], Command], ...]:
+    """What something runs through: `--engine`."""
+    return (
+        click.option(
+            "--engine",
+            type=click.Choice(engines),
+            help="What it runs through; torch needs costsim[torch].  [default: numpy, on cuda torch]",
+        ),
+    )
 
 
 def chosen(default: tuple[str, ...], takes: str, apart: str) -> tuple[Callable[[Command], Command], ...]:

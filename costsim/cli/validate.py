@@ -6,14 +6,14 @@ from typing import Any
 import click
 
 from costsim import names
-from costsim.cli.options import ENGINE, HARDWARE, WORKLOAD, options
+from costsim.cli.options import DEVICE, HARDWARE, WORKLOAD, engine_option, options
 from costsim.cli.output import progress, write
 
 
 @click.command()
 @options(*WORKLOAD, *HARDWARE)
 @click.option("--measure", is_flag=True, help="Time a float32 step of a smaller copy beside what a roofline predicts.")
-@options(*ENGINE)
+@options(*DEVICE, *engine_option(names.RUNNERS))
 @click.option("--energy", is_flag=True, help="With --measure: its energy too, by RAPL (Linux), on cuda NVML.")
 @click.option("--steps", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Train so many, too.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of weights, data and dropout.")
@@ -34,7 +34,8 @@ def validate(
     """Run WORKLOAD, shrunk, in NumPy with real quantizers, and compare every op with its counts.
 
     Exits with 1 if a count is not what was measured, or a gradient is wrong. --measure compares times instead, on the
-    device of --hardware, or on this machine, which is then measured first; --engine torch runs the step in PyTorch.
+    device of --hardware, or on this machine, which is then measured first; --engine torch runs the step in PyTorch,
+    torch.compile what Inductor makes of it.
 
     \b
     costsim validate iwslt17-dsq.yaml

@@ -1,4 +1,4 @@
-"""Opens what runs things: NumPy or PyTorch (`names.ENGINES`), on a CPU or a CUDA device (`names.PROCESSORS`).
+"""Opens what runs things: NumPy or PyTorch (`names.RUNNERS`), on a CPU or a CUDA device (`names.PROCESSORS`).
 
 A bench runs small tasks, for `calibrate`; an engine runs the graph of a whole step, for `measure`. PyTorch is loaded
 only when it is asked for.
@@ -16,6 +16,7 @@ from costsim.errors import InputError
 from costsim.formats.named import parse_format
 from costsim.formats.quantize import quantize
 from costsim.graph.graph import Graph, Op
+from costsim.names import Traffic
 from costsim.reference.accelerator import Clock
 from costsim.reference.bench import Bench, Task
 from costsim.reference.execute import Executor
@@ -25,7 +26,7 @@ from costsim.reference.numpy_ops import Array, run_op
 from costsim.reference.torch_bench import DTYPES, TorchBench
 
 FILLING_BYTES = 16 * 2**20  # some times what a core's own caches hold, and less than the last level that cores share
-Step = Callable[[], dict[str, float]]  # runs a step; the seconds in each op
+Step = Callable[[], dict[str, float]]  # runs a step; the seconds in each op, or in several under the name of the first
 Look = Callable[[Op, Task], None]  # is shown an op of a step before it runs, and a task that runs it by itself
 Given = Mapping[str, Array]  # values by name
 
@@ -35,6 +36,7 @@ class Engine(Protocol):
 
     name: str  # with versions, for the notes
     caveat: str  # what of it no prediction takes into account
+    traffic: Traffic  # what its kernels move: unfused, where a step runs op by op
     quantizes: Sequence[str]  # formats whose quantize kernels are worth timing
 
     def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
@@ -58,6 +60,7 @@ class NumpyEngine:
 
     name = f"NumPy {np.__version__}"
     caveat = "NumPy passes over memory several times in one op, and runs all but products on one core"
+    traffic: Traffic = "unfused"
     # Each stands for those that numbers are rounded to in the same way: all widths of it.
     quantizes: Sequence[str] = ("bf16", "fp16", "fp8-e4m3", "fp8-e4m3-tensor", "int8", "bfp8", "mxfp4", "ternary")
 
@@ -103,13 +106,19 @@ class TorchEngine:
     # Where one kernel casts: without scales.
     quantizes: Sequence[str] = tuple(name for name in DTYPES if parse_format(name).floating)
 
-    def __init__(self, torch: Any, device: str = "cpu") -> None:
+    def __init__(self, torch: Any, device: str = "cpu", compiled: bool = False) -> None:
+        """`compiled`: steps run through torch.compile; what is shown of them still runs op by op."""
         self._torch, self._device = torch, device
+        self.traffic: Traffic = "fused" if compiled else "unfused"
         where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        self.name = f"PyTorch {torch.__version__}, {where}"
+        self.name = f"PyTorch {torch.__version__}, {where}" + (", forward and backward compiled" if compiled else "")
 
     def prepare(self, graph: Graph, weights: dict[str, Array], batches: Sequence[dict[str, Array]], seed: int) -> Step:
         """A step, which trains on from one call to the next."""
+        if self.traffic == "fused":
+            from costsim.reference.torch_compiled import CompiledStep
+
+            return CompiledStep(graph, weights, batches, self._device, seed)
         from costsim.reference.torch_step import TorchStep
 
         return TorchStep(graph, weights, batches, self._device, seed)
@@ -151,15 +160,15 @@ def _load_torch(option: str, device: str) -> Any:
 
 def _torch_if_chosen(device: str, engine: str | None) -> Any:
     """PyTorch if it is the engine, None if NumPy is: by default NumPy on the CPU. Raises InputError as `open_bench`."""
-    if (engine or ("torch" if device == "cuda" else "numpy")) == "torch":
-        return _load_torch("--engine torch" if engine else "--device cuda", device)
+    if (engine or ("torch" if device == "cuda" else "numpy")) != "numpy":
+        return _load_torch(f"--engine {engine}" if engine else "--device cuda", device)
     if device == "cuda":
         raise InputError("--device cuda: NumPy has none; --engine torch has")
     return None
 
 
 def open_bench(device: str = "cpu", engine: str | None = None, formats: Sequence[str] = ()) -> Bench:
-    """The bench of one of `names.PROCESSORS` through one of `names.ENGINES`, which multiplies these formats.
+    """The bench of one of `names.PROCESSORS` through one of `names.RUNNERS`, which multiplies these formats.
 
     Raises InputError if PyTorch or the device is missing.
     """
@@ -168,12 +177,12 @@ def open_bench(device: str = "cpu", engine: str | None = None, formats: Sequence
 
 
 def open_engine(device: str = "cpu", engine: str | None = None) -> Engine:
-    """One of `names.ENGINES` on one of `names.PROCESSORS`; memory stays with the process from then on.
+    """One of `names.RUNNERS` on one of `names.PROCESSORS`; memory stays with the process from then on.
 
     Raises InputError if PyTorch or the device is missing.
     """
     torch = _torch_if_chosen(device, engine)
-    made: Engine = NumpyEngine() if torch is None else TorchEngine(torch, device)
+    made: Engine = NumpyEngine() if torch is None else TorchEngine(torch, device, engine == "torch.compile")
     if keep_memory():
         made.name += ", freed memory kept"
     return made

@@ -8,7 +8,7 @@ state; NumPy passes over memory several times for one op. With them it is what k
 
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ from costsim.cost.count import count
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import kernels, spend
 from costsim.devices.spent import Spent
-from costsim.graph.graph import Graph
+from costsim.graph.graph import Graph, Op
+from costsim.names import Traffic
 from costsim.policy.assign import assign
 from costsim.policy.load import find_policy, load_policies
 from costsim.reference.draw import draw_batch, draw_weights
@@ -32,7 +33,7 @@ _BYTES = 8  # an element: fp32, and as much again for what an op makes on its wa
 
 @dataclass(frozen=True, slots=True)
 class KindTime:
-    """Time of a step in the ops of one kind, or in several. Predicted None: the profile lacks something."""
+    """Time of a step in the ops of one kind, or of several. Predicted None: the profile lacks something."""
 
     kind: str
     runs: int
@@ -74,14 +75,15 @@ class Timing:
     workload: str
     fields: tuple[str, ...]  # how the copy differs from the workload
     engine: str  # what ran it
+    traffic: Traffic  # what was predicted to fuse
     caveat: str  # what of it the prediction leaves out
     hardware: Hardware
     sizes: dict[str, int]
     parameters: int
     steps: int
     kinds: tuple[KindTime, ...]  # the longest first
-    gemms: KindTime
-    others: KindTime
+    gemms: KindTime | None  # None: nothing is known of single ops
+    others: KindTime | None
     total: KindTime
     totals_s: tuple[float, ...]  # by step
     energy: StepEnergy | None  # None: not measured
@@ -98,36 +100,49 @@ class Timing:
         return 100 * abs(a / b - 1) if b else None
 
 
-def predict(graph: Graph, hardware: Hardware, overlap: bool = True) -> dict[str, Spent]:
-    """What each op of a step in plain fp32, each a kernel of its own, takes on a device."""
-    rows = count(graph, assign(graph, load_policies(find_policy("fp32")), 0), "unfused")
-    each = kernels(graph, rows, "unfused", "step", each=True)
+def predict(graph: Graph, hardware: Hardware, overlap: bool = True, traffic: Traffic = "unfused") -> dict[str, Spent]:
+    """What each kernel of a step in plain fp32 takes on a device, by its first op: unfused, each op is one."""
+    rows = count(graph, assign(graph, load_policies(find_policy("fp32")), 0), traffic)
+    each = kernels(graph, rows, traffic, "step", each=True)
     return {kernel.first[1].name: spend(kernel, hardware, overlap) for kernel in each}
 
 
 def _sum(
     kind: str, names: list[str], predicted: dict[str, Spent], steps: list[dict[str, float]], runs: int
 ) -> KindTime:
-    total = sum((predicted[name] for name in names), Spent())
+    total = sum((predicted[name] for name in names if name in predicted), Spent())
     measured = statistics.median(sum(step.get(name, 0.0) for name in names) for step in steps)
     return KindTime(kind, runs, total.macs, total.vector_ops, total.dram_bits, total.bound, total.time_s, measured)
 
 
-def compare(graph: Graph, predicted: dict[str, Spent], steps: list[dict[str, float]]) -> tuple[KindTime, ...]:
-    """Predicted beside measured: the GEMMs, the others, all of them; then by kind, the longest first."""
-    names: dict[str, list[str]] = {}
+def _of_kind(op: Op) -> tuple[str, ...]:
+    return op.kind.name, "GEMMs" if op.kind.is_contraction else "others"
+
+
+def _of_part(op: Op) -> tuple[str, ...]:
+    return ("update" if op.phase == "update" else "forward and backward",)
+
+
+_GROUPS: Mapping[Traffic, Callable[[Op], tuple[str, ...]]] = {"unfused": _of_kind, "fused": _of_part}
+
+
+def compare(
+    graph: Graph,
+    predicted: dict[str, Spent],
+    steps: list[dict[str, float]],
+    groups: Callable[[Op], tuple[str, ...]] = _of_kind,
+) -> dict[str, KindTime]:
+    """Predicted beside measured: by the groups that ops are in, the longest first, and the total."""
+    names: dict[str, list[str]] = {"total": []}
     times: Counter[str] = Counter()
     for op in graph.ops:
         if op.kind.view:
             continue  # it is in no kernel
-        groups = (op.kind.name, "GEMMs" if op.kind.is_contraction else "others", "total")
-        for group in groups:
+        for group in (*groups(op), "total"):
             names.setdefault(group, []).append(op.name)
             times[group] += op.times
-    sums = ("GEMMs", "others", "total")
-    kinds = [_sum(kind, names[kind], predicted, steps, times[kind]) for kind in names if kind not in sums]
-    kinds.sort(key=lambda kind: -kind.measured_s)
-    return (*(_sum(kind, names.get(kind, []), predicted, steps, times[kind]) for kind in sums), *kinds)
+    timed = [_sum(group, names[group], predicted, steps, times[group]) for group in names]
+    return {each.kind: each for each in sorted(timed, key=lambda each: -each.measured_s)}
 
 
 def _run(step: Step, steps: int, meter: Meter | None, tick: Callable[[], None]) -> tuple[list[dict[str, float]], float]:
@@ -160,8 +175,8 @@ def measure(
 ) -> Timing:
     """Time a step of a copy of the workload, several times after a first, and compare with the prediction.
 
-    The engine is NumPy's if none is given. `tick` is called after each step; `meter` counts energy meanwhile. Raises
-    InputError if the copy does not fit into memory.
+    The engine is NumPy's if none is given; one that compiles has two times, none by kind. `tick` is called after each
+    step; `meter` counts energy meanwhile. Raises InputError if the copy does not fit into memory.
     """
     engine = NumpyEngine() if engine is None else engine
     copy, fields = moderate(job, most_macs)
@@ -170,19 +185,21 @@ def measure(
     step()  # fills caches, and starts threads
     tick()
     timed, joules = _run(step, steps, meter, tick)
-    predicted = predict(graph, hardware, job.overlap)
-    gemms, others, total, *kinds = compare(graph, predicted, timed)
+    predicted = predict(graph, hardware, job.overlap, engine.traffic)
+    kinds = compare(graph, predicted, timed, _GROUPS[engine.traffic])
+    total, gemms, others = kinds.pop("total"), kinds.pop("GEMMs", None), kinds.pop("others", None)
     whole = sum(predicted.values(), Spent())
     return Timing(
         job.workload,
         fields,
         engine.name,
+        engine.traffic,
         engine.caveat,
         hardware,
         dict(sorted(graph.sizes.items())),
         graph.parameters,
         steps,
-        tuple(kinds),
+        tuple(kinds.values()),
         gemms,
         others,
         total,

@@ -141,12 +141,16 @@ def _noise(timing: Timing) -> str:
 def _predicted(timing: Timing) -> Iterator[str]:
     """What the prediction is made of."""
     if not timing.hardware.kernels:
-        yield "predicted: a roofline for each op, fp32, unfused, compulsory traffic only"
+        yield f"predicted: a roofline for each kernel, fp32, {timing.traffic}, compulsory traffic only"
         yield f"{timing.caveat}; nothing is fitted"
         return
     predicted_s = timing.total.predicted_s
     off = f", off by up to {100 * timing.spread_s / predicted_s:.0f} % by their spread" if predicted_s else ""
-    yield f"predicted: what kernels of each kind took by themselves at other sizes{off}; fp32, nothing fitted to a step"
+    fused = "" if timing.gemms else "; of what is fused, less of that as fewer bits are moved"
+    yield (
+        f"predicted: what kernels of each kind took by themselves at other sizes{off}; fp32, nothing fitted to a step"
+        + fused
+    )
     if timing.not_measured:
         yield f"not measured, so at a roofline: {', '.join(timing.not_measured)}"
 
@@ -167,9 +171,10 @@ def _time_lines(timing: Timing) -> Iterator[str]:
     copy = ", ".join(timing.fields) or "as it is"
     sizes = _sizes(timing.sizes)
     yield from textwrap.wrap(f"{timing.workload}: {copy}; {timing.parameters} parameters; {sizes}", WIDTH)
-    sums = (timing.gemms, timing.others, timing.total)
-    headers = ["op kind", "runs", "predicted ms", "measured ms", "error %", "share %", "bound"]
-    columns = [Column(header, "left" if header in ("op kind", "bound") else "right") for header in headers]
+    sums = [each for each in (timing.gemms, timing.others, timing.total) if each is not None]
+    what = "op kind" if timing.gemms else "part"
+    headers = [what, "runs", "predicted ms", "measured ms", "error %", "share %", "bound"]
+    columns = [Column(header, "left" if header in (what, "bound") else "right") for header in headers]
     table = Table(columns, [_time_row(kind, timing.total.measured_s) for kind in (*timing.kinds, *sums)])
     lines = simple(table, table.rows)
     lines.insert(len(lines) - len(sums), lines[1])
@@ -178,8 +183,8 @@ def _time_lines(timing: Timing) -> Iterator[str]:
         yield from textwrap.wrap(note, WIDTH, subsequent_indent="  ")
 
 
-def _time_record(kind: KindTime) -> dict[str, Any]:
-    return {**dataclasses.asdict(kind), "error_percent": kind.error_percent}
+def _time_record(kind: KindTime | None) -> dict[str, Any] | None:
+    return None if kind is None else {**dataclasses.asdict(kind), "error_percent": kind.error_percent}
 
 
 def _energy_record(energy: StepEnergy | None) -> dict[str, Any] | None:
@@ -193,6 +198,7 @@ def _time_data(timing: Timing) -> Mapping[str, Any]:
         "workload": timing.workload,
         "fields": list(timing.fields),
         "engine": timing.engine,
+        "traffic": timing.traffic,
         "sizes": timing.sizes,
         "parameters": timing.parameters,
         "hardware": {

@@ -22,11 +22,12 @@ from costsim.errors import InputError
 from costsim.formats.named import parse_format
 from costsim.formats.quantize import quantize
 from costsim.graph.ops import OPS
-from costsim.reference import calibrate, engines, kernel_bench, measure, torch_bench, torch_step
+from costsim.reference import calibrate, engines, kernel_bench, measure, torch_bench, torch_compiled, torch_step
 from costsim.reference.bench import Sizes
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import run
 from costsim.reference.numpy_ops import run_op, runtime
+from costsim.reference.shrink import moderate
 from costsim.reference.torch_kernels.products import contract
 from costsim.reference.torch_kernels.table import KERNELS, kernel_of
 from costsim.run.job import Request, prepare
@@ -414,3 +415,54 @@ def test_casts_in_torch_are_to_the_formats_that_they_stand_for():
     assert set(engine.quantizes) == {"bf16", "fp16", "fp8-e4m3"}
     for name in engine.quantizes:
         assert (engine.quantizer(name, x)().float().numpy() == quantize(x, parse_format(name))).all()
+
+
+# --- through torch.compile --------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_step_is_the_step():
+    """Two steps of two micro-batches, with dropout: the same losses and weights, and two times in place of many."""
+    graph = STEPS["decoder"](micro_batches=2, dropout=0.1)
+    rng = np.random.default_rng(SEED)
+    weights, batches = draw_weights(graph, rng), [draw_batch(graph, rng) for _ in range(2)]
+    plain = torch_step.TorchStep(graph, weights, batches, seed=SEED)
+    compiled = torch_compiled.CompiledStep(graph, weights, batches, seed=SEED, backend="eager")
+    for _ in range(2):
+        by_op, by_part = plain(), compiled()
+        assert compiled.losses == pytest.approx(plain.losses, rel=1e-5)
+        phases = {op.name: op.phase for op in graph.ops if not op.kind.view}
+        assert [phases[name] for name in by_part] == ["forward", "update"]
+        assert by_part.keys() < by_op.keys()
+    for name, x in plain.weights.items():
+        np.testing.assert_allclose(compiled.weights[name], x, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_compiled_is_predicted_as_it_fuses():
+    """Parts of a compiled step: all that is predicted of it is in one of them, and it moves less than op by op."""
+    job, hardware = prepare(Request("translation-small")), load_hardware("t4")
+    engine = engines.open_engine("cpu", "torch.compile")
+    step = {"forward": 3.0, "update": 1.0}
+    graph = moderate(job)[0].graph
+    firsts = {op.phase: op.name for op in reversed(graph.ops) if not op.kind.view}
+    engine.prepare = lambda *_: lambda: {firsts[phase]: seconds for phase, seconds in step.items()}
+    timing = measure.measure(job, hardware, engine=engine)
+    parts = {each.kind: each for each in timing.kinds}
+    assert {name: each.measured_s for name, each in parts.items()} == {"forward and backward": 3, "update": 1}
+    assert (timing.total.measured_s, timing.gemms, timing.others) == (4, None, None)
+    fused = measure.predict(graph, hardware, traffic="fused")
+    assert timing.total.predicted_s == pytest.approx(sum(each.time_s for each in fused.values()))
+    assert timing.total.predicted_s == pytest.approx(sum(each.predicted_s for each in parts.values()))
+    unfused = measure.predict(graph, hardware)
+    assert timing.total.dram_bits < sum(each.dram_bits for each in unfused.values())
+    assert timing.total.macs == sum(each.macs for each in unfused.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # by Inductor itself, as it is imported
+def test_what_cannot_be_compiled_is_said(monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    command = "validate translation-small --measure --engine torch.compile --hardware t4"
+    done = CliRunner().invoke(main, command.split())
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "costsim: --engine torch.compile: InvalidCxxCompiler: No working C++ compiler found in " + (
+        "torch._inductor.config.cpp.cxx: ('/nowhere/g++',)\n"
+    )
