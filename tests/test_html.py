@@ -335,7 +335,7 @@ def test_figures_say_what_they_are(small):
     text, page, _ = small
     labels = [value for tag, key, value in page.attributes if (tag, key) == ("svg", "aria-label")]
     assert len(labels) == text.count('role="img"') == 5
-    assert all(label.count("dsq") == 1 and label.endswith(".") for label in labels)
+    assert all(label.count("DSQ") == 1 and label.endswith(".") for label in labels)
 
 
 def test_titles_fit_their_figures():
