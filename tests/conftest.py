@@ -276,6 +276,17 @@ def pairs(names=POLICIES):
     return everywhere + [(families[i % len(families)], name) for i, name in enumerate(others)]
 
 
+def in_turn(cases, *others):
+    """Each case, a tuple, with one of each of some other things, in turn: all products would take many minutes."""
+    turns = []
+    for i, case in enumerate(cases):
+        for other in map(list, others):
+            i, at = divmod(i, len(other))
+            case = (*case, other[at])
+        turns.append(case)
+    return turns
+
+
 def miscounts(graph, policy):
     """Where counts differ from what a run in float32 measures, under traffic models that it runs; nowhere, if right."""
     assignment = assign(graph, policy)
