@@ -128,6 +128,7 @@ ARCHITECTURES = {
         "pad_token_id": 0,
     },
     "t5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96},
+    "mt5": {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 96},
     "bart": _PAIR,
     "mbart": _PAIR,
     "marian": {**_PAIR, "pad_token_id": 0, "decoder_start_token_id": 1},
