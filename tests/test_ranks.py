@@ -520,6 +520,10 @@ def test_states_take_what_zero_says(zero, whole, shared):
         ("llama-2-7b", ["pipeline=2", "encoder_stages=1"], "the model has one stack of layers; leave it out"),
         ("llama-2-7b", ["encoder_stages=1"], "are of stages of a pipeline, of which there is one"),
         ("llama-2-7b", ["data=4", "zero=3", "secondary=3"], "do not divide into groups of 3; of 2 they do"),
+        ("llama-2-7b training.trainable=['decoder.31.*']", ["pipeline=2"], "stage 0 trains no weight"),
+        ("wmt14-dsq training.trainable=['decoder.*']", ["pipeline=2"], "stage 0 trains no weight"),
+        ("llama-2-7b training.trainable=['decoder.0.*']", ["pipeline=2", "stage=1"], "stage 1 trains no weight"),
+        ("llama-2-7b training.trainable=['decoder.32.*']", ["pipeline=2"], "no weight is named like 'decoder.32.*'"),
         ("llama-2-7b", ["tensro=2"], "unknown key 'tensro'; did you mean 'tensor'?"),
     ],
 )
@@ -528,7 +532,7 @@ def test_what_ranks_do_not_divide_is_named(workload, sets, said):
     request = Request(workload, assignments=[*more, *(f"parallel.{text}" for text in sets)])
     with pytest.raises(InputError, match=re.escape(said)) as error:
         prepare(request)
-    assert "--set parallel." in str(error.value)
+    assert ("--set training." if "trainable" in "".join(more) else "--set parallel.") in str(error.value)
 
 
 @pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zb-h1"])

@@ -31,6 +31,7 @@ ALONE = Parallel()  # one device
 def _check_globs(b: GraphBuilder) -> None:
     """Raise FieldError for a glob over weights, or over linear layers with adapters, that matches none."""
     weights = [name for name, tensor in b.tensors.items() if tensor.role == "weight"]
+    weights += b.of_other_stages(weights) if isinstance(b, ShardedBuilder) else []
     for glob in b.trainable:
         if not any(fnmatchcase(name, glob) for name in weights):
             message = f"no weight is named like {one_line(glob)!r}{nearest(glob, weights)}"

@@ -76,6 +76,20 @@ class ShardedBuilder(GraphBuilder):
             return every[-1:] if max(parts) < mine[0] else every[:1]
         return sorted({i for of in own for i in range(max(0, of.start - 1), min(number, of.stop + 1))})
 
+    def of_other_stages(self, weights: Sequence[str]) -> list[str]:
+        """What weights of layers that are built are called in the layers of their stack that are not."""
+        of = {
+            f"{stack}.{i}.": (stack, parts) for stack, parts in self.stacks.items() for of in parts.values() for i in of
+        }
+        names: dict[str, None] = {}
+        for name in weights:
+            layer = ".".join([*name.split(".", 2)[:2], ""])
+            if layer in of:
+                stack, parts = of[layer]
+                rest = name.removeprefix(layer)
+                names |= {f"{stack}.{i}.{rest}": None for layers in parts.values() for i in layers}
+        return [name for name in names if name not in self.tensors]
+
     # --- what is given ------------------------------------------------------------------------------------------------
 
     def given(self, name: str, dims: Dims, role: str = "data", values: Values = "float") -> str:

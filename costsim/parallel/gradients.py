@@ -35,8 +35,8 @@ class Gradients:
         """Take the gradient of a weight in one micro-batch; that of what the stage before made is sent to it."""
         b = self.b
         if weight in b.received:
-            left = Tensor(f"{gradient}.sent", (NOTHING,), "gradient", b.tensors[weight].layer)
-            b.op("send", gradient, name=f"{gradient}.send", outputs=[left], axis="pipeline")
+            left = Tensor(f"{weight}.grad.sent", (NOTHING,), "gradient", b.tensors[weight].layer)
+            b.op("send", gradient, name=f"{weight}.grad.send", outputs=[left], axis="pipeline")
             return
         if isinstance(b, ShardedBuilder) and b.parallel.zero >= 2 and weight in b.shares:
             gradient = self._scattered(b, weight, gradient)

@@ -108,6 +108,9 @@ def cut(b: ShardedBuilder, loss: str) -> str:
     parts = {op.position: part_of[op.position] for op in b.ops if op.position not in anywhere}
     parts = {position: part for position, part in parts.items() if part in own}
     _keep(b, _with_needed(b.ops, anywhere, set(parts)), parts, crossing)
+    if not any(tensor.role == "weight" and tensor.trainable for tensor in b.tensors.values()):
+        message = f"stage {b.parallel.stage} trains no weight, and stages without an update are not there"
+        raise FieldError(("training", "trainable"), f"{message}; train some of its weights, or cut into fewer stages")
     return loss if b.parallel.stage == b.parallel.pipeline - 1 else ""
 
 

@@ -4,7 +4,6 @@ What is sent is measured from the lengths of the buffers that are handed over, a
 here reads what the cost model says of collectives.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -119,7 +118,11 @@ class Exchange:
     barriers: dict[tuple[int, ...], Barrier]
     sent_bits: list[dict[str, int]]
     boxes: dict[tuple[tuple[int, ...], int], Array] = field(default_factory=dict)
-    mail: defaultdict[tuple[int, int, str], Queue[Array]] = field(default_factory=lambda: defaultdict(Queue))
+    mail: dict[tuple[int, int, str], Queue[Array]] = field(default_factory=dict)
+
+    def box(self, sender: int, receiver: int, name: str) -> Queue[Array]:
+        """Where one rank leaves something for another, whoever looks there first."""
+        return self.mail.setdefault((sender, receiver, name), Queue())  # at once, so that no two threads make one each
 
     def compute(
         self, rank: int, graph: Graph, op: Op, inputs: Sequence[Array | None], *, seed: int, step: int, micro: int
@@ -134,14 +137,14 @@ class Exchange:
         forward = op.phase == "forward"
         if op.kind.collective == "receive":
             other = neighbour(graph, rank, op.params["axis"], -1 if forward else 1)
-            return (self.mail[other, rank, _of(op.outputs[0], forward)].get(timeout=_PATIENCE_S),), 0
+            return (self.box(other, rank, _of(op.outputs[0], forward)).get(timeout=_PATIENCE_S),), 0
         (x,) = inputs
         assert x is not None
         if op.kind.collective:
             self._note(graph, op, rank, x)
         if op.kind.collective == "send":
             other = neighbour(graph, rank, op.params["axis"], 1 if forward else -1)
-            self.mail[rank, other, _of(op.inputs[0], forward)].put(x)
+            self.box(rank, other, op.name.removesuffix(".send")).put(x)
             return (x.reshape(-1)[:0],), 0
         parts = self._meet(graph, op, rank, x) if op.kind.collective else [x] * axis.ranks
         return (op.kind.run(parts, **runtime(graph, op, step, None))[at],), 0
