@@ -6,6 +6,7 @@
 Formats that no entry of the profile stands for are left out.
 """
 
+import math
 import statistics
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from costsim.devices.measured import measured_cast
 from costsim.devices.profile import load_hardware
 from costsim.formats.named import parse_format
 from costsim.policy.assign import Copy
-from costsim.reference.engines import open_engine
+from costsim.reference.engines import Engine, open_engine
 from costsim.reference.kernel_bench import QUANTIZED, time_op
 
 FORMATS = (
@@ -38,24 +39,33 @@ BUDGET_S = 0.5  # of each
 
 @click.command()
 @click.argument("profile")
-def main(profile: str) -> None:
-    """Print a row for each format and size, and the errors."""
-    kernels, engine, errors = dict(load_hardware(profile).kernels), open_engine(), []
+@click.option("--passes", type=click.IntRange(1), default=3, help="Times that all are measured, one after the other.")
+def main(profile: str, passes: int) -> None:
+    """Print a row for each format and size, and the errors against the median of the passes."""
+    kernels, engine = dict(load_hardware(profile).kernels), open_engine()
     assert not set(SHAPES) & set(QUANTIZED)
-    click.echo("| format | elements | predicted / measured, ms | error |\n|---|---|---|---|")
+    predicted = {}
     for name in FORMATS:
         times = measured_cast(Copy(None, parse_format(name), (1,), "stored", False, "", "operand"), kernels)
-        if times is None:
-            continue
-        for shape in SHAPES:
-            x = np.random.default_rng(0).standard_normal(shape, np.float32)
-            seconds = statistics.median(time_op(engine.quantizer(name, x), engine, perf_counter, BUDGET_S))
-            predicted_s = times.seconds(0, (x.size, x.size))
-            errors.append(100 * (predicted_s / seconds - 1))
-            figures = f"{1e3 * predicted_s:.3f} / {1e3 * seconds:.3f} | {errors[-1]:+.1f} %"
-            click.echo(f"| {name} | {x.size} | {figures} |")
+        if times is not None:
+            predicted |= {(name, shape): times.seconds(0, (math.prod(shape),) * 2) for shape in SHAPES}
+    taken = [{key: measured(engine, *key) for key in predicted} for _ in range(passes)]
+    click.echo("| format | elements | predicted / measured, ms | error | between passes |\n|---|---|---|---|---|")
+    errors = []
+    for (name, shape), predicted_s in predicted.items():
+        seconds = sorted(one[name, shape] for one in taken)
+        measured_s = statistics.median(seconds)
+        errors.append(100 * (predicted_s / measured_s - 1))
+        figures = f"{1e3 * predicted_s:.3f} / {1e3 * measured_s:.3f} | {errors[-1]:+.1f} %"
+        click.echo(f"| {name} | {math.prod(shape)} | {figures} | {100 * (seconds[-1] / seconds[0] - 1):.0f} % |")
     absolute = sorted(map(abs, errors))
     click.echo(f"\nmedian {statistics.median(absolute):.1f} %, worst {absolute[-1]:.1f} %")
+
+
+def measured(engine: Engine, name: str, shape: tuple[int, int]) -> float:
+    """Seconds of a quantize kernel over a matrix."""
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return statistics.median(time_op(engine.quantizer(name, x), engine, perf_counter, BUDGET_S))
 
 
 if __name__ == "__main__":
