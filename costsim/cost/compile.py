@@ -64,6 +64,7 @@ class Compiler:
         self.kernels = kernel_classes(graph, selectors, grouping(traffic, scope))
         self.parts = Parts(graph, self.kernels)
         self.sum = Sum()
+        self._sums: dict[int, Outcomes[Sums]] = {}  # by position of the GEMM
         self.members: dict[int, int] = {}  # by class: how many tensors it has
         for number in self.kernels.traffic_of.values():
             self.members[number] = self.members.get(number, 0) + 1
@@ -276,15 +277,21 @@ class Compiler:
     # --- arithmetic ---
 
     def products(self, op: Op, value: Callable[[Sums], T]) -> Outcomes[T]:
-        """Something that hangs on what a GEMM multiplies, and on how it adds its products up."""
+        """Something that hangs on what a GEMM multiplies, and on how it adds its products up; these are found once."""
+        if op.position not in self._sums:
+            self._sums[op.position] = self._sums_of(op)
+        of, pick = self._sums[op.position], self.family.pick
+        return self.family.outcomes([of], lambda chosen: value(pick(of, chosen)))
+
+    def _sums_of(self, op: Op) -> Outcomes[Sums]:
         graph, pick = self.graph, self.family.pick
         macs, _ = graph.work(op)
         operands = [(i, self.stored(op.inputs[i]), self.chains(op, i)) for i in (0, 1)]
         named = self.family.accumulators[self.family.classes.stored_as[op.outputs[0]]]
 
-        def make(chosen: Mapping[int, int]) -> T:
+        def make(chosen: Mapping[int, int]) -> Sums:
             a, b = (factor(graph, op, i, pick(stored, chosen), pick(chain, chosen)) for i, stored, chain in operands)
-            return value(sums(graph, macs, pick(named, chosen), a, b))
+            return sums(graph, macs, pick(named, chosen), a, b)
 
         return self.family.outcomes([named, *(stored for _, stored, _ in operands), *(c for _, _, c in operands)], make)
 
@@ -326,6 +333,12 @@ class Compiler:
         for alike in self.kernels.alike:
             if self.gemm(alike.ops[0]) and not alike.ops[0].kind.view:
                 self.arithmetic(alike, law)
+
+    def priced(self, law: str) -> Terms:
+        """The terms of arithmetic alone, under a law."""
+        self.sum = Sum()
+        self.all_arithmetic(LAWS[law])
+        return self.sum.terms(self.space)
 
     def gemm(self, op: Op) -> bool:
         """Whether it is a GEMM, and none that scope gemm leaves out."""
@@ -383,11 +396,4 @@ def compile_step(
     compiler.all_traffic()
     if law is not None:
         compiler.all_arithmetic(LAWS[law])
-    return compiler.sum.terms(space)
-
-
-def compile_arithmetic(graph: Graph, space: Space, law: str, left_out: Globs = (), index: int = 0) -> Terms:
-    """Those of `compile_step` that are arithmetic: of GEMMs, in any scope but for those left out, and any traffic."""
-    compiler = Compiler(graph, space, index, "unfused", "gemm", ("gemms", left_out))
-    compiler.all_arithmetic(LAWS[law])
     return compiler.sum.terms(space)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from costsim.cost.classes import Globs
-from costsim.cost.compile import OfGemms, compile_arithmetic, compile_step
+from costsim.cost.compile import Compiler, OfGemms, compile_step
 from costsim.cost.terms import Counts, Terms
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
@@ -73,6 +73,7 @@ class Grids:
     def __init__(self, graph: Graph, space: Cases, steps: int) -> None:
         self.graph, self.space, self.steps = graph, space, steps
         self.slices = _slices(space)
+        self._gemms: dict[Globs, Compiler] = {}  # by those left out
         self.lengths = {chosen: self._lengths(chosen) for chosen in self._of_phases()}
 
     def _of_phases(self) -> list[tuple[int, ...]]:
@@ -110,7 +111,10 @@ class Grids:
 
     def arithmetic(self, law: str, left_out: Globs) -> tuple[Integers, Integers]:
         """The cost of the MACs of a run, and of how many MACs it is not defined; by combination."""
-        terms = compile_arithmetic(self.graph, self.space, law, left_out)
+        if left_out not in self._gemms:
+            gemms = Compiler(self.graph, self.space, 0, "unfused", "gemm", ("gemms", left_out))
+            self._gemms[left_out] = gemms  # what is multiplied is found once for all laws
+        terms = self._gemms[left_out].priced(law)
         return self._of_run(sum_of(terms, PRICED, self.steps)), self._of_run(sum_of(terms, UNPRICED, self.steps))
 
     def moved(self, traffic: Traffic, scope: Scope, of_gemms: OfGemms) -> Integers:
