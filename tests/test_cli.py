@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from test_docs import SHOWN, TYPED
 
 from costsim import names
 from costsim.cli import main
@@ -387,7 +388,7 @@ def test_help_with_an_example(path):
     assert EXAMPLES[path], text
 
 
-@pytest.mark.parametrize("example", sorted({example for found in EXAMPLES.values() for example in found}))
+@pytest.mark.parametrize("example", sorted({each for of in EXAMPLES.values() for each in of} - {*TYPED, *dict(SHOWN)}))
 def test_examples_run(example, tmp_path, monkeypatch):
     if example.startswith("costsim trace"):
         pytest.skip("needs PyTorch, and a module: tests/pytorch runs it")

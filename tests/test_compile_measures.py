@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from conftest import POLICIES, STEPS, decoder_step, shipped_policy
+from conftest import POLICIES, STEPS, decoder_step, in_turn, shipped_policy
 
 from costsim.cost import lives
 from costsim.cost.count import count
@@ -120,15 +120,19 @@ def test_peak_memory_of_any_policy(i, name):
     check_peaks(*made(i, name), draw.choice(UNTILED), draw)
 
 
-@pytest.mark.parametrize("traffic", UNTILED)
-@pytest.mark.parametrize("name", ["dsq", "fp32", "g8-tensor", "m1-4-tensor", "qlora"])
-def test_peak_memory_reader_by_reader(monkeypatch, name, traffic):
+@pytest.mark.parametrize(
+    ("name", "traffic", "family"),
+    in_turn(
+        [(name, traffic) for name in ("dsq", "fp32", "g8-tensor", "m1-4-tensor", "qlora") for traffic in UNTILED],
+        ["encoder-decoder", "decoder"],
+    ),
+)
+def test_peak_memory_reader_by_reader(monkeypatch, name, traffic, family):
     """As where too many readers decide together: the same bytes, without any table over all of them."""
     monkeypatch.setattr(lives, "LARGEST", 0)
-    for family in ("encoder-decoder", "decoder"):
-        graph, policy = STEPS[family](micro_batches=3), shipped_policy(name)
-        space = space_of(policy, groups_of(graph, policy, FIELDS[0], ("operand", "stash", "stored")), FORMATS)
-        check_peaks(graph, policy, space, traffic, random.Random(name))
+    graph, policy = STEPS[family](micro_batches=3), shipped_policy(name)
+    space = space_of(policy, groups_of(graph, policy, FIELDS[0], ("operand", "stash", "stored")), FORMATS)
+    check_peaks(graph, policy, space, traffic, random.Random(name))
 
 
 def test_too_many_readers_are_refused(monkeypatch):

@@ -86,7 +86,7 @@ def test_what_is_shown_is_what_is_printed(command, expected, tmp_path, monkeypat
     assert [pair for pair in zip(ours, shown, strict=True) if not near(*pair)] == []
 
 
-@pytest.mark.parametrize("command", TYPED)
+@pytest.mark.parametrize("command", [command for command in TYPED if command not in dict(SHOWN)])
 def test_commands_run(command, tmp_path, monkeypatch):
     done = run(command, tmp_path, monkeypatch)
     assert (done.exit_code, done.exception) == (0, None)

@@ -11,6 +11,7 @@ from conftest import (
     classifier_step,
     counted,
     decoder_step,
+    in_turn,
     miscounts,
     moves,
     policy,
@@ -146,12 +147,16 @@ def test_a_gradient_in_place_is_of_the_loss_itself():
 # --- counts -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backward", BACKWARDS)
-@pytest.mark.parametrize("name", sorted(MAKERS))
-def test_counts_are_measured_under_every_kind_of_traffic(name, backward):
+@pytest.mark.parametrize(
+    ("name", "backward", "rules"),
+    in_turn(
+        [(name, backward) for name in sorted(MAKERS) for backward in BACKWARDS],
+        ["bf16-mixed", "dsq", "fp8-block", "w8a8+as-coded", "stash-bfp"],
+    ),
+)
+def test_counts_are_measured_under_every_kind_of_traffic(name, backward, rules):
     graph = chunked(name, 4, backward, micro_batches=2, dropout=0.1)
-    for rules in ("bf16-mixed", "dsq", "fp8-block", "w8a8+as-coded", "stash-bfp"):
-        assert miscounts(graph, shipped_policy(rules)) == []
+    assert miscounts(graph, shipped_policy(rules)) == []
 
 
 EVERY_WAY_TO_COPY = [

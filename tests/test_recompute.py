@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import STEPS, adamw, miscounts, shipped_policy
+from conftest import STEPS, adamw, in_turn, miscounts, shipped_policy
 
 import costsim
 from costsim.cost.count import count
@@ -93,9 +93,15 @@ def test_no_scores_of_flash_attention_cross_dram(family, traffic):
                 ), name
 
 
-@pytest.mark.parametrize("name", ["fp32", "dsq", "fp8-block", "bf16-mixed", "w8a8+as-coded", "mxfp8"])
-@pytest.mark.parametrize("way", sorted(WAYS))
-def test_counts_are_what_is_measured(step, name, way):
+@pytest.mark.parametrize(
+    ("step", "way", "name"),
+    in_turn(
+        [(family, way) for family in sorted(STEPS) for way in sorted(WAYS)],
+        ["fp32", "dsq", "fp8-block", "bf16-mixed", "w8a8+as-coded", "mxfp8", "nvfp4"],
+    ),
+    indirect=["step"],
+)
+def test_counts_are_what_is_measured(step, way, name):
     graph = step(micro_batches=2, optimizer=adamw(clip_norm=1.0), **DROPOUT, **WAYS[way])
     assert miscounts(graph, shipped_policy(name)) == []
 
