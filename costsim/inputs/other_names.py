@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+_LENGTH = ("sequence_length", "seq_length", "seq_len", "seqlen")
+_LAYERS = ("num_layers", "n_layers", "n_layer", "depth")
+_VOCAB = ("vocab_size", "vocabulary")
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "batch.sequences": ("batch_size", "bs", "micro_batch_size", "mbs", "per_device_train_batch_size", "sentences"),
     "batch.tokens": (
-        *("sequence_length", "seq_length", "seq_len", "seqlen", "max_seq_len", "max_seq_length", "max_length"),
+        *(*_LENGTH, "max_seq_len", "max_seq_length", "max_length"),
         *("context_length", "context", "block_size", "length", "tokens_per_sequence", "n_ctx"),
     ),
-    "batch.source_tokens": ("source_length", "src_len", "sequence_length", "seq_len", "seqlen", "seq_length", "tokens"),
-    "batch.target_tokens": ("target_length", "tgt_len", "sequence_length", "seq_len", "seqlen", "seq_length", "tokens"),
+    "batch.source_tokens": ("source_length", "src_len", *_LENGTH, "tokens"),
+    "batch.target_tokens": ("target_length", "tgt_len", *_LENGTH, "tokens"),
     "model.d_model": (
         *("hidden_size", "hidden_dim", "hidden", "n_embd", "embed_dim", "embedding_size", "model_dim", "dim", "width"),
         "emb_dim",
@@ -20,12 +23,12 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "model.ffn_dim": ("intermediate_size", "ffn_hidden_size", "ffn_size", "d_ff", "n_inner", "mlp_dim", "ffn"),
     "model.heads": ("num_attention_heads", "num_heads", "n_heads", "n_head", "nhead", "attention_heads"),
     "model.kv_heads": ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "num_query_groups", "kv_groups"),
-    "model.layers": ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "depth", "blocks", "num_blocks"),
-    "model.encoder_layers": ("num_encoder_layers", "layers", "num_layers", "n_layers", "n_layer", "depth"),
-    "model.decoder_layers": ("num_decoder_layers", "layers", "num_layers", "n_layers", "n_layer", "depth"),
-    "model.vocab": ("vocab_size", "vocabulary", "vocabulary_size", "n_vocab"),
-    "model.source_vocab": ("vocab", "vocab_size", "vocabulary", "src_vocab_size"),
-    "model.target_vocab": ("vocab", "vocab_size", "vocabulary", "tgt_vocab_size"),
+    "model.layers": ("num_hidden_layers", *_LAYERS, "blocks", "num_blocks"),
+    "model.encoder_layers": ("num_encoder_layers", "layers", *_LAYERS),
+    "model.decoder_layers": ("num_decoder_layers", "layers", *_LAYERS),
+    "model.vocab": (*_VOCAB, "vocabulary_size", "n_vocab"),
+    "model.source_vocab": ("vocab", *_VOCAB, "src_vocab_size"),
+    "model.target_vocab": ("vocab", *_VOCAB, "tgt_vocab_size"),
     "model.max_positions": ("max_position_embeddings", "n_positions", "max_context_length"),
     "model.activation": ("hidden_act", "activation_function", "act_fn"),
     "model.checkpointing": ("gradient_checkpointing", "activation_checkpointing", "recompute", "recomputation"),

@@ -202,10 +202,9 @@ class ShardedBuilder(GraphBuilder):
         if dims is not None and any(map(self._is_share, inputs)):
             more["dims"] = tuple(self._shares.get(dim, dim) for dim in dims)
         y = super().op(kind, *inputs, name=name, **more, **params)
-        if (
-            self.ring > 1 and sum(dim in SLICED for dim in self.tensors[y].dims) > 1
-        ):  # pairs of which a rank has not all keys
-            self._check_along(name, self.tensors[y].dims)
+        made = self.tensors[y].dims
+        if self.ring > 1 and sum(dim in SLICED for dim in made) > 1:  # pairs of which a rank has not all keys
+            self._check_along(name, made)
         self._note_weights(inputs, y)
         if record.view and not self._gathered.isdisjoint(inputs):
             self._gathered.add(y)

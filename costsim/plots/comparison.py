@@ -70,6 +70,13 @@ def ticks(low: float, high: float) -> list[float]:
     return [m * 10.0**k for k in range(-6, 7) for m in steps if low <= m * 10.0**k <= high]
 
 
+def logarithmic(axes: Axes, along: str, low: float, high: float) -> None:
+    """Have an axis, x or y, be logarithmic between two values, with round numbers as they are."""
+    axes.set(**{f"{along}scale": "log", f"{along}lim": (low, high), f"{along}ticks": ticks(low, high)})
+    getattr(axes, f"{along}axis").set_major_formatter("{x:g}")
+    axes.minorticks_off()
+
+
 def _bar(axes: Axes, y: int, ratio: float, stated: float | None, width: float) -> None:
     """A bar from 1 to the ratio, an open circle at the stated one, and both as numbers."""
     right = ratio >= 1
@@ -115,9 +122,7 @@ def _scale(axes: Axes, shown: Sequence[Panel], names: Sequence[str], width: floa
             marks.append((math.log(max(ends) if right else min(ends)), 0.0 if right else part, part if right else 0.0))
             marks.append((math.log(max(ends)), 0.0, 0.1 / width))
     low, high = (math.exp(end) for end in room(marks))
-    axes.set(xscale="log", xlim=(low, high), xticks=ticks(low, high))
-    axes.minorticks_off()
-    axes.xaxis.set_major_formatter("{x:g}")
+    logarithmic(axes, "x", low, high)
 
 
 _LEAST = 1.9  # inches of a panel

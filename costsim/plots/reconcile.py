@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from costsim.plots.comparison import ticks
+from costsim.plots.comparison import logarithmic
 from costsim.plots.look import SCREEN, Look, pt
 from costsim.plots.style import COLOURS, GREY, grid, legend_style
 from costsim.policy.policy import labels_of
@@ -30,13 +30,10 @@ def _axis(axes: Axes, along: str, of: Reconciliation, i: int) -> None:
     figure, (low, high) = of.figures[i], of.ranges[i]
     within = float(of.within)
     low, high = min(low, figure.stated * (1 - within)) / 1.15, max(high, figure.stated * (1 + within)) * 1.15
-    names = {"scale": "log", "lim": (low, high), "ticks": ticks(low, high)}
-    axes.set(**{f"{along}{name}": value for name, value in names.items()})
-    getattr(axes, f"{along}axis").set_major_formatter("{x:g}")
+    logarithmic(axes, along, low, high)
     labels = labels_of((*of.job.published_policies, of.job.baseline))
     policy, baseline = (printable(labels.get(name, name)) for name in (figure.policy, of.job.baseline.name))
     axes.set(**{f"{along}label": f"{FIGURES[figure.quantity]} of {policy}, times less than {baseline}"})
-    axes.minorticks_off()
 
 
 def _cloud(axes: Axes, of: Reconciliation, inches: float) -> Any:

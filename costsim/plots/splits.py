@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from costsim.devices.profile import Hardware
-from costsim.plots.comparison import ticks
+from costsim.plots.comparison import logarithmic
 from costsim.plots.look import SCREEN, Look
 from costsim.plots.style import COLOURS, grid, label, legend_below, recalled_mark, si
 from costsim.plots.sweep import of_units
@@ -80,12 +80,6 @@ def _capacity(axes: Axes, device: Hardware, fullest: int, units: tuple[int, str]
     return [device.dram_bytes / size]
 
 
-def _logarithmic(axes: Axes, along: str, low: float, high: float) -> None:
-    axes.set(**{f"{along}scale": "log", f"{along}lim": (low, high), f"{along}ticks": ticks(low, high)})
-    getattr(axes, f"{along}axis").set_major_formatter("{x:g}")
-    axes.minorticks_off()
-
-
 def splits(job: Job, found: Sequence[Split], devices: int, look: Look = SCREEN) -> Figure:
     """A point for each split of a job over so many devices, found on the one device that it has.
 
@@ -105,8 +99,8 @@ def splits(job: Job, found: Sequence[Split], devices: int, look: Look = SCREEN) 
         _points(axes, of_policies[name], i, (size, second))
     heights = [split.step_s / second for split in found]
     ends = [split.peak_bytes / size for split in found] + _capacity(axes, device, fullest, (size, prefix))
-    _logarithmic(axes, "x", min(ends) / 1.1, max(ends) * 1.1)
-    _logarithmic(axes, "y", min(heights) / 1.5, max(heights) * 1.3)
+    logarithmic(axes, "x", min(ends) / 1.1, max(ends) * 1.1)
+    logarithmic(axes, "y", min(heights) / 1.5, max(heights) * 1.3)
     _named(axes, found, (size, second), math.sqrt(min(ends) * max(ends)))
     axes.set(xlabel=f"peak memory of the fullest device, {prefix}B", ylabel=f"time of a step, {unit}")
     grid(axes)

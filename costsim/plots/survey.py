@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from costsim.plots.comparison import ticks
+from costsim.plots.comparison import logarithmic
 from costsim.plots.look import SCREEN, Look, pt
 from costsim.plots.reductions import reductions
 from costsim.plots.style import COLOURS, grid, label, legend_below, letters, names_width, note, room
@@ -86,9 +86,7 @@ def _scale(row: Sequence[Axes], panels: Sequence[_Panel], text: float) -> None:
         if panel.of_gradients:
             axes.set_xlim(_room(values, 0.0, text))
             continue
-        axes.set(xscale="log", xlim=(low, high), xticks=ticks(low, high))
-        axes.minorticks_off()
-        axes.xaxis.set_major_formatter("{x:g}")
+        logarithmic(axes, "x", low, high)
 
 
 def survey(of: Survey, look: Look = SCREEN) -> Figure:

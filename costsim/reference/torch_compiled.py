@@ -5,13 +5,12 @@ or made of nothing comes from outside, for Inductor takes no generator of its ow
 PyTorch's fused kernels, as beside a compiled model. So a step has two times, and none of single ops.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from costsim.errors import InputError
 from costsim.graph.graph import Graph, Op
-from costsim.reference.numpy_ops import Array
 from costsim.reference.torch_kernels.library import Tensor, torch
 from costsim.reference.torch_step import WATCHES, Stopwatch, TorchStep
 
@@ -23,17 +22,11 @@ Compiled = Callable[..., list[Tensor]]
 class CompiledStep(TorchStep):
     """A training step whose forward and backward are compiled at the first call; each call trains."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        weights: Mapping[str, Array],
-        batches: Sequence[Mapping[str, Array]],
-        device: str = "cpu",
-        seed: int = 0,
-        backend: str = "inductor",
-    ) -> None:
-        super().__init__(graph, weights, batches, device, seed)
-        self._backend = backend
+    backend = "inductor"
+
+    def __init__(self, graph: Graph, *arguments: Any, **named: Any) -> None:
+        """As a `TorchStep`."""
+        super().__init__(graph, *arguments, **named)
         self._outside = [op for op in graph.ops if op.phase != "update" and not op.inputs]
         self._inside = [op for op in graph.ops if op.phase != "update" and op.inputs]
         self._update = [op for op in graph.ops if op.phase == "update"]
@@ -55,7 +48,7 @@ class CompiledStep(TorchStep):
                 self._run(op, here)
             return [here[name] for name in self._made]
 
-        compiled: Any = torch.compile(_make_fx(run, tracing_mode="fake")(*values), dynamic=False, backend=self._backend)
+        compiled: Any = torch.compile(_make_fx(run, tracing_mode="fake")(*values), dynamic=False, backend=self.backend)
 
         def checked(*given: Tensor) -> list[Tensor]:
             try:

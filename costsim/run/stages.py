@@ -179,8 +179,8 @@ def played(parallel: Parallel, micro_batches: int, counted: Sequence[Counted]) -
     send_s = max(of.taken.send_s for of in counted)
     parts = [stage.chunks[chunk] for chunk in range(parallel.chunks) for stage in stages]
     forward_s, dgrad_s, wgrad_s = zip(*parts, strict=True)
-    play_ = play(parallel.schedule, forward_s, dgrad_s, wgrad_s, micro_batches, send_s, parallel.chunks)
-    return Step(tuple(stages), send_s, play_)
+    of_all = play(parallel.schedule, forward_s, dgrad_s, wgrad_s, micro_batches, send_s, parallel.chunks)
+    return Step(tuple(stages), send_s, of_all)
 
 
 def steps_of(job: Job, policy: Policy, device: Hardware) -> list[tuple[int, Step | None]]:

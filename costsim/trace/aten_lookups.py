@@ -176,7 +176,7 @@ def scatter(t: Translator, call: Call) -> None:
 def scatter_value(t: Translator, call: Call) -> None:
     """A value written at places along an axis."""
     places = call["index"]
-    filled = call["self"]._replace(number=-1 - len(t.views), storage=-1 - len(t.memories), shape=places.shape)
+    filled = t.invented(call["self"], shape=places.shape)
     view = t.view(places)
     held = t.result(filled, [view.axis(number) for number in range(len(view.axes))])
     t.emit(f"full ->{Lettered.word(len(held.dims()))}", [], [held], value=float(call["value"]))

@@ -41,7 +41,7 @@ def copy_(t: Translator, call: Call) -> None:
     if part is None:
         pointwise(t, function, [source], made)
         return
-    stretch = made._replace(number=-1 - len(t.views), storage=-1 - len(t.memories))
+    stretch = t.invented(made)
     pointwise(t, function, [source], stretch)
     _put(t, call, part, t.view(stretch))
 

@@ -171,7 +171,7 @@ def binary_cross_entropy(t: Translator, call: Call) -> None:
     if call["reduction"] not in _REDUCTIONS:
         pointwise(t, "logistic_loss", [x, call["target"]], made)
         return
-    each = made._replace(number=-1 - len(t.views), storage=-1 - len(t.memories), shape=x.shape)
+    each = t.invented(made, shape=x.shape)
     pointwise(t, "logistic_loss", [x, call["target"]], each)
     function = {"mean": "mean_of", "sum": "sum"}[_REDUCTIONS[call["reduction"]]]
     reduction(t, function, each, tuple(range(len(x.shape))), made, keep=False)

@@ -90,7 +90,7 @@ def reduction(t: Translator, function: str, value: Value, axes: Sequence[int], m
 
 def scaled(t: Translator, value: Value, factor: float) -> Value:
     """Append a scaling of a value whose result has no value of its own in the recording; it gets one."""
-    made = value._replace(number=-1 - len(t.views), storage=-1 - len(t.memories))
+    made = t.invented(value)
     pointwise(t, "scale", [value], made, factor=float(factor))
     return made
 

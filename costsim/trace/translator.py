@@ -58,6 +58,10 @@ class Translator:
         """New slots for the axes of a value."""
         return [[Slot(self.axis((tag, i), size))] for i, size in enumerate(value.shape)]
 
+    def invented(self, value: Value, **changes: Any) -> Value:
+        """A value like another, with memory of its own, which no call of PyTorch's has."""
+        return value._replace(number=-1 - len(self.views), storage=-1 - len(self.memories), **changes)
+
     def give(self, name: str, value: Value, role: str) -> Held:
         """A tensor from outside."""
         axes = self.fresh(value, name)
