@@ -11,7 +11,8 @@ from costsim.devices.spent import Spent
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import COMPARED, group_ops
 from costsim.inputs import files, schema_policy
-from costsim.inputs.document import Document, parse_yaml, tuples
+from costsim.inputs.document import Document, tuples
+from costsim.inputs.parse import parse_yaml
 from costsim.inputs.schema import validate
 from costsim.inputs.schema_workload import Optimizer
 from costsim.models import decoder, encoder_classifier, encoder_decoder, image_classifier, resizing, speech_recognizer

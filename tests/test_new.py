@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from costsim import names
 from costsim.cli import main
 from costsim.inputs import schema_hardware, schema_policy, schema_workload
-from costsim.inputs.document import Document, parse_yaml
+from costsim.inputs.document import Document
+from costsim.inputs.parse import parse_yaml
 from costsim.inputs.schema import json_schema, validate
 from costsim.models import decoder
 from costsim.models.families import families, family

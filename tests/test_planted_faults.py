@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from costsim.devices.profile import load_hardware
 from costsim.errors import InputError
 from costsim.huggingface.importer import workload_of
-from costsim.inputs.document import parse_yaml
 from costsim.inputs.files import list_shipped
+from costsim.inputs.parse import parse_yaml
 from costsim.inputs.widths import read_widths
 from costsim.policy.load import load_policy
 from costsim.policy.schedule import read_loss_log

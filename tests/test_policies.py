@@ -21,7 +21,7 @@ from costsim.cost.totals import sum_rows
 from costsim.graph.builder import GraphBuilder
 from costsim.graph.fusion import UNTILED
 from costsim.inputs import files
-from costsim.inputs.document import parse_yaml
+from costsim.inputs.parse import parse_yaml
 from costsim.policy.assign import assign
 from costsim.policy.policy import with_case
 

@@ -11,26 +11,41 @@ from typing import Annotated
 import pytest
 
 from costsim.errors import InputError, UnreadError
-from costsim.inputs import files, schema_hardware, schema_policy, schema_workload
-from costsim.inputs.document import Document, override, parse_yaml
+from costsim.inputs import files, schema_hardware, schema_policy, schema_workload, shipped
+from costsim.inputs.document import Document
 from costsim.inputs.other_names import OTHER_NAMES
+from costsim.inputs.parse import override, parse_yaml
 from costsim.inputs.schema import read, validate
 from costsim.inputs.section import After, Before, Clash, Field, Section, WrongError, check
+from costsim.inputs.yaml_text import read_document
 from costsim.models.families import families, family
 
-LIST = Path(files.__file__).with_name("shipped.sha256")
 FOLDERS = {
     "workloads": schema_workload.Workload,
     "policies": schema_policy.Policy,
     "hardware_profiles": schema_hardware.Hardware,  # or a Cluster
 }
+ROOT = Path(__file__).parent.parent
 SHIPPED = [(folder, path) for folder in FOLDERS for path in files.list_shipped(folder).values()]
 
 
-def test_the_list_has_the_digests_of_all_shipped_files():
-    """Otherwise: sha256sum workloads/*.yaml costsim/policies/*.yaml hardware_profiles/*.yaml > LIST, in the project."""
-    listed = {Path(name).name: digest for digest, name in map(str.split, LIST.read_text().splitlines())}
-    assert listed == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for _, path in SHIPPED}
+def test_shipped_files_are_taken_by_their_content_as_yaml_reads_them():
+    """Otherwise: python tests/shipped.py."""
+    listed = dict(line.split(" ", 2)[1::-1] for line in shipped.LIST.read_text("utf-8").splitlines())
+    assert set(listed) == {path.relative_to(ROOT).as_posix() for _, path in SHIPPED}
+    for _, path in SHIPPED:
+        text = path.read_text("utf-8")
+        assert listed[path.relative_to(ROOT).as_posix()] == hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        taken, whole = parse_yaml(text, "x"), read_document(text, "x")
+        assert (repr(taken.data), dict(taken.marks)) == (repr(whole.data), whole.marks)  # repr: 1 is not 1.0, nor true
+
+
+def test_a_fault_of_a_shipped_file_has_its_line():
+    path = files.list_shipped("workloads")["iwslt17-dsq"]
+    document = parse_yaml(path.read_text(), str(path))
+    line = path.read_text().splitlines().index("  d_model: 512 # arch") + 1
+    assert str(document.error(("model", "d_model"), "no")) == f"{path}:{line}:3: model.d_model: no"
+    assert pickle.loads(pickle.dumps(document)).place(("model", "d_model")) == (line, 3)
 
 
 @pytest.mark.parametrize(("folder", "path"), SHIPPED, ids=[path.stem for _, path in SHIPPED])
@@ -60,12 +75,14 @@ def test_a_changed_file_is_checked():
 
 
 @pytest.mark.parametrize("arguments", [["run", "iwslt17-dsq"], ["run", "llama-2-7b", "--hardware", "h100-sxm"]])
-def test_shipped_files_need_no_pydantic(arguments):
+def test_shipped_files_need_neither_yaml_nor_pydantic(arguments):
     code = "import sys; from costsim.cli import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     modules = done.stdout.splitlines()[-1].split()
     assert "costsim.run.simulate" in modules
-    assert not [name for name in modules if name.partition(".")[0] in ("pydantic", "pydantic_core", "numpy", "pandas")]
+    assert not [
+        name for name in modules if name.partition(".")[0] in ("yaml", "pydantic", "pydantic_core", "numpy", "pandas")
+    ]
 
 
 # --- what a section is ------------------------------------------------------------------------------------------------

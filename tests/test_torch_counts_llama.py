@@ -14,7 +14,7 @@ from costsim.cost.count import count
 from costsim.cost.memory import memory
 from costsim.cost.totals import sum_rows
 from costsim.huggingface.importer import workload_of
-from costsim.inputs.document import parse_yaml
+from costsim.inputs.parse import parse_yaml
 from costsim.models import decoder
 from costsim.models.training_step import training_step
 from costsim.policy.assign import assign

@@ -14,7 +14,7 @@ from costsim.graph import fusion, ops
 from costsim.graph.kinds import Kind
 from costsim.graph.steps import STEPS, Passes
 from costsim.inputs import files, schema, schema_hardware, schema_policy, schema_workload
-from costsim.inputs.document import parse_yaml
+from costsim.inputs.parse import parse_yaml
 from costsim.inputs.section import Section
 from costsim.models import families
 

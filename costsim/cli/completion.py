@@ -114,7 +114,7 @@ def leaves(section: type[Section], at: str = "") -> Iterator[tuple[str, SectionF
 
 def fields_of(workload: str | None) -> dict[str, SectionField]:
     """The fields that `--set` takes, of a workload's family; of none, those that all workloads have."""
-    from costsim.inputs.document import parse_yaml
+    from costsim.inputs.parse import parse_yaml
     from costsim.inputs.schema_workload import Workload
     from costsim.models.families import family, is_family
 

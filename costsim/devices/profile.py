@@ -16,7 +16,8 @@ from costsim.errors import InputError, UnreadError, apart, refuse
 from costsim.formats.format import Format, holds
 from costsim.formats.named import parse_format
 from costsim.inputs import files, schema, schema_hardware
-from costsim.inputs.document import Document, Where, parse_yaml
+from costsim.inputs.document import Document, Where
+from costsim.inputs.parse import parse_yaml
 from costsim.inputs.sorts import check_sort
 from costsim.notebook import card
 

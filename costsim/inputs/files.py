@@ -1,7 +1,6 @@
 """Files: text and CSV read, files found by shipped name, files written whole or not at all."""
 
 import csv
-import hashlib
 import io
 import os
 import select
@@ -90,17 +89,6 @@ def list_shipped(folder: str) -> Mapping[str, Path]:
         if root.is_dir():
             return MappingProxyType({path.stem: path for path in sorted(root.glob("*.yaml"))})
     return MappingProxyType({})
-
-
-@cache
-def _shipped_digests() -> frozenset[str]:
-    lines = Path(__file__).with_name("shipped.sha256").read_text("ascii").splitlines()
-    return frozenset([line.partition(" ")[0] for line in lines])
-
-
-def is_shipped(text: str) -> bool:
-    """Whether this is, to the byte, the text of a file that comes with costsim. Tests have checked all of them."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() in _shipped_digests()
 
 
 def find(name: str, folder: str, noun: str, beside: Path | None = None) -> Path:

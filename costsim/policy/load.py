@@ -10,7 +10,8 @@ from typing import Any
 
 from costsim.errors import InputError, UnreadError, apart, one_line, refuse, together
 from costsim.inputs import files, schema_policy
-from costsim.inputs.document import MAX_ITEMS, Document, Where, parse_yaml, tuples
+from costsim.inputs.document import MAX_ITEMS, Document, Where, tuples
+from costsim.inputs.parse import parse_yaml
 from costsim.inputs.schema import read
 from costsim.inputs.sorts import check_sort
 from costsim.policy.check import check, check_whole, faults, faults_of_whole

@@ -15,7 +15,7 @@ from costsim.formats.hadamard import block_of
 from costsim.graph.graph import Graph
 from costsim.graph.pairs import Pairs, pairs_of
 from costsim.inputs import schema, schema_workload
-from costsim.inputs.document import override
+from costsim.inputs.parse import override
 from costsim.models.build import build, sections
 from costsim.models.families import family
 from costsim.models.head import CHUNK_DIMS, chunk_sizes

@@ -14,7 +14,8 @@ from costsim.errors import InputError, nearest, one_line, refuse, together
 from costsim.graph.fusion import MODELS
 from costsim.graph.graph import Graph
 from costsim.inputs import files, schema, schema_workload
-from costsim.inputs.document import Document, Where, override, parse_yaml
+from costsim.inputs.document import Document, Where
+from costsim.inputs.parse import override, parse_yaml
 from costsim.inputs.sorts import check_sort
 from costsim.models.build import build
 from costsim.names import COLLECTIVES, SCOPES, Law, Scope, Traffic, Writes
