@@ -6,13 +6,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from conftest import shipped_policy
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from costsim.errors import InputError
 from costsim.policy.assign import assign
+from costsim.reference import noise as noise_module
 from costsim.reference.accuracy import gradient_of
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import Executor
-from costsim.reference.noise import EXACT, gradient_noise, runs
+from costsim.reference.noise import EXACT, gradient_noise, runs, signal_to_noise
 from costsim.reference.shrink import shrink
 from costsim.run.job import Request, prepare
 
@@ -83,3 +85,34 @@ def test_layers_that_the_copy_lacks():
     job = prepare(Request("iwslt17-dsq"))
     with pytest.raises(InputError, match=r"a copy of few layers, which has no operand/decoder\.2; leave layer out"):
         gradient_noise(job, shipped_policy("bfp16"), ("layer",), ("operand",), ("bfp8",))
+
+
+# --- whole policies ---------------------------------------------------------------------------------------------------
+
+SIDE_BY_SIDE = ("bf16-mixed", "lion", "fp8-lm", "mxfp8", "accuracy-boosters")
+
+
+def test_what_makes_the_same_gradients_is_run_once_and_nothing_else_is(monkeypatch):
+    """Lion has states of its own, and the gradients of AdamW; the numbers are those of running all of them."""
+    policies = [shipped_policy(name) for name in SIDE_BY_SIDE]
+    pairs = [(prepare(Request("translation-small", assignments=policy.file.set)), policy) for policy in policies]
+    sizes, gradients, ran = pairs[0][0].graph.sizes, noise_module._Trial.gradients, []
+    monkeypatch.setattr(noise_module._Trial, "gradients", lambda *args: ran.append(1) or gradients(*args))
+    once = signal_to_noise(pairs, sizes)
+    assert len(ran) == 1 + 5  # the signal, four policies, one of them in two phases
+    monkeypatch.setattr(noise_module, "_makes", lambda *_: object())
+    assert signal_to_noise(pairs, sizes) == once
+    assert len(ran) == 6 + 2 * 6
+
+
+def test_small_products_are_on_one_thread_until_they_are_done():
+    seen = set()
+
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        job = prepare(Request("translation-small"))
+        signal_to_noise([(job, shipped_policy("bf16-mixed"))], job.graph.sizes, tick=lambda: seen.update(threads()))
+        assert threads() == {2}
+    assert seen == {1}

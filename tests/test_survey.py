@@ -111,8 +111,8 @@ def operands(*formats):
 def test_a_bit_is_worth_six_decibels():
     """20 log10 2 = 6.02 dB: halving the step quarters the noise, with whatever blocks."""
     job = prepare(Request("gpt2-small"))
-    found = signal_to_noise(job, operands("bfp14", "bfp16", "bfp18"), job.graph.sizes)
-    fourteen, sixteen, eighteen = (found[f"all-bfp{bits}"][0] for bits in (14, 16, 18))
+    runs = [(job, policy) for policy in operands("bfp14", "bfp16", "bfp18")]
+    [[fourteen], [sixteen], [eighteen]] = signal_to_noise(runs, job.graph.sizes)
     assert sixteen - fourteen == pytest.approx(2 * 6.02, abs=1)
     assert eighteen - sixteen == pytest.approx(2 * 6.02, abs=1)
 
@@ -139,7 +139,7 @@ def test_numbers_that_a_format_cannot_hold_have_no_noise():
     """Four bits with a scale a box leave rows of zeros, whose RMS norm has no reciprocal; narrow epsilons are zero."""
     job = prepare(Request("llama-2-7b"))
     narrow = make_policy("narrow", {"description": "n", "rules": [{"format": "msfp12"}]})
-    assert signal_to_noise(job, [narrow], job.graph.sizes) == {"narrow": [None]}
+    assert signal_to_noise([(job, narrow)], job.graph.sizes) == [[None]]
 
 
 # --- command, figure, Python ------------------------------------------------------------------------------------------

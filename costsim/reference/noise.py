@@ -8,7 +8,7 @@ ranks groups, formats and policies, and is no loss.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, partial
@@ -24,6 +24,7 @@ from costsim.policy.assign import Assignment, assign
 from costsim.policy.groups import Group, groups_of, space_of
 from costsim.policy.policy import Policy
 from costsim.reference.accuracy import gradient_of
+from costsim.reference.blas import one_thread
 from costsim.reference.draw import draw_batch, draw_weights
 from costsim.reference.execute import Executor
 from costsim.reference.numpy_ops import Array
@@ -97,6 +98,7 @@ _STEP = 0.01
 PROXIES = {"reference": _of_gradients, "loss": _of_loss}
 
 
+@one_thread
 def gradient_noise(
     job: Job,
     policy: Policy,
@@ -133,35 +135,56 @@ def gradient_noise(
     return noise
 
 
+@one_thread
 def signal_to_noise(
-    job: Job,
-    policies: Sequence[Policy],
+    runs: Sequence[tuple[Job, Policy]],
     sizes: Mapping[str, int],
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
-    beside: Sequence[Policy] = (),
-) -> dict[str, list[float | None]]:
-    """By policy: signal to noise of the gradients of all weights in decibel, phase by phase.
+) -> list[list[float | None]]:
+    """Signal to noise of the gradients of all weights in decibel: of each policy on its workload, phase by phase.
 
     The signal is what float64 gives; None: no number, as formats cannot hold those that occur. `sizes` are the dims of
-    the workloads that are compared, which become those of `WIDE`, so that blocks are whole; `beside` are policies whose
-    blocks are to be whole as well. `tick` is called once a phase. Raises InputError if the workload cannot be shrunk,
-    or does not fit into memory.
+    the workloads, which become those of `WIDE`, so that blocks of all policies are whole. What makes the same gradients
+    is run once; `tick` is called once a phase all the same. Raises InputError if a workload cannot be shrunk, or does
+    not fit into memory.
     """
-    trial = _trial(shrink(job, small_dims(sizes, WIDE), [*policies, *beside]), seed)
-    signal = trial.gradients(None, np.float64)
+    dims, policies = small_dims(sizes, WIDE), [policy for _, policy in runs]
+    trials = {job: _trial(shrink(job, dims, policies), seed) for job in dict.fromkeys(job for job, _ in runs)}
+    signals: dict[Hashable, list[Array]] = {}
+    known: dict[Hashable, float | None] = {}
 
-    def decibels(policy: Policy, phase: int) -> float | None:
-        try:
-            with np.errstate(all="ignore"):  # what a format makes of a number is what is asked
-                noise = _noise_over_signal(signal, trial.gradients(assign(trial.graph, policy, phase)))
-        except ValueError:
-            return None
-        finally:
-            tick()
-        return -10 * math.log10(noise) if 0 < noise < math.inf else None
+    def decibels(trial: _Trial, policy: Policy, phase: int) -> float | None:
+        plain, assignment = _makes(trial.graph), assign(trial.graph, policy, phase)
+        if plain not in signals:
+            signals[plain] = trial.gradients(None, np.float64)
+        held = _makes(trial.graph, assignment)
+        if held not in known:
+            known[held] = _decibels(trial, assignment, signals[plain])
+        tick()
+        return known[held]
 
-    return {policy.name: [decibels(policy, i) for i in range(len(policy.file.phases))] for policy in policies}
+    return [[decibels(trials[job], policy, i) for i in range(len(policy.file.phases))] for job, policy in runs]
+
+
+def _makes(graph: Graph, assignment: Assignment | None = None) -> Hashable:
+    """All that gradients are made of: ops but those of the update, and what they read and write, in which formats."""
+    ops = [op for op in graph.ops if op.phase != "update"]
+    names = dict.fromkeys(name for op in ops for name in (*op.inputs, *op.outputs))
+    tensors = [(graph.tensors[n], graph.shape(n), assignment and assignment.format(n)) for n in names]
+    chains = [assignment.chain(op, i) for op in ops for i in range(len(op.inputs))] if assignment else []
+    done = [(op.kind.name, op.original, op.inputs, op.outputs, op.times, repr(op.params)) for op in ops]
+    return tuple(tensors), tuple(chains), tuple(done)
+
+
+def _decibels(trial: _Trial, assignment: Assignment, signal: Sequence[Array]) -> float | None:
+    """Signal to noise under an assignment; None: no number."""
+    try:
+        with np.errstate(all="ignore"):  # what a format makes of a number is what is asked
+            noise = _noise_over_signal(signal, trial.gradients(assignment))
+    except ValueError:
+        return None
+    return -10 * math.log10(noise) if 0 < noise < math.inf else None
 
 
 def _noise_over_signal(signal: Sequence[Array], held: Sequence[Array]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -162,16 +162,6 @@ def _with_ratios(record: Record, costs: _Costs, base: _Costs) -> Record:
     }
 
 
-def _noises(asked: Asked, seed: int, tick: Callable[[], None]) -> Iterator[tuple[str, list[float | None]]]:
-    """By recipe: signal to noise of the gradients in each phase. Workloads that differ share their dims."""
-    for job in dict.fromkeys(entry.job for entry in asked.entries):
-        entries = {entry.policy.name: entry.recipe for entry in asked.entries if entry.job is job}
-        policies = [entry.policy for entry in asked.entries if entry.job is job]
-        every = [entry.policy for entry in asked.entries]
-        ratios = signal_to_noise(job, policies, asked.job.graph.sizes, seed, tick, every)
-        yield from ((entries[name], phases) for name, phases in ratios.items())
-
-
 def survey(asked: Asked, noise: bool = True, seed: int = 0, tick: Callable[[], None] = lambda: None) -> Survey:
     """Count all recipes and, with `noise`, run each phase of each in NumPy; `tick` is called as often.
 
@@ -189,9 +179,10 @@ def survey(asked: Asked, noise: bool = True, seed: int = 0, tick: Callable[[], N
         records.append(_with_ratios(record, costs, base))
         counted.append(entry)
     if noise:
-        phases = dict(_noises(replace(asked, entries=counted), seed, tick))
-        for record in records:
-            of_phases = [None if db is None else round(db, 2) for db in phases[record["recipe"]]]
+        runs = [(entry.job, entry.policy) for entry in counted]
+        ratios = signal_to_noise(runs, asked.job.graph.sizes, seed, tick)
+        for record, phases in zip(records, ratios, strict=True):
+            of_phases = [None if db is None else round(db, 2) for db in phases]
             record["gradient_snr_db"] = None if None in of_phases else min(db for db in of_phases if db is not None)
             record["gradient_snr_db_by_phase"] = of_phases
         records = [records[0], *sorted(records[1:], key=_noisiness)]
