@@ -6,6 +6,7 @@ optimizer states and their other copies stay through the whole step, and so do s
 step is seen in a micro-batch that is not the first, and not the last of three or more.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -247,36 +248,43 @@ def _places(graph: Graph, assignment: Assignment, traffic: Traffic, end: int) ->
         yield Stored(life.name, name, copy, format, component, size, first, last, life.producer, consumer, kept)
 
 
-def _of_others_in_flight(flying: InFlight, stored: Sequence[Stored], chunk_of: Sequence[int]) -> list[int]:
-    """By chunk at work of a pipeline's stage: bytes that forwards have kept but for this micro-batch's, so far.
-
-    Each chunk keeps as much of a micro-batch as of any other. `chunk_of` is by kernel.
-    """
-    kept = [0] * len(flying)
-    for place in stored:
-        if place.kept:
-            kept[chunk_of[place.last]] += place.size_bytes
-    return [
-        max(sum(n * size for n, size in zip(state, kept, strict=True)) for state in states) - sum(kept[: chunk + 1])
-        for chunk, states in enumerate(flying)
-    ]
-
-
 class Laid(NamedTuple):
     """What lies in memory, and how many bytes but for what other micro-batches have kept."""
 
     stored: Sequence[Stored]
     live: Sequence[int]  # bytes, by kernel
     chunk_of: Mapping[int, int]  # by kernel but those of the update: of the stage, that it works on
+    kept: Mapping[int, int]  # by chunk: bytes that a forward keeps
 
     def with_others(self, flying: InFlight) -> list[int]:
-        """Bytes, by kernel, with so many micro-batches of a stage of a pipeline in flight."""
+        """Bytes, by kernel, with so many micro-batches of a stage of a pipeline in flight.
+
+        Each chunk keeps as much of a micro-batch as of any other.
+        """
+        kept = [self.kept.get(chunk, 0) for chunk in range(len(flying))]
+        others = [
+            max(sum(n * size for n, size in zip(state, kept, strict=True)) for state in states) - sum(kept[: chunk + 1])
+            for chunk, states in enumerate(flying)
+        ]
         live = list(self.live)
-        chunks = [self.chunk_of.get(kernel, 0) for kernel in range(len(live))]
-        others = _of_others_in_flight(flying, self.stored, chunks)
         for kernel, chunk in self.chunk_of.items():
             live[kernel] += others[chunk]
         return live
+
+    def part(self, stored: Sequence[Stored]) -> "Laid":
+        """Some of what lies there, as if it were all."""
+        return _laid(stored, len(self.live), self.chunk_of)
+
+
+def _laid(stored: Sequence[Stored], kernels: int, chunk_of: Mapping[int, int]) -> Laid:
+    """What lies in memory, added up."""
+    change, kept = [0] * (kernels + 1), Counter[int]()
+    for place in stored:
+        change[place.first] += place.size_bytes
+        change[place.last + 1] -= place.size_bytes
+        if place.kept:
+            kept[chunk_of.get(place.last, 0)] += place.size_bytes
+    return Laid(stored, list(accumulate(change))[:-1], chunk_of, kept)
 
 
 @lru_cache(maxsize=2)  # stages of a pipeline that are alike differ in what is in flight
@@ -286,14 +294,10 @@ def laid(graph: Graph, assignment: Assignment, traffic: Traffic) -> Laid:
     group = group_ops(graph, traffic)
     end = group[-1]
     stored = list(_places(graph, assignment, traffic, end))
-    change = [0] * (end + 2)
-    for place in stored:
-        change[place.first] += place.size_bytes
-        change[place.last + 1] -= place.size_bytes
     chunk_of = {group[op.position]: chunk for op, chunk in zip(graph.ops, graph.chunk_of, strict=True)}
     for kernel in {group[op.position] for op in graph.ops if op.phase == "update"}:
         del chunk_of[kernel]
-    return Laid(stored, list(accumulate(change))[:-1], chunk_of)
+    return _laid(stored, end + 1, chunk_of)
 
 
 @lru_cache(maxsize=32)

@@ -1,23 +1,20 @@
-"""A step of many layers that are alike, from steps of few: each layer adds what the others add.
+"""A step of many layers that are alike, from one of few: each layer more adds what any of those between adds.
 
-With each layer more, as many kernels more do the same, a stage has as many parameters more, and at each place of a step
-as many bytes more lie in memory. So numbers of steps of three, four and five layers a stage say those of any more,
-exactly; that the three lie on a line is checked. What most is kept of is at either end of a run of layers, so the peak
-is among the places that the fewest layers have, seen from both ends.
+Of a stage of a few layers those but the first and the last do the same, have as many parameters and keep as many bytes
+at each place of the step; that they do is checked. So one of them says what those that are not built add. What most is
+kept of is at either end of a run of layers, so the peak is among the places there, with more layers behind or before.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from costsim.collector import paused
-from costsim.cost.memory import Laid, laid
+from costsim.cost.memory import Laid, Stored, laid
 from costsim.cost.row import Row
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Kernel
-from costsim.devices.spent import Spent
-from costsim.graph.fusion import group_ops
+from costsim.graph.fusion import group_ops, grouping
 from costsim.graph.graph import Graph, InFlight
 from costsim.inputs.schema_workload import Parallel, Trained
 from costsim.parallel.layout import layers_of
@@ -29,23 +26,26 @@ from costsim.run.simulate import count_step
 from costsim.run.stages import Counted, Step, played, taken_by
 from costsim.run.timing import Timed, exposed, spender, timed_alone
 
-FEW = (3, 4, 5)  # layers of a stage, of the steps that are built
+FEW = 6  # layers of a stage that are built: of each, two of those between are far from it on one side
+_FAR = 2  # layers so far apart read nothing of each other, so what is of more layers is of all
 _BESIDE = 4  # as many layers take as long to build and to count as all that is beside layers
 # What of a glob can match one layer's number and not another: digits that follow no letter, any one character, a class.
 _TELLING = re.compile(r"(?<![A-Za-z_0-9])[0-9]|[?]|\[[^]]*[-!0-9]")
-_NUMBER = re.compile(r"[0-9]+")
+
+
+_T = TypeVar("_T")
 
 
 class NotAlikeError(Exception):
     """Layers are not alike after all."""
 
 
-def _line(values: Sequence[int], layers: int) -> int:
-    """The value at so many layers of what is on a line, given those at `FEW`. Raises NotAlikeError if it is on none."""
-    first, second, third = values
-    if third - second != second - first:
+def _same(values: Iterable[_T]) -> _T:
+    """What all of these are. Raises NotAlikeError if they are not the same."""
+    first, *others = values
+    if any(other != first for other in others):
         raise NotAlikeError
-    return first + (layers - FEW[0]) * (second - first)
+    return first
 
 
 def _of_one_kind(model: Mapping[str, Any]) -> bool:
@@ -76,125 +76,178 @@ def worth_it(job: Job, parallel: Parallel) -> bool:
     """Whether steps of few layers take less to count than those of all that differ."""
     layers = [len(part) for part in layers_of(job.file.model["layers"], parallel.pipeline)]
     few, distinct = min(parallel.pipeline, 3), min(parallel.pipeline, 2) + len(set(layers[1:-1]))
-    return parallel.chunks == 1 and distinct * (min(layers) + _BESIDE) > few * (sum(FEW) + len(FEW) * _BESIDE)
+    fewer = distinct * (min(layers) + _BESIDE) > few * (FEW + _BESIDE)
+    return parallel.chunks == 1 and min(layers) >= FEW and fewer
+
+
+class _Layers(NamedTuple):
+    """Of a stage: the layers between the first and the last, and by their numbers what is of which."""
+
+    between: range
+    tensors: Mapping[str, int | None]
+    ops: Sequence[int | None]  # by position
+    near: Sequence[set[int]]  # by position: that of an op, and the one in which it runs
+
+    def each(self, numbers: Sequence[int | None], sizes: Iterable[int] | None = None) -> int:
+        """How many things, or how much, each layer between has of those with these numbers. Raises NotAlikeError."""
+        sums = dict.fromkeys(self.between, 0)
+        for number, size in zip(numbers, sizes or [1] * len(numbers), strict=True):
+            if number in sums:
+                sums[number] += size
+        return _same(sums.values())
+
+
+def _layers(graph: Graph, own: range) -> _Layers:
+    """What is of which layer of a stage that has these.
+
+    An op's name says it, else what it reads: the later one in a sum over layers, as of weights' norms, whose order is
+    that of gradients. A tensor's name says it, else the op that makes it. Raises NotAlikeError for an op that reads of
+    more layers, and for layers that do not read the same of what is of none.
+    """
+    if len(graph.stacks) != 1:
+        raise NotAlikeError
+    pattern = re.compile(rf"{re.escape(next(iter(graph.stacks)))}\.([0-9]+)(?:\.|$)")
+
+    def named(name: str) -> int | None:
+        found = pattern.match(name)
+        return int(found[1]) if found else None
+
+    tensors = {name: named(name) for name in graph.tensors}
+    beside: dict[int, set[str]] = {i: set() for i in own[1:-1]}
+    ops, near = list[int | None](), list[set[int]]()
+    for op in graph.ops:
+        number, read = named(op.name), {of for name in op.inputs if (of := tensors[name]) is not None}
+        if number is None:
+            if len(read) > _FAR:
+                raise NotAlikeError
+            number = min(read, default=None)
+        elif number in beside:
+            beside[number].update(name for name in op.inputs if tensors[name] is None)
+        tensors.update({name: number for name in op.outputs if tensors[name] is None})
+        ops.append(number)
+        near.append({of for of in (number, named(op.layer)) if of is not None})
+    _same(beside.values())
+    return _Layers(own[1:-1], tensors, ops, near)
 
 
 class _Few(NamedTuple):
-    """One of the steps that are built, under a policy."""
+    """The step of a stage that is built, under a policy."""
 
-    graph: Graph
-    timed: Timed
+    job: Job
+    layers: _Layers
+    timed: Timed  # each kernel by itself
     laid: Laid
-    kernels: Sequence[tuple[int, str]]  # in order: in memory's time, and what they are called but for numbers
+    laid_by: Mapping[int, Laid]  # by layer between
+    places: Sequence[tuple[int, Sequence[int]]]  # a kernel, and layers between that are far from it, on one side
 
 
 def _few(job: Job, policy: Policy, index: int, device: Hardware) -> _Few:
-    graph, traffic, assignment = job.graph, job.convention.traffic, assign(job.graph, policy, index)
-    group, timed = group_ops(graph, traffic), timed_alone(job, count_step(graph, assignment, job.convention), device)
-    names = {group[op.position]: _NUMBER.sub("", op.name) for op in reversed(graph.ops)}
-    return _Few(graph, timed, laid(graph, assignment, traffic), sorted(names.items()))
+    graph, traffic, parallel = job.graph, job.convention.traffic, job.file.parallel
+    assignment = assign(graph, policy, index)
+    timed = timed_alone(job, count_step(graph, assignment, job.convention), device, each=True)
+    layers = _layers(graph, layers_of(job.file.model["layers"], parallel.pipeline)[parallel.stage])
+    here, by_layer = laid(graph, assignment, traffic), dict[int | None, list[Stored]]()
+    for place in here.stored:
+        by_layer.setdefault(layers.tensors[place.tensor], []).append(place)
+    near = dict[int, set[int]]()
+    for kernel, of in zip(group_ops(graph, traffic), layers.near, strict=True):
+        near.setdefault(kernel, set()).update(of)
+    places = [(kernel, side) for kernel, of in near.items() for side in _sides(of, layers.between) if side]
+    return _Few(job, layers, timed, here, {i: here.part(by_layer[i]) for i in layers.between}, places)
 
 
-def _timed(steps: Sequence[_Few], layers: int, spent_by: Callable[[Kernel], Spent]) -> Timed:
-    """The kernels of a step of so many layers, which all are in order of those of few. Raises NotAlikeError."""
-    if len({len(step.timed) for step in steps}) > 1:
-        raise NotAlikeError
+def _sides(near: set[int], between: range) -> Iterator[Sequence[int]]:
+    """The layers between that are before a kernel near these, and those behind it, far from it.
+
+    All of them, where it takes something of each.
+    """
+    if not near or len(near) > _FAR:
+        yield between
+        return
+    yield [i for i in between if i <= min(near) - _FAR]
+    yield [i for i in between if i >= max(near) + _FAR]
+
+
+def _timed(few: _Few, more: int, device: Hardware) -> Timed:
+    """The kernels of a step of so many layers more, those that do the same once. Raises NotAlikeError."""
+    job, layers, spent_by = few.job, few.layers, spender(few.job, device)
+    group = group_ops(job.graph, grouping(job.convention.traffic, job.convention.scope))
+    of_kernel = dict[int, set[int]]()
+    for at, of in zip(group, layers.ops, strict=True):
+        of_kernel.setdefault(at, set()).update(() if of is None else (of,))
+    alike: dict[tuple[int, ...], Timed] = {}
+    for kernel, spent in few.timed:
+        alike.setdefault(tuple([id(row) for row in kernel.rows]), []).append((kernel, spent))
     timed = []
-    for same in zip(*(step.timed for step in steps), strict=True):
+    for same in alike.values():
         kernel, spent = same[0]
-        if len({_NUMBER.sub("", one.first[1].name) for one, _ in same}) > 1:
-            raise NotAlikeError
-        own = kernel._replace(number=_line([one.number for one, _ in same], layers))
-        if any(other != spent for _, other in same):
-            own = own._replace(rows=_rows([one.rows for one, _ in same], layers))
-            spent = spent_by(own)
-        timed.append((own, spent))
+        row, op = kernel.first
+        if row.cast is None and len(of_kernel[group[op.position]]) > _FAR:
+            _same([len(same), 1])
+            kernel = kernel._replace(rows=_rows(kernel, layers, group, more))
+            spent = spent_by(kernel)
+        else:
+            numbers = [layers.ops[one.first[1].position] for one, _ in same]
+            kernel = kernel._replace(number=len(same) + more * layers.each(numbers))
+        timed.append((kernel, spent))
     return timed
 
 
-def _rows(few: Sequence[Sequence[Row]], layers: int) -> tuple[Row, ...]:
-    """The rows of a kernel that takes something of each layer, as a sum of all weights' norms does.
+def _rows(kernel: Kernel, layers: _Layers, group: Sequence[int], more: int) -> tuple[Row, ...]:
+    """The rows of a kernel that takes something of each layer, as a sum of all weights' norms does, of so many more.
 
     Raises NotAlikeError; also for products and messages, whose times are summed in order.
     """
-    numbers = [Counter(map(id, rows)) for rows in few]
-    distinct = [list({id(row): row for row in rows}.values()) for rows in few]
-    if len({len(rows) for rows in distinct}) > 1:
-        raise NotAlikeError
+    own = group[kernel.first[1].position]
     made: list[Row] = []
-    for same in zip(*distinct, strict=True):
-        if len({_moved(row) for row in same}) > 1 or same[0].messages or same[0].macs:
+    for row in {id(row): row for row in kernel.rows}.values():
+        if row.messages or row.macs:
             raise NotAlikeError
-        made += [same[0]] * _line([of[id(row)] for of, row in zip(numbers, same, strict=True)], layers)
+        numbers = [layers.ops[op.position] for op in row.ops if group[op.position] == own]
+        made += [row] * (len(numbers) + more * layers.each(numbers))
     return tuple(made)
 
 
-def _moved(row: Row) -> tuple[Any, ...]:
-    """What a row without products does, for comparison."""
-    return row.kind, tuple(row.vector.items()), tuple((move.read_bits, move.written_bits) for move in row.moves)
+def _peak_bytes(few: _Few, more: int, flying: InFlight) -> int:
+    """The peak of a step of so many layers more. Raises NotAlikeError."""
+    live, added = few.laid.with_others(flying), {i: of.with_others(flying) for i, of in few.laid_by.items()}
+    return max(live[kernel] + more * _same([added[i][kernel] for i in side]) for kernel, side in few.places)
 
 
-def _live(step: _Few, flying: InFlight) -> dict[str, list[int]]:
-    """By name of a kernel but for numbers: what lies in memory while each of these runs, in their order."""
-    size_bytes, live = step.laid.with_others(flying), dict[str, list[int]]()
-    for kernel, name in step.kernels:
-        live.setdefault(name, []).append(size_bytes[kernel])
-    return live
-
-
-def _places(few: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
-    """The values of kernels in all of the steps, as far from either end but for the layer at the other.
-
-    Raises NotAlikeError if not as many come with each layer.
-    """
-    each = _line([len(values) for values in few], FEW[0] + 1) - len(few[0])
-    for way in (1, -1):
-        yield from zip(*(values[::way][: len(few[0]) - each] for values in few), strict=True)
-
-
-def _peak_bytes(steps: Sequence[_Few], layers: int, flying: InFlight) -> int:
-    live = [_live(step, flying) for step in steps]
-    if len({tuple(sorted(of)) for of in live}) > 1:
-        raise NotAlikeError
-    return max(_line(place, layers) for name in live[0] for place in _places([of[name] for of in live]))
-
-
-def _counted(steps: Sequence[_Few], layers: int, job: Job, device: Hardware) -> Counted | None:
+def _counted(few: _Few, layers: int, device: Hardware) -> Counted | None:
     """What is counted of a stage of so many layers; None if some time is not known. Raises NotAlikeError."""
-    taken = taken_by(steps[0].graph, exposed(_timed(steps, layers, spender(job, device)), device))
+    graph, more = few.job.graph, layers - FEW
+    taken = taken_by(graph, exposed(_timed(few, more, device), device))
 
     def peak_bytes(flying: InFlight) -> int:
-        return _peak_bytes(steps, layers, flying)
+        return _peak_bytes(few, more, flying)
 
     if taken is None:
         return None
-    return Counted(taken, _line([step.graph.parameters for step in steps], layers), peak_bytes)
+    weights = graph.weights
+    numbers, sizes = [few.layers.tensors[of.name] for of in weights], [graph.elements(of.dims) for of in weights]
+    return Counted(taken, graph.parameters + more * few.layers.each(numbers, sizes), peak_bytes)
 
 
-def few_jobs(job: Job, sets: Sequence[str], stages: int) -> list[list[Job]]:
+def few_jobs(job: Job, sets: Sequence[str], stages: int) -> list[Job]:
     """The steps to build of a job with these fields: of the first stage, one between, the last. Raises InputError."""
     numbers = sorted({0, min(1, stages - 1), stages - 1})
-    return [
-        [with_fields(job, [*sets, f"parallel.stage={stage}", f"model.layers={stages * few}"]) for few in FEW]
-        for stage in numbers
-    ]
+    return [with_fields(job, [*sets, f"parallel.stage={stage}", f"model.layers={stages * FEW}"]) for stage in numbers]
 
 
 @paused
-def step_from_few(
-    jobs: Sequence[Sequence[Job]], layers: int, policy: Policy, index: int, device: Hardware
-) -> Step | None:
+def step_from_few(jobs: Sequence[Job], layers: int, policy: Policy, index: int, device: Hardware) -> Step | None:
     """The step of so many layers, as `step_of` has it, from the jobs that `few_jobs` makes. Raises NotAlikeError."""
-    convention, parallel = jobs[0][0].convention, jobs[0][0].file.parallel
-    steps = [[_few(job, policy, index, device) for job in of] for of in jobs]
+    parallel = jobs[0].file.parallel
+    kinds = [_few(job, policy, index, device) for job in jobs]
     known: dict[tuple[int, int], Counted | None] = {}
     stages = []
     for number, part in enumerate(layers_of(layers, parallel.pipeline)):
         kind = 0 if number == 0 else len(jobs) - 1 if number == parallel.pipeline - 1 else 1
         if (kind, len(part)) not in known:
-            known[kind, len(part)] = _counted(steps[kind], len(part), jobs[kind][0], device)
+            known[kind, len(part)] = _counted(kinds[kind], len(part), device)
         counted = known[kind, len(part)]
         if counted is None:
             return None
         stages.append(counted)
-    return played(parallel, convention.micro_batches, stages)
+    return played(parallel, jobs[0].convention.micro_batches, stages)

@@ -95,7 +95,7 @@ class _Candidate:
         return None
 
     @cached_property
-    def _few(self) -> Sequence[Sequence[Job]]:
+    def _few(self) -> Sequence[Job]:
         """Its steps of few layers; none if the model cannot be split so."""
         with suppress(InputError):
             return few_jobs(self.base, self.sets, self.parallel.pipeline)
