@@ -572,6 +572,7 @@ CASES = [
     assigned("another's name inside", "model.num-key-value-heads=4", "did you mean 'model.kv_heads'?"),
     assigned("field of a section", "ffn_dim=4", "unknown key 'ffn_dim'; did you mean 'model.ffn_dim'?"),
     assigned("section that is left out", "tp=4", "unknown key 'tp'; did you mean 'parallel.tensor'?"),
+    assigned("number that is none of several", "parallel.zero=4", "expected one of 0, 1, 2, 3, got 4"),
     assigned("unknown field on top", "lwa=product", "unknown key 'lwa'; did you mean 'law'?"),
     assigned("text for integer", "model.heads=four", "expected an integer, got 'four'"),
     assigned("nothing", "model.heads=", "expected an integer"),

@@ -535,6 +535,22 @@ def test_what_ranks_do_not_divide_is_named(workload, sets, said):
     assert ("--set training." if "trainable" in "".join(more) else "--set parallel.") in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ("", "matches nothing in the workload, which is of one device and sends nothing"),
+        ("{data: 2}", "matches nothing in the workload: ranks do no all_gather here"),
+        ("{tensor: 2}", "all_gather is of activation, gradient here"),
+    ],
+)
+def test_a_rule_of_messages_that_are_not_sent_says_so(tmp_path, split, said):
+    policy = costsim.load_policy("bf16-mixed").with_(
+        copy="operand", collective=["all_gather"], role=["weight"], format="bf16"
+    )
+    with pytest.raises(InputError, match=said):
+        assign(graph_of(tmp_path, "llama", split), policy)
+
+
 @pytest.mark.parametrize("schedule", ["1f1b", "gpipe", "zb-h1"])
 @pytest.mark.parametrize("micro_batches", [1, 3, 8])
 def test_stages_keep_what_their_schedule_has_in_flight(tmp_path, schedule, micro_batches):

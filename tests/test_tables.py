@@ -103,6 +103,11 @@ def test_any_table_fits_any_screen_and_keeps_its_words(rows, width):
         assert cell in shown
 
 
+def test_a_long_word_breaks_behind_an_underscore():
+    assert tables.wrap("of weight_gradient", 14) == "of weight_\ngradient"
+    assert tables.wrap("state", 3) == "sta\nte"
+
+
 COLUMNS = st.sampled_from(
     [Column(text, align) for text in ("a", "two words", "two\nlines") for align in ("left", "right")]
 )

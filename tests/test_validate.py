@@ -174,6 +174,13 @@ def invoke(*args):
     )
 
 
+@pytest.mark.parametrize("how", [[], ["--measure"]])
+def test_a_step_of_many_devices_is_refused_by_its_field(how):
+    done = CliRunner().invoke(main, ["validate", "llama-small", "--set", "parallel.data=2", *how])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("costsim: --set parallel.data=2: this machine is one device; leave parallel out")
+
+
 def test_the_command_says_that_counts_are_equal():
     done = invoke()
     assert done.exit_code == 0

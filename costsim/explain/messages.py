@@ -77,7 +77,7 @@ def shares(collective: str, algorithm: str, ranks: int, of: str = "ranks") -> tu
         return [Part("tensors", 1 if ranks == 2 else 2), Part(of, ranks)], _TREES
     if (collective, algorithm) == ("all_to_all", "bruck"):
         return [Part("blocks", sum(bin(distance).count("1") for distance in range(ranks)))], _BLOCKS
-    return [*([Part("rounds", rounds)] if rounds != 1 else []), Part(f"{of} - 1", ranks - 1)], why
+    return [*([Part("rounds", rounds)] if rounds != 1 else []), Part(f"other {of}", ranks - 1)], why
 
 
 def waits(collective: str, algorithm: str, ranks: int) -> int:

@@ -58,7 +58,7 @@ def _message(error: Any) -> str:
     if kind == "missing":
         return "missing"
     if kind == "literal_error":
-        allowed = re.findall(r"'([^']*)'", context["expected"])
+        allowed = re.findall(r"'([^']*)'", context["expected"]) or re.findall(r"\d+", context["expected"])
         return f"expected one of {', '.join(allowed)}, got {got}{nearest(value, allowed, most=0)}"
     if kind == "tuple_type" and type(value) in (str, int):
         return f"expected a list, got {got}; write [{got}]"

@@ -21,10 +21,26 @@ def why(rule: Rule, graph: Graph) -> str:
         if glob is not None and not any(fnmatchcase(name, glob) for name in names):
             by = {"name": "tensor"}.get(field, field)
             return f": no {by} is {one_line(glob)!r} ({_meant(glob, names)}costsim run WORKLOAD --by {by} lists them)"
+    if rule.collective is not None and (lacking := _not_sent(rule, graph)):
+        return lacking
     multiplied = {name for op in graph.ops if op.gemm for name in op.inputs}
     of_gemms = rule.copy_ == "operand" and rule.op is None and rule.name
     if of_gemms and not any(fnmatchcase(name, of_gemms) for name in multiplied):
         return f": no GEMM reads {one_line(of_gemms)!r}; what other ops read is selected by op"
+    return ""
+
+
+def _not_sent(rule: Rule, graph: Graph) -> str:
+    """That nothing is sent, or none of what a rule of collectives names; or "", where another field is why."""
+    if not graph.mesh:
+        return ", which is of one device and sends nothing (parallel splits it)"
+    named = rule.collective or ()
+    ops, asked = [op for op in graph.ops if op.kind.collective in named], " or ".join(named)
+    roles = {graph.tensors[name].role for op in ops for name in (op.inputs if rule.copy_ else op.outputs)}
+    if not ops:
+        return f": ranks do no {asked} here"
+    if rule.role is not None and roles.isdisjoint(rule.role):
+        return f": {asked} is of {', '.join(sorted(roles))} here"
     return ""
 
 

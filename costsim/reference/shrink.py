@@ -47,7 +47,7 @@ def check_memory(
 def _check_alone(job: Job) -> None:
     """Raise InputError for a step on many devices."""
     if job.graph.mesh:
-        raise InputError(f"{job.workload}: this machine is one device; leave parallel out to run a step here")
+        raise job.document.error(("parallel",), "this machine is one device; leave parallel out to run a step here")
 
 
 def _few_layers(model: Mapping[str, Any]) -> dict[str, object]:

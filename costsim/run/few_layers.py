@@ -106,11 +106,11 @@ def _layers(graph: Graph, own: range) -> _Layers:
     """
     if len(graph.stacks) != 1:
         raise NotAlikeError
-    pattern = re.compile(rf"{re.escape(next(iter(graph.stacks)))}\.([0-9]+)(?:\.|$)")
+    stack = f"{next(iter(graph.stacks))}."
 
     def named(name: str) -> int | None:
-        found = pattern.match(name)
-        return int(found[1]) if found else None
+        number = name[len(stack) :].partition(".")[0] if name.startswith(stack) else ""
+        return int(number) if number.isdigit() else None
 
     tensors = {name: named(name) for name in graph.tensors}
     beside: dict[int, set[str]] = {i: set() for i in own[1:-1]}

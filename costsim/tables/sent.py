@@ -63,7 +63,13 @@ def time_note(result: Result) -> str:
     """How messages take time, to end the sentence on times; "" for a step on one device."""
     if not result.job.graph.mesh:
         return ""
-    return f"; a message takes as long as the slowest of its links; {_OVERLAPS[result.job.file.parallel.overlap]}"
+    parallel = result.job.file.parallel
+    words = ["", "a message takes as long as the slowest of its links", _OVERLAPS[parallel.overlap]]
+    if parallel.pipeline > 1:
+        words.append(
+            f"kernels are those of stage {parallel.stage}, whose waits for others are in the step of all stages"
+        )
+    return "; ".join(words)
 
 
 def note(result: Result) -> Iterator[str]:

@@ -139,9 +139,19 @@ def composed(name: str, width: int = POLICY) -> str:
     return "\n".join(clip(part, width) for part in parts)
 
 
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks a word that is longer than a line behind a `_`, where it has one."""
+
+    def _split(self, text: str) -> list[str]:
+        chunks = super()._split(text)
+        return [
+            part for chunk in chunks for part in (re.split("(?<=_)", chunk) if len(chunk) > self.width else [chunk])
+        ]
+
+
 def wrap(text: str, width: int, indent: str = "") -> str:
     """Text in lines of so many characters, all but the first indented."""
-    return "\n".join(textwrap.wrap(text, width, subsequent_indent=indent))
+    return _Wrapper(width, subsequent_indent=indent).fill(text)
 
 
 def widest(lines: Iterable[str]) -> int:
