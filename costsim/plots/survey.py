@@ -62,8 +62,7 @@ def _draw(axes: Axes, panel: _Panel, records: Sequence[Record]) -> None:
             continue
         _mark(axes, (value, y), start, record["grade"])
         text = snr(value) if panel.of_gradients else f"{value:.2f}"
-        left = value < start and float(text) != start
-        label(axes, text, (value, y), (-5 if left else 5, 0), ha="right" if left else "left")
+        label(axes, text, (max(value, start), y), (5, 0))  # to the right, so that panels can be narrow
     axes.axvline(start, color="black", linewidth=0.8)
     axes.set_title(panel.title, fontsize=pt(9))
     axes.tick_params(axis="y", length=0)
@@ -71,9 +70,9 @@ def _draw(axes: Axes, panel: _Panel, records: Sequence[Record]) -> None:
 
 
 def _room(values: Sequence[float], start: float, text: float) -> tuple[float, float]:
-    """The ends of an axis that has room for all values, for the start and for numbers, of that part, beside them."""
+    """The ends of an axis that has room for all values, for the start and for numbers, of that part, behind them."""
     low, high = min([*values, start]), max([*values, start])
-    return room([(low, text if low < start else 0.1 * text, 0.0), (high if high > low else low + 1, 0.0, text)])
+    return room([(low, 0.1 * text, 0.0), (high if high > low else low + 1, 0.0, text)])
 
 
 def _scale(row: Sequence[Axes], panels: Sequence[_Panel], text: float) -> None:
@@ -98,13 +97,13 @@ def survey(of: Survey, look: Look = SCREEN) -> Figure:
     natural = 1.9 + 2.1 * len(panels)
     labels = [printable(record["recipe"]) for record in records]
     taken = names_width(labels, look.room(natural))
-    columns = look.columns(len(panels), natural, 1.15, taken)
+    columns = look.columns(len(panels), natural, 0.8, taken)  # six side by side on a page
     rows = -(-len(panels) // columns)
-    figure = look.figure(natural, 0.7 + rows * (0.8 + 0.2 * len(records)))
+    figure = look.figure(natural, 0.7 + rows * (0.8 + 0.16 * len(records)))
     row: Any = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     row[0].set_ylim(len(records) - 0.4, -0.6)
     row[0].set_yticks(range(len(records)), labels)
-    _scale(row, panels, letters("-00.00") / ((look.room(natural) - taken) / columns - 0.15))
+    _scale(row, panels, letters("-000.00") / ((look.room(natural) - taken) / columns - 0.15))
     for axes in row[len(panels) :]:
         axes.set_axis_off()
     for axes, panel in zip(row, panels, strict=False):
