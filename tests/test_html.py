@@ -6,6 +6,7 @@ That it works in a browser is tested in tests/browser.
 import base64
 import dataclasses
 import hashlib
+import html
 import json
 import re
 from functools import cache
@@ -14,6 +15,7 @@ from importlib.metadata import version
 
 import pytest
 from click.testing import CliRunner
+from conftest import shipped_policy
 
 from costsim import plots
 from costsim.cli import main
@@ -390,7 +392,7 @@ def test_where_it_cannot_be_written(out, message, tmp_path, monkeypatch):
 
 def test_it_takes_all_that_a_job_is_made_of():
     job = {field.name for field in dataclasses.fields(Request)}
-    assert {option.name for option in report_command.params} == {*job, "out"}
+    assert {option.name for option in report_command.params} == {*job, "out", "recipes", "noise"}
 
 
 def test_other_conventions(tmp_path):
@@ -426,3 +428,42 @@ def test_links_are_listed_with_their_figures():
     text = str(sources.figures(load_hardware("h100-node")).rows)
     for said in ("link nvlink", "4.5e11 byte/s, joins 8 devices", "latency_s of infiniband", "9.6e-06 s"):
         assert said in text
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+def test_recipes_have_a_section_if_asked_for(tmp_path, monkeypatch):
+    """With the numbers that `costsim recipes --on` has of them; one that only changes others has its own source."""
+    few = [shipped_policy(name) for name in ("adam8bit", "lns-madam", "muon", "coat")]
+    monkeypatch.setattr("costsim.results.survey.recipes", lambda: few)
+    given = ("--hardware", "b200", "--no-noise")
+    path = tmp_path / "page.html"
+    assert run("report", "translation-small", "--recipes", *given, "--out", str(path)).exit_code == 0
+    text = path.read_text()
+    page = Page(text)
+    rows = json.loads(run("recipes", "--on", "translation-small", *given, "--format", "json").output)["rows"]
+    columns = {
+        "arithmetic \u00d7": lambda r: r["arithmetic_reduction"],
+        "peak memory \u00d7": lambda r: r["memory_reduction"],
+    }
+    columns["time \u00d7, b200"] = lambda r: r["hardware"]["b200"]["time_reduction"]
+    for head, value in columns.items():
+        cells = page.column("recipes", head)
+        assert {name: cell["value"] for (name,), cell in cells.items()} == {
+            row["recipe"]: "" if value(row) is None else str(value(row)) for row in rows
+        }
+    assert "signal to noise, dB" not in [head["text"] for head in page.tables["recipes"]["heads"]]
+    assert 'id="figure-recipes"' in text
+    assert all(row["source"] in html.unescape(text) for row in rows)
+    assert all(row["source"] for row in rows)
+
+
+def test_recipes_are_no_part_of_a_page_that_does_not_ask(tmp_path):
+    path = tmp_path / "page.html"
+    done = run("report", "translation-small", "--no-noise", "--out", str(path))
+    assert done.exit_code == 2
+    assert "--no-noise: says how recipes are counted; add --recipes" in done.output + (done.stderr or "")
+    assert not path.exists()
+    assert run("report", "translation-small", "--out", str(path)).exit_code == 0
+    assert "recipes-section" not in path.read_text()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
 from costsim.page.inline import inline
-from costsim.plots import svg
+from costsim.plots import svg, svg_of
 from costsim.plots.style import drawable
 from costsim.run.simulate import Result
+
+if TYPE_CHECKING:
+    from costsim.results.survey import Survey
 
 MOST_PANELS = 6  # of rooflines and timelines, a panel for each policy (and device)
 
@@ -88,11 +92,25 @@ def _roofline(result: Result) -> _Plan:
     )  # fmt: skip
 
 
-def figures(result: Result) -> dict[str, PageFigure]:
-    """The figures of the page, by the kind of plot."""
+def figures(result: Result, recipes: Survey | None = None) -> dict[str, PageFigure]:
+    """The figures of the page, by the kind of plot; that of recipes, if there is a survey of them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has fonts of its own
-        return {plan.kind: _figure(plan) for plan in _plans(drawable(result))}
+        made = {plan.kind: _figure(plan) for plan in _plans(drawable(result))}
+        return made if recipes is None else {**made, "recipes": _of_recipes(recipes)}
+
+
+def _of_recipes(recipes: Survey) -> PageFigure:
+    from costsim.plots.survey import survey  # few pages have them
+
+    noise = " Recipes are in the order of the noise that they make." if recipes.with_noise else ""
+    title = "What the field's recipes would take"
+    caption = (
+        f"Bars to the right of 1 take less than {recipes.baseline}, bars to the left more; markers tell how well a "
+        f"source backs the formats.{noise} The numbers are in the table of recipes."
+    )
+    drawing = inline(svg_of(partial(survey, recipes)), "figure-recipes", f"{title}. {caption}")
+    return PageFigure(drawing, title, caption)
 
 
 def _figure(plan: _Plan) -> PageFigure:

@@ -6,7 +6,7 @@ from base64 import b64encode
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -22,6 +22,9 @@ from costsim.tables.devices import roofline_note
 from costsim.tables.run import left_out, remarks
 from costsim.tables.table import printable
 
+if TYPE_CHECKING:
+    from costsim.results.survey import Survey
+
 ENDINGS = (".html", ".htm")
 GROUPS = ("phase", "kind", "layer", "pair")
 _HERE = Path(__file__).parent
@@ -34,7 +37,7 @@ def check_place(path: Path) -> None:
     files.check_place(path, "the page")
 
 
-def _context(result: Result, command: str) -> dict[str, Any]:
+def _context(result: Result, command: str, recipes: Survey | None) -> dict[str, Any]:
     """The variables of the template."""
     script = (_HERE / "sort.js").read_text(encoding="utf-8")
     job, devices = result.job, result.job.hardware
@@ -44,9 +47,11 @@ def _context(result: Result, command: str) -> dict[str, Any]:
         "summary": summary(result),
         "ratios": ratios(result),
         "remarks": remarks(result),
-        "figures": figures(result),
+        "figures": figures(result, recipes),
         "policies": tables.policies(result),
         "published": tables.stated(result),
+        "recipes": tables.recipes(recipes),
+        "recipe_sources": sources.recipes(recipes),
         "left_out": left_out(result),
         "groups": [tables.groups(result, by) for by in GROUPS],
         "devices": tables.devices(result),
@@ -75,8 +80,10 @@ def _printable(value: Any) -> Any:
 
 
 @paused  # figures are made of cycles, which die with the page
-def page(result: Result, command: str = "costsim report") -> str:
+def page(result: Result, command: str = "costsim report", recipes: Survey | None = None) -> str:
     """The whole page: the same text for the same result and command. The footer names `command` as what made it.
+
+    `recipes`: those of the field side by side on the workload, a section of their own.
 
     The page loads nothing: style, script and figures are inline, and a security policy in the head forbids all else.
     """
@@ -89,10 +96,10 @@ def page(result: Result, command: str = "costsim report") -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template("report.html.jinja").render(_context(result, command))
+    return environment.get_template("report.html.jinja").render(_context(result, command, recipes))
 
 
-def save(result: Result, path: Path, command: str = "costsim report") -> Path:
+def save(result: Result, path: Path, command: str = "costsim report", recipes: Survey | None = None) -> Path:
     """Write the page, whole or not at all. Raises InputError as `check_place` does, and if writing fails."""
     check_place(path)
-    return files.write(path, page(result, command).encode("utf-8"))
+    return files.write(path, page(result, command, recipes).encode("utf-8"))

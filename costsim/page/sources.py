@@ -24,6 +24,7 @@ from costsim.tables.defaults import CAPTION, nothing, spelled
 
 if TYPE_CHECKING:
     from costsim.devices.profile import Hardware
+    from costsim.results.survey import Survey
 
 MOST_TEXT = 60_000  # characters of a file that the page shows
 _SCOPES = {"gemm": "GEMM operands and results", "layer": "all ops but the update", "step": "all ops and the update"}
@@ -172,6 +173,11 @@ def energies(devices: tuple[Hardware, ...]) -> list[tuple[str, str]]:
             mark = "" if dram.verified else "; unverified"
             terms[f"a bit of {device.memory}"] = f"{dram.pj_per_bit:g} pJ: {dram.source}{mark}"
     return list(terms.items())
+
+
+def recipes(survey: Survey | None) -> list[tuple[str, str]]:
+    """Each recipe of a survey, and what its file says of where it comes from."""
+    return [(record["recipe"], record["source"]) for record in survey.records] if survey else []
 
 
 def policies(result: Result) -> PageTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from costsim.cost.laws import LAWS
 from costsim.cost.memory import COMPONENTS, of_policy
@@ -24,6 +24,9 @@ from costsim.run.simulate import Result
 from costsim.tables.cells import joules, percent, signed, size, three_digits
 from costsim.tables.run import distinct
 from costsim.tables.warnings import copies
+
+if TYPE_CHECKING:
+    from costsim.results.survey import Survey
 
 MOST_GROUPS = 8  # rows of a policy in a table of groups, counting what is left as one
 TIMED = ("phase", "kind")  # groupings whose time the page shows: that of layers takes seconds
@@ -227,6 +230,29 @@ def stated(result: Result) -> PageTable | None:
     ]
     caption = f"Published figures beside ours; \u00d7 is how many times less than {result.job.convention.baseline}."
     return table("published", caption, columns, rows)
+
+
+def recipes(survey: Survey | None) -> PageTable | None:
+    """Recipes of the field side by side on the workload; None without a survey."""
+    if survey is None:
+        return None
+    from costsim.tables.survey import notes, snr  # few pages have them
+
+    columns = [
+        words("recipe"),
+        words("grade"),
+        number("arithmetic \u00d7", "arithmetic_reduction"),
+        number("DRAM \u00d7", "dram_reduction"),
+        number("peak memory \u00d7", "memory_reduction"),
+        *(
+            number(f"{quantity} \u00d7, {device.name}", _on(device.name, f"{quantity}_reduction"))
+            for device in survey.job.hardware
+            for quantity in ("time", "energy")
+        ),
+        *([number("signal to noise, dB", "gradient_snr_db", snr)] if survey.with_noise else []),
+    ]
+    caption = f"Recipes of the field on this workload; \u00d7 is how many times less than {survey.baseline}."
+    return table("recipes", caption, columns, survey.records, notes(survey))
 
 
 def assumptions(result: Result) -> PageTable | None:

@@ -103,7 +103,11 @@ def write(make: Callable[..., Figure], path: Path, look: Look = SCREEN) -> Path:
 
 def svg(result: Result, kind: str, **options: Any) -> str:
     """Draw one of PLOTS as the text of an SVG file, without minor ticks. Raises InputError as `draw` does."""
-    make = _plot(result, kind, options)
+    return svg_of(_plot(result, kind, options))
+
+
+def svg_of(make: Callable[..., Figure]) -> str:
+    """The figure that `make` makes with the argument `look`, as the text of an SVG file, without minor ticks."""
     with mpl.rc_context(settings(SCREEN)):
         figure = make(look=SCREEN)
         for axes in figure.axes:

@@ -94,7 +94,7 @@ def survey(of: Survey, look: Look = SCREEN) -> Figure:
     Recipes are lines, from the least noise on. Markers tell apart how well sources back their formats.
     """
     panels, records = _panels(of), of.records
-    natural = 1.9 + 2.1 * len(panels)
+    natural = 1.9 + 1.65 * len(panels)  # six fit the page of a report
     labels = [printable(record["recipe"]) for record in records]
     taken = names_width(labels, look.room(natural))
     columns = look.columns(len(panels), natural, 0.8, taken)  # six side by side on a page
