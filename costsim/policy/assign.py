@@ -295,6 +295,14 @@ def _axis_name(dims: Dims, axis: int) -> str:
     return f"{dims[axis]}{before + 1}" if before else dims[axis]
 
 
+def copies(read: Read) -> tuple[Candidate | None, Candidate | None]:
+    """What rules are asked of the copies of a class of reads: as an operand, and as a stash; None: there is none."""
+    candidate = read.candidate
+    named = candidate.gemm or candidate.naming or candidate.collective
+    operand = candidate._replace(copy_="operand") if named else None
+    return operand, candidate._replace(copy_="stash") if read.stashed or read.recomputed else None
+
+
 class Chains:
     """Makes the chain of copies of each class of reads, without copies that equal their source."""
 
@@ -340,12 +348,12 @@ class Chains:
 
     def make(self, read: Read) -> Chain:
         """The copies through which the reads of a class go. Raises InputError."""
-        rules, gemm = self.rules, read.candidate.gemm
-        named = gemm or read.candidate.naming or read.candidate.collective
-        operand = rules.choose(read.candidate._replace(copy_="operand")) if named else None
-        stash = rules.choose(read.candidate._replace(copy_="stash")) if read.stashed or read.recomputed else None
+        return self.chain(read, *(self.rules.choose(copy) if copy else None for copy in copies(read)))
+
+    def chain(self, read: Read, operand: Choice | None, stash: Choice | None) -> Chain:
+        """As `make`, of what rules choose for the copies that `copies` names. Raises InputError."""
         if read.recomputed:  # nothing is stashed, but a GEMM multiplies the same formats as if it were
-            operand, stash = operand or (stash if gemm else None), None
+            operand, stash = operand or (stash if read.candidate.gemm else None), None
         chain: Chain = ()
         if stash:
             chain = self.extend(chain, read, "stash", stash, last_axis(read.dims) if operand else read.axes)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from costsim.errors import InputError
 from costsim.graph.graph import Graph
 from costsim.inputs.schema_policy import Phase, Rule
-from costsim.policy.assign import Matching, Rules
+from costsim.policy.assign import Matching, Rules, copies
 from costsim.policy.classes import Candidate
 from costsim.policy.levels import fill
 from costsim.policy.policy import Place, Policy
@@ -240,13 +240,10 @@ class CaseFamily(Family):
                 yield Clash((variable,), tuple(choice == case for choice in range(self.space.sizes[variable])))
 
     def _candidates(self) -> Iterator[Candidate]:
-        """What rules are asked for: tensors as stored, and copies as `Chains.make` asks for them."""
+        """What rules are asked for: tensors as stored, and copies."""
         yield from self.classes.stored
         for read in self.classes.reads:
-            if read.candidate.gemm or read.candidate.naming:
-                yield read.candidate._replace(copy_="operand")
-            if read.stashed or read.recomputed:
-                yield read.candidate._replace(copy_="stash")
+            yield from filter(None, copies(read))
 
 
 def cases_of(policy: Policy, choices: Sequence[tuple[str, Sequence[Case]]]) -> Cases:

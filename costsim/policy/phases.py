@@ -36,6 +36,8 @@ def asleep(file: schema_policy.Policy, index: int) -> frozenset[int]:
     now = start.at if start else 0
     sleeping = set()
     for i, rule in enumerate(file.rules):
+        if rule.from_ is rule.until is None:
+            continue
         between = bounds(rule)
         before = "from" in between and now < between["from"].at
         if before or ("until" in between and now >= between["until"].at):

@@ -16,7 +16,17 @@ from costsim.formats.format import Format
 from costsim.graph.graph import Graph
 from costsim.inputs.document import Document
 from costsim.inputs.schema_policy import LEVEL, Phase
-from costsim.policy.assign import Assignment, Chain, Chains, Matching, Rules, selectors_of, stored_format
+from costsim.policy.assign import (
+    Assignment,
+    Chain,
+    Chains,
+    Choice,
+    Matching,
+    Rules,
+    copies,
+    selectors_of,
+    stored_format,
+)
 from costsim.policy.check import check
 from costsim.policy.classes import Candidate, Classes, Read, Selectors, classify
 from costsim.policy.phases import bounds
@@ -166,6 +176,7 @@ class Family:
         self.classes: Classes = classify(graph, self.selectors)
         self._matching = Matching(space.policy)
         self._rules: dict[tuple[tuple[int, int], ...], Rules] = {}
+        self._choices: dict[Candidate, Outcomes[Choice | None]] = {}
         self.stored = [self._stored(i, candidate) for i, candidate in enumerate(self.classes.stored)]
         self.chains = [self._chain(read) for read in self.classes.reads]
         self.accumulators = [self._accumulator(candidate) for candidate in self.classes.stored]
@@ -243,16 +254,27 @@ class Family:
 
         return self._of_rules(self._of_format(candidate), make)
 
+    def _choice(self, copy: Candidate | None) -> Outcomes[Choice | None]:
+        """What rules say of a copy, if there is one; reads of many sizes ask for the same."""
+        if copy is None:
+            return Outcomes((), (0,), (None,))
+        if copy not in self._choices:
+            self._choices[copy] = self._of_rules(self._of_format(copy), lambda chosen: self.rules(chosen).choose(copy))
+        return self._choices[copy]
+
     def _chain(self, read: Read) -> Outcomes[Chain]:
-        copies = [read.candidate._replace(copy_=copy) for copy in ("operand", "stash")]
-        of_stored = self.stored[read.stored]
-        variables = {i for candidate in copies for i in self._of_format(candidate)} | set(of_stored.variables)
+        """The copies of a read: worked out once for all combinations for which rules say the same."""
+        stored, operand, stash = self.stored[read.stored], *map(self._choice, copies(read))
+        known: dict[tuple[int, ...], Chain] = {}
 
         def make(chosen: Mapping[int, int]) -> Chain:
-            stored: Format = self.pick(of_stored, chosen)
-            return Chains(self.graph, self.rules(chosen), {read.stored: stored}).make(read)
+            key = tuple([self.place(each, chosen) for each in (stored, operand, stash)])
+            if key not in known:
+                chains = Chains(self.graph, self.rules({}), {read.stored: stored.values[key[0]]})
+                known[key] = chains.chain(read, operand.values[key[1]], stash.values[key[2]])
+            return known[key]
 
-        return self._of_rules(variables, make)
+        return self._of_rules({*stored.variables, *operand.variables, *stash.variables}, make)
 
     def _accumulator(self, candidate: Candidate) -> Outcomes[Format | None]:
         space, rules = self.space, self.space.policy.file.rules
