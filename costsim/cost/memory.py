@@ -254,19 +254,11 @@ class Laid(NamedTuple):
     stored: Sequence[Stored]
     live: Sequence[int]  # bytes, by kernel
     chunk_of: Mapping[int, int]  # by kernel but those of the update: of the stage, that it works on
-    kept: Mapping[int, int]  # by chunk: bytes that a forward keeps
+    kept: Counter[int]  # by chunk: bytes that a forward keeps
 
     def with_others(self, flying: InFlight) -> list[int]:
-        """Bytes, by kernel, with so many micro-batches of a stage of a pipeline in flight.
-
-        Each chunk keeps as much of a micro-batch as of any other.
-        """
-        kept = [self.kept.get(chunk, 0) for chunk in range(len(flying))]
-        others = [
-            max(sum(n * size for n, size in zip(state, kept, strict=True)) for state in states) - sum(kept[: chunk + 1])
-            for chunk, states in enumerate(flying)
-        ]
-        live = list(self.live)
+        """Bytes, by kernel, with so many micro-batches of a stage of a pipeline in flight."""
+        live, others = list(self.live), of_others(flying, self.kept)
         for kernel, chunk in self.chunk_of.items():
             live[kernel] += others[chunk]
         return live
@@ -274,6 +266,18 @@ class Laid(NamedTuple):
     def part(self, stored: Sequence[Stored]) -> "Laid":
         """Some of what lies there, as if it were all."""
         return _laid(stored, len(self.live), self.chunk_of)
+
+
+def of_others(flying: InFlight, kept: Mapping[int, int]) -> list[int]:
+    """By chunk at work of a pipeline's stage: bytes that forwards have kept but for this micro-batch's, so far.
+
+    Each chunk keeps as much of a micro-batch as of any other: `kept`.
+    """
+    sizes = [kept.get(chunk, 0) for chunk in range(len(flying))]
+    return [
+        max(sum(n * size for n, size in zip(state, sizes, strict=True)) for state in states) - sum(sizes[: chunk + 1])
+        for chunk, states in enumerate(flying)
+    ]
 
 
 def _laid(stored: Sequence[Stored], kernels: int, chunk_of: Mapping[int, int]) -> Laid:

@@ -1,6 +1,6 @@
 """The graph of a whole training step, which all families share: backward and update after a forward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from types import ModuleType
@@ -31,16 +31,24 @@ ALONE = Parallel()  # one device
 def _check_globs(b: GraphBuilder) -> None:
     """Raise FieldError for a glob over weights, or over linear layers with adapters, that matches none."""
     weights = [name for name, tensor in b.tensors.items() if tensor.role == "weight"]
-    weights += b.of_other_stages(weights) if isinstance(b, ShardedBuilder) else []
-    for glob in b.trainable:
-        if not any(fnmatchcase(name, glob) for name in weights):
-            message = f"no weight is named like {one_line(glob)!r}{nearest(glob, weights)}"
-            raise FieldError(("training", "trainable"), message)
-    adapted = [name.removesuffix(".lora_a.weight") for name in weights if name.endswith(".lora_a.weight")]
-    for glob in b.lora.targets if b.lora else ():
-        if not any(fnmatchcase(name, glob) for name in adapted):
-            message = f"no linear layer is named like the adapters' target {one_line(glob)!r}"
-            raise FieldError(("model", "lora", "targets"), message)
+    targets = b.lora.targets if b.lora else ()
+    if isinstance(b, ShardedBuilder) and (_unmatched(b.trainable, weights) or _unmatched(targets, _adapted(weights))):
+        weights += b.of_other_stages(weights)
+    for glob in _unmatched(b.trainable, weights):
+        message = f"no weight is named like {one_line(glob)!r}{nearest(glob, weights)}"
+        raise FieldError(("training", "trainable"), message)
+    for glob in _unmatched(targets, _adapted(weights)):
+        message = f"no linear layer is named like the adapters' target {one_line(glob)!r}"
+        raise FieldError(("model", "lora", "targets"), message)
+
+
+def _unmatched(globs: Iterable[str], names: Sequence[str]) -> list[str]:
+    return [glob for glob in globs if not any(fnmatchcase(name, glob) for name in names)]
+
+
+def _adapted(weights: Sequence[str]) -> list[str]:
+    """The linear layers that have adapters."""
+    return [name.removesuffix(".lora_a.weight") for name in weights if name.endswith(".lora_a.weight")]
 
 
 def packed(model: Any, batch: Any) -> tuple[Any, tuple[int, ...]]:

@@ -7,6 +7,7 @@ Autodiff makes the backward of collectives as of any op: a gather's is a reduce-
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from costsim.graph.builder import GraphBuilder
@@ -30,6 +31,18 @@ _LOSSES = {"cross_entropy", "cross_entropy_chunk", "cross_entropy_in_place"}
 _ROW_BY_ROW = {"rope", "dispatch", "combine", "add_bias_of_each"}
 _AT_EACH_POSITION = {"mask_pairs", "softmax_sink", "softmax_sink_lse", *_ROW_BY_ROW}
 _OF_ALL_EXPERTS = ("combine",)  # kinds of op that want what all experts made of the rank's own tokens
+
+
+@lru_cache(maxsize=4096)
+def _has_share(dims: Dims) -> bool:
+    return any(dim.endswith(SHARE) for dim in dims)
+
+
+@lru_cache(maxsize=4096)
+def _bound(record: Kind, dims: tuple[Dims, ...]) -> Mapping[str, Dims]:
+    """As `ShardedBuilder._bound`, once for all layers of the same dims."""
+    env = bind(record, dims)
+    return {token: env[token] for operand in record.inputs for token in operand.pattern if token != "..."}
 
 
 class ShardedBuilder(GraphBuilder):
@@ -225,7 +238,7 @@ class ShardedBuilder(GraphBuilder):
         return not self._by_tensor.isdisjoint(self.tensors[name].dims)
 
     def _is_share(self, name: str) -> bool:
-        return any(dim.endswith(SHARE) for dim in self.tensors[name].dims)
+        return _has_share(self.tensors[name].dims)
 
     def _meet(self, record: Kind, name: str, inputs: tuple[str, ...]) -> tuple[str, ...]:
         """The operands with which an op works: all of one share, or whole where it works on heads and the like."""
@@ -244,12 +257,9 @@ class ShardedBuilder(GraphBuilder):
             return tuple(x if self._is_divided(x) or x in self._gathered else self._divide_work(x) for x in inputs)
         return inputs
 
-    def _bound(self, record: Kind, inputs: tuple[str, ...]) -> dict[str, Dims]:
+    def _bound(self, record: Kind, inputs: tuple[str, ...]) -> Mapping[str, Dims]:
         """By token of the operands' patterns but for `...`: its dims."""
-        dims = [self.tensors[x].dims for x in inputs]
-        known = {token for operand in record.inputs for token in operand.pattern} - {"..."}
-        env = bind(record, dims)
-        return {token: env[token] for token in known}
+        return _bound(record, tuple([self.tensors[x].dims for x in inputs]))
 
     def _looks_across(self, record: Kind, inputs: tuple[str, ...]) -> bool:
         """Whether an op looks at several positions of a sequence, as the one that takes the first."""

@@ -6,11 +6,11 @@ kept of is at either end of a run of layers, so the peak is among the places the
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from costsim.collector import paused
-from costsim.cost.memory import Laid, Stored, laid
+from costsim.cost.memory import Laid, Stored, laid, of_others
 from costsim.cost.row import Row
 from costsim.devices.profile import Hardware
 from costsim.devices.roofline import Kernel
@@ -116,8 +116,9 @@ def _layers(graph: Graph, own: range) -> _Layers:
     beside: dict[int, set[str]] = {i: set() for i in own[1:-1]}
     ops, near = list[int | None](), list[set[int]]()
     for op in graph.ops:
-        number, read = named(op.name), {of for name in op.inputs if (of := tensors[name]) is not None}
+        number = named(op.name)
         if number is None:
+            read = {of for name in op.inputs if (of := tensors[name]) is not None}
             if len(read) > _FAR:
                 raise NotAlikeError
             number = min(read, default=None)
@@ -208,25 +209,30 @@ def _rows(kernel: Kernel, layers: _Layers, group: Sequence[int], more: int) -> t
     return tuple(made)
 
 
-def _peak_bytes(few: _Few, more: int, flying: InFlight) -> int:
-    """The peak of a step of so many layers more. Raises NotAlikeError."""
-    live, added = few.laid.with_others(flying), {i: of.with_others(flying) for i, of in few.laid_by.items()}
-    return max(live[kernel] + more * _same([added[i][kernel] for i in side]) for kernel, side in few.places)
+def _peak(few: _Few, more: int) -> Callable[[InFlight], int]:
+    """The peak, in bytes, of a step of so many layers more, by what is in flight. Raises NotAlikeError."""
+    here, by_layer = few.laid, few.laid_by
+    most = {True: 0, False: 0}  # in a micro-batch's own time, to which others add, and in the update
+    for kernel, side in few.places:
+        size = here.live[kernel] + more * _same([by_layer[i].live[kernel] for i in side])
+        most[kernel in here.chunk_of] = max(most[kernel in here.chunk_of], size)
+    kept = here.kept[0] + more * _same([of.kept[0] for of in by_layer.values()])  # in the one chunk that there is
+
+    def peak_bytes(flying: InFlight) -> int:
+        return max(most[False], most[True] + of_others(flying, {0: kept})[0])
+
+    return peak_bytes
 
 
 def _counted(few: _Few, layers: int, device: Hardware) -> Counted | None:
     """What is counted of a stage of so many layers; None if some time is not known. Raises NotAlikeError."""
     graph, more = few.job.graph, layers - FEW
     taken = taken_by(graph, exposed(_timed(few, more, device), device))
-
-    def peak_bytes(flying: InFlight) -> int:
-        return _peak_bytes(few, more, flying)
-
     if taken is None:
         return None
     weights = graph.weights
     numbers, sizes = [few.layers.tensors[of.name] for of in weights], [graph.elements(of.dims) for of in weights]
-    return Counted(taken, graph.parameters + more * few.layers.each(numbers, sizes), peak_bytes)
+    return Counted(taken, graph.parameters + more * few.layers.each(numbers, sizes), _peak(few, more))
 
 
 def few_jobs(job: Job, sets: Sequence[str], stages: int) -> list[Job]:
