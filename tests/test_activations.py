@@ -163,6 +163,13 @@ def test_notes_and_headings_say_where_to_look():
     assert "List all that the forward keeps for the backward" in help_text
 
 
+def test_notes_say_which_of_many_devices_it_is():
+    done = CliRunner().invoke(main, ["memory", *AT_UPDATE, "--set", "parallel={data: 2, zero: 1}"])
+    assert "\none of 2 devices: data 2, zero 1\n" in done.output
+    swept = CliRunner().invoke(main, ["memory", *AT_UPDATE, "--sweep", "parallel.data=1,2"])
+    assert "one of" not in swept.output  # the columns say it
+
+
 @pytest.fixture(scope="module")
 def small():
     return prepare(

@@ -13,6 +13,7 @@ from costsim.models.build import sections
 from costsim.policy.assign import assign
 from costsim.policy.policy import labels_of
 from costsim.results.records import Record
+from costsim.results.sent import describe
 from costsim.run.job import Job
 from costsim.run.peaks import Asked, Row, rows
 from costsim.run.sweep import Point
@@ -83,6 +84,7 @@ class _Line(NamedTuple):
     sequences: int
     record: Record
     sizes: Sequence[int]  # bytes of components, and the peak
+    rank: str  # which of many devices, "" of one
     parameters: int
     trainable: int
     active: int
@@ -103,6 +105,7 @@ def _line(row: Row, asked: Asked, lists: Iterable[str]) -> _Line:
         sequences=row.sequences,
         record=record(row, asked),
         sizes=[*(row.memory.components[name] for name in COMPONENTS), row.memory.peak_bytes],
+        rank=describe(row.job.file.parallel),
         parameters=graph.parameters,
         trainable=graph.trainable_parameters,
         active=graph.active_parameters,
@@ -170,6 +173,8 @@ def notes(listed: Sequence[_Line], asked: Asked) -> list[str]:
         f"{unit} (10^{power} bytes) at the peak of a step, by last use; {_parameters(listed)}",
         _in_force_line(listed),
     ]
+    ranks = {line.rank for line in listed}
+    lines += ranks if len(ranks) == 1 and all(ranks) else ()  # of a sweep its columns tell them apart
     lines += dict.fromkeys(line.peak for line in listed)
     if any(line.partial for line in listed):
         lines.append("stash is what a peak has of what the forward keeps; --activations lists all that it keeps")
