@@ -109,7 +109,11 @@ def _of_recipes(recipes: Survey) -> PageFigure:
         f"Bars to the right of 1 take less than {recipes.baseline}, bars to the left more; markers tell how well a "
         f"source backs the formats.{noise} The numbers are in the table of recipes."
     )
-    drawing = inline(svg_of(partial(survey, recipes)), "figure-recipes", f"{title}. {caption}")
+    drawing = inline(
+        svg_of(partial(survey, recipes)),
+        "figure-recipes",
+        f"{title}: a figure of {len(recipes.records)} recipes. {caption}",
+    )
     return PageFigure(drawing, title, caption)
 
 

@@ -40,7 +40,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
-    return report(tmp_path_factory.mktemp("small"), "iwslt17-dsq", *SMALL, *DEVICES)
+    return report(tmp_path_factory.mktemp("small"), "iwslt17-dsq", *SMALL, *DEVICES, "--recipes", "--no-noise")
 
 
 @pytest.fixture(scope="session")
@@ -308,7 +308,7 @@ def test_what_a_screen_reader_hears(opened):
     assert ("table", "Peak memory of a step by component, of all ops whatever the scope.") in said
     assert ("button", "DRAM, bit") in {(role, re.sub(r"\s*[↕↑↓]", "", name).strip()) for role, name in said}
     images = {name for role, name in said if role in ("image", "img")}
-    assert len(images) == 5
+    assert len(images) == 6
     assert all("a figure of" in name for name in images)
 
 
