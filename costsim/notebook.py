@@ -1,11 +1,12 @@
 """What a notebook shows of one object: its name over a small table of what it is."""
 
 from collections.abc import Iterable, Mapping
-from html import escape
 
 
 def card(kind: str, name: str, rows: Mapping[str, object]) -> str:
     """HTML of an object: a heading, and a row for each thing that is known of it (None and "" are left out)."""
+    from html import escape  # few shows are HTML
+
     lines = (
         f'<tr><th scope="row" style="text-align:left">{escape(label)}</th>'
         f'<td style="text-align:left">{escape(_text(value))}</td></tr>'

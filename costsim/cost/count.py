@@ -12,7 +12,7 @@ from costsim.cost.laws import Additions
 from costsim.cost.messages import message_read
 from costsim.cost.parts import NO_WORK, Parts, added, bits_of
 from costsim.cost.row import Move, Row, narrowest_scope
-from costsim.cost.sums import factor, summed, sums
+from costsim.cost.sums import Sums, factor, summed, sums
 from costsim.cost.traffic import Held, TensorTraffic, tensor_traffic
 from costsim.cost.writes import WRITES, Gemms
 from costsim.graph.fusion import grouping
@@ -30,6 +30,7 @@ class _Memo:
         self.states: dict[object, int] = {}
         self.traffic: dict[int, TensorTraffic] = {}
         self.rows: dict[object, list[Row]] = {}
+        self.sums: dict[object, Sums] = {}  # GEMMs of all layers multiply the same few pairs
 
 
 @lru_cache(maxsize=8)
@@ -119,7 +120,10 @@ class _Counter:
         if op.gemm is not None:
             products = summed(graph, op)
             a, b = (factor(graph, op, i, traffic[i].format, assignment.chain(op, i)) for i in (0, 1))
-            pair, additions = sums(graph, macs, assignment.accumulator(op), a, b)
+            multiplied = (macs, assignment.accumulator(op), a, b)
+            if multiplied not in self.memo.sums:
+                self.memo.sums[multiplied] = sums(graph, *multiplied)
+            pair, additions = self.memo.sums[multiplied]
         what = (op.kind.name, op.phase, op.gemm, graph.tensors[op.outputs[0]].role)
         messages = (message_read(self.graph, op, traffic[0]),) if op.kind.collective and op.inputs else ()
         rows.append(Row(alike.ops, None, *what, macs, products, pair, additions, work, tuple(moves), messages))

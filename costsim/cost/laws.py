@@ -1,7 +1,7 @@
 """What arithmetic costs, by law: a product and an addition, by the formats that meet; always integers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from costsim.formats.format import Format, Scale
 
@@ -15,8 +15,7 @@ def _free(_accumulator: Format) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Law:
+class Law(NamedTuple):
     """A way to price MACs. Where a price is None the law is not defined, and the total says so."""
 
     unit: str

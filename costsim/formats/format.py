@@ -9,7 +9,7 @@ shares), blocks.py (a matrix of blocks), quantize.py and pack.py (a tensor, as n
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from costsim.errors import InputError
 from costsim.names import Values
@@ -18,8 +18,7 @@ from costsim.notebook import card
 STOCHASTIC = "-sr"  # ends the names of formats that are rounded to by chance
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(NamedTuple):
     """A number that a block of elements shares: a scale, an exponent, a zero point."""
 
     kind: str  # what the number is, as tables print it; how it is taken, coded and read: scales.py
@@ -50,8 +49,7 @@ class Scale:
         return " x ".join("all" if n is None else str(n) for n in (self.free, self.contracted))
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """Formats whose elements are coded alike. How a family's elements are rounded and coded is in elements.py."""
 
     name: str  # as `costsim show` prints it

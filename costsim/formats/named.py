@@ -6,9 +6,10 @@ Names are what policy files spell: `fp32`, `fixed16`, `bfp4`, `bfp4-box32-exp5`,
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 from costsim.errors import InputError, nearest, one_line
 from costsim.formats.format import STOCHASTIC, Family, Format, Scale, contained
@@ -197,8 +198,7 @@ NAMED = {format.name: format for format in _FORMATS}
 # --- names with numbers in them ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spelling:
+class Spelling(NamedTuple):
     """Formats that are named by numbers."""
 
     text: str  # as lists and messages show it
@@ -284,7 +284,7 @@ def _codebook(codebook: str, block: int, rows: str = "") -> Format:
     before = named.scales[0].contracted or 1
     if block == before and not rows:
         return named
-    scales = tuple(replace(scale, contracted=(scale.contracted or 1) // before * block) for scale in named.scales)
+    scales = tuple(scale._replace(contracted=(scale.contracted or 1) // before * block) for scale in named.scales)
     return replace(named, name=f"{codebook}-{rows}{block}", flat=not rows, scales=scales)
 
 

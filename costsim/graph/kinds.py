@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from costsim.graph.pairs import RAGGED, base_of
 from costsim.names import Values
@@ -19,16 +19,14 @@ Pattern = tuple[str, ...]  # tokens: `k` is one dim, `...` and `*k` any number o
 Env = dict[str, Dims]  # by token: the dims of one op that it stands for
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
+class Operand(NamedTuple):
     """A named operand or result and the index pattern that its dims must match."""
 
     name: str
     pattern: Pattern
 
 
-@dataclass(frozen=True, slots=True)
-class GradRule:
+class GradRule(NamedTuple):
     """The op `kind` of the named arguments makes the gradients of some operands.
 
     `kind == ""` makes no op: the one argument is the gradient of the operand, passed through or made by the op itself.

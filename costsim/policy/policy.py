@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from costsim.errors import InputError, nearest, one_line, refuse
 from costsim.inputs import schema_policy
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from costsim.inputs.widths import Widths  # which reads CSV: loaded where there is some
 
 
-@dataclass(frozen=True, slots=True)
-class Assumption:
+class Assumption(NamedTuple):
     """An assumption of a policy, and the place of its entry in a file."""
 
     entry: schema_policy.PolicyAssumption

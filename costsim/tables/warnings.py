@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from costsim.cost.memory import Memory, of_policy
 from costsim.errors import InputError
 from costsim.models.build import sections
 from costsim.policy.policy import Policy
@@ -13,6 +12,7 @@ from costsim.run.job import Job
 from costsim.run.simulate import Result
 
 if TYPE_CHECKING:
+    from costsim.cost.memory import Memory
     from costsim.run.peaks import Row
 
 
@@ -30,6 +30,12 @@ def _unfrozen(job: Job, policies: Iterable[Policy]) -> Iterator[str]:
         )
 
 
+def _at_peak(job: Job, policy: Policy) -> Memory:
+    from costsim.cost.memory import of_policy  # most tables show no memory
+
+    return of_policy(job.graph, policy, job.convention.traffic)[1]
+
+
 def copies(job: Job, policy: Policy, memory: Memory) -> Iterator[str]:
     """A peak that stored copies raise: they are wider than what they are made from, and both are there."""
     wider = sum(place.size_bytes for place in memory.wider_copies)
@@ -43,7 +49,7 @@ def copies(job: Job, policy: Policy, memory: Memory) -> Iterator[str]:
 def _above_baseline(job: Job, memory: Memory) -> str:
     """How much more the peak is than the baseline's; "" if it is not, or if the baseline does not fit the workload."""
     try:
-        base = of_policy(job.graph, job.baseline, job.convention.traffic)[1].peak_bytes
+        base = _at_peak(job, job.baseline).peak_bytes
     except InputError:
         return ""
     more = memory.peak_bytes - base
@@ -75,5 +81,5 @@ def of_run(result: Result, by: str) -> list[str]:
         for counted in result.policies:
             if counted.phases[0].total is not None:
                 continue  # of which nobody knows where its bytes lie
-            lines += copies(job, counted.policy, of_policy(job.graph, counted.policy, job.convention.traffic)[1])
+            lines += copies(job, counted.policy, _at_peak(job, counted.policy))
     return lines
