@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import costsim
 from costsim.cli import main
 from costsim.plots.findings import draw_survey
+from costsim.plots.look import look_of
 from costsim.policy.load import make_policy
 from costsim.reference.noise import signal_to_noise
 from costsim.results.recipes import recipes
@@ -192,6 +193,14 @@ def test_no_number_of_the_figure_covers_another_or_leaves_its_panel(whole):
             assert panel.x0 <= box.x0
             assert box.x1 <= panel.x1
         assert not any(a.overlaps(b) for i, a in enumerate(of_panel) for b in of_panel[:i])
+
+
+def test_on_a_page_all_panels_stand_side_by_side(whole):
+    figure = draw_survey(whole, look_of(width="174mm"))
+    places = [axes.get_subplotspec() for axes in figure.axes]
+    assert len(places) == 6  # arithmetic, traffic, memory, time, energy, noise
+    assert {place.rowspan.start for place in places} == {0}
+    assert figure.get_figheight() * 25.4 < 200
 
 
 def test_the_same_bytes_when_made_again(tmp_path):

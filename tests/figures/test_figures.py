@@ -10,7 +10,10 @@ from test_look import WIDTHS
 
 from costsim import names, plots
 from costsim.inputs.files import list_shipped
+from costsim.plots.findings import draw_survey
 from costsim.plots.look import look_of
+from costsim.results.survey import prepared, survey
+from costsim.run.job import Request
 from costsim.run.simulate import run
 
 WORKLOADS = list(list_shipped("workloads"))
@@ -46,3 +49,9 @@ def results():
 def test_texts_are_inside_and_apart(workload, kind, width, results):
     figure = plots.draw(results(workload, MOST.get(kind, 6)), kind, look_of(width=width, font_size=8))
     assert faults(figure) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_texts_of_recipes_are_inside_and_apart(width):
+    made = survey(prepared(Request("translation-small", hardware=["h100-sxm"])))
+    assert faults(draw_survey(made, look_of(width=width, font_size=8))) == []
