@@ -6,7 +6,7 @@ exceed under every policy are left out, so that few are left to compare.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -106,23 +106,29 @@ class _Moments:
         self.end = lives.group[-1]
         self.space = lives.space
         self.entries = [entry for entry in _entries(lives) if entry.rows.any()]
+        starts = [start for entry in self.entries for start in (0, *(entry.ends[:-1] + 1).tolist())]
+        self.starts = np.array(starts, np.int64)  # the first moment of each stretch of all entries
+        lengths = [0, *(len(entry.ends) for entry in self.entries)]
+        self.firsts = np.cumsum(lengths)[:-1]  # of these, the place of each entry's first
 
-    def bounds(self, moments: _Bytes) -> tuple[_Bytes, _Bytes]:
+    def _summed(self, every: Iterable[_Bytes]) -> _Bytes:
+        """By moment: the sum of what each entry has in the stretch that it is in."""
+        values = np.concatenate([np.zeros(1, np.int64), *every])
+        changes = np.diff(values)
+        changes[self.firsts] = values[1:][self.firsts]  # nothing of it came before
+        change = np.zeros(self.end + 2, np.int64)
+        np.add.at(change, self.starts, changes)
+        return np.cumsum(change)[:-1]
+
+    def bounds(self) -> tuple[_Bytes, _Bytes]:
         """By moment: no policy has less, and none more."""
-        low, high = np.zeros(len(moments), np.int64), np.zeros(len(moments), np.int64)
-        for _, rows, ends in self.entries:
-            places = np.searchsorted(ends, moments)
-            low += rows.min(axis=0)[places]
-            high += rows.max(axis=0)[places]
-        return low, high
+        rows = [entry.rows for entry in self.entries]
+        return self._summed(of.min(axis=0) for of in rows), self._summed(of.max(axis=0) for of in rows)
 
-    def above(self, leader: int, moments: _Bytes) -> _Bytes:
+    def above(self, leader: int) -> _Bytes:
         """By moment: by how much it may be above that of the leader, at most."""
-        most = np.zeros(len(moments), np.int64)
-        for _, rows, ends in self.entries:
-            change = rows - rows[:, [int(np.searchsorted(ends, leader))]]
-            most += change.max(axis=0)[np.searchsorted(ends, moments)]
-        return most
+        places = [(rows, bisect_left(ends.tolist(), leader)) for _, rows, ends in self.entries]
+        return self._summed((rows - rows[:, [at]]).max(axis=0) for rows, at in places)
 
     def terms(self, moments: _Bytes) -> Terms:
         """The bytes at some moments, a column each."""
@@ -140,7 +146,7 @@ class _Moments:
 def _candidates(of: _Moments) -> _Bytes:
     """The moments of a step that some policy may have its peak in, but for those that a few leaders exceed."""
     moments = np.arange(of.end + 1)
-    low, high = of.bounds(moments)
+    low, high = of.bounds()
     leaders: list[int] = []
     while len(leaders) < _LEADERS:
         left = np.flatnonzero(~np.isin(moments, leaders))
@@ -148,7 +154,7 @@ def _candidates(of: _Moments) -> _Bytes:
             break
         leader = int(moments[left[np.argmax((low + high)[moments[left]])]])
         leaders.append(leader)
-        moments = moments[(of.above(leader, moments) > 0) | (moments == leader)]
+        moments = moments[(of.above(leader)[moments] > 0) | (moments == leader)]
     return moments
 
 
