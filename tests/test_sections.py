@@ -65,11 +65,32 @@ def test_a_shipped_file_is_right_and_taken_as_pydantic_reads_it(folder, path):
             assert section.of(checked.as_data()) == checked
 
 
+CASES = [
+    pytest.param(path, case.set, id=f"{path.stem}: {entry.name}: {case.name}")
+    for path in files.list_shipped("workloads").values()
+    for entry in read(schema_workload.Workload, parse_yaml(path.read_text(), str(path)))[0].assumptions
+    for case in entry.cases
+    if case.set
+]
+
+
+@pytest.mark.parametrize(("path", "assignments"), CASES)
+def test_cases_of_shipped_files_are_right_and_taken_as_pydantic_reads_them(path, assignments):
+    document = override(parse_yaml(path.read_text(), str(path)), assignments, schema_workload.ABSENT, own=True)
+    assert document.shipped
+    module = family(document.data["model"]["family"])
+    for section, at in ((schema_workload.Workload, ()), (module.Model, ("model",)), (module.Batch, ("batch",))):
+        taken, _ = read(section, document, at)
+        checked = validate(section, replace(document, shipped=False), at)
+        assert (checked, checked.given, repr(checked)) == (taken, taken.given, repr(taken))
+
+
 def test_a_changed_file_is_checked():
     path = files.list_shipped("workloads")["iwslt17-dsq"]
     text = path.read_text()
     assert not parse_yaml(text + "\n", "x").shipped
     assert not override(parse_yaml(text, "x"), ["training.steps=5"]).shipped
+    assert not override(override(parse_yaml(text, "x"), ["training.steps=5"]), ["batch.sequences=2"], own=True).shipped
     with pytest.raises(InputError, match="expected at least 1, got 0"):
         validate(schema_workload.Workload, override(parse_yaml(text, "x"), ["training.steps=0"]))
 

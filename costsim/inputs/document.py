@@ -21,7 +21,7 @@ class Document:
     data: dict[str, Any]
     marks: Mapping[Where, tuple[int, int]] = field(default_factory=dict)  # 1-based line and column
     overrides: Mapping[Where, str] = field(default_factory=dict)
-    shipped: bool = False  # whether it is as costsim ships it, and so known to be right
+    shipped: bool = False  # whether it is as costsim ships it, maybe under a case of its own: known to be right
 
     def place(self, at: Where) -> tuple[int, int]:
         """Line and column of a field, or of the section that it is missing in."""

@@ -21,10 +21,13 @@ def parse_yaml(text: str, path: str) -> Document:
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
-def override(document: Document, assignments: Iterable[str], absent: Collection[str] = ()) -> Document:
+def override(
+    document: Document, assignments: Iterable[str], absent: Collection[str] = (), own: bool = False
+) -> Document:
     """The document with `a.b=value` assignments, whose values are YAML. Raises InputError.
 
     `absent` are sections that a file may have: those that it lacks are made where a field of theirs is assigned.
+    `own`: they are of one case of an assumption of the document's own, and known to be right if it is.
     """
     data = _lists(document.data)
     overrides: dict[Where, str] = {}
@@ -39,7 +42,7 @@ def override(document: Document, assignments: Iterable[str], absent: Collection[
         target[at[-1]] = read_value(text, place)
         overrides[at] = assignment
     marks, overrides = document.marks, {**document.overrides, **overrides}
-    return Document(document.path, tuples(data), marks, overrides) if overrides else document
+    return Document(document.path, tuples(data), marks, overrides, document.shipped and own) if overrides else document
 
 
 def _target(data: Any, parts: list[str], place: str, absent: Collection[str]) -> tuple[Any, Where]:

@@ -202,12 +202,12 @@ def _job(workload: str, request: Request, read: tuple[schema_workload.Workload, 
     )
 
 
-def with_fields(job: Job, assignments: Sequence[str]) -> Job:
+def with_fields(job: Job, assignments: Sequence[str], own: bool = False) -> Job:
     """The job with other fields of the workload, `field=value` each. Raises InputError if they do not fit.
 
-    A law or a scope among them stands over what was asked for.
+    A law or a scope among them stands over what was asked for. `own` as `override` has it.
     """
-    document = override(job.document, assignments, schema_workload.ABSENT)
+    document = override(job.document, assignments, schema_workload.ABSENT, own)
     file = schema.validate(schema_workload.Workload, document)
     training, fields = file.training, {text.partition("=")[0].strip() for text in assignments}
     convention = replace(

@@ -54,7 +54,7 @@ class _Case(NamedTuple):
 def _with_case(job: Job, case: WorkloadCase, at: Where) -> Job:
     """The job with other fields and more rules for all policies. Raises InputError, at the case, if they do not fit."""
     try:
-        changed = with_fields(job, case.set)
+        changed = with_fields(job, case.set, own=True)
     except InputError as error:
         raise job.document.error(at, str(error)) from None
     if not case.rules:
