@@ -23,6 +23,7 @@ from costsim.graph.fusion import UNTILED
 from costsim.inputs import files
 from costsim.inputs.parse import parse_yaml
 from costsim.policy.assign import assign
+from costsim.policy.load import compose, make_policy
 from costsim.policy.policy import with_case
 
 SHIPPED = sorted(files.list_shipped("policies"))
@@ -222,7 +223,10 @@ def test_a_common_base_comes_once():
 
 
 def test_what_is_recalled_stays_so_when_composed():
-    assert shipped_policy("fp8-block+adam8bit").recalled
+    recalled = make_policy(
+        "r", {"description": "r", "grade": "recalled", "rules": [{"role": ["state"], "format": "bf16"}]}
+    )
+    assert compose([shipped_policy("fp8-block"), recalled]).recalled
     assert not shipped_policy("fp8-block+deployed").recalled
 
 
