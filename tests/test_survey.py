@@ -86,7 +86,9 @@ def test_what_is_set_by_hand_stands_over_what_a_recipe_sets():
 
 
 def test_what_only_changes_others_is_composed():
-    assert rows_of("adam8bit", "--on", SMALL, *WITHOUT_NOISE)["adam8bit"]["policy"] == "bf16-mixed+adam8bit"
+    row = rows_of("adam8bit", "--on", SMALL, *WITHOUT_NOISE)["adam8bit"]
+    file = shipped_policy("adam8bit").file
+    assert (row["policy"], row["grade"], row["source"]) == ("bf16-mixed+adam8bit", file.grade, file.source)
     states = make_policy("states", {"description": "s", "rules": [{"role": ["state"], "format": "bf16"}]})
     [entry] = prepared(Request("gpt2-small", [states])).entries[1:]
     assert (entry.recipe, entry.policy.name) == ("states", "bf16-mixed+states")

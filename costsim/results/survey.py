@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     recipe: str
     policy: Policy  # composed with the one that it changes, if it is not complete
     job: Job  # the workload with the fields that the recipe sets
-    source: str
+    own: Policy  # by itself, of which source and grade are
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def prepared(request: Request) -> Asked:
     first = prepare(replace(request, policies=()))
     named = request.policies or [*_of_workload(first), *recipes()]
     job = replace(first, policies=(first.baseline,))
-    entries = [Entry(job.baseline.name, job.baseline, job, job.baseline.file.source)]
+    entries = [Entry(job.baseline.name, job.baseline, job, job.baseline)]
     left_out: dict[str, str] = {}
     jobs: dict[tuple[str, ...], Job | str] = {(): job}
     for policy in (load_policies(find_policy(one)) if isinstance(one, str) else one for one in named):
@@ -96,7 +96,7 @@ def prepared(request: Request) -> Asked:
         if isinstance(there, str):
             left_out[policy.name] = there
         elif policy.name not in {entry.recipe for entry in entries}:
-            entries.append(Entry(policy.name, _completed(policy, job.baseline), there, policy.file.source))
+            entries.append(Entry(policy.name, _completed(policy, job.baseline), there, policy))
     return Asked(job, entries, left_out)
 
 
@@ -126,8 +126,8 @@ def _costs(entry: Entry) -> tuple[_Costs, Record]:
         "policy": policy.name,
         "set": list(policy.file.set),
         "setup": " > ".join(dict.fromkeys(policy.setup)),
-        "grade": policy.file.grade,
-        "source": entry.source,
+        "grade": entry.own.file.grade,
+        "source": entry.own.file.source,
         "arithmetic_cost": None if costs.arithmetic is None else str(costs.arithmetic),
         "dram_bits": str(costs.dram_bits),
         "peak_memory_bytes": str(peak),
