@@ -1,12 +1,18 @@
 """`costsim recipes`: what the field published, beside what we count; and all recipes side by side on one workload."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from costsim import names
 from costsim.cli.options import FIGURE, HARDWARE, OUTPUT, RATIOS, apart, options
 from costsim.cli.output import chosen_style, echo_line, progress, style_beside_figure, write
+
+if TYPE_CHECKING:
+    from costsim.results.survey import Survey
+    from costsim.run.job import Request
 
 
 @click.command()
@@ -66,19 +72,25 @@ def _show_figures(policies: tuple[str, ...], style: str, out: str | None) -> Non
     write(document(records), style, out)
 
 
+def side_by_side(request: Request, noise: bool) -> Survey:
+    """The recipes that a request names on its workload, or all, with a progress bar. Raises InputError."""
+    from costsim.results.survey import prepared, survey
+
+    asked = prepared(request)
+    with progress(asked.phases) as bar:
+        return survey(asked, noise, tick=lambda: bar.update(1))
+
+
 def _show_survey(
     what: tuple[tuple[str, ...], str, bool], style: str | None, out: str | None, look: Any, /, **job: Any
 ) -> None:
     """Recipes side by side; `what`: policies, the workload, and whether noise is measured."""
-    from costsim.results.survey import prepared, survey
     from costsim.run.job import Request
     from costsim.tables.survey import document
 
     policies, workload, noise = what
     style = style_beside_figure(style, out)
-    asked = prepared(Request(workload, policies, **job))
-    with progress(asked.phases) as bar:
-        made = survey(asked, noise, tick=lambda: bar.update(1))
+    made = side_by_side(Request(workload, policies, **job), noise)
     if out is None:
         write(document(made), style)
         return

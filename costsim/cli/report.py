@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from costsim.cli.options import BUFFER, HARDWARE, RATIOS, WORKLOAD, options, path_of
-from costsim.cli.output import echo_line, progress
+from costsim.cli.output import echo_line
 
 
 @click.command()
@@ -26,6 +26,7 @@ def report(context: click.Context, /, out: str | None, recipes: bool, noise: boo
     """
     import shlex
 
+    from costsim.cli.recipes import side_by_side
     from costsim.errors import InputError
     from costsim.page import page
     from costsim.run import simulate
@@ -39,15 +40,5 @@ def report(context: click.Context, /, out: str | None, recipes: bool, noise: boo
     path = path_of(f"{prepared.workload}.html" if out is None else out)
     page.check_place(path)
     command = shlex.join(("costsim", *context.find_root().obj))
-    survey = _survey(noise, **{**job, "policies": ()}) if recipes else None
+    survey = side_by_side(Request(**{**job, "policies": ()}), noise) if recipes else None
     echo_line(page.save(simulate.execute(prepared), path, command, survey))
-
-
-def _survey(noise: bool, **job: Any) -> Any:
-    """All shipped recipes side by side."""
-    from costsim.results.survey import prepared, survey
-    from costsim.run.job import Request
-
-    asked = prepared(Request(**job))
-    with progress(asked.phases if noise else 0) as bar:
-        return survey(asked, noise, tick=lambda: bar.update(1))

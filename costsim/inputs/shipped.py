@@ -25,7 +25,7 @@ def digest(text: str) -> str:
 
 @cache
 def _lines() -> Mapping[str, str]:
-    """By digest: the path of the file and its data."""
+    """By digest of a file: its data."""
     split = (line.split(" ", 2) for line in LIST.read_text("utf-8").splitlines())
     return {digest: data for digest, _, data in split}
 

@@ -98,7 +98,7 @@ _STEP = 0.01
 PROXIES = {"reference": _of_gradients, "loss": _of_loss}
 
 
-@one_thread
+@one_thread()
 def gradient_noise(
     job: Job,
     policy: Policy,
@@ -135,7 +135,7 @@ def gradient_noise(
     return noise
 
 
-@one_thread
+@one_thread()
 def signal_to_noise(
     runs: Sequence[tuple[Job, Policy]],
     sizes: Mapping[str, int],
